@@ -1,0 +1,93 @@
+"""The options of a fake model, read from a deployment file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Final
+
+from dsi_mqtt.errors import ConfigError
+
+MIB: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class FakeOptions:
+    """`model.options` of a fake model.
+
+    units: all of them, prelude and head included; at least 2.
+    unit_ms: what a unit costs for one row; one number for all, or one per unit.
+    weight_mib: what a unit weighs; one number for all, or one per unit.
+    hidden: features of the activation, 4 bytes each.
+    load_ms: what loading one unit costs.
+    allocate: really holds the weights in memory.
+    refuse: the reason `verify` gives for refusing a split; empty accepts.
+    missing: units whose weights cannot be loaded.
+    seed: another seed is another model.
+    """
+
+    units: int = 6
+    unit_ms: float | tuple[float, ...] = 0.0
+    weight_mib: float | tuple[float, ...] = 1.0
+    hidden: int = 16
+    load_ms: float = 0.0
+    allocate: bool = False
+    refuse: str = ""
+    missing: tuple[int, ...] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.units < 2 or self.hidden < 1:  # noqa: PLR2004 - a prelude and a head
+            raise ConfigError("model.options: units must be at least 2 and hidden at least 1")
+        for name in ("unit_ms", "weight_mib"):
+            value = getattr(self, name)
+            if isinstance(value, tuple) and len(value) != self.units:
+                raise ConfigError(
+                    f"model.options.{name} has {len(value)} values for {self.units} units; "
+                    "give one number, or one per unit"
+                )
+            if min(value) < 0 if isinstance(value, tuple) else value < 0:
+                raise ConfigError(f"model.options.{name} must not be negative")
+
+    def cost_s(self, unit: int) -> float:
+        return of_unit(self.unit_ms, unit) / 1000
+
+    def weight_bytes(self, unit: int) -> int:
+        return int(of_unit(self.weight_mib, unit) * MIB)
+
+
+def read_options(options: Mapping[str, Any] | None) -> FakeOptions:
+    """The options of a deployment file. Raises ConfigError naming the option that is wrong."""
+    given = dict(options or {})
+    unknown = given.keys() - {known.name for known in fields(FakeOptions)}
+    if unknown:
+        raise ConfigError(
+            f"model.options has unknown {', '.join(sorted(unknown))}; a fake model knows "
+            f"{', '.join(known.name for known in fields(FakeOptions))}"
+        )
+    defaults = FakeOptions()
+    for name, value in given.items():
+        given[name] = _checked(name, value, getattr(defaults, name))
+    return FakeOptions(**given)
+
+
+def _checked(name: str, value: object, default: object) -> object:
+    listed = name in ("unit_ms", "weight_mib", "missing")
+    if listed and isinstance(value, list | tuple):
+        if all(is_number(item) for item in value):
+            return tuple(value)
+    elif isinstance(default, bool | str):
+        if isinstance(value, type(default)):
+            return value
+    elif name != "missing" and is_number(value) and isinstance(value, int | type(default)):
+        return value
+    kind = "a list" if name == "missing" else type(default).__name__
+    raise ConfigError(f"model.options.{name} is {value!r}; give {kind}")
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def of_unit(value: float | tuple[float, ...], unit: int) -> float:
+    return value[unit] if isinstance(value, tuple) else value
