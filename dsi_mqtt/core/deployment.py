@@ -1,0 +1,164 @@
+"""A deployment: one served model with its service-level target, privacy rules and policy.
+
+The dataclasses here are the file format (`schema: dsi.deployment/1`); `wire.files` validates
+YAML into them. Unit ranges in keys and values are written "start:stop", half-open.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal
+
+from dsi_mqtt.core.model import ModelSpec, UnitRange
+from dsi_mqtt.errors import ConfigError
+
+SCHEMA: Final = "dsi.deployment/1"
+
+Kind = Literal["one-pass", "generation"]
+
+
+@dataclass(frozen=True, slots=True)
+class InputLimits:
+    """max_bytes: of one input; batch_max: rows in it; dedupe_s: how long an answer is kept."""
+
+    max_bytes: int = 1_000_000
+    batch_max: int = 8
+    dedupe_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sla:
+    """The service-level target. deadline_ms: after it the answer is an error."""
+
+    latency_ms: float | None = None
+    percentile: float = 95.0
+    deadline_ms: float = 10_000.0
+    rate_per_s: float = 1.0
+    first_token_ms: float | None = None
+    token_ms: float | None = None
+    prompt_tokens: int | None = None
+    new_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Privacy:
+    """units: range → zones that may compute it, and see what enters it."""
+
+    units: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    max_exposure: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    currency: str = "EUR"
+    node_hour: dict[str, float] = field(default_factory=dict)
+    gib: dict[str, float] = field(default_factory=dict)
+    kwh: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    latency: float = 1.0
+    cost: float = 0.0
+    exposure: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """cooldown_s: least time between moves; min_gain: share of latency a move must win."""
+
+    use: str = "builtin"
+    cooldown_s: float = 5.0
+    min_gain: float = 0.15
+    horizon_s: float = 60.0
+    max_segments: int | None = None
+    standbys: int = 0
+    pin: dict[str, str] = field(default_factory=dict)
+    forbid: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CodecError:
+    metric: str
+    min: float | None = None
+    max: float | None = None
+    samples: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Codecs:
+    allow: tuple[str, ...] = ("raw",)
+    error: CodecError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SplitPart:
+    units: str
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fallback:
+    model: ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    context: int = 2048
+    sessions_max: int = 64
+    kv_mib_max: int = 2048
+    idle_s: float = 60.0
+    queue_max: int = 200
+    temperature: float = 1.0
+    max_tokens: int = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    name: str
+    model: ModelSpec
+    kind: Kind = "one-pass"
+    input: InputLimits = InputLimits()
+    sla: Sla = Sla()
+    privacy: Privacy = field(default_factory=Privacy)
+    prices: Prices = field(default_factory=Prices)
+    objective: Objective = Objective()
+    policy: Policy = field(default_factory=Policy)
+    codecs: Codecs = Codecs()
+    generation: Generation | None = None
+    split: tuple[SplitPart, ...] | None = None
+    fallback: Fallback | None = None
+    schema: str = SCHEMA
+
+    def resolved(self, model_path: str | None) -> Deployment:
+        """The same with the model at `model_path`."""
+        return replace(self, model=replace(self.model, path=model_path))
+
+
+def parse_units(text: str, field_name: str) -> UnitRange:
+    """ "2:5" → [2, 5). Raises ConfigError naming `field_name`."""
+    start, colon, stop = text.partition(":")
+    if colon and start.isdecimal() and stop.isdecimal() and int(start) < int(stop):
+        return UnitRange(int(start), int(stop))
+    raise ConfigError(
+        f'{field_name}: {text!r} is no unit range; write "start:stop" with start < stop, quoted'
+    )
+
+
+def without_effect(deployment: Deployment) -> tuple[str, ...]:
+    """Fields that are set and that this version accepts but does not act on yet."""
+    default = Deployment(name="", model=ModelSpec())
+    found = []
+    if deployment.objective != default.objective:
+        found.append("objective (latency is minimised)")
+    if deployment.codecs.allow != ("raw",):
+        found.append("codecs (every hop is raw)")
+    if deployment.policy.standbys:
+        found.append("policy.standbys")
+    if deployment.policy.use != "builtin":
+        found.append("policy.use")
+    if deployment.fallback is not None:
+        found.append("fallback")
+    if deployment.privacy.max_exposure != default.privacy.max_exposure:
+        found.append("privacy.max_exposure")
+    return tuple(found)

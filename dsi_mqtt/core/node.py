@@ -1,0 +1,155 @@
+"""What a node says of itself: status (retained, with a will) and telemetry (now and then)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dsi_mqtt.core.model import ModelGraph, UnitRange
+from dsi_mqtt.core.table import BrokerUrls, Stamp
+
+NodeState = Literal["online", "draining", "offline"]
+HoldingState = Literal["waiting", "loading", "ready", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a node can do, measured when it starts.
+
+    weight_bytes: how many bytes of weights it may hold; gflops: of a float32 matrix product on
+    the threads it computes with; memory_gib_s: reading memory; overhead_ms: a unit's fixed cost.
+    """
+
+    cores: int = 1
+    threads: int = 1
+    weight_bytes: int = 0
+    memory_bytes: int = 0
+    gflops: float = 1.0
+    memory_gib_s: float = 1.0
+    overhead_ms: float = 0.2
+    machine: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReport:
+    """How a deployment's model looks from here: its graph once verified, or why it is refused."""
+
+    deployment: str
+    graph: ModelGraph | None = None
+    refused: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HoldingReport:
+    """A segment this node holds or is about to; `warm_ms`: a warm pass of one reference row."""
+
+    deployment: str
+    stamp: Stamp
+    segment: str
+    units: UnitRange
+    state: HoldingState
+    reason: str | None = None
+    weight_bytes: int = 0
+    warm_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DoorReport:
+    """A door on this node. oldest: the oldest table that requests in flight still use."""
+
+    deployment: str
+    oldest: Stamp
+    ingress_open: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """Retained on `node/{node}/status`. The will is the same incarnation, `offline`."""
+
+    node: str
+    incarnation: str
+    state: NodeState
+    zone: str = ""
+    pid: int = 0
+    spare: bool = False
+    brokers: BrokerUrls | None = None
+    capabilities: Capabilities | None = None
+    models: tuple[ModelReport, ...] = ()
+    holdings: tuple[HoldingReport, ...] = ()
+    doors: tuple[DoorReport, ...] = ()
+    seen: dict[str, Stamp] = field(default_factory=dict)
+
+    def graph(self, deployment: str) -> ModelGraph | None:
+        return next((m.graph for m in self.models if m.deployment == deployment), None)
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentLoad:
+    """Traffic of one segment since the node started; compute_ms: of a request, smoothed."""
+
+    deployment: str
+    segment: str
+    units: UnitRange
+    requests: int
+    bytes_in: int
+    bytes_out: int
+    compute_ms: float | None
+    queued: int
+
+
+@dataclass(frozen=True, slots=True)
+class LinkSample:
+    """The link to the home broker. Rates are None until a probe has measured them."""
+
+    rtt_ms: float | None = None
+    up_mbit_s: float | None = None
+    down_mbit_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DoorLoad:
+    deployment: str
+    held: int
+    in_flight: int
+    answered: int
+    errors: int
+    retried: int
+    duplicates: int
+
+
+@dataclass(frozen=True, slots=True)
+class Telemetry:
+    """QoS 0 on `node/{node}/telemetry`.
+
+    echo_age_s: age of the newest message to oneself that came back through the data connection;
+    it grows while that connection is broken in silence.
+    """
+
+    node: str
+    incarnation: str
+    sequence: int
+    cpu: float
+    rss_bytes: int
+    peak_rss_bytes: int
+    memory_free_bytes: int
+    echo_age_s: float | None
+    link: LinkSample = LinkSample()
+    segments: tuple[SegmentLoad, ...] = ()
+    doors: tuple[DoorLoad, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """What an operator wants of a node, retained on `node/{node}/desired`."""
+
+    drain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """The leading orchestrator, retained on `orchestrator/leader`; `beat` grows while it lives."""
+
+    term: int
+    nonce: str
+    beat: int

@@ -1,0 +1,186 @@
+"""The route table: who serves what, as one document that is published retained.
+
+A document holds the table that *serves* and the one that is *prepared*, so that no reader ever
+sees half a change. Tables are ordered by their stamp (term, leader, epoch), which only grows:
+a reader adopts a document when it is newer than the newest it has seen, and retained state that
+fell back after a broker's crash changes nothing.
+
+Fields whose feature does not exist yet (stand-bys, transfers) are there, empty.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final, Literal, NamedTuple
+
+from dsi_mqtt.core.model import Tier, UnitRange
+
+SCHEMA: Final = 1
+DOOR: Final = "door"
+
+TableState = Literal["preparing", "serving", "draining", "fallback", "unavailable"]
+
+
+class Stamp(NamedTuple):
+    """Version of a table. Compared as a tuple; the leader's nonce breaks ties of term."""
+
+    term: int
+    leader: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    digest: str
+    units: int
+    tier: Tier
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """The node that owns the ingress.
+
+    ingress: URL of the broker that devices publish to; session: client id of the durable MQTT
+    session, a secret of the eligible nodes; window: attempts in the chain at once.
+    """
+
+    node: str
+    incarnation: str
+    ingress: str
+    session: str
+    window: int
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    node: str
+    incarnation: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Standby:
+    node: str
+    incarnation: str
+    level: Literal["warm", "cold"] = "warm"
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    id: str
+    units: UnitRange
+    dtype: str
+    replicas: tuple[Replica, ...]
+    standbys: tuple[Standby, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """One edge of the chain; `source` and `target` are segment ids (`from`, `to` on the wire).
+
+    codec: by phase (request, prefill, decode). credit_bytes and credit_messages: the window of
+    activations that may be on this edge, granted from the start.
+    """
+
+    source: str
+    target: str
+    codec: dict[str, str]
+    credit_bytes: int
+    credit_messages: int
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerUrls:
+    control: str
+    data: str
+
+
+@dataclass(frozen=True, slots=True)
+class TransferEnd:
+    epoch: int
+    segment: str
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    units: UnitRange
+    source: TransferEnd
+    target: TransferEnd
+    mode: Literal["copy", "recompute"]
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What the planner expects: request latency in ms, requests per second."""
+
+    p50_ms: float
+    p95_ms: float
+    rate_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    deployment: str
+    term: int
+    leader: str
+    epoch: int
+    state: TableState
+    reason: str | None
+    decision: str
+    model: ModelRef | None
+    door: Door | None
+    segments: tuple[Segment, ...] = ()
+    hops: tuple[Hop, ...] = ()
+    brokers: dict[str, BrokerUrls] = field(default_factory=dict)
+    transfers: tuple[Transfer, ...] = ()
+    forecast: Forecast | None = None
+
+    @property
+    def stamp(self) -> Stamp:
+        return Stamp(self.term, self.leader, self.epoch)
+
+    def segment(self, segment_id: str) -> Segment | None:
+        return next((s for s in self.segments if s.id == segment_id), None)
+
+    def hop(self, source: str, target: str) -> Hop | None:
+        return next((h for h in self.hops if (h.source, h.target) == (source, target)), None)
+
+    def after(self, segment_id: str) -> Segment | None:
+        """The segment that follows `segment_id`, or the first one after the door; None at the end."""
+        if segment_id == DOOR:
+            return self.segments[0] if self.segments else None
+        ids = [s.id for s in self.segments]
+        index = ids.index(segment_id) + 1
+        return self.segments[index] if index < len(ids) else None
+
+    def members(self) -> frozenset[tuple[str, str]]:
+        """(node, incarnation) of everyone this table gives a part."""
+        named = {(r.node, r.incarnation) for s in self.segments for r in s.replicas}
+        named |= {(r.node, r.incarnation) for s in self.segments for r in s.standbys}
+        if self.door is not None:
+            named.add((self.door.node, self.door.incarnation))
+        return frozenset(named)
+
+
+@dataclass(frozen=True, slots=True)
+class TableDocument:
+    """What is retained on `deploy/{d}/table`.
+
+    Invariant: `prepare`, where there is one, has a higher stamp than `serve`. Giving up a
+    prepared table therefore publishes `serve` again under a new epoch.
+    """
+
+    serve: Table | None
+    prepare: Table | None = None
+    schema: int = SCHEMA
+
+    @property
+    def order(self) -> tuple[Stamp, Stamp]:
+        """Sort key of documents: the newest stamp in it, then the one that serves."""
+        none = Stamp(0, "", 0)
+        serve = self.serve.stamp if self.serve else none
+        prepare = self.prepare.stamp if self.prepare else none
+        return max(serve, prepare), serve
+
+    def tables(self) -> tuple[Table, ...]:
+        return tuple(table for table in (self.serve, self.prepare) if table is not None)
