@@ -136,7 +136,7 @@ class Deployment:
 
 
 def parse_units(text: str, field_name: str) -> UnitRange:
-    """ "2:5" → [2, 5). Raises ConfigError naming `field_name`."""
+    """Reads "2:5" as [2, 5). Raises ConfigError naming `field_name`."""
     start, colon, stop = text.partition(":")
     if colon and start.isdecimal() and stop.isdecimal() and int(start) < int(stop):
         return UnitRange(int(start), int(stop))

@@ -63,7 +63,7 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Tie:
-    """Weights that several units use: a segment that holds more than one of them loads them once."""
+    """Weights that several units use; a segment that holds more than one loads them once."""
 
     units: tuple[int, ...]
     weight_bytes: int

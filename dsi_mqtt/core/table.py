@@ -146,7 +146,7 @@ class Table:
         return next((h for h in self.hops if (h.source, h.target) == (source, target)), None)
 
     def after(self, segment_id: str) -> Segment | None:
-        """The segment that follows `segment_id`, or the first one after the door; None at the end."""
+        """The segment behind `segment_id` (the first behind the door); None at the end."""
         if segment_id == DOOR:
             return self.segments[0] if self.segments else None
         ids = [s.id for s in self.segments]

@@ -1,0 +1,1 @@
+"""Distributed split inference over MQTT, orchestrated at run time."""
