@@ -1,0 +1,42 @@
+"""Brokers for tests: real ones, on free ports, ended with the tests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+
+import pytest_asyncio
+
+from dsi_mqtt.transport.mosquitto import (
+    BrokerSettings,
+    MosquittoProcess,
+    control_settings,
+    data_settings,
+)
+
+StartMosquitto = Callable[[BrokerSettings], Awaitable[MosquittoProcess]]
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def control_broker() -> AsyncIterator[str]:
+    """The URL of a control broker that all tests share: use topics and client ids of your own."""
+    async with MosquittoProcess(control_settings()) as broker:
+        yield broker.url
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def data_broker() -> AsyncIterator[str]:
+    """The URL of a data broker that all tests share: use topics and client ids of your own."""
+    async with MosquittoProcess(data_settings()) as broker:
+        yield broker.url
+
+
+@pytest_asyncio.fixture
+async def mosquitto() -> AsyncIterator[StartMosquitto]:
+    """Starts brokers with settings of the test's own; they end with the test."""
+    async with AsyncExitStack() as running:
+
+        async def start(settings: BrokerSettings) -> MosquittoProcess:
+            return await running.enter_async_context(MosquittoProcess(settings))
+
+        yield start
