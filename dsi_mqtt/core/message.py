@@ -1,0 +1,112 @@
+"""What travels between doors and segments: a header and, for most kinds, tensors.
+
+| kind | from → to | means |
+|---|---|---|
+| request, prefill, decode | door → first, segment → next | compute this |
+| done | last → door, any → door with `error` | the answer, or why there is none |
+| stale | segment → door | I do not hold this segment of this table (any more) |
+| lost | segment → door | this attempt broke here; its message or its record is gone |
+| cancel | door → every segment | forget this attempt |
+| credit | receiver → sender | how much may be on this edge; also asks, and tells, of life |
+| state | segment → segment | a session's cache (later) |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final, Literal, get_args
+
+from dsi_mqtt.core.activation import Row, Tensors
+from dsi_mqtt.core.table import Stamp
+
+VERSION: Final = 1
+
+MessageKind = Literal[
+    "request", "prefill", "decode", "cancel", "credit", "done", "stale", "lost", "state"
+]
+KINDS: Final[frozenset[str]] = frozenset(get_args(MessageKind))
+WORK: Final[frozenset[str]] = frozenset({"request", "prefill", "decode"})
+
+
+@dataclass(frozen=True, slots=True)
+class HopStamp:
+    """Where a request's time went on one segment, in microseconds."""
+
+    segment: str
+    queue_us: int
+    compute_us: int
+    codec_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a request has no result; `code` is one of `errors.REQUEST_ERRORS`."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeMark:
+    """Who talks to whom, and how much was sent on this edge, this activation included."""
+
+    sender: str
+    receiver: str
+    sent_bytes: int
+    sent_messages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """Cumulative credit of one edge, keyed by both incarnations and the header's stamp.
+
+    A grant carries how much the sender may have sent since the edge began. A probe (`probe`
+    True) goes with the stream and carries what was sent: whatever of it the receiver has not
+    seen by then is lost. With a request named in the header a probe asks whether it is alive.
+    """
+
+    sender: str
+    receiver: str
+    nbytes: int
+    messages: int
+    probe: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """`source` and `target` are segment ids or "door" (`from` and `to` on the wire).
+
+    request: 16 bytes, the same through all attempts. budget_ms: time left at sending; a wall
+    clock never travels. door: the node that waits for the answer.
+    """
+
+    kind: MessageKind
+    deployment: str
+    stamp: Stamp
+    source: str
+    target: str
+    request: bytes = bytes(16)
+    attempt: int = 0
+    door: str = ""
+    rows: tuple[Row, ...] = ()
+    budget_ms: int | None = None
+    trace: str | None = None
+    stamps: tuple[HopStamp, ...] = ()
+    edge: EdgeMark | None = None
+    credit: Credit | None = None
+    failure: Failure | None = None
+
+    @property
+    def try_key(self) -> tuple[bytes, int]:
+        """What tells one attempt of one request from all others."""
+        return self.request, self.attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    header: Header
+    tensors: Tensors = field(default=())
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors)

@@ -1,0 +1,275 @@
+"""Activations as bytes: a msgpack header, then the tensors' raw bytes, in chunks.
+
+A chunk is one MQTT message. The first carries the whole header, the others only what tells
+them apart; the size is declared in the first and checked before memory is taken for it. The
+checksum covers all raw bytes. Nothing here ever unpickles.
+
+A broker stores a whole message before it forwards it, so chunks of about 256 KB let sending,
+forwarding and receiving overlap (docs/decisions/0002).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, cast
+
+import msgpack
+import numpy as np
+import xxhash
+
+from dsi_mqtt.core.activation import Tensor, Tensors, expected_bytes
+from dsi_mqtt.core.message import Activation, Header
+from dsi_mqtt.errors import TooLargeError, WireError
+from dsi_mqtt.wire.header import Fields, count, decode, details, header_of, identity, text
+
+CHUNK_BYTES: Final = 256 * 1024
+ACTIVATION_MAX: Final = 256 * 1024 * 1024
+PARTIAL_MAX: Final = 64
+_ALIGNMENT: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Place of one message in its activation: number `i` of `n`, its bytes at `offset`."""
+
+    i: int
+    n: int
+    offset: int
+    total: int
+
+
+def encode(activation: Activation, *, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
+    """The messages of one activation, in order."""
+    raw, specs = _lay_out(activation.tensors)
+    total = len(raw)
+    pieces = max(1, -(-total // chunk_bytes))
+    header = activation.header
+    for i in range(pieces):
+        offset = i * chunk_bytes
+        fields = identity(header)
+        if i == 0:
+            fields.update(details(header))
+            fields["tensors"] = specs
+            if total:
+                fields["xxh3"] = xxhash.xxh3_64_intdigest(raw)
+        fields["chunk"] = {"i": i, "n": pieces, "offset": offset, "total": total}
+        packed: bytes = msgpack.packb(fields)
+        yield b"".join((packed, raw[offset : offset + chunk_bytes])) if total else packed
+
+
+def _lay_out(tensors: Tensors) -> tuple[memoryview, list[Fields]]:
+    """All tensors in one buffer, each at an aligned offset, and what describes them."""
+    specs: list[Fields] = []
+    pieces: list[bytes | memoryview] = []
+    offset = 0
+    for tensor in tensors:
+        gap = -offset % _ALIGNMENT
+        if gap:
+            pieces.append(bytes(gap))
+            offset += gap
+        specs.append(
+            {
+                "name": tensor.name,
+                "dtype": tensor.dtype,
+                "shape": tensor.shape,
+                "codec": "raw",
+                "offset": offset,
+                "nbytes": tensor.nbytes,
+            }
+        )
+        pieces.append(tensor.data)
+        offset += tensor.nbytes
+    if len(pieces) == 1:  # the common case costs no copy
+        return memoryview(pieces[0]).cast("B"), specs
+    return memoryview(b"".join(pieces)), specs
+
+
+def _chunk(fields: Fields) -> Chunk:
+    try:
+        given = fields["chunk"]
+        chunk = Chunk(*(count(given[key]) for key in ("i", "n", "offset", "total")))
+    except (KeyError, TypeError) as error:
+        raise WireError(f"activation chunk is missing or wrong: {error}") from None
+    if not (chunk.i < chunk.n and chunk.offset <= chunk.total):
+        raise WireError(f"activation chunk {chunk.i} of {chunk.n} lies outside of its activation")
+    return chunk
+
+
+def _tensors(specs: object, raw: memoryview) -> Tensors:
+    try:
+        found = []
+        for spec in cast("list[Fields]", specs):
+            shape = tuple(count(d) for d in spec["shape"])
+            start, size = count(spec["offset"]), count(spec["nbytes"])
+            if spec["codec"] != "raw":
+                raise WireError(f"tensor codec {spec['codec']!r:.40} is unknown")
+            if size != expected_bytes(text(spec["dtype"]), shape) or start + size > len(raw):
+                raise WireError(f"tensor {spec['name']!r:.40} does not fit its declared size")
+            found.append(
+                Tensor(text(spec["name"]), spec["dtype"], shape, raw[start : start + size])
+            )
+        return tuple(found)
+    except (KeyError, TypeError) as error:
+        raise WireError(f"activation tensor is described wrongly: {error}") from None
+
+
+# --- reassembly -------------------------------------------------------------------------------
+
+AssemblyKey = tuple[str, bytes, int, str, str]
+
+
+@dataclass(slots=True)
+class _Partial:
+    header: Header
+    specs: object
+    checksum: int | None
+    buffer: memoryview
+    chunk: Chunk
+    started: float
+
+
+class BrokenActivationError(WireError):
+    """An activation arrived damaged or with a gap; `header` says which one."""
+
+    def __init__(self, message: str, header: Header) -> None:
+        super().__init__(message)
+        self.header = header
+
+
+class Assembler:
+    """Puts chunks together again. One for each connection; messages of a sender keep their order.
+
+    limit: bytes that one activation, and all unfinished ones together, may take.
+    """
+
+    def __init__(self, limit: int = ACTIVATION_MAX) -> None:
+        self._limit = limit
+        self._partial: OrderedDict[AssemblyKey, _Partial] = OrderedDict()
+        self._held = 0
+
+    def feed(self, payload: bytes | memoryview, now: float) -> Activation | None:
+        """The activation that this message completes.
+
+        Raises BrokenActivationError when it can name the attempt that broke, WireError when the
+        message is not readable at all.
+        """
+        fields, raw = decode(payload)
+        chunk = _chunk(fields)
+        if chunk.i == 0 and chunk.n == 1:
+            return self._whole(fields, chunk, raw)
+        key = _key(fields)
+        if chunk.i == 0:
+            self._begin(key, fields, chunk, now)
+        return self._extend(key, fields, chunk, raw)
+
+    def expire(self, now: float, age_s: float) -> list[Header]:
+        """Drops activations that began over `age_s` ago and never ended; returns their headers."""
+        gone = []
+        while self._partial:
+            key, partial = next(iter(self._partial.items()))
+            if now - partial.started < age_s:
+                break
+            self._drop(key)
+            gone.append(partial.header)
+        return gone
+
+    def clear(self) -> list[Header]:
+        """Drops everything unfinished, as after a lost connection."""
+        gone = [partial.header for partial in self._partial.values()]
+        self._partial.clear()
+        self._held = 0
+        return gone
+
+    def _whole(self, fields: Fields, chunk: Chunk, raw: memoryview) -> Activation:
+        header = header_of(fields)
+        if chunk.total > self._limit:
+            raise _too_large(header, chunk.total, self._limit)
+        if len(raw) != chunk.total:
+            raise BrokenActivationError("activation is shorter or longer than declared", header)
+        return _finish(header, fields.get("tensors", ()), fields.get("xxh3"), raw)
+
+    def _begin(self, key: AssemblyKey, fields: Fields, chunk: Chunk, now: float) -> None:
+        self._drop(key)
+        header = header_of(fields)
+        if chunk.total > self._limit or self._held + chunk.total > self._limit:
+            raise _too_large(header, chunk.total, self._limit - self._held)
+        if len(self._partial) >= PARTIAL_MAX:
+            raise BrokenActivationError("too many unfinished activations at once", header)
+        self._partial[key] = _Partial(
+            header,
+            fields.get("tensors", ()),
+            fields.get("xxh3"),
+            memoryview(np.empty(chunk.total, np.uint8)).cast("B"),  # not zeroed: all is written
+            Chunk(-1, chunk.n, 0, chunk.total),
+            now,
+        )
+        self._held += chunk.total
+
+    def _extend(
+        self, key: AssemblyKey, fields: Fields, chunk: Chunk, raw: memoryview
+    ) -> Activation | None:
+        partial = self._partial.get(key)
+        if partial is None:
+            raise BrokenActivationError(
+                f"chunk {chunk.i} came without its beginning", header_of(fields)
+            )
+        last = partial.chunk
+        end = chunk.offset + len(raw)
+        fits = (
+            chunk.i == last.i + 1
+            and chunk.n == last.n
+            and chunk.total == last.total
+            and chunk.offset == last.offset
+            and end <= chunk.total
+        )
+        if not fits:
+            self._drop(key)
+            raise BrokenActivationError(
+                f"a gap before chunk {chunk.i} of {chunk.n}", partial.header
+            )
+        partial.buffer[chunk.offset : end] = raw
+        partial.chunk = Chunk(chunk.i, chunk.n, end, chunk.total)
+        if chunk.i + 1 < chunk.n:
+            return None
+        self._drop(key)
+        if end != chunk.total:
+            raise BrokenActivationError("activation is shorter than declared", partial.header)
+        return _finish(partial.header, partial.specs, partial.checksum, partial.buffer)
+
+    def _drop(self, key: AssemblyKey) -> None:
+        partial = self._partial.pop(key, None)
+        if partial is not None:
+            self._held -= partial.chunk.total
+
+
+def _key(fields: Fields) -> AssemblyKey:
+    try:
+        edge = fields.get("edge")
+        sender = text(edge[0]) if edge else ""
+        return (
+            sender,
+            fields["request"],
+            count(fields["attempt"]),
+            text(fields["from"]),
+            text(fields["to"]),
+        )
+    except (KeyError, TypeError, IndexError) as error:
+        raise WireError(f"activation header field is missing or wrong: {error}") from None
+
+
+def _finish(header: Header, specs: object, checksum: object, raw: memoryview) -> Activation:
+    if len(raw) and xxhash.xxh3_64_intdigest(raw) != checksum:
+        raise BrokenActivationError("checksum differs: the activation was damaged", header)
+    try:
+        return Activation(header, _tensors(specs, raw))
+    except BrokenActivationError:
+        raise
+    except WireError as error:
+        raise BrokenActivationError(str(error), header) from None
+
+
+def _too_large(header: Header, size: int, room: int) -> BrokenActivationError:
+    error = TooLargeError(f"activation of {size} bytes exceeds the {max(0, room)} bytes left here")
+    return BrokenActivationError(str(error), header)

@@ -1,0 +1,191 @@
+"""Headers of activations: msgpack maps, read by hand because they pass for every hop."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgpack
+
+from dsi_mqtt.core.activation import Row
+from dsi_mqtt.core.message import (
+    KINDS,
+    VERSION,
+    Credit,
+    EdgeMark,
+    Failure,
+    Header,
+    HopStamp,
+)
+from dsi_mqtt.core.table import Stamp
+from dsi_mqtt.errors import WireError
+
+HEADER_MAX: Final = 64 * 1024
+REQUEST_ID_BYTES: Final = 16
+_PEEK: Final = 2048
+
+Fields = dict[str, Any]
+
+
+def identity(header: Header) -> Fields:
+    """What every chunk carries: whose it is."""
+    fields: Fields = {
+        "v": VERSION,
+        "kind": header.kind,
+        "deployment": header.deployment,
+        "term": header.stamp.term,
+        "leader": header.stamp.leader,
+        "epoch": header.stamp.epoch,
+        "from": header.source,
+        "to": header.target,
+        "request": header.request,
+        "attempt": header.attempt,
+    }
+    if header.edge is not None:
+        mark = header.edge
+        fields["edge"] = (mark.sender, mark.receiver, mark.sent_bytes, mark.sent_messages)
+    return fields
+
+
+def details(header: Header) -> Fields:
+    """What only the first chunk carries."""
+    fields: Fields = {"door": header.door}
+    if header.rows:
+        fields["rows"] = [
+            {"session": r.session, "position": r.position, "tokens": r.tokens, "take": r.take}
+            for r in header.rows
+        ]
+    if header.budget_ms is not None:
+        fields["budget_ms"] = header.budget_ms
+    if header.trace is not None:
+        fields["trace"] = header.trace
+    if header.stamps:
+        fields["stamps"] = [
+            {
+                "segment": s.segment,
+                "queue_us": s.queue_us,
+                "compute_us": s.compute_us,
+                "codec_us": s.codec_us,
+            }
+            for s in header.stamps
+        ]
+    if header.credit is not None:
+        credit = header.credit
+        fields["credit"] = {
+            "sender": credit.sender,
+            "receiver": credit.receiver,
+            "bytes": credit.nbytes,
+            "messages": credit.messages,
+            "probe": credit.probe,
+        }
+    if header.failure is not None:
+        fields["error"] = {"code": header.failure.code, "message": header.failure.message}
+    return fields
+
+
+def decode(payload: bytes | memoryview) -> tuple[Fields, memoryview]:
+    """One message as its header fields and its raw bytes.
+
+    Raises WireError on anything that is not a header of this version.
+    """
+    view = memoryview(payload)
+    fields, size = _unpack(view[:_PEEK], complete=len(view) <= _PEEK)
+    if fields is None:
+        fields, size = _unpack(view[:HEADER_MAX], complete=True)
+    if not isinstance(fields, dict):
+        raise WireError("activation header is not a msgpack map; the message is refused")
+    if fields.get("v") != VERSION:
+        raise WireError(
+            f"activation header has version {fields.get('v')!r}, this program speaks {VERSION}; "
+            "update the older side"
+        )
+    if fields.get("kind") not in KINDS:
+        raise WireError(f"activation header has the unknown kind {fields.get('kind')!r}")
+    return fields, view[size:]
+
+
+def _unpack(data: memoryview, *, complete: bool) -> tuple[Any, int]:
+    unpacker = msgpack.Unpacker(
+        max_buffer_size=HEADER_MAX, max_array_len=8192, max_map_len=256, use_list=True
+    )
+    unpacker.feed(data)
+    try:
+        return unpacker.unpack(), unpacker.tell()
+    except msgpack.OutOfData:
+        if not complete:
+            return None, 0
+        raise WireError(f"activation header is cut short or over {HEADER_MAX} bytes") from None
+    except (ValueError, msgpack.exceptions.UnpackException, RecursionError) as error:
+        raise WireError(f"activation header cannot be read: {error}") from None
+
+
+def header_of(fields: Fields) -> Header:
+    """The typed header. Raises WireError naming what is missing or has the wrong type."""
+    try:
+        edge = fields.get("edge")
+        credit = fields.get("credit")
+        failure = fields.get("error")
+        return Header(
+            kind=fields["kind"],
+            deployment=text(fields["deployment"]),
+            stamp=Stamp(count(fields["term"]), text(fields["leader"]), count(fields["epoch"])),
+            source=text(fields["from"]),
+            target=text(fields["to"]),
+            request=_request_id(fields["request"]),
+            attempt=count(fields["attempt"]),
+            door=text(fields.get("door", "")),
+            rows=tuple(
+                Row(
+                    text(r["session"]),
+                    count(r["position"]),
+                    count(r["tokens"]),
+                    count(r.get("take", 0)),
+                )
+                for r in fields.get("rows", ())
+            ),
+            budget_ms=None if fields.get("budget_ms") is None else count(fields["budget_ms"]),
+            trace=None if fields.get("trace") is None else text(fields["trace"]),
+            stamps=tuple(
+                HopStamp(
+                    text(s["segment"]),
+                    count(s["queue_us"]),
+                    count(s["compute_us"]),
+                    count(s["codec_us"]),
+                )
+                for s in fields.get("stamps", ())
+            ),
+            edge=None
+            if edge is None
+            else EdgeMark(text(edge[0]), text(edge[1]), count(edge[2]), count(edge[3])),
+            credit=None
+            if credit is None
+            else Credit(
+                text(credit["sender"]),
+                text(credit["receiver"]),
+                count(credit["bytes"]),
+                count(credit["messages"]),
+                bool(credit.get("probe", False)),
+            ),
+            failure=None
+            if failure is None
+            else Failure(text(failure["code"]), text(failure["message"])),
+        )
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise WireError(f"activation header field is missing or wrong: {error}") from None
+
+
+def text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"text expected, got {type(value).__name__}")
+    return value
+
+
+def count(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise TypeError(f"a count expected, got {value!r:.40}")
+    return value
+
+
+def _request_id(value: object) -> bytes:
+    if not isinstance(value, bytes) or len(value) != REQUEST_ID_BYTES:
+        raise TypeError(f"request must be {REQUEST_ID_BYTES} bytes")
+    return value
