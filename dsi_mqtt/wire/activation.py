@@ -201,7 +201,7 @@ class Assembler:
             header,
             fields.get("tensors", ()),
             fields.get("xxh3"),
-            memoryview(np.empty(chunk.total, np.uint8)).cast("B"),  # not zeroed: all is written
+            np.empty(chunk.total, np.uint8).data,  # not zeroed: all is written
             Chunk(-1, chunk.n, 0, chunk.total),
             now,
         )
