@@ -1,0 +1,69 @@
+"""Control messages as JSON: the frozen dataclasses of `core`, validated by pydantic.
+
+There is no second definition of any message: a `TypeAdapter` reads and writes the very types the
+state machines use. Unknown keys are ignored, so that a newer side may add some. Two names differ
+on the wire because Python reserves `from`: `source` and `target` are `from` and `to`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Generic, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from dsi_mqtt.errors import TooLargeError, WireError
+
+CONTROL_MAX: Final = 1024 * 1024
+_RENAMED: Final = {"source": "from", "target": "to"}
+
+T = TypeVar("T")
+
+
+def _alias(name: str) -> str:
+    return _RENAMED.get(name, name)
+
+
+WIRE_CONFIG: Final = ConfigDict(
+    alias_generator=_alias,
+    validate_by_alias=True,
+    validate_by_name=False,
+    extra="ignore",
+    ser_json_inf_nan="null",
+)
+
+
+class Codec(Generic[T]):
+    """JSON bytes ↔ a frozen dataclass, at most `limit` bytes in either direction."""
+
+    def __init__(self, kind: type[T], *, limit: int = CONTROL_MAX) -> None:
+        self._adapter: TypeAdapter[T] = TypeAdapter(kind, config=WIRE_CONFIG)
+        self._limit = limit
+        self._what = kind.__name__
+
+    def encode(self, value: T) -> bytes:
+        """Raises TooLargeError."""
+        payload = self._adapter.dump_json(value, by_alias=True)
+        if len(payload) > self._limit:
+            raise TooLargeError(f"{self._what} of {len(payload)} bytes is over {self._limit}")
+        return payload
+
+    def decode(self, payload: bytes | memoryview) -> T:
+        """Raises WireError naming the first field that is wrong, TooLargeError."""
+        if len(payload) > self._limit:
+            raise TooLargeError(f"{self._what} of {len(payload)} bytes is over {self._limit}")
+        try:
+            return self._adapter.validate_json(bytes(payload))
+        except ValidationError as error:
+            raise WireError(f"{self._what}: {first_complaint(error)}") from None
+
+
+def first_complaint(error: ValidationError) -> str:
+    """The first thing pydantic found wrong, as "field: what is wrong"."""
+    complaint: Any = error.errors(include_url=False, include_context=False)[0]
+    path = ""
+    for part in complaint["loc"]:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
+    message = str(complaint["msg"])
+    more = error.error_count() - 1
+    suffix = f" (and {more} more)" if more else ""
+    return f"{path}: {message}{suffix}" if path else f"{message}{suffix}"

@@ -1,0 +1,111 @@
+"""Deployment and nodes files: YAML, validated, every error naming its field."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from dsi_mqtt.core import deployment as schema
+from dsi_mqtt.core.deployment import Deployment, parse_units
+from dsi_mqtt.errors import ConfigError
+from dsi_mqtt.wire.control import first_complaint
+from dsi_mqtt.wire.topics import check_name
+
+FILE_MAX: Final = 1024 * 1024
+_DTYPES: Final = ("float32", "float16", "bfloat16")
+
+# In a file an unknown key is a spelling mistake, unlike on the wire.
+_strict: TypeAdapter[Deployment] = TypeAdapter(Deployment, config=ConfigDict(extra="forbid"))
+
+
+def read_yaml(path: Path) -> list[dict[str, Any]]:
+    """The documents of a YAML file. Raises ConfigError naming the file."""
+    try:
+        if path.stat().st_size > FILE_MAX:
+            raise ConfigError(f"{path}: over {FILE_MAX} bytes; this is no configuration file")
+        documents = [d for d in yaml.safe_load_all(path.read_text("utf-8")) if d is not None]
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise ConfigError(f"{path}: cannot be read: {reason}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "unreadable"
+        raise ConfigError(f"{path}: not valid YAML{where}: {problem}") from None
+    for document in documents:
+        if not isinstance(document, dict):
+            raise ConfigError(f"{path}: expected fields like `name: …`, found {document!r:.40}")
+    if not documents:
+        raise ConfigError(f"{path}: is empty; see examples/hazards.yaml")
+    return documents
+
+
+def read_deployment(path: Path) -> Deployment:
+    """One deployment, its paths made absolute. Raises ConfigError naming file and field."""
+    documents = read_yaml(path)
+    if len(documents) != 1:
+        raise ConfigError(f"{path}: holds {len(documents)} documents; one deployment a file")
+    return deployment_of(documents[0], path)
+
+
+def deployment_of(document: dict[str, Any], path: Path) -> Deployment:
+    """Validates one YAML document. `path` is named in errors; its folder anchors paths in it."""
+    try:
+        _expect_schema(document, schema.SCHEMA)
+        deployment = _strict.validate_python(document)
+        _check(deployment)
+    except ValidationError as error:
+        raise ConfigError(f"{path.name}: {first_complaint(error)}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{path.name}: {error}") from None
+    model = deployment.model.path
+    if model is None:
+        return deployment
+    return deployment.resolved(str((path.parent / Path(model).expanduser()).resolve()))
+
+
+def _expect_schema(document: dict[str, Any], expected: str) -> None:
+    given = document.get("schema")
+    if given is None:
+        raise ConfigError(f'schema: is missing; begin the file with "schema: {expected}"')
+    if given != expected:
+        raise ConfigError(f"schema: {given!r:.40} is not supported; this program reads {expected}")
+
+
+def _check(deployment: Deployment) -> None:
+    check_name(deployment.name, "name")
+    if deployment.kind == "generation":
+        raise ConfigError("kind: generation is not served by this version; use one-pass")
+    model = deployment.model
+    if model.tier == "layer" and model.path is None:
+        raise ConfigError("model.path: is missing; a layer model is a checkpoint folder")
+    if model.tier == "sequential" and model.factory is None:
+        raise ConfigError('model.factory: is missing; name it "package.module:function"')
+    if model.dtype not in _DTYPES:
+        raise ConfigError(f"model.dtype: {model.dtype!r:.20} is not one of {', '.join(_DTYPES)}")
+    positive = {
+        "input.max_bytes": deployment.input.max_bytes,
+        "input.batch_max": deployment.input.batch_max,
+        "sla.deadline_ms": deployment.sla.deadline_ms,
+        "sla.rate_per_s": deployment.sla.rate_per_s,
+    }
+    for name, value in positive.items():
+        if not 0 < value < float("inf"):
+            raise ConfigError(f"{name}: {value} must be greater than 0")
+    if not 0 < deployment.sla.percentile <= 100:  # noqa: PLR2004 — a percentage
+        raise ConfigError(f"sla.percentile: {deployment.sla.percentile} must be in (0, 100]")
+    if "raw" not in deployment.codecs.allow:
+        raise ConfigError("codecs.allow: must hold raw; other codecs are not encoded yet")
+    for units, zones in deployment.privacy.units.items():
+        parse_units(units, "privacy.units")
+        if not zones:
+            raise ConfigError(f'privacy.units: "{units}" names no zone; nobody could compute it')
+    for units in deployment.policy.pin:
+        parse_units(units, "policy.pin")
+    for i, part in enumerate(deployment.split or ()):
+        parse_units(part.units, f"split[{i}].units")

@@ -1,0 +1,95 @@
+"""What devices send and get: JSON or raw bytes in, JSON out.
+
+In:  `{"input": <any JSON value>, "id": "optional"}` as application/json, which is also assumed
+     when no Content Type is given (MQTT 3.1.1 has none); or, with MQTT 5, raw bytes with another
+     Content Type (text/plain, image/jpeg, application/x-npy, …).
+Out: `{"id": …, "status": "ok", "result": …}` or
+     `{"id": …, "status": "error", "error": {"code": …, "message": …}}`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from dsi_mqtt.core.activation import JSON
+from dsi_mqtt.core.door import ParsedInput
+from dsi_mqtt.core.message import Failure
+from dsi_mqtt.errors import InvalidInputError, request_error
+
+ID_MAX: Final = 128
+CONTENT_TYPE_MAX: Final = 128
+_FIELDS: Final = frozenset({"input", "id"})
+_ADVICE: Final = 'send {"input": …, "id": "optional"}'
+
+
+def parse_input(payload: bytes, content_type: str | None) -> ParsedInput:
+    """Reads what a device published. Raises InvalidInputError saying what is wrong.
+
+    The error carries `id` where one could be read, so that the answer can name it.
+    """
+    kind = (content_type or JSON).split(";")[0].strip().lower()
+    if len(kind) > CONTENT_TYPE_MAX or not kind.isascii():
+        raise InvalidInputError(f"Content Type {kind!r:.40} cannot be read")
+    if kind != JSON:
+        return ParsedInput(None, kind, payload)
+    try:
+        document = json.loads(payload, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInputError(f"payload is not JSON ({error}); {_ADVICE}") from None
+    if not isinstance(document, dict):
+        raise InvalidInputError(f"payload is a JSON {_kind(document)}, not an object; {_ADVICE}")
+    identity = _identity(document)
+    unknown = sorted(document.keys() - _FIELDS)
+    if "input" not in document:
+        found = f"; found {', '.join(unknown)[:60]}" if unknown else ""
+        return ParsedInput(identity, kind, b"", f"field input is missing{found}; {_ADVICE}")
+    body = json.dumps(document["input"], ensure_ascii=False, separators=(",", ":")).encode(
+        errors="surrogatepass"
+    )
+    return ParsedInput(identity, kind, body)
+
+
+def _identity(document: dict[str, Any]) -> str | None:
+    identity = document.get("id")
+    if identity is None:
+        return None
+    if isinstance(identity, int) and not isinstance(identity, bool):
+        identity = str(identity)
+    if not isinstance(identity, str) or not 0 < len(identity) <= ID_MAX:
+        raise InvalidInputError(f"field id must be text of 1 to {ID_MAX} characters")
+    return identity
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _kind(value: object) -> str:
+    names = {list: "array", str: "string", bool: "boolean", type(None): "null"}
+    return names.get(type(value), "number")
+
+
+def answer_ok(identity: str | None, content_type: str, body: bytes) -> bytes:
+    """The answer with a result. The head's result is JSON; anything else is named, not lost."""
+    if content_type != JSON:
+        raise InvalidInputError(f"the head made {content_type!r:.40}, results must be JSON")
+    return b'{"id":%b,"status":"ok","result":%b}' % (json.dumps(identity).encode(), body)
+
+
+def answer_error(identity: str | None, failure: Failure) -> bytes:
+    error = {"code": failure.code, "message": failure.message}
+    return json.dumps({"id": identity, "status": "error", "error": error}).encode()
+
+
+def read_answer(payload: bytes) -> Any:  # noqa: ANN401 — a result is any JSON value
+    """The result. Raises the RequestError an error answer stands for."""
+    try:
+        document = json.loads(payload)
+        if document["status"] == "ok":
+            return document["result"]
+        error = document["error"]
+        code, message = str(error["code"]), str(error["message"])
+    except (ValueError, KeyError, TypeError) as problem:
+        raise request_error("failed", f"the answer cannot be read: {problem}") from None
+    raise request_error(code, message)

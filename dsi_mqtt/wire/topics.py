@@ -1,0 +1,138 @@
+"""Every topic, once: its shape, the type of its payload, its QoS and its retain flag.
+
+docs/topics.md is the same for readers; a test keeps the two equal.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+from dsi_mqtt.core.deployment import Deployment
+from dsi_mqtt.core.door import Redelivery
+from dsi_mqtt.core.node import Desired, Leader, NodeStatus, Telemetry
+from dsi_mqtt.core.table import TableDocument
+from dsi_mqtt.errors import ConfigError
+from dsi_mqtt.wire.control import Codec
+
+ROOT: Final = "dsi/v1"
+DEVICE_MAX: Final = 128
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_PART: Final = re.compile(r"\{(\w+)\}")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Topic(Generic[T]):
+    """One kind of topic. `codec` is None where the payload is no control message."""
+
+    pattern: str
+    codec: Codec[T] | None
+    qos: int
+    retain: bool
+    writer: str
+
+    def name(self, **parts: str) -> str:
+        return self.pattern.format(**parts)
+
+    def filter(self, **parts: str) -> str:
+        """A topic filter; parts that are not given match anything on their level."""
+        return _PART.sub(lambda part: parts.get(part[1], "+"), self.pattern)
+
+    def parts(self, topic: str) -> dict[str, str] | None:
+        """The variable levels of `topic`, or None when it is another kind of topic."""
+        expected, given = self.pattern.split("/"), topic.split("/")
+        if len(expected) != len(given):
+            return None
+        found = {}
+        for want, have in zip(expected, given, strict=True):
+            part = _PART.fullmatch(want)
+            if part:
+                found[part[1]] = have
+            elif want != have:
+                return None
+        return found
+
+    @property
+    def payload(self) -> Codec[T]:
+        if self.codec is None:
+            raise TypeError(f"{self.pattern} carries no control message")
+        return self.codec
+
+
+_STATUS: Final = Codec(NodeStatus)
+_TELEMETRY: Final = Codec(Telemetry)
+_DESIRED: Final = Codec(Desired)
+_SPEC: Final = Codec(Deployment)
+_TABLE: Final = Codec(TableDocument)
+_LEADER: Final = Codec(Leader)
+_REDELIVERY: Final = Codec(Redelivery)
+
+
+class Topics:
+    """All topics below one root."""
+
+    def __init__(self, root: str = ROOT) -> None:
+        if not root or any(not level or set(level) & set("+#\0") for level in root.split("/")):
+            raise ConfigError(f"topic root {root!r} must be plain levels, like {ROOT}")
+        self.root = root
+        self.status = Topic(f"{root}/node/{{node}}/status", _STATUS, 1, True, "the worker; its will")
+        self.telemetry = Topic(
+            f"{root}/node/{{node}}/telemetry", _TELEMETRY, 0, False, "the worker"
+        )
+        self.desired = Topic(f"{root}/node/{{node}}/desired", _DESIRED, 1, True, "an operator")
+        self.echo: Topic[None] = Topic(
+            f"{root}/node/{{node}}/echo", None, 0, False, "the worker, to itself"
+        )
+        self.spec = Topic(f"{root}/deploy/{{deployment}}/spec", _SPEC, 1, True, "an operator")
+        self.table = Topic(
+            f"{root}/deploy/{{deployment}}/table", _TABLE, 1, True, "the orchestrator"
+        )
+        self.redelivery = Topic(
+            f"{root}/deploy/{{deployment}}/redelivery/{{key}}", _REDELIVERY, 1, True, "the door"
+        )
+        self.input: Topic[None] = Topic(
+            f"{root}/deploy/{{deployment}}/in/{{device}}", None, 1, False, "a device"
+        )
+        self.result: Topic[None] = Topic(
+            f"{root}/deploy/{{deployment}}/out/{{device}}/result", None, 1, False, "the door"
+        )
+        self.activation: Topic[None] = Topic(
+            f"{root}/act/{{receiver}}/{{sender}}/{{deployment}}/{{kind}}",
+            None,
+            0,
+            False,
+            "the sender",
+        )
+        self.leader = Topic(
+            f"{root}/orchestrator/leader", _LEADER, 1, True, "the leading orchestrator"
+        )
+
+    def all(self) -> dict[str, Topic[object]]:
+        return {name: topic for name, topic in vars(self).items() if isinstance(topic, Topic)}
+
+    def answers(self, deployment: str, device: str) -> str:
+        """Prefix that a device's Response Topic must lie below."""
+        return f"{self.root}/deploy/{deployment}/out/{device}/"
+
+
+def check_name(name: str, what: str) -> str:
+    """A node's or deployment's name. Raises ConfigError; the name becomes a topic level."""
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"{what}: {name!r:.60} is no name; use 1 to 64 letters, digits, dots, dashes or "
+            "underscores, the first a letter or digit"
+        )
+    return name
+
+
+def check_device(name: str) -> str:
+    """A device's name: any one topic level without wildcards. Raises ConfigError."""
+    if not name or len(name) > DEVICE_MAX or set(name) & set("/+#\0"):
+        raise ConfigError(
+            f"device: {name!r:.60} must be 1 to {DEVICE_MAX} characters without / + # in it"
+        )
+    return name
