@@ -79,7 +79,7 @@ def control_settings(*, port: int = 0, persistence_location: Path | None = None)
         max_packet_size=4 * MIB,
         max_inflight_messages=256,
         max_queued_messages=10_000,
-        max_queued_bytes=64 * MIB,
+        max_queued_bytes=32 * MIB,
         max_keepalive=600,
         persistent_client_expiration="7d",
         persistence=True,
@@ -100,6 +100,13 @@ def data_settings(*, port: int = 0) -> BrokerSettings:
         persistent_client_expiration="1h",
         persistence=False,
     )
+
+
+# What `broker/compose.yaml` deploys; the files beside it hold `render` of these.
+SITE_SETTINGS: Final = {
+    "control.conf": control_settings(port=1883, persistence_location=Path("/mosquitto/data")),
+    "data.conf": data_settings(port=1884),
+}
 
 
 class _Directive(NamedTuple):
@@ -134,7 +141,7 @@ def _access(settings: BrokerSettings) -> list[_Directive]:
     ]
     if settings.user is not None:
         access.append(
-            _Directive(f"user {settings.user}", "The database belongs to whoever starts the broker")
+            _Directive(f"user {settings.user}", "The database belongs to whoever starts it.")
         )
     return access
 
@@ -161,7 +168,8 @@ def _limits(settings: BrokerSettings) -> list[_Directive]:
         ),
         _Directive(
             f"max_queued_bytes {settings.max_queued_bytes}",
-            "Waiting for one client at QoS 1; QoS 0 is bounded by the count alone.",
+            "Waiting for one client at QoS 1; QoS 0 is bounded by the count alone."
+            + ("\nEvery change saves all of it again." if settings.persistence else ""),
         ),
         _Directive(
             f"max_keepalive {settings.max_keepalive}",

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, NoReturn, Self
 
 import psutil
 
@@ -119,6 +119,7 @@ class MosquittoProcess:
         self._port_option = port_option
         self._process: subprocess.Popen[bytes] | None = None
         self._version = ""
+        self._log_start = 0
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -217,6 +218,7 @@ class MosquittoProcess:
             raise _PortTakenError
         config = folder / "mosquitto.conf"
         config.write_text(render(settings))
+        self._log_start = len(self.log())
         with (folder / "mosquitto.log").open("ab") as log:
             self._process = _launch(program, config, log.fileno())
         await self._until_ready(self._process, settings)
@@ -230,7 +232,7 @@ class MosquittoProcess:
             async with asyncio.timeout(_START_TIMEOUT_S):
                 while not _listens(process.pid, settings.port):
                     if process.poll() is not None:
-                        self._raise_refusal(settings)
+                        self._raise_refusal(process, settings)
                     await asyncio.sleep(_POLL_S)
                 await _greet(settings.reachable_host, settings.port)
         except (TimeoutError, OSError) as error:
@@ -239,11 +241,15 @@ class MosquittoProcess:
                 f"{_START_TIMEOUT_S:.0f} s ({str(error) or 'timeout'}); is this machine overloaded?"
             ) from error
 
-    def _raise_refusal(self, settings: BrokerSettings) -> None:
-        lines = [line for line in self.log().splitlines() if "Error" in line] or ["no reason given"]
-        if "Address already in use" in lines[-1]:
+    def _raise_refusal(
+        self, process: subprocess.Popen[bytes], settings: BrokerSettings
+    ) -> NoReturn:
+        log = self.log()[self._log_start :]
+        if "Address already in use" in log:
             raise _PortTakenError
-        reason = re.sub(r"^\d+: ", "", lines[-1])
+        # The first complaint has the reason, later ones where it was found.
+        complaint = re.search(r"^(?:\d+: )?(.*Error.*|the program.*)$", log, re.MULTILINE)
+        reason = complaint[1] if complaint else f"status {process.returncode}"
         raise MachineError(f"mosquitto {self._version} refuses to be {settings.name}: {reason}")
 
     async def _end(self, request: signal.Signals) -> None:
