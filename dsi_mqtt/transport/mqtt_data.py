@@ -1,0 +1,267 @@
+"""The data connection: inputs and activations over MQTT 5, acknowledged by hand.
+
+What it holds is bounded here and not by the broker's receive maximum, which Mosquitto 2.0
+exceeds: at the bound the socket is not read. Whatever comes behind on the same socket waits as
+well, acknowledgements of our own publishes among it; so a reader must be able to acknowledge
+without first waiting for a QoS 1 publish on the same connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Final, Self, TypeVar
+
+import mqtt5
+
+from dsi_mqtt.errors import (
+    BrokerRefusedError,
+    BrokerUnreachableError,
+    ConnectionLostError,
+    TooLargeError,
+)
+from dsi_mqtt.transport.address import BrokerAddress
+from dsi_mqtt.transport.base import BrokerLimits, ConnectOptions, Message
+from dsi_mqtt.transport.inbox import Inbox
+from dsi_mqtt.transport.mqtt_packets import (
+    FAILURE,
+    QOS,
+    ReasonCode,
+    connect_packet,
+    granted_limits,
+    publish_header,
+    reason_text,
+    received_message,
+)
+from dsi_mqtt.transport.mqtt_stream import PacketStream
+from dsi_mqtt.transport.topics import check_filter, check_topic
+
+PACKET_ID_MAX: Final = 65_535
+# Of our own, below the 65,535 ids there are, so that a free one is always found.
+IN_FLIGHT_MAX: Final = 32_768
+CLOSE_TIMEOUT_S: Final = 2.0
+
+Answer = mqtt5.PubAckPacket | mqtt5.SubAckPacket | mqtt5.UnsubAckPacket
+AnswerT = TypeVar("AnswerT", mqtt5.PubAckPacket, mqtt5.SubAckPacket, mqtt5.UnsubAckPacket)
+
+
+class MqttDataConnection:
+    """One connection, from CONNACK to its end. Made by `open`."""
+
+    def __init__(self, address: BrokerAddress, options: ConnectOptions) -> None:
+        self._address = address
+        self._inbox = Inbox(
+            count_max=options.hold_count,
+            bytes_max=options.hold_bytes,
+            on_room=self._read_on,
+        )
+        self._stream = PacketStream(self)
+        self._limits = BrokerLimits()
+        self._session_present = False
+        self._end: str | None = None
+        self._connack: asyncio.Future[mqtt5.ConnAckPacket | None]
+        self._connack = asyncio.get_running_loop().create_future()
+        self._in_flight = asyncio.Semaphore(0)
+        # Who waits for which packet id, and for what; None is the connection's end.
+        self._answers: dict[int, tuple[type[Answer], asyncio.Future[Answer | None]]] = {}
+        self._packet_id = 0
+
+    @classmethod
+    async def open(cls, address: BrokerAddress, options: ConnectOptions) -> Self:
+        """Raises BrokerUnreachableError or BrokerRefusedError."""
+        connection = cls(address, options)
+        try:
+            async with asyncio.timeout(options.connect_timeout_s):
+                await asyncio.get_running_loop().create_connection(
+                    lambda: connection._stream, address.host, address.port
+                )
+                connection._stream.write(connect_packet(address, options))
+                connection._admit(await connection._connack, options)
+        except BaseException as error:
+            connection.abort()
+            if isinstance(error, OSError):  # TimeoutError among them
+                raise unreachable(address, error) from None
+            raise
+        return connection
+
+    @property
+    def session_present(self) -> bool:
+        return self._session_present
+
+    @property
+    def limits(self) -> BrokerLimits:
+        return self._limits
+
+    async def subscribe(self, topic_filter: str, *, qos: int = 0) -> None:
+        wanted = mqtt5.TopicFilter(check_filter(topic_filter), max_qos=QOS[qos])
+        packet_id = self._free_packet_id()
+        packet = mqtt5.SubscribePacket(packet_id, [wanted]).write()
+        answer = await self._exchange(packet_id, packet, mqtt5.SubAckPacket)
+        for code in answer.reason_codes:
+            self._check_reason(code, f"to subscribe to {topic_filter!r}")
+            if int(code) < qos:
+                raise BrokerRefusedError(
+                    f"broker {self._address} grants {topic_filter!r} at QoS 0 only; QoS 1 is needed"
+                )
+
+    async def unsubscribe(self, topic_filter: str) -> None:
+        packet_id = self._free_packet_id()
+        packet = mqtt5.UnsubscribePacket(packet_id, [check_filter(topic_filter)]).write()
+        answer = await self._exchange(packet_id, packet, mqtt5.UnsubAckPacket)
+        for code in answer.reason_codes:
+            self._check_reason(code, f"to unsubscribe from {topic_filter!r}")
+
+    async def publish(self, message: Message) -> bool:
+        if message.qos:
+            return await self._publish_acknowledged(message)
+        self.publish_soon(message)
+        if self._stream.congested:
+            await self.drained()
+        return True
+
+    def publish_soon(self, message: Message) -> None:
+        if message.qos:
+            raise ValueError("publish_soon is for QoS 0; await publish for an acknowledgement")
+        self._write(message, None)
+
+    async def drained(self) -> None:
+        await self._stream.drained()
+        self._check_live()
+
+    def messages(self) -> AsyncIterator[Message]:
+        return self._inbox
+
+    async def acknowledge(self, message: Message) -> None:
+        self._check_live()
+        packet_id = self._inbox.release(message.receipt)
+        if packet_id is not None:
+            self._stream.write(mqtt5.PubAckPacket(packet_id).write())
+
+    async def close(self) -> None:
+        await self._stream.close(mqtt5.DisconnectPacket().write(), CLOSE_TIMEOUT_S)
+
+    def abort(self) -> None:
+        self._stream.end("it was aborted here")
+
+    # -- what the stream calls -------------------------------------------------------------------
+
+    def packet_received(self, packet: mqtt5.Packet) -> None:
+        if isinstance(packet, mqtt5.PublishPacket):
+            self._receive(packet)
+        elif isinstance(packet, mqtt5.PubAckPacket | mqtt5.SubAckPacket | mqtt5.UnsubAckPacket):
+            self._settle(packet)
+        elif isinstance(packet, mqtt5.DisconnectPacket):
+            self._stream.end(f"the broker says {reason_text(packet.reason_code)}")
+        elif isinstance(packet, mqtt5.ConnAckPacket) and not self._connack.done():
+            self._connack.set_result(packet)
+        elif not isinstance(packet, mqtt5.PingRespPacket):
+            self._stream.end(f"the broker sent an unexpected {type(packet).__name__}")
+
+    def stream_ended(self, reason: str) -> None:
+        self._end = f"the connection to broker {self._address} ended: {reason}"
+        self._inbox.end(self._end)
+        if not self._connack.done():
+            self._connack.set_result(None)
+        for _, answer in self._answers.values():
+            if not answer.done():
+                answer.set_result(None)
+        self._in_flight.release()  # the first who waits finds the end and wakes the next
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _admit(self, connack: mqtt5.ConnAckPacket | None, options: ConnectOptions) -> None:
+        if connack is None:
+            raise BrokerRefusedError(f"{self._end}; is it an MQTT 5 broker?")
+        self._check_reason(connack.reason_code, "the connection")
+        self._session_present = connack.session_present
+        self._limits = granted_limits(connack)
+        for _ in range(min(self._limits.receive_max, IN_FLIGHT_MAX)):
+            self._in_flight.release()
+        server_keep_alive = self._limits.server_keep_alive_s
+        seconds = options.keep_alive_s if server_keep_alive is None else server_keep_alive
+        if seconds:
+            self._stream.keep_alive(seconds)
+
+    def _receive(self, packet: mqtt5.PublishPacket) -> None:
+        receipt = None
+        if packet.packet_id is not None:
+            if int(packet.qos) > 1:
+                self._stream.end("the broker sent a message at QoS 2, which nobody subscribed to")
+                return
+            receipt = self._inbox.hold(packet.packet_id, len(packet.payload))
+        self._inbox.put(received_message(packet, receipt))
+        if self._inbox.full:
+            self._stream.pause()
+
+    def _read_on(self) -> None:
+        self._stream.resume()
+
+    async def _publish_acknowledged(self, message: Message) -> bool:
+        await self._in_flight.acquire()
+        try:
+            self._check_live()
+            packet_id = self._free_packet_id()
+            self._write(message, packet_id)
+        except BaseException:
+            self._in_flight.release()
+            raise
+        answer = await self._answer(packet_id, mqtt5.PubAckPacket)
+        self._check_reason(answer.reason_code, f"a message to {message.topic}")
+        return answer.reason_code != mqtt5.PubAckReasonCode.NO_MATCHING_SUBSCRIBERS
+
+    def _write(self, message: Message, packet_id: int | None) -> None:
+        self._check_live()
+        check_topic(message.topic)
+        header = publish_header(message, packet_id)
+        limit = self._limits.max_packet_size
+        if limit is not None and len(header) + len(message.payload) > limit:
+            raise TooLargeError(
+                f"a message of {len(message.payload)} bytes to {message.topic} exceeds the packet "
+                f"limit of broker {self._address}, {limit} bytes; send it in chunks"
+            )
+        self._stream.write_with_payload(header, message.payload)
+
+    async def _exchange(self, packet_id: int, packet: bytes, kind: type[AnswerT]) -> AnswerT:
+        self._check_live()
+        self._stream.write(packet)
+        return await self._answer(packet_id, kind)
+
+    async def _answer(self, packet_id: int, kind: type[AnswerT]) -> AnswerT:
+        """Waits for the answer to `packet_id`, which stays taken until it comes."""
+        answer: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
+        self._answers[packet_id] = kind, answer
+        packet = await answer
+        if not isinstance(packet, kind):
+            raise ConnectionLostError(str(self._end))
+        return packet
+
+    def _settle(self, packet: Answer) -> None:
+        kind, answer = self._answers.pop(packet.packet_id, (None, None))
+        if kind is not type(packet):
+            self._stream.end(f"the broker sent an unexpected {type(packet).__name__}")
+            return
+        if kind is mqtt5.PubAckPacket:
+            self._in_flight.release()
+        if answer is not None and not answer.done():  # whoever waited may have been cancelled
+            answer.set_result(packet)
+
+    def _free_packet_id(self) -> int:
+        while True:
+            self._packet_id = self._packet_id % PACKET_ID_MAX + 1
+            if self._packet_id not in self._answers:
+                return self._packet_id
+
+    def _check_reason(self, code: ReasonCode, what: str) -> None:
+        if int(code) >= FAILURE:
+            raise BrokerRefusedError(f"broker {self._address} refuses {what}: {reason_text(code)}")
+
+    def _check_live(self) -> None:
+        if self._end is not None:
+            raise ConnectionLostError(self._end)
+
+
+def unreachable(address: BrokerAddress, error: OSError) -> BrokerUnreachableError:
+    reason = "it timed out" if isinstance(error, TimeoutError) else error.strerror or str(error)
+    return BrokerUnreachableError(
+        f"no MQTT broker answers at {address} ({reason}); start it or correct its URL"
+    )
