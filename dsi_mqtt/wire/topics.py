@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from dsi_mqtt.core.deployment import Deployment
-from dsi_mqtt.core.door import Redelivery
+from dsi_mqtt.core.request import Redelivery
 from dsi_mqtt.core.node import Desired, Leader, NodeStatus, Telemetry
 from dsi_mqtt.core.table import TableDocument
 from dsi_mqtt.errors import ConfigError

@@ -1,0 +1,77 @@
+"""Values that a door handles: what a device sent, and what is remembered about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dsi_mqtt.core.message import Failure
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedInput:
+    """A device's payload, read. `complaint` says why it cannot be served, where it cannot."""
+
+    identity: str | None
+    content_type: str
+    body: bytes
+    complaint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One delivery of an input on the ingress connection.
+
+    receipt: the shell's token to acknowledge it by. request: 16 fresh random bytes. digest: of
+    topic and payload, tells inputs without an id apart. retained: published with the retain
+    flag, which inputs must not have.
+    """
+
+    receipt: int
+    request: bytes
+    device: str
+    parsed: ParsedInput
+    digest: str
+    nbytes: int
+    correlation: bytes | None = None
+    response_topic: str | None = None
+    duplicate: bool = False
+    retained: bool = False
+    expiry_s: int | None = None
+
+    @property
+    def key(self) -> str:
+        """What a repetition of the same input shares; see `anonymous`."""
+        if self.correlation is not None:
+            return f"{self.device}/c/{self.correlation.hex()}"
+        if self.parsed.identity is not None:
+            return f"{self.device}/i/{self.parsed.identity}"
+        return f"{self.device}/d/{self.digest}"
+
+    @property
+    def anonymous(self) -> bool:
+        """Without an id two equal inputs are two requests, unless the broker repeats one."""
+        return self.correlation is None and self.parsed.identity is None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer: a result (`body` of `content_type`) or a failure.
+
+    topic: None means the default topic of the device.
+    """
+
+    device: str
+    identity: str | None
+    correlation: bytes | None
+    topic: str | None
+    content_type: str = ""
+    body: bytes = b""
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Redelivery:
+    """Retained record: how often the broker handed this input out again after a door died."""
+
+    key: str
+    count: int
