@@ -116,9 +116,11 @@ class Door:
         self._answers: OrderedDict[str, _Kept] = OrderedDict()
         self._answer_bytes = 0
         self._records: dict[str, int] = {}
+        self._offline: set[tuple[str, str]] = set()
         self._budget = RetryBudget(16)
         self._counts = {"answered": 0, "errors": 0, "retried": 0, "duplicates": 0}
         self._oldest = Stamp(0, "", 0)
+        self._leaving = False
 
     # --- questions ----------------------------------------------------------------------------
 
@@ -142,7 +144,20 @@ class Door:
             self.deployment, held=len(self._requests), in_flight=len(self._running), **self._counts
         )
 
+    @property
+    def leaving(self) -> bool:
+        """Another door is named: this one only finishes what it holds."""
+        return self._leaving
+
     # --- events -------------------------------------------------------------------------------
+
+    def stop_admitting(self) -> None:
+        self._leaving = True
+
+    def peer_found(self, node: str, incarnation: str, alive: bool) -> None:
+        """What was known of another node before this door was opened."""
+        if not alive:
+            self._offline.add((node, incarnation))
 
     def spec_changed(self, spec: Deployment) -> None:
         self._spec = spec
@@ -150,8 +165,9 @@ class Door:
     def table_changed(self, table: Table, now: float) -> Effects:
         """A new table serves. Attempts on the old one go on; new ones use this one."""
         self._table = table
+        self._leaving = False
         self._budget = RetryBudget(table.door.window if table.door else 1)
-        return self._pump(now)
+        return [*self._leave_the_dead(now), *self._pump(now)]
 
     def record_found(self, record: Redelivery) -> None:
         """A retained count from before this door."""
@@ -169,6 +185,8 @@ class Door:
 
     def input_arrived(self, given: Input, now: float) -> Effects:
         """Admits one delivery, or answers it at once."""
+        if self._leaving:
+            return []  # unacknowledged, so that the next door gets it
         if given.retained:
             return self._refuse_retained(given, now)
         kept = None if given.anonymous else self._answers.get(given.key)
@@ -215,24 +233,41 @@ class Door:
             request.probe_at = now + self._probe_after(request)
         return []
 
-    def node_gone(self, node: str, incarnation: str | None, now: float) -> Effects:
-        """That node died or came back as another incarnation (the one given)."""
+    def node_offline(self, node: str, incarnation: str, now: float) -> Effects:
+        """A will or a farewell. A hint only: a broker that stops sends the will of everybody.
+
+        Together with a newer table it is evidence.
+        """
+        self._offline.add((node, incarnation))
+        return self._leave_the_dead(now)
+
+    def node_online(self, node: str, incarnation: str, now: float) -> Effects:
+        """A status. Another incarnation than a table names proves that the named one is dead."""
+        self._offline.discard((node, incarnation))
         effects: Effects = []
-        for request in [self._requests[i] for i in sorted(self._running)]:
+        for request in self._in_flight():
             table = request.table
-            if table is None:
-                continue
-            hit = [
-                r
-                for s in table.segments
-                for r in s.replicas
-                if r.node == node and r.incarnation != incarnation
-            ]
-            if hit:
+            named = {i for n, i in table.members() if n == node} if table else set()
+            if table and named and incarnation not in named:
                 request.deaths += 1
                 request.suspect = True
                 effects += self._retry(request, now, newer_than=table.stamp)
         return effects
+
+    def _leave_the_dead(self, now: float) -> Effects:
+        """Retries attempts whose old table has a member that is gone."""
+        effects: Effects = []
+        for request in self._in_flight():
+            old = request.table
+            newer = old is not None and self._table is not None and old.stamp < self._table.stamp
+            if old is not None and newer and old.members() & self._offline:
+                request.deaths += 1
+                request.suspect = True
+                effects += self._retry(request, now)
+        return effects
+
+    def _in_flight(self) -> list[_Request]:
+        return [self._requests[i] for i in sorted(self._running)]
 
     def data_reconnected(self, now: float) -> Effects:
         """What was on the wire may be gone: ask for every attempt at once."""
@@ -319,18 +354,13 @@ class Door:
                 f"input of {given.nbytes} bytes is over input.max_bytes "
                 f"{self._spec.input.max_bytes}; send less",
             )
-        if given.response_topic is not None and self._foreign(given):
+        if given.foreign_topic:
             return Failure(
                 "invalid_input",
-                f"Response Topic {given.response_topic[:60]!r} is not below this device's own "
-                f"…/out/{given.device[:40]}/; use one that is, or none",
+                "the Response Topic is not below this device's own "
+                f"…/out/{given.device[:60]}/; use one that is, or none",
             )
         return None
-
-    def _foreign(self, given: Input) -> bool:
-        topic, own = given.response_topic or "", f"/deploy/{self.deployment}/out/{given.device}/"
-        prefix, found, rest = topic.partition(own)
-        return not found or not rest or bool(set(topic) & set("+#\0")) or "/deploy/" in prefix
 
     def _refuse_retained(self, given: Input, now: float) -> Effects:
         request = _Request(given.request, given.key, given, now, receipts=[given.receipt])
@@ -531,12 +561,11 @@ class Door:
         body: bytes = b"",
         failure: Failure | None = None,
     ) -> Reply:
-        own = given.response_topic is not None and not self._foreign(given)
         return Reply(
             given.device,
             given.parsed.identity,
             given.correlation,
-            given.response_topic if own else None,
+            given.response_topic,
             content_type,
             body,
             failure,

@@ -1,0 +1,179 @@
+"""What a shell tells a node's state machine: facts, in the past tense."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dsi_mqtt.core.activation import Tensors
+from dsi_mqtt.core.deployment import Deployment
+from dsi_mqtt.core.message import Activation, Failure, Header
+from dsi_mqtt.core.model import ModelGraph, UnitRange
+from dsi_mqtt.core.node import Desired, NodeStatus
+from dsi_mqtt.core.request import Input, Redelivery
+from dsi_mqtt.core.table import TableDocument
+
+
+@dataclass(frozen=True, slots=True)
+class SpecArrived:
+    deployment: Deployment
+
+
+@dataclass(frozen=True, slots=True)
+class SpecGone:
+    deployment: str
+
+
+@dataclass(frozen=True, slots=True)
+class TableArrived:
+    deployment: str
+    document: TableDocument
+
+
+@dataclass(frozen=True, slots=True)
+class StatusArrived:
+    """Another node's status, or its will."""
+
+    status: NodeStatus
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredArrived:
+    desired: Desired
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOpened:
+    deployment: str
+    graph: ModelGraph
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRefused:
+    deployment: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnitsLoaded:
+    """warm_ms: a warm pass of one reference row through `units`."""
+
+    deployment: str
+    units: UnitRange
+    warm_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class UnitsFailed:
+    deployment: str
+    units: UnitRange
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ActivationArrived:
+    activation: Activation
+
+
+@dataclass(frozen=True, slots=True)
+class ActivationBroke:
+    """An activation for this node arrived damaged, or with a gap, or not to its end."""
+
+    header: Header
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    job: int
+    tensors: Tensors
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ComputeFailed:
+    job: int
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class DataReconnected:
+    """The data connection is back; what was on the wire may be lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class ControlReconnected:
+    """The control connection is (again) there: retained state has to be written anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class IngressOpened:
+    deployment: str
+
+
+@dataclass(frozen=True, slots=True)
+class IngressLost:
+    """The ingress connection ended or could not be opened."""
+
+    deployment: str
+
+
+@dataclass(frozen=True, slots=True)
+class NonceReturned:
+    deployment: str
+
+
+@dataclass(frozen=True, slots=True)
+class InputArrived:
+    deployment: str
+    input: Input
+
+
+@dataclass(frozen=True, slots=True)
+class RecordFound:
+    """A retained redelivery count from before."""
+
+    deployment: str
+    record: Redelivery
+
+
+@dataclass(frozen=True, slots=True)
+class RecordWritten:
+    deployment: str
+    record: Redelivery
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyPublished:
+    deployment: str
+    request: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Ticked:
+    """Time has passed. Due about every 50 ms."""
+
+
+Event = (
+    SpecArrived
+    | SpecGone
+    | TableArrived
+    | StatusArrived
+    | DesiredArrived
+    | ModelOpened
+    | ModelRefused
+    | UnitsLoaded
+    | UnitsFailed
+    | ActivationArrived
+    | ActivationBroke
+    | Computed
+    | ComputeFailed
+    | DataReconnected
+    | ControlReconnected
+    | IngressOpened
+    | IngressLost
+    | NonceReturned
+    | InputArrived
+    | RecordFound
+    | RecordWritten
+    | ReplyPublished
+    | Ticked
+)

@@ -1,0 +1,319 @@
+"""The whole of one node as a state machine: holdings, relay, and the doors it keeps.
+
+`handle(event, now) -> effects` is all there is. Its parts know nothing of each other but what
+this file passes on: the tables a holding knows, what a door's oldest request still uses, and
+which node lives as which incarnation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from dsi_mqtt.core import events as ev
+from dsi_mqtt.core.door import Door
+from dsi_mqtt.core.effects import Effects, ReportStatus
+from dsi_mqtt.core.holdings import Holdings
+from dsi_mqtt.core.ingress import Ingress
+from dsi_mqtt.core.message import WORK, Activation, Failure
+from dsi_mqtt.core.node import (
+    Capabilities,
+    DoorLoad,
+    DoorReport,
+    NodeState,
+    NodeStatus,
+    SegmentLoad,
+)
+from dsi_mqtt.core.relay import Relay
+from dsi_mqtt.core.table import BrokerUrls, Table
+
+HOLD_WINDOWS: Final = 2
+HOLD_BYTES: Final = 64 * 1024 * 1024
+_UNDEPLOYED: Final = Failure("unavailable", "this deployment has been removed")
+
+
+class Worker:
+    """State machine of one node. Identity and capabilities are fixed for an incarnation."""
+
+    def __init__(
+        self,
+        node: str,
+        incarnation: str,
+        *,
+        zone: str,
+        capabilities: Capabilities,
+        brokers: BrokerUrls,
+        pid: int = 0,
+        spare: bool = False,
+    ) -> None:
+        self.node = node
+        self.incarnation = incarnation
+        self._zone = zone
+        self._capabilities = capabilities
+        self._brokers = brokers
+        self._pid = pid
+        self._spare = spare
+        self._draining = False
+        self._holdings = Holdings(node, incarnation, capabilities.weight_bytes)
+        self._relay = Relay(node, incarnation, self._holdings)
+        self._doors: dict[str, Door] = {}
+        self._ingresses: dict[str, Ingress] = {}
+        self._peers: dict[str, NodeStatus] = {}
+        self._handlers: dict[type, Callable[[Any, float], Effects]] = {
+            ev.SpecArrived: self._spec_arrived,
+            ev.SpecGone: self._spec_gone,
+            ev.TableArrived: self._table_arrived,
+            ev.StatusArrived: self._status_arrived,
+            ev.DesiredArrived: self._desired_arrived,
+            ev.ModelOpened: lambda e, _: self._holdings.model_opened(e.deployment, e.graph),
+            ev.ModelRefused: lambda e, _: self._holdings.model_refused(e.deployment, e.reason),
+            ev.UnitsLoaded: lambda e, _: self._holdings.units_loaded(
+                e.deployment, e.units, e.warm_ms
+            ),
+            ev.UnitsFailed: lambda e, _: self._holdings.units_failed(
+                e.deployment, e.units, e.reason
+            ),
+            ev.ActivationArrived: self._activation_arrived,
+            ev.ActivationBroke: lambda e, _: self._relay.broke(e.header),
+            ev.Computed: lambda e, now: self._relay.computed(e.job, e.tensors, now, e.seconds),
+            ev.ComputeFailed: lambda e, now: self._relay.compute_failed(e.job, e.failure, now),
+            ev.DataReconnected: self._data_reconnected,
+            ev.ControlReconnected: lambda _e, _now: [ReportStatus()],
+            ev.IngressOpened: self._ingress_opened,
+            ev.IngressLost: self._ingress_lost,
+            ev.NonceReturned: lambda e, _: (
+                self._ingresses[e.deployment].nonce_returned()
+                if e.deployment in self._ingresses
+                else []
+            ),
+            ev.InputArrived: lambda e, now: self._with_door(
+                e.deployment, lambda door: door.input_arrived(e.input, now)
+            ),
+            ev.RecordFound: self._record_found,
+            ev.RecordWritten: lambda e, now: self._with_door(
+                e.deployment, lambda door: door.record_written(e.record, now)
+            ),
+            ev.ReplyPublished: lambda e, now: self._with_door(
+                e.deployment, lambda door: door.reply_published(e.request, now)
+            ),
+            ev.Ticked: self._ticked,
+        }
+
+    def handle(self, event: ev.Event, now: float) -> Effects:
+        """Everything that follows from `event` at `now` (seconds of a monotonic clock)."""
+        return self._handlers[type(event)](event, now)
+
+    # --- questions ----------------------------------------------------------------------------
+
+    def status(self, *, leaving: bool = False) -> NodeStatus:
+        state: NodeState = "offline" if leaving else "draining" if self._draining else "online"
+        return NodeStatus(
+            self.node,
+            self.incarnation,
+            state,
+            self._zone,
+            self._pid,
+            self._spare,
+            self._brokers,
+            self._capabilities,
+            self._holdings.model_reports(),
+            self._holdings.holding_reports(),
+            tuple(
+                DoorReport(name, door.oldest(), self._ingresses[name].is_open)
+                for name, door in sorted(self._doors.items())
+            ),
+            self._holdings.seen(),
+        )
+
+    def will(self) -> NodeStatus:
+        return NodeStatus(self.node, self.incarnation, "offline", self._zone)
+
+    def segment_loads(self) -> tuple[SegmentLoad, ...]:
+        return self._relay.loads()
+
+    def door_loads(self) -> tuple[DoorLoad, ...]:
+        return tuple(door.load() for _, door in sorted(self._doors.items()))
+
+    # --- tables and doors ---------------------------------------------------------------------
+
+    def _spec_arrived(self, event: ev.SpecArrived, _now: float) -> Effects:
+        door = self._doors.get(event.deployment.name)
+        if door is not None:
+            door.spec_changed(event.deployment)
+        return self._holdings.spec_arrived(event.deployment)
+
+    def _spec_gone(self, event: ev.SpecGone, now: float) -> Effects:
+        effects = self._holdings.spec_gone(event.deployment)
+        return effects + self._keep_door(event.deployment, now)
+
+    def _table_arrived(self, event: ev.TableArrived, now: float) -> Effects:
+        effects = self._holdings.document_arrived(event.deployment, event.document)
+        effects += self._keep_door(event.deployment, now)
+        return effects + self._note_oldest(event.deployment)
+
+    def _keep_door(self, name: str, now: float) -> Effects:
+        """Opens, changes or closes this node's door as spec and serving table say."""
+        spec, table = self._holdings.spec(name), self._serving(name)
+        named = (
+            table is not None
+            and table.door is not None
+            and (table.door.node, table.door.incarnation) == (self.node, self.incarnation)
+        )
+        if not named or table is None or table.door is None:
+            return self._leave_door(name, now, undeployed=spec is None)
+        if spec is None:
+            return self._leave_door(name, now, undeployed=True)
+        door = self._doors.get(name)
+        if door is None:
+            door = self._doors[name] = Door(self.node, self.incarnation, spec)
+            hold = max(2, table.door.window * HOLD_WINDOWS)
+            self._ingresses[name] = Ingress(name, hold, HOLD_BYTES)
+            for status in self._peers.values():
+                door.peer_found(status.node, status.incarnation, status.state != "offline")
+        ingress = self._ingresses[name]
+        effects: Effects = [ReportStatus(), *ingress.held_elsewhere(self._elsewhere(name), now)]
+        effects += ingress.named(table.door, now)
+        return effects + door.table_changed(table, now)
+
+    def _leave_door(self, name: str, now: float, *, undeployed: bool) -> Effects:
+        door, ingress = self._doors.get(name), self._ingresses.get(name)
+        if door is None or ingress is None:
+            return []
+        effects: Effects = []
+        if undeployed:
+            effects += door.refuse_all(_UNDEPLOYED, now)
+        if door.idle:
+            del self._doors[name], self._ingresses[name]
+            effects += [*ingress.not_named(forget=undeployed), ReportStatus()]
+        else:
+            # What it holds is answered first, on the connection it came by; nothing new comes in.
+            door.stop_admitting()
+        return effects
+
+    def _serving(self, name: str) -> Table | None:
+        document = self._holdings.document(name)
+        return document.serve if document else None
+
+    def _with_door(self, name: str, act: Callable[[Door], Effects]) -> Effects:
+        door = self._doors.get(name)
+        return act(door) if door is not None else []
+
+    def _record_found(self, event: ev.RecordFound, _now: float) -> Effects:
+        door = self._doors.get(event.deployment)
+        if door is not None:
+            door.record_found(event.record)
+        return []
+
+    # --- ingress ------------------------------------------------------------------------------
+
+    def _ingress_opened(self, event: ev.IngressOpened, _now: float) -> Effects:
+        ingress = self._ingresses.get(event.deployment)
+        return [*ingress.opened(), ReportStatus()] if ingress is not None else []
+
+    def _ingress_lost(self, event: ev.IngressLost, now: float) -> Effects:
+        door, ingress = self._doors.get(event.deployment), self._ingresses.get(event.deployment)
+        if door is None or ingress is None:
+            return []
+        door.ingress_lost()
+        return [*ingress.lost(now), ReportStatus()]
+
+    def _elsewhere(self, name: str) -> bool:
+        """Whether another live node says that it has this ingress open."""
+        return any(
+            door.deployment == name and door.ingress_open
+            for status in self._peers.values()
+            if status.state != "offline"
+            for door in status.doors
+        )
+
+    # --- peers --------------------------------------------------------------------------------
+
+    def _status_arrived(self, event: ev.StatusArrived, now: float) -> Effects:
+        status = event.status
+        if status.node == self.node:
+            return self._own_status(status)
+        known = self._peers.get(status.node)
+        if status.state == "offline" and known and known.incarnation != status.incarnation:
+            return []  # a will of an earlier life
+        self._peers[status.node] = status
+        effects: Effects = []
+        for name, door in list(self._doors.items()):
+            if status.state == "offline":
+                effects += door.node_offline(status.node, status.incarnation, now)
+            else:
+                effects += door.node_online(status.node, status.incarnation, now)
+            effects += self._ingresses[name].held_elsewhere(self._elsewhere(name), now)
+        for report in status.doors:
+            effects += self._note_oldest(report.deployment)
+        return effects
+
+    def _own_status(self, status: NodeStatus) -> Effects:
+        """Somebody else's word about this node: an older life's will must not stand."""
+        if status.state == "offline":
+            return [ReportStatus()]
+        return []
+
+    def _note_oldest(self, name: str) -> Effects:
+        """Passes on what the door of the serving table says about its oldest request."""
+        table = self._serving(name)
+        if table is None or table.door is None:
+            return []
+        keeper = (table.door.node, table.door.incarnation)
+        if keeper == (self.node, self.incarnation):
+            door = self._doors.get(name)
+            return self._holdings.oldest_in_use(name, door.oldest()) if door else []
+        status = self._peers.get(table.door.node)
+        if status is None or status.incarnation != table.door.incarnation:
+            return []
+        effects: Effects = []
+        for report in status.doors:
+            if report.deployment == name:
+                effects += self._holdings.oldest_in_use(name, report.oldest)
+        return effects
+
+    def _desired_arrived(self, event: ev.DesiredArrived, _now: float) -> Effects:
+        if self._draining == event.desired.drain:
+            return []
+        self._draining = event.desired.drain
+        return [ReportStatus()]
+
+    # --- traffic ------------------------------------------------------------------------------
+
+    def _activation_arrived(self, event: ev.ActivationArrived, now: float) -> Effects:
+        activation = event.activation
+        header = activation.header
+        if header.kind in WORK:
+            return self._relay.work_arrived(activation, now)
+        if header.kind == "cancel":
+            return self._relay.cancelled(header, now)
+        if header.kind == "credit" and (header.credit is None or not self._for_door(activation)):
+            return self._relay.credit_arrived(header, now)
+        door = self._doors.get(header.deployment)
+        if door is None:
+            return []
+        if header.kind == "done":
+            return door.answered(activation, now)
+        if header.kind in ("stale", "lost"):
+            return door.broke(header, now)
+        if header.kind == "credit":
+            return door.alive(header, now)
+        return []
+
+    def _for_door(self, activation: Activation) -> bool:
+        return activation.header.target == "door"
+
+    def _data_reconnected(self, _event: ev.DataReconnected, now: float) -> Effects:
+        effects: Effects = []
+        for door in self._doors.values():
+            effects += door.data_reconnected(now)
+        return effects
+
+    def _ticked(self, _event: ev.Ticked, now: float) -> Effects:
+        effects = self._relay.tick(now)
+        for name, door in list(self._doors.items()):
+            effects += door.tick(now)
+            effects += self._ingresses[name].tick(now)
+            effects += self._note_oldest(name)
+            if door.leaving:
+                effects += self._keep_door(name, now)
+        return effects
