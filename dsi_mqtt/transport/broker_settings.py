@@ -211,3 +211,10 @@ _LOGGING: Final = (
     _Directive("log_type notice", "What was dropped because a queue is full."),
     _Directive("connection_messages false", "Clients come and go; the log is for what went wrong."),
 )
+
+
+if __name__ == "__main__":
+    import sys
+
+    for file_name, site_settings in SITE_SETTINGS.items():
+        Path(sys.argv[1], file_name).write_text(render(site_settings))

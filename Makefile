@@ -1,0 +1,54 @@
+# make setup    everything this checkout needs: system packages, .venv, the demo's model
+# make demo     a model in three segments behind a broker, on this machine
+# make test     all tests (ARGS="-k door" for some)
+# make check    formatting, lint, types
+# make format   formats and mends what can be mended
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+BIN := .venv/bin
+STAMP := .venv/.setup-stamp
+HOP ?= build/hop
+
+.PHONY: help setup demo test check format baseline broker-conf clean
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt requirements/demo-model.txt scripts/setup
+	@scripts/setup
+	@touch $@
+
+demo: $(STAMP)
+	@$(BIN)/dsi-mqtt demo $(ARGS)
+
+test: $(STAMP)
+	@$(BIN)/pytest -q $(ARGS)
+
+check: $(STAMP)
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+format: $(STAMP)
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+# The C program that `dsi-mqtt bench hop` compares with.
+baseline: $(HOP)
+
+$(HOP): benchmarks/baseline/hop.c benchmarks/baseline/Makefile
+	@mkdir -p $(@D)
+	@$(MAKE) --silent -C benchmarks/baseline OUT=$(abspath $@)
+
+# broker/*.conf from the settings in dsi_mqtt/transport/broker_settings.py; a test compares them.
+broker-conf: $(STAMP)
+	@$(BIN)/python -m dsi_mqtt.transport.broker_settings broker
+
+clean:
+	@rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -prune -exec rm -rf {} +
