@@ -53,9 +53,7 @@ class Engine(Protocol):
 
     def state_bytes(self, session: str) -> int: ...
 
-    def export_state(
-        self, session: str, units: UnitRange, first: int, last: int
-    ) -> bytes:
+    def export_state(self, session: str, units: UnitRange, first: int, last: int) -> bytes:
         """The session's state of `units` for the positions `[first, last)`."""
 
     def import_state(self, session: str, blob: bytes) -> None: ...

@@ -1,0 +1,53 @@
+"""Floating-point operations of matrix products, counted as they are dispatched."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count
+
+_aten = torch.ops.aten
+_ATTENTION: Final = (
+    _aten.scaled_dot_product_attention,
+    _aten._scaled_dot_product_flash_attention_for_cpu,  # noqa: SLF001 - its only name
+)
+_LINEAR: Final = _aten.linear
+
+
+class FlopCount(TorchDispatchMode):
+    """Multiplications and additions apart, so a product of m×k and k×n counts 2·m·k·n."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._count = 0.0
+
+    def take(self) -> float:
+        """What was counted since the last call."""
+        count, self._count = self._count, 0.0
+        return count
+
+    def add(self, count: float) -> None:
+        self._count += count
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        del types
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        packet = func.overloadpacket
+        if packet in _ATTENTION:
+            query, key, value = (tensor.shape for tensor in args[:3])
+            self._count += sdpa_flop_count(query, key, value)
+        elif packet is _LINEAR:
+            self._count += 2.0 * math.prod(args[0].shape) * args[1].shape[0]
+        elif packet in flop_registry:
+            self._count += flop_registry[packet](*args, **kwargs, out_val=out)
+        return out

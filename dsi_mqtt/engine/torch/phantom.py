@@ -1,0 +1,133 @@
+"""Tensors without values: what a segment computes of the parts of the model it does not hold.
+
+A segment keeps the model's own `forward`. Units it does not own have *phantom* weights: they have
+shape and dtype, say that they lie on the CPU, and hold nothing. Whatever is computed from a
+phantom is a phantom, so shapes come out right, while masks and positions, which depend on no
+foreign weight, stay real. A phantom remembers its sources (names of weights and inputs), so that
+what a unit needs can be read off its output.
+
+Nothing turns a phantom into a number: an operation that needs its value raises NeedsValueError.
+That makes splitting fail closed: a result that lacks something cannot look like a result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import torch
+from torch.utils import _pytree as pytree
+
+_META: Final = torch.device("meta")
+_aten = torch.ops.aten
+# What these fill in depends on no value of their first argument: their results are real. The full
+# ones carry their filling as the argument at that index.
+_FILLS: Final = {
+    _aten.zeros_like.default: 0,
+    _aten.ones_like.default: 1,
+    _aten.new_zeros.default: 0,
+    _aten.new_ones.default: 1,
+}
+_FULLS: Final = {_aten.full_like.default: 1, _aten.new_full.default: 2}
+_SIZED: Final = frozenset({_aten.new_zeros.default, _aten.new_ones.default, _aten.new_full.default})
+
+
+class NeedsValueError(RuntimeError):
+    """An operation needs the values of a phantom; `sources` says whose."""
+
+    def __init__(self, operation: str, sources: frozenset[str]) -> None:
+        super().__init__(f"{operation} needs values that are not held here")
+        self.sources = sources
+
+
+class Phantom(torch.Tensor):
+    """See the module. Views share one set of sources, for writing to one writes to all."""
+
+    inner: torch.Tensor
+    sources: set[str]
+
+    @staticmethod
+    def __new__(cls, inner: torch.Tensor, sources: set[str]) -> Phantom:
+        phantom: Phantom = torch.Tensor._make_wrapper_subclass(  # noqa: SLF001 - the documented way
+            cls, inner.shape, strides=inner.stride(), dtype=inner.dtype, device="cpu"
+        )
+        phantom.inner = inner
+        phantom.sources = sources
+        return phantom
+
+    def __repr__(self, *, tensor_contents: object = None) -> str:
+        del tensor_contents  # the base class's parameter; a phantom has none
+        return f"Phantom({tuple(self.shape)}, {self.dtype}, of {sorted(self.sources)})"
+
+    @classmethod
+    def __torch_dispatch__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        del types
+        if func in _FILLS or func in _FULLS:
+            return _filled(func, args, kwargs or {})
+        leaves, spec = pytree.tree_flatten((args, kwargs or {}))
+        sources: set[str] = set()
+        for leaf in leaves:
+            if type(leaf) is Phantom:
+                sources |= leaf.sources
+        written = args[0] if func._schema.is_mutable else None  # noqa: SLF001 - no public way
+        if written is not None and type(written) is not Phantom:
+            raise NeedsValueError(str(func), frozenset(sources))
+        hollow_args, hollow_kwargs = pytree.tree_unflatten(map(_hollow, leaves), spec)
+        try:
+            out = func(*hollow_args, **hollow_kwargs)
+        except (NotImplementedError, RuntimeError) as error:
+            if isinstance(error, NotImplementedError) or "meta" in str(error).lower():
+                raise NeedsValueError(str(func), frozenset(sources)) from error
+            raise
+        if written is not None:
+            written.sources |= sources
+            return written
+        if func.is_view and type(args[0]) is Phantom:
+            sources = args[0].sources
+        return _wrap(out, func, sources)
+
+
+def phantom_like(tensor: torch.Tensor, sources: Iterable[str] = ()) -> Phantom:
+    """A phantom with the shape, strides and dtype of `tensor`."""
+    return Phantom(_hollow(tensor), set(sources))
+
+
+def phantom(shape: Iterable[int], dtype: torch.dtype, sources: Iterable[str] = ()) -> Phantom:
+    return Phantom(torch.empty(tuple(shape), dtype=dtype, device=_META), set(sources))
+
+
+def phantoms_in(value: object) -> list[Phantom]:
+    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Phantom)]
+
+
+def sources_of(value: object) -> set[str]:
+    """The sources of all phantoms within `value`."""
+    return set().union(*(phantom.sources for phantom in phantoms_in(value)))
+
+
+def _hollow(leaf: Any) -> Any:
+    if type(leaf) is Phantom:
+        return leaf.inner
+    if isinstance(leaf, torch.Tensor):
+        return torch.empty_strided(leaf.shape, leaf.stride(), dtype=leaf.dtype, device=_META)
+    return _META if isinstance(leaf, torch.device) else leaf
+
+
+def _wrap(out: Any, func: Any, sources: set[str]) -> Any:
+    if isinstance(out, torch.Tensor):
+        return Phantom(out, sources)
+    if isinstance(out, tuple | list):
+        return type(out)(_wrap(item, func, sources) for item in out)
+    if isinstance(out, bool | int | float):
+        raise NeedsValueError(str(func), frozenset(sources))
+    return out
+
+
+def _filled(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+    """The result of an operation in `_FILLS` or `_FULLS`, with values."""
+    template = args[0]
+    shape = args[1] if func in _SIZED else template.shape
+    value = args[_FULLS[func]] if func in _FULLS else _FILLS[func]
+    return torch.full(tuple(shape), value, dtype=kwargs.get("dtype") or template.dtype)
