@@ -387,24 +387,33 @@ class Door:
     # --- attempts -----------------------------------------------------------------------------
 
     def _pump(self, now: float) -> Effects:
-        """Starts what may start: suspects one at a time and alone, the others up to the window."""
+        """Starts what may: suspects one at a time and alone, the others up to the window."""
         table = self._table
         if table is None or table.state != "serving" or table.door is None:
             return []
-        effects: Effects = []
-        while self._suspects:
-            if self._running:
+        if table.members() & self._offline:
+            return []  # it will be replaced, or its node will speak again
+        if self._suspects:
+            effects = self._pump_suspects(table, now)
+            if self._suspects or effects:
                 return effects
+        return self._pump_queue(table, table.door.window, now)
+
+    def _pump_suspects(self, table: Table, now: float) -> Effects:
+        while self._suspects and not self._running:
             request = self._requests.get(self._suspects[0])
-            if request is None or request.state != "waiting":
+            if request is not None and request.state == "waiting":
+                if self._held_back(request, table, now):
+                    return []
                 self._suspects.popleft()
-            elif self._held_back(request, table, now):
-                return effects
-            else:
-                self._suspects.popleft()
-                return effects + self._start(request, table, now)
+                return self._start(request, table, now)
+            self._suspects.popleft()
+        return []
+
+    def _pump_queue(self, table: Table, window: int, now: float) -> Effects:
+        effects: Effects = []
         for _ in range(len(self._queue)):
-            if len(self._running) >= table.door.window:
+            if len(self._running) >= window:
                 break
             request = self._requests.get(self._queue.popleft())
             if request is None or request.state != "waiting":

@@ -25,7 +25,7 @@ from dsi_mqtt.core.node import (
     SegmentLoad,
 )
 from dsi_mqtt.core.relay import Relay
-from dsi_mqtt.core.table import BrokerUrls, Table
+from dsi_mqtt.core.table import DOOR, BrokerUrls, Table
 
 HOLD_WINDOWS: Final = 2
 HOLD_BYTES: Final = 64 * 1024 * 1024
@@ -282,12 +282,8 @@ class Worker:
     def _activation_arrived(self, event: ev.ActivationArrived, now: float) -> Effects:
         activation = event.activation
         header = activation.header
-        if header.kind in WORK:
-            return self._relay.work_arrived(activation, now)
-        if header.kind == "cancel":
-            return self._relay.cancelled(header, now)
-        if header.kind == "credit" and (header.credit is None or not self._for_door(activation)):
-            return self._relay.credit_arrived(header, now)
+        if header.target != DOOR:
+            return self._for_segment(activation, now)
         door = self._doors.get(header.deployment)
         if door is None:
             return []
@@ -295,12 +291,17 @@ class Worker:
             return door.answered(activation, now)
         if header.kind in ("stale", "lost"):
             return door.broke(header, now)
-        if header.kind == "credit":
-            return door.alive(header, now)
-        return []
+        return door.alive(header, now)
 
-    def _for_door(self, activation: Activation) -> bool:
-        return activation.header.target == "door"
+    def _for_segment(self, activation: Activation, now: float) -> Effects:
+        header = activation.header
+        if header.kind in WORK:
+            return self._relay.work_arrived(activation, now)
+        if header.kind == "cancel":
+            return self._relay.cancelled(header, now)
+        if header.kind == "credit":
+            return self._relay.credit_arrived(header, now)
+        return []
 
     def _data_reconnected(self, _event: ev.DataReconnected, now: float) -> Effects:
         effects: Effects = []

@@ -1,0 +1,101 @@
+"""From a plan to a table: names, incarnations, credits, brokers, forecast."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+
+from dsi_mqtt.core.deployment import Deployment
+from dsi_mqtt.core.model import ModelGraph, UnitRange
+from dsi_mqtt.core.node import NodeStatus
+from dsi_mqtt.core.plan import Plan
+from dsi_mqtt.core.table import (
+    BrokerUrls,
+    Door,
+    Forecast,
+    Hop,
+    ModelRef,
+    Replica,
+    Segment,
+    Stamp,
+    Table,
+)
+
+WINDOW: Final = 16
+CREDIT_BYTES: Final = 8 * 1024 * 1024
+CREDIT_MESSAGES: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What a table is made from."""
+
+    spec: Deployment
+    graph: ModelGraph
+    plan: Plan
+    decision: str
+    reason: str
+
+
+def draft_table(draft: Draft, stamp: Stamp, nodes: Mapping[str, NodeStatus], session: str) -> Table:
+    """The table to prepare for `draft.plan`. `session` is the ingress session's secret id."""
+    plan, graph = draft.plan, draft.graph
+    segments = tuple(
+        Segment(
+            f"s{i}",
+            planned.units,
+            draft.spec.model.dtype,
+            (Replica(planned.node, nodes[planned.node].incarnation),),
+        )
+        for i, planned in enumerate(plan.segments)
+    )
+    keeper = nodes[plan.door]
+    members = {planned.node for planned in plan.segments} | {plan.door}
+    brokers = {name: _brokers(nodes[name]) for name in sorted(members)}
+    return Table(
+        draft.spec.name,
+        *stamp,
+        "preparing",
+        draft.reason,
+        draft.decision,
+        ModelRef(graph.digest, len(graph.units), graph.tier),
+        Door(plan.door, keeper.incarnation, brokers[plan.door].control, session, WINDOW),
+        segments,
+        tuple(_hop(before, after, graph, draft.spec) for before, after in pairwise(segments)),
+        brokers,
+        forecast=_forecast(plan),
+    )
+
+
+def _hop(before: Segment, after: Segment, graph: ModelGraph, spec: Deployment) -> Hop:
+    """Room for a few of the largest activations, so that no edge waits for each grant."""
+    largest = graph.boundary_bytes(after.units.start) * spec.input.batch_max
+    return Hop(
+        before.id,
+        after.id,
+        {"request": "raw"},
+        max(CREDIT_BYTES, 2 * largest),
+        CREDIT_MESSAGES,
+    )
+
+
+def _brokers(status: NodeStatus) -> BrokerUrls:
+    return status.brokers or BrokerUrls("", "")
+
+
+def _forecast(plan: Plan) -> Forecast:
+    """Of requests that do not queue; how they spread is not modelled, so p95 is p50."""
+    latency_ms = plan.latency_s * 1000
+    slowest = max((segment.compute_s for segment in plan.segments), default=0.0)
+    return Forecast(latency_ms, latency_ms, 1 / slowest if slowest > 0 else 0.0)
+
+
+def places(table: Table) -> tuple[tuple[UnitRange, str], ...]:
+    """What serves where: (units, node) in order."""
+    return tuple((s.units, s.replicas[0].node) for s in table.segments)
+
+
+def planned_places(plan: Plan) -> tuple[tuple[UnitRange, str], ...]:
+    return tuple((s.units, s.node) for s in plan.segments)

@@ -1,0 +1,139 @@
+"""Who leads: one orchestrator at a time, by the broker's own word.
+
+The leader's connection has a fixed client id, so that a broker ends the older of two. Tables are
+published only over that connection, and it is never opened again by itself: who lost it reads
+first whether another leads. A term is above everything that was ever published, so that a late
+table of an older leader changes nothing.
+
+    observing ──(no leader, its will, or three beats missed)──► taking
+    taking ──(connected)──► settling ──(read again: nobody newer)──► leading
+    taking, settling, leading ──(connection lost, or a newer leader seen)──► observing
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from dsi_mqtt.core.node import Leader
+from dsi_mqtt.core.table import Stamp
+
+BEAT_S: Final = 1.0
+MISSED_BEATS: Final = 3
+SETTLE_S: Final = 0.3
+GONE: Final = 0  # the beat of a leader that has left
+
+State = Literal["observing", "taking", "settling", "leading"]
+
+
+@dataclass(frozen=True, slots=True)
+class TakeLead:
+    """Open the leader's connection; answer with LeadTaken or LeadLost."""
+
+    term: int
+    nonce: str
+
+
+@dataclass(frozen=True, slots=True)
+class DropLead:
+    """Close the leader's connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublishLeader:
+    leader: Leader
+
+
+LeadershipEffect = TakeLead | DropLead | PublishLeader
+
+
+class Leadership:
+    """State machine. `nonce` tells this orchestrator apart, and is fresh for every process."""
+
+    def __init__(self, nonce: str) -> None:
+        self.nonce = nonce
+        self.state: State = "observing"
+        self.term = 0
+        self._highest = 0
+        self._record: Leader | None = None
+        self._heard = 0.0
+        self._connected = False
+        self._due = 0.0
+        self._beat = GONE
+
+    @property
+    def leading(self) -> bool:
+        return self.state == "leading"
+
+    def term_seen(self, stamp: Stamp, now: float) -> list[LeadershipEffect]:
+        """A table's or a node's stamp."""
+        self._highest = max(self._highest, stamp.term)
+        if self.state != "observing" and stamp[:2] > (self.term, self.nonce):
+            return self._step_down(now)
+        return []
+
+    def observing_since(self, now: float) -> None:
+        """The observing connection is (again) there; nothing is concluded from silence before."""
+        self._connected = True
+        self._heard = now
+        self._due = now + SETTLE_S
+
+    def connection_lost(self) -> None:
+        """Without it nobody can tell who leads."""
+        self._connected = False
+
+    def leader_seen(self, leader: Leader, now: float) -> list[LeadershipEffect]:
+        own = (leader.term, leader.nonce) == (self.term, self.nonce)
+        self._highest = max(self._highest, leader.term)
+        if own:
+            return []
+        newer = (leader.term, leader.nonce) > (self.term, self.nonce)
+        self._record = leader
+        self._heard = now
+        if self.state != "observing" and newer and leader.beat != GONE:
+            return self._step_down(now)
+        return []
+
+    def lead_taken(self, now: float) -> list[LeadershipEffect]:
+        if self.state != "taking":
+            return [DropLead()]
+        self.state, self._due = "settling", now + SETTLE_S
+        self._beat = GONE + 1
+        return [PublishLeader(Leader(self.term, self.nonce, self._beat))]
+
+    def lead_lost(self, now: float) -> list[LeadershipEffect]:
+        if self.state == "observing":
+            return []
+        self.state = "observing"
+        self._heard = now
+        self._due = now + BEAT_S
+        return []
+
+    def tick(self, now: float, unix_s: int) -> list[LeadershipEffect]:
+        """unix_s: wall clock, only a lower bound for a term after a broker forgot everything."""
+        if self.state == "observing":
+            return self._maybe_take(now, unix_s)
+        if self.state == "settling" and self._due <= now:
+            self.state, self._due = "leading", now
+        if self.state == "leading" and self._due <= now:
+            self._due = now + BEAT_S
+            self._beat += 1
+            return [PublishLeader(Leader(self.term, self.nonce, self._beat))]
+        return []
+
+    def _maybe_take(self, now: float, unix_s: int) -> list[LeadershipEffect]:
+        if not self._connected or now < self._due:
+            return []
+        record = self._record
+        living = record is not None and record.beat != GONE
+        if living and now - self._heard < BEAT_S * MISSED_BEATS:
+            return []
+        self.state = "taking"
+        self.term = max(self._highest + 1, unix_s)
+        return [TakeLead(self.term, self.nonce)]
+
+    def _step_down(self, now: float) -> list[LeadershipEffect]:
+        self.state = "observing"
+        self._heard = now
+        self._due = now + BEAT_S
+        return [DropLead()]

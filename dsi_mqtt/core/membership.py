@@ -1,0 +1,102 @@
+"""Which nodes live: what they say, how long they have been silent, and when not to conclude.
+
+A will is a hint: a broker that stops cleanly sends everybody's, one that is killed sends none.
+So a will counts after a moment in which the node does not speak again, silence counts after
+several beats, and nothing counts for a while after one's own connection was away.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from dsi_mqtt.core.node import NodeStatus, Telemetry
+
+WILL_CONFIRMED_S: Final = 0.25
+SILENT_S: Final = 4.0
+GRACE_S: Final = 4.0
+
+
+@dataclass(slots=True)
+class _Member:
+    status: NodeStatus
+    heard: float
+    since: float
+    telemetry: Telemetry | None = None
+    will_at: float | None = None
+
+
+class Membership:
+    """What is known of all nodes. `connected` and `disconnected` are the observer's own link."""
+
+    def __init__(self) -> None:
+        self._members: dict[str, _Member] = {}
+        self._connected_at: float | None = None
+        self.changed_at = 0.0
+
+    def connected(self, now: float) -> None:
+        self._connected_at = now
+        for member in self._members.values():
+            member.heard = now
+
+    def disconnected(self) -> None:
+        self._connected_at = None
+
+    def status_arrived(self, status: NodeStatus, now: float) -> bool:
+        """Returns whether anything that plans depend on has changed."""
+        member = self._members.get(status.node)
+        if status.state == "offline":
+            if member is not None and member.status.incarnation == status.incarnation:
+                member.will_at = now
+            return False
+        if member is None or member.status.incarnation != status.incarnation:
+            self._members[status.node] = _Member(status, now, now)
+            self.changed_at = now
+            return True
+        changed = _planning_part(member.status) != _planning_part(status)
+        revived = member.will_at is not None
+        member.status, member.heard, member.will_at = status, now, None
+        if changed:
+            self.changed_at = now
+        return changed or revived
+
+    def telemetry_arrived(self, telemetry: Telemetry, now: float) -> None:
+        member = self._members.get(telemetry.node)
+        if member is not None and member.status.incarnation == telemetry.incarnation:
+            member.telemetry, member.heard = telemetry, now
+
+    def tick(self, now: float) -> list[NodeStatus]:
+        """Forgets the dead and returns their last status."""
+        if self._connected_at is None or now - self._connected_at < GRACE_S:
+            settled = False
+        else:
+            settled = True
+        dead = []
+        for node, member in list(self._members.items()):
+            by_will = member.will_at is not None and now - member.will_at >= WILL_CONFIRMED_S
+            silent = settled and now - member.heard > SILENT_S
+            if (by_will and self._connected_at is not None) or silent:
+                del self._members[node]
+                self.changed_at = now
+                dead.append(member.status)
+        return dead
+
+    def alive(self, node: str, incarnation: str) -> bool:
+        member = self._members.get(node)
+        return member is not None and member.status.incarnation == incarnation
+
+    def status(self, node: str) -> NodeStatus | None:
+        member = self._members.get(node)
+        return member.status if member else None
+
+    def reports(self) -> list[tuple[NodeStatus, Telemetry | None]]:
+        """Every living node, by name."""
+        return [(m.status, m.telemetry) for _, m in sorted(self._members.items())]
+
+    def newest_since(self, now: float) -> float:
+        """Seconds since the newest node arrived."""
+        return min((now - m.since for m in self._members.values()), default=float("inf"))
+
+
+def _planning_part(status: NodeStatus) -> object:
+    return status.state, status.zone, status.spare, status.capabilities, status.models
