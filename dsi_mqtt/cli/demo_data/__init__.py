@@ -2,7 +2,9 @@
 
 `hazards.json` lists the hazards. `reports.jsonl` holds one report a line, in the order in which
 the demo sends them. All of it was written for this project; places and events are invented. Most
-reports name the matter in everyday words, two or three per hazard only hint at it.
+reports name the matter in everyday words, two or three per hazard only hint at it. How many a
+model matches says something about this data, which was revised after a first try with MiniLM; it
+is no benchmark of the model.
 """
 
 from __future__ import annotations
