@@ -27,7 +27,8 @@ class Inbox(AsyncIterator[Message]):
 
     What was received before the connection ended is still handed over; then the iteration raises
     ConnectionLostError. Invariant: `_charged` is the cost of the messages in `_held` (not yet
-    released) and of those in `_waiting` without a receipt (not yet taken).
+    released) and of those in `_waiting` without a receipt (not yet taken). `on_room` is called
+    when the inbox, having been full, is so no longer.
     """
 
     def __init__(
@@ -35,12 +36,11 @@ class Inbox(AsyncIterator[Message]):
         *,
         count_max: int | None = None,
         bytes_max: int | None = None,
-        on_room: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_room` is called when the inbox, having been full, is so no longer."""
+        """Both bounds are None where the connection has none."""
         self._count_max = count_max
         self._bytes_max = bytes_max
-        self._on_room = on_room
+        self.on_room: Callable[[], None] = lambda: None
         self._waiting: deque[Message] = deque()
         self._held: dict[int, tuple[int, int]] = {}
         self._charged = 0
@@ -112,4 +112,4 @@ class Inbox(AsyncIterator[Message]):
 
     def _tell_room(self, was_full: bool) -> None:
         if was_full and not self.full:
-            self._on_room()
+            self.on_room()

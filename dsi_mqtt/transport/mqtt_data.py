@@ -14,17 +14,12 @@ from typing import Final, Self, TypeVar
 
 import mqtt5
 
-from dsi_mqtt.errors import (
-    BrokerRefusedError,
-    BrokerUnreachableError,
-    ConnectionLostError,
-    TooLargeError,
-)
+from dsi_mqtt.errors import BrokerRefusedError, ConnectionLostError
 from dsi_mqtt.transport.address import BrokerAddress
 from dsi_mqtt.transport.base import BrokerLimits, ConnectOptions, Message
 from dsi_mqtt.transport.inbox import Inbox
 from dsi_mqtt.transport.mqtt_packets import (
-    FAILURE,
+    IN_FLIGHT_MAX,
     QOS,
     ReasonCode,
     connect_packet,
@@ -34,11 +29,17 @@ from dsi_mqtt.transport.mqtt_packets import (
     received_message,
 )
 from dsi_mqtt.transport.mqtt_stream import PacketStream
-from dsi_mqtt.transport.topics import check_filter, check_topic
+from dsi_mqtt.transport.refusals import (
+    check_granted,
+    check_message,
+    check_reason,
+    check_size,
+    check_without_answer,
+    unreachable,
+)
+from dsi_mqtt.transport.topics import check_filter
 
 PACKET_ID_MAX: Final = 65_535
-# Of our own, below the 65,535 ids there are, so that a free one is always found.
-IN_FLIGHT_MAX: Final = 32_768
 CLOSE_TIMEOUT_S: Final = 2.0
 
 Answer = mqtt5.PubAckPacket | mqtt5.SubAckPacket | mqtt5.UnsubAckPacket
@@ -50,12 +51,9 @@ class MqttDataConnection:
 
     def __init__(self, address: BrokerAddress, options: ConnectOptions) -> None:
         self._address = address
-        self._inbox = Inbox(
-            count_max=options.hold_count,
-            bytes_max=options.hold_bytes,
-            on_room=self._read_on,
-        )
+        self._inbox = Inbox(count_max=options.hold_count, bytes_max=options.hold_bytes)
         self._stream = PacketStream(self)
+        self._inbox.on_room = self._stream.resume
         self._limits = BrokerLimits()
         self._session_present = False
         self._end: str | None = None
@@ -80,7 +78,7 @@ class MqttDataConnection:
         except BaseException as error:
             connection.abort()
             if isinstance(error, OSError):  # TimeoutError among them
-                raise unreachable(address, error) from None
+                raise unreachable(str(address), error) from None
             raise
         return connection
 
@@ -99,10 +97,7 @@ class MqttDataConnection:
         answer = await self._exchange(packet_id, packet, mqtt5.SubAckPacket)
         for code in answer.reason_codes:
             self._check_reason(code, f"to subscribe to {topic_filter!r}")
-            if int(code) < qos:
-                raise BrokerRefusedError(
-                    f"broker {self._address} grants {topic_filter!r} at QoS 0 only; QoS 1 is needed"
-                )
+            check_granted(int(code), qos, str(self._address), topic_filter)
 
     async def unsubscribe(self, topic_filter: str) -> None:
         packet_id = self._free_packet_id()
@@ -120,8 +115,7 @@ class MqttDataConnection:
         return True
 
     def publish_soon(self, message: Message) -> None:
-        if message.qos:
-            raise ValueError("publish_soon is for QoS 0; await publish for an acknowledgement")
+        check_without_answer(message)
         self._write(message, None)
 
     async def drained(self) -> None:
@@ -193,9 +187,6 @@ class MqttDataConnection:
         if self._inbox.full:
             self._stream.pause()
 
-    def _read_on(self) -> None:
-        self._stream.resume()
-
     async def _publish_acknowledged(self, message: Message) -> bool:
         await self._in_flight.acquire()
         try:
@@ -211,14 +202,10 @@ class MqttDataConnection:
 
     def _write(self, message: Message, packet_id: int | None) -> None:
         self._check_live()
-        check_topic(message.topic)
+        check_message(message, self._limits, str(self._address))
         header = publish_header(message, packet_id)
-        limit = self._limits.max_packet_size
-        if limit is not None and len(header) + len(message.payload) > limit:
-            raise TooLargeError(
-                f"a message of {len(message.payload)} bytes to {message.topic} exceeds the packet "
-                f"limit of broker {self._address}, {limit} bytes; send it in chunks"
-            )
+        size = len(header) + len(message.payload)
+        check_size(message, size, self._limits, str(self._address))
         self._stream.write_with_payload(header, message.payload)
 
     async def _exchange(self, packet_id: int, packet: bytes, kind: type[AnswerT]) -> AnswerT:
@@ -252,16 +239,8 @@ class MqttDataConnection:
                 return self._packet_id
 
     def _check_reason(self, code: ReasonCode, what: str) -> None:
-        if int(code) >= FAILURE:
-            raise BrokerRefusedError(f"broker {self._address} refuses {what}: {reason_text(code)}")
+        check_reason(int(code), reason_text(code), str(self._address), what)
 
     def _check_live(self) -> None:
         if self._end is not None:
             raise ConnectionLostError(self._end)
-
-
-def unreachable(address: BrokerAddress, error: OSError) -> BrokerUnreachableError:
-    reason = "it timed out" if isinstance(error, TimeoutError) else error.strerror or str(error)
-    return BrokerUnreachableError(
-        f"no MQTT broker answers at {address} ({reason}); start it or correct its URL"
-    )

@@ -16,7 +16,8 @@ from dsi_mqtt.transport.base import BrokerLimits, ConnectOptions, Message, Will
 
 REMAINING_LENGTH_MAX: Final = 268_435_455  # four bytes of seven bits, MQTT 5 section 1.5.5
 RECEIVE_MAX: Final = 65_535
-FAILURE: Final = 0x80  # reason codes from here on are errors
+# Publishes in flight at a time: below the 65,535 packet ids there are, so that one is always free.
+IN_FLIGHT_MAX: Final = 32_768
 QOS: Final = (mqtt5.QoS.AT_MOST_ONCE, mqtt5.QoS.AT_LEAST_ONCE)
 
 ReasonCode = (
@@ -29,10 +30,7 @@ ReasonCode = (
 
 
 def connect_packet(address: BrokerAddress, options: ConnectOptions) -> bytes:
-    """CONNECT. Credentials in the options win over those in the URL."""
-    from_options = options.username is not None
-    username = options.username if from_options else address.username
-    password = options.password if from_options else address.password
+    username, password = credentials(address, options)
     return mqtt5.ConnectPacket(
         options.client_id,
         username=username,
@@ -43,6 +41,13 @@ def connect_packet(address: BrokerAddress, options: ConnectOptions) -> bytes:
         session_expiry_interval=options.session_expiry_s,
         receive_max=min(options.hold_count, RECEIVE_MAX),
     ).write()
+
+
+def credentials(address: BrokerAddress, options: ConnectOptions) -> tuple[str | None, str | None]:
+    """User name and password: those in the options, else those in the URL."""
+    if options.username is not None:
+        return options.username, options.password
+    return address.username, address.password
 
 
 def _will(will: Will) -> mqtt5.Will:
@@ -60,10 +65,7 @@ def granted_limits(packet: mqtt5.ConnAckPacket) -> BrokerLimits:
 
 
 def publish_header(message: Message, packet_id: int | None) -> bytes:
-    """PUBLISH up to its payload, which is written behind it without passing through the codec.
-
-    Raises ValueError for a topic that cannot be published to.
-    """
+    """PUBLISH up to its payload, which is written behind it without passing through the codec."""
     empty = mqtt5.PublishPacket(
         message.topic,
         b"",
@@ -81,6 +83,11 @@ def publish_header(message: Message, packet_id: int | None) -> bytes:
         length_end += 1
     rest = empty[length_end:]
     return empty[:1] + encoded_length(len(rest) + len(message.payload)) + rest
+
+
+def packet_size(message: Message) -> int:
+    """Bytes of the PUBLISH packet that carries `message`."""
+    return len(publish_header(message, 1 if message.qos else None)) + len(message.payload)
 
 
 def encoded_length(length: int) -> bytes:
