@@ -147,6 +147,16 @@ class Desired:
 
 
 @dataclass(frozen=True, slots=True)
+class Site:
+    """Where tensors go, retained on `broker/site`, so that a node needs one URL only.
+
+    data_port: of the broker for tensors, on the host of the control broker.
+    """
+
+    data_port: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Leader:
     """The leading orchestrator, retained on `orchestrator/leader`; `beat` grows while it lives."""
 

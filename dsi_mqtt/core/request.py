@@ -23,7 +23,8 @@ class Input:
 
     receipt: the shell's token to acknowledge it by. request: 16 fresh random bytes. digest: of
     topic and payload, tells inputs without an id apart. retained: published with the retain
-    flag, which inputs must not have.
+    flag, which inputs must not have. response_topic: below the device's own answers, or None;
+    foreign_topic: it asked for one that is not.
     """
 
     receipt: int
@@ -34,6 +35,7 @@ class Input:
     nbytes: int
     correlation: bytes | None = None
     response_topic: str | None = None
+    foreign_topic: bool = False
     duplicate: bool = False
     retained: bool = False
     expiry_s: int | None = None

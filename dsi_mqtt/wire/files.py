@@ -10,6 +10,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from dsi_mqtt.core import deployment as schema
 from dsi_mqtt.core.deployment import Deployment, parse_units
+from dsi_mqtt.core.model import ModelSpec
 from dsi_mqtt.errors import ConfigError
 from dsi_mqtt.wire.control import first_complaint
 from dsi_mqtt.wire.topics import check_name
@@ -81,13 +82,30 @@ def _check(deployment: Deployment) -> None:
     check_name(deployment.name, "name")
     if deployment.kind == "generation":
         raise ConfigError("kind: generation is not served by this version; use one-pass")
-    model = deployment.model
+    if "raw" not in deployment.codecs.allow:
+        raise ConfigError("codecs.allow: must hold raw; other codecs are not encoded yet")
+    _check_model(deployment.model)
+    _check_numbers(deployment)
+    for units, zones in deployment.privacy.units.items():
+        parse_units(units, "privacy.units")
+        if not zones:
+            raise ConfigError(f'privacy.units: "{units}" names no zone; nobody could compute it')
+    for units in deployment.policy.pin:
+        parse_units(units, "policy.pin")
+    for i, part in enumerate(deployment.split or ()):
+        parse_units(part.units, f"split[{i}].units")
+
+
+def _check_model(model: ModelSpec) -> None:
     if model.tier == "layer" and model.path is None:
         raise ConfigError("model.path: is missing; a layer model is a checkpoint folder")
     if model.tier == "sequential" and model.factory is None:
         raise ConfigError('model.factory: is missing; name it "package.module:function"')
     if model.dtype not in _DTYPES:
         raise ConfigError(f"model.dtype: {model.dtype!r:.20} is not one of {', '.join(_DTYPES)}")
+
+
+def _check_numbers(deployment: Deployment) -> None:
     positive = {
         "input.max_bytes": deployment.input.max_bytes,
         "input.batch_max": deployment.input.batch_max,
@@ -99,13 +117,3 @@ def _check(deployment: Deployment) -> None:
             raise ConfigError(f"{name}: {value} must be greater than 0")
     if not 0 < deployment.sla.percentile <= 100:  # noqa: PLR2004 — a percentage
         raise ConfigError(f"sla.percentile: {deployment.sla.percentile} must be in (0, 100]")
-    if "raw" not in deployment.codecs.allow:
-        raise ConfigError("codecs.allow: must hold raw; other codecs are not encoded yet")
-    for units, zones in deployment.privacy.units.items():
-        parse_units(units, "privacy.units")
-        if not zones:
-            raise ConfigError(f'privacy.units: "{units}" names no zone; nobody could compute it')
-    for units in deployment.policy.pin:
-        parse_units(units, "policy.pin")
-    for i, part in enumerate(deployment.split or ()):
-        parse_units(part.units, f"split[{i}].units")

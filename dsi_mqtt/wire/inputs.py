@@ -13,8 +13,8 @@ import json
 from typing import Any, Final
 
 from dsi_mqtt.core.activation import JSON
-from dsi_mqtt.core.request import ParsedInput
 from dsi_mqtt.core.message import Failure
+from dsi_mqtt.core.request import ParsedInput
 from dsi_mqtt.errors import InvalidInputError, request_error
 
 ID_MAX: Final = 128

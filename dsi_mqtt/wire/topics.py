@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from dsi_mqtt.core.deployment import Deployment
+from dsi_mqtt.core.node import Desired, Leader, NodeStatus, Site, Telemetry
 from dsi_mqtt.core.request import Redelivery
-from dsi_mqtt.core.node import Desired, Leader, NodeStatus, Telemetry
 from dsi_mqtt.core.table import TableDocument
 from dsi_mqtt.errors import ConfigError
 from dsi_mqtt.wire.control import Codec
@@ -68,6 +68,7 @@ _TELEMETRY: Final = Codec(Telemetry)
 _DESIRED: Final = Codec(Desired)
 _SPEC: Final = Codec(Deployment)
 _TABLE: Final = Codec(TableDocument)
+_SITE: Final = Codec(Site)
 _LEADER: Final = Codec(Leader)
 _REDELIVERY: Final = Codec(Redelivery)
 
@@ -79,7 +80,9 @@ class Topics:
         if not root or any(not level or set(level) & set("+#\0") for level in root.split("/")):
             raise ConfigError(f"topic root {root!r} must be plain levels, like {ROOT}")
         self.root = root
-        self.status = Topic(f"{root}/node/{{node}}/status", _STATUS, 1, True, "the worker; its will")
+        self.status = Topic(
+            f"{root}/node/{{node}}/status", _STATUS, 1, True, "the worker; its will"
+        )
         self.telemetry = Topic(
             f"{root}/node/{{node}}/telemetry", _TELEMETRY, 0, False, "the worker"
         )
@@ -106,6 +109,9 @@ class Topics:
             0,
             False,
             "the sender",
+        )
+        self.site = Topic(
+            f"{root}/broker/site", _SITE, 1, True, "the program that started the brokers"
         )
         self.leader = Topic(
             f"{root}/orchestrator/leader", _LEADER, 1, True, "the leading orchestrator"

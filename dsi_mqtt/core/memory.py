@@ -1,0 +1,228 @@
+"""Weights on nodes: what a segment adds to a node that holds others already.
+
+A node loads a unit once, however many segments and epochs use it, and shared weights (ties) once
+for all units that use them. So what a segment adds depends on what is there: the *load* of a
+node is the bytes it holds and the set of ties among them, which is all the future depends on,
+because a plan never returns to a unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsi_mqtt.core.model import ModelGraph
+from dsi_mqtt.core.profile import NodeView, held_bytes
+
+
+class Load(NamedTuple):
+    """What a node holds: bytes, and ties as bits."""
+
+    node: int
+    used: int
+    ties: int
+
+
+# Loads of the nodes whose memory may still decide something, in the order of their numbers.
+Loads = tuple[Load, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Nodes that some units cannot do without.
+
+    have: bytes free on them before the plan; need[cut]: bytes that the units from `cut` on that
+    only these nodes may compute will take at least.
+    """
+
+    nodes: frozenset[int]
+    have: int
+    need: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Memory:
+    """caps, base: bytes a node may hold and holds before the plan.
+
+    weights: bytes of each unit; ties_of: as bits; tie_bytes: of each tie.
+    kept[node]: units held already. rest[cut, node]: bytes at most that the node could still be
+    given from `cut` on. fits[start, stop, node]: the segment fits on the node as it is.
+    """
+
+    caps: tuple[int, ...]
+    base: Loads
+    weights: tuple[int, ...]
+    ties_of: tuple[int, ...]
+    tie_bytes: tuple[int, ...]
+    kept: tuple[frozenset[int], ...]
+    rest: tuple[tuple[int, ...], ...]
+    fits: NDArray[np.bool_]
+    groups: tuple[Group, ...]
+
+    @classmethod
+    def of(
+        cls,
+        graph: ModelGraph,
+        nodes: Sequence[NodeView],
+        held: Mapping[str, Collection[int]],
+        allowed: NDArray[np.bool_],
+    ) -> Memory:
+        ties_of = tuple(
+            sum(1 << i for i, tie in enumerate(graph.ties) if unit in tie.units)
+            for unit in range(len(graph.units))
+        )
+        kept = tuple(frozenset(held.get(node.node, ())) for node in nodes)
+        base = tuple(_base(graph, ties_of, i, units) for i, units in enumerate(kept))
+        caps = tuple(node.weight_bytes for node in nodes)
+        added = _added(graph, kept, base, ties_of)
+        return cls(
+            caps=caps,
+            base=base,
+            weights=tuple(unit.weight_bytes for unit in graph.units),
+            ties_of=ties_of,
+            tie_bytes=tuple(tie.weight_bytes for tie in graph.ties),
+            kept=kept,
+            rest=_suffix_sums(np.where(allowed, added, 0)),
+            fits=_fits(graph, added, base, caps),
+            groups=_groups(graph, allowed, kept, base, caps),
+        )
+
+    def after(self, loads: Loads, node: int, start: int, stop: int) -> Loads:
+        """Loads once `node` holds `[start, stop)` too.
+
+        A node is left out once its memory can bind no more: it could take all that is to come.
+        """
+        before = next((load for load in loads if load.node == node), self.base[node])
+        used, ties = before.used, before.ties
+        for unit in range(start, stop):
+            used, ties = self._with(node, used, ties, unit)
+        candidates = [load for load in loads if load.node != node]
+        candidates.append(Load(node, used, ties))
+        rest = self.rest[stop]
+        return tuple(
+            sorted(
+                load for load in candidates if load.used + rest[load.node] > self.caps[load.node]
+            )
+        )
+
+    def reach(self, load: Load, start: int) -> int:
+        """The last cut up to which the node could hold a segment that begins at `start`."""
+        used, ties = load.used, load.ties
+        for unit in range(start, len(self.weights)):
+            used, ties = self._with(load.node, used, ties, unit)
+            if used > self.caps[load.node]:
+                return unit
+        return len(self.weights)
+
+    def suffices(self, loads: Loads, cut: int) -> bool:
+        """False when the units from `cut` on cannot fit, whatever their order."""
+        for group in self.groups:
+            need = group.need[cut]
+            if need and need > group.have - sum(
+                load.used - self.base[load.node].used for load in loads if load.node in group.nodes
+            ):
+                return False
+        return True
+
+    def covers(self, light: Loads, heavy: Loads) -> bool:
+        """Whether whatever `heavy` leaves room for, `light` does too."""
+        others = {load.node: load for load in heavy}
+        for load in light:
+            other = others.get(load.node)
+            if other is None:
+                return False
+            missing = other.ties & ~load.ties
+            spread = sum(size for i, size in enumerate(self.tie_bytes) if missing >> i & 1)
+            if load.used + spread > other.used:
+                return False
+        return True
+
+    def _with(self, node: int, used: int, ties: int, unit: int) -> tuple[int, int]:
+        if unit in self.kept[node]:
+            return used, ties
+        shared = ties & self.ties_of[unit]
+        used += self.weights[unit]
+        if shared:
+            used -= sum(size for i, size in enumerate(self.tie_bytes) if shared >> i & 1)
+        return used, ties | self.ties_of[unit]
+
+
+def _base(graph: ModelGraph, ties_of: Sequence[int], node: int, units: Collection[int]) -> Load:
+    ties = 0
+    for unit in units:
+        ties |= ties_of[unit]
+    return Load(node, held_bytes(graph, units), ties)
+
+
+def _added(
+    graph: ModelGraph, kept: Sequence[Collection[int]], base: Loads, ties_of: Sequence[int]
+) -> NDArray[np.int64]:
+    """[unit, node]: bytes a unit alone would add to what the node holds before the plan."""
+    added = np.empty((len(graph.units), len(kept)), np.int64)
+    added[:] = np.array([unit.weight_bytes for unit in graph.units], np.int64)[:, None]
+    for node, units in enumerate(kept):
+        for unit, ties in enumerate(ties_of):
+            shared = ties & base[node].ties
+            added[unit, node] -= sum(
+                tie.weight_bytes for i, tie in enumerate(graph.ties) if shared >> i & 1
+            )
+        added[sorted(units), node] = 0
+    return added
+
+
+def _suffix_sums(values: NDArray[np.int64]) -> tuple[tuple[int, ...], ...]:
+    sums = np.zeros((len(values) + 1, values.shape[1]), np.int64)
+    sums[:-1] = np.cumsum(values[::-1], axis=0)[::-1]
+    return tuple(tuple(row) for row in sums.tolist())
+
+
+def _fits(
+    graph: ModelGraph,
+    added: NDArray[np.int64],
+    base: Loads,
+    caps: Sequence[int],
+) -> NDArray[np.bool_]:
+    units, nodes = added.shape
+    before = np.zeros((units + 1, nodes), np.int64)
+    np.cumsum(added, axis=0, out=before[1:])
+    taken = before[None, :, :] - before[:units, None, :]
+    for i, tie in enumerate(graph.ties):
+        # Where the node holds the tie already, `added` has left it out of every unit.
+        counted = np.zeros((units, nodes), np.int64)
+        for load in base:
+            if not load.ties >> i & 1:
+                counted[list(tie.units), load.node] = 1
+        number = np.zeros((units + 1, nodes), np.int64)
+        np.cumsum(counted, axis=0, out=number[1:])
+        within = number[None, :, :] - number[:units, None, :]
+        taken -= np.maximum(within - 1, 0) * tie.weight_bytes
+    free = np.array([cap - load.used for cap, load in zip(caps, base, strict=True)], np.int64)
+    return taken <= free
+
+
+def _groups(
+    graph: ModelGraph,
+    allowed: NDArray[np.bool_],
+    kept: Sequence[Collection[int]],
+    base: Loads,
+    caps: Sequence[int],
+) -> tuple[Group, ...]:
+    """One group for each set of nodes that some unit is restricted to."""
+    sets = [frozenset(np.flatnonzero(row).tolist()) for row in allowed]
+    least = []
+    for unit, nodes in enumerate(sets):
+        ties = sum(tie.weight_bytes for tie in graph.ties if unit in tie.units)
+        spare = any(unit in kept[node] for node in nodes)
+        least.append(0 if spare else graph.units[unit].weight_bytes - ties)
+    groups = []
+    for nodes in dict.fromkeys(sets):
+        need = [0]
+        for size, others in zip(reversed(least), reversed(sets), strict=True):
+            need.append(need[-1] + (size if others <= nodes else 0))
+        have = sum(max(0, caps[node] - base[node].used) for node in nodes)
+        groups.append(Group(nodes, have, tuple(reversed(need))))
+    return tuple(groups)

@@ -1,0 +1,257 @@
+"""What the planner knows of a node: memory, seconds per unit, the link to its home broker.
+
+A node's seconds per unit are first estimated from what its hardware was measured to do when the
+worker started: the larger of arithmetic and reading of weights, and a fixed cost per unit. One
+factor then corrects the estimate, taken from segments of this model that the node has computed.
+One factor only: it moves a node against the others, and the shape over the units stays that of
+the model. A node that has computed nothing yet is corrected by the median of the others, for an
+error of the estimate that is common to all must not make an untried node look better.
+
+Telemetry is measured by others: what is nonsense in it (negative, infinite, not a number) is set
+aside, and defaults stand in. What a node says of its hardware has no substitute and is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import median
+from typing import Final
+
+from dsi_mqtt.core.model import ModelGraph, Unit, UnitRange
+from dsi_mqtt.core.node import Capabilities, HoldingReport, LinkSample, NodeStatus, Telemetry
+from dsi_mqtt.errors import ConfigError
+
+GIB: Final = 1 << 30
+
+# Of a link nobody has measured yet: a wired site network.
+DEFAULT_MBIT_S: Final = 100.0
+DEFAULT_RTT_MS: Final = 2.0
+
+# A correction beyond this says that the measurement is wrong, not the estimate.
+CORRECTION_MAX: Final = 50.0
+
+# A weight that is read takes part in a multiply-add at least: 2 operations for 8 bytes at most.
+# So an embedding, of which a request reads a few rows, is not charged for its whole table.
+BYTES_PER_FLOP: Final = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """To the home broker and back. A rate of 0 is a link that is down, infinity one that is free.
+
+    Raises ConfigError for rates below 0 and for a round trip that is negative or infinite.
+    """
+
+    up_mbit_s: float = DEFAULT_MBIT_S
+    down_mbit_s: float = DEFAULT_MBIT_S
+    rtt_ms: float = DEFAULT_RTT_MS
+
+    def __post_init__(self) -> None:
+        for name in ("up_mbit_s", "down_mbit_s"):
+            if not getattr(self, name) >= 0:  # also refuses nan
+                raise ConfigError(f"link.{name} is {getattr(self, name)}; give a rate of 0 or more")
+        if not 0 <= self.rtt_ms < math.inf:
+            raise ConfigError(f"link.rtt_ms is {self.rtt_ms}; give milliseconds, 0 or more")
+
+    @property
+    def usable(self) -> bool:
+        return self.up_mbit_s > 0 and self.down_mbit_s > 0
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """A node as the planner sees it, for one model.
+
+    weight_bytes: of weights it may hold for this deployment; unit_s: seconds each unit of the
+    model takes here for one reference row. Raises ConfigError for negative or unbounded values.
+    """
+
+    node: str
+    incarnation: str
+    zone: str
+    weight_bytes: int
+    unit_s: tuple[float, ...]
+    link: Link = Link()
+    spare: bool = False
+
+    def __post_init__(self) -> None:
+        if self.weight_bytes < 0:
+            raise ConfigError(f"node {self.node}: weight_bytes is negative; give 0 or more")
+        for unit, seconds in enumerate(self.unit_s):
+            if not 0 <= seconds < math.inf:
+                raise ConfigError(
+                    f"node {self.node}: unit_s[{unit}] is {seconds}; give seconds, 0 or more"
+                )
+
+
+def estimate_s(capabilities: Capabilities, unit: Unit) -> float:
+    """Seconds of one reference row through `unit`, from hardware figures that are not 0."""
+    arithmetic = unit.flops / (capabilities.gflops * 1e9)
+    read = min(float(unit.weight_bytes), unit.flops * BYTES_PER_FLOP)
+    reading = read / (capabilities.memory_gib_s * GIB)
+    return max(arithmetic, reading) + capabilities.overhead_ms / 1e3
+
+
+def correction(
+    status: NodeStatus, telemetry: Telemetry | None, graph: ModelGraph, deployment: str
+) -> float | None:
+    """Measured over estimated seconds of the segments this node has computed; None: none yet.
+
+    Segments that have served count; the warm pass after loading does while nothing has served.
+    """
+    capabilities = _sound(status)
+    measured = _served(status, telemetry, graph, deployment) or _warmed(status, graph, deployment)
+    expected = sum(
+        estimate_s(capabilities, unit)
+        for units, _ in measured
+        for unit in graph.units[units.start : units.stop]
+    )
+    if not measured or expected <= 0:
+        return None
+    factor = sum(ms for _, ms in measured) / 1e3 / expected
+    return min(max(factor, 1 / CORRECTION_MAX), CORRECTION_MAX)
+
+
+def view(
+    status: NodeStatus,
+    telemetry: Telemetry | None,
+    graph: ModelGraph,
+    deployment: str,
+    *,
+    usual: float = 1.0,
+) -> NodeView:
+    """The node as the planner sees it for `deployment`, whose model is `graph`.
+
+    telemetry: the newest of this node, or None; that of an earlier incarnation does not count.
+    usual: the correction of a node that has computed nothing of this model.
+    Raises ConfigError when the status does not say what the hardware can do.
+    """
+    capabilities = _sound(status)
+    factor = correction(status, telemetry, graph, deployment)
+    factor = usual if factor is None else factor
+    sample = telemetry.link if _current(status, telemetry) and telemetry else LinkSample()
+    return NodeView(
+        node=status.node,
+        incarnation=status.incarnation,
+        zone=status.zone,
+        weight_bytes=max(0, capabilities.weight_bytes - _others_bytes(status, deployment)),
+        unit_s=tuple(estimate_s(capabilities, unit) * factor for unit in graph.units),
+        link=_link(sample),
+        spare=status.spare,
+    )
+
+
+def views(
+    reports: Iterable[tuple[NodeStatus, Telemetry | None]], graph: ModelGraph, deployment: str
+) -> tuple[NodeView, ...]:
+    """The nodes that can be planned with: online, and telling what their hardware can do.
+
+    Untried nodes are corrected by the median of the tried ones.
+    """
+    able = [(s, t) for s, t in reports if s.state == "online" and _is_sound(s.capabilities)]
+    known = [factor for s, t in able if (factor := correction(s, t, graph, deployment)) is not None]
+    usual = median(known) if known else 1.0
+    return tuple(view(s, t, graph, deployment, usual=usual) for s, t in able)
+
+
+def _is_sound(capabilities: Capabilities | None) -> bool:
+    return (
+        capabilities is not None
+        and capabilities.gflops > 0
+        and capabilities.memory_gib_s > 0
+        and 0 <= capabilities.overhead_ms < math.inf
+        and capabilities.weight_bytes >= 0
+    )
+
+
+def _sound(status: NodeStatus) -> Capabilities:
+    if status.capabilities is None or not _is_sound(status.capabilities):
+        raise ConfigError(
+            f"node {status.node}: its status gives no usable capabilities; gflops and "
+            "memory_gib_s must be above 0, overhead_ms and weight_bytes 0 or more"
+        )
+    return status.capabilities
+
+
+def _current(status: NodeStatus, telemetry: Telemetry | None) -> bool:
+    return telemetry is not None and telemetry.incarnation == status.incarnation
+
+
+def _served(
+    status: NodeStatus, telemetry: Telemetry | None, graph: ModelGraph, deployment: str
+) -> list[tuple[UnitRange, float]]:
+    if telemetry is None or not _current(status, telemetry):
+        return []
+    return [
+        (load.units, load.compute_ms)
+        for load in telemetry.segments
+        if load.deployment == deployment
+        and _inside(load.units, graph)
+        and load.compute_ms is not None
+        and _positive(load.compute_ms)
+    ]
+
+
+def _warmed(
+    status: NodeStatus, graph: ModelGraph, deployment: str
+) -> list[tuple[UnitRange, float]]:
+    return [
+        (holding.units, holding.warm_ms)
+        for holding in status.holdings
+        if holding.deployment == deployment
+        and _inside(holding.units, graph)
+        and holding.warm_ms is not None
+        and _positive(holding.warm_ms)
+    ]
+
+
+def _inside(units: UnitRange, graph: ModelGraph) -> bool:
+    return 0 <= units.start < units.stop <= len(graph.units)
+
+
+def _positive(value: float) -> bool:
+    return 0 < value < math.inf
+
+
+def _others_bytes(status: NodeStatus, deployment: str) -> int:
+    """Bytes of weights that other deployments hold here, or are about to.
+
+    Segments of one deployment share the units they have in common, where its graph is known.
+    """
+    others: dict[str, list[HoldingReport]] = {}
+    for holding in status.holdings:
+        if holding.deployment != deployment and holding.state != "failed":
+            others.setdefault(holding.deployment, []).append(holding)
+    total = 0
+    for name, holdings in others.items():
+        graph = status.graph(name)
+        if graph is None:
+            total += sum(holding.weight_bytes for holding in holdings)
+        else:
+            total += held_bytes(graph, {u for holding in holdings for u in range(*holding.units)})
+    return total
+
+
+def held_bytes(graph: ModelGraph, units: Iterable[int]) -> int:
+    """Bytes of weights of any units held together, shared weights counted once."""
+    held = {unit for unit in units if unit in graph.whole}
+    total = sum(graph.units[unit].weight_bytes for unit in held)
+    for tie in graph.ties:
+        total -= max(0, len(held.intersection(tie.units)) - 1) * tie.weight_bytes
+    return total
+
+
+def _link(sample: LinkSample) -> Link:
+    return Link(
+        up_mbit_s=_rate(sample.up_mbit_s),
+        down_mbit_s=_rate(sample.down_mbit_s),
+        rtt_ms=DEFAULT_RTT_MS
+        if sample.rtt_ms is None or not 0 <= sample.rtt_ms < math.inf
+        else sample.rtt_ms,
+    )
+
+
+def _rate(measured: float | None) -> float:
+    return DEFAULT_MBIT_S if measured is None or not measured >= 0 else measured

@@ -1,0 +1,305 @@
+"""The worker process: connections, engines and time around the node's state machine.
+
+Everything enters `_dispatch` as an event and leaves as effects; what an effect needs that takes
+time runs in a task of its own and comes back as another event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from dsi_mqtt.core import effects as fx
+from dsi_mqtt.core import events as ev
+from dsi_mqtt.core.message import Activation, Header
+from dsi_mqtt.core.node import Telemetry
+from dsi_mqtt.core.table import BrokerUrls
+from dsi_mqtt.core.worker import Worker
+from dsi_mqtt.engine.base import EngineFactory
+from dsi_mqtt.errors import ConnectionLostError, WireError
+from dsi_mqtt.transport.base import (
+    ConnectOptions,
+    ControlConnection,
+    DataConnection,
+    Message,
+    Transport,
+    Will,
+)
+from dsi_mqtt.transport.lasting import keep_connected
+from dsi_mqtt.wire.topics import Topics
+from dsi_mqtt.worker.doorway import Doorway
+from dsi_mqtt.worker.echo import Echo
+from dsi_mqtt.worker.engines import EngineHost
+from dsi_mqtt.worker.port import ActivationPort
+from dsi_mqtt.worker.reader import NONCE, ControlReader
+from dsi_mqtt.worker.vitals import Vitals, measure_capabilities, peak_rss_bytes
+
+log = logging.getLogger(__name__)
+
+TICK_S: Final = 0.05
+KEEP_ALIVE_S: Final = 4
+DATA_HOLD_BYTES: Final = 512 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerConfig:
+    """What a node is told when it starts; everything else it measures or reads from topics.
+
+    brokers: its home brokers. weight_cap: bytes of weights it may hold; None takes a share of the
+    free memory. telemetry_s: between two telemetry messages.
+    """
+
+    node: str
+    zone: str
+    brokers: BrokerUrls
+    root: str
+    weight_cap: int | None = None
+    threads: int = 1
+    spare: bool = False
+    model_root: Path | None = None
+    telemetry_s: float = 0.5
+    retry_notice: Callable[[Exception], None] | None = None
+
+
+class WorkerProcess:
+    """One node. `run` serves until it is cancelled, then says goodbye."""
+
+    def __init__(self, config: WorkerConfig, transport: Transport, factory: EngineFactory) -> None:
+        self._config = config
+        self._transport = transport
+        self._topics = Topics(config.root)
+        self._machine = Worker(
+            config.node,
+            os.urandom(4).hex(),
+            zone=config.zone,
+            capabilities=measure_capabilities(config.threads, config.weight_cap),
+            brokers=config.brokers,
+            pid=os.getpid(),
+            spare=config.spare,
+        )
+        self._engines = EngineHost(factory, self._dispatch, config.model_root)
+        self._port = ActivationPort(
+            config.node,
+            self._topics,
+            arrived=self._arrived,
+            broke=self._broke,
+            clock=time.monotonic,
+        )
+        self._echo = Echo(self._topics.echo.name(node=config.node), time.monotonic)
+        self._reader = ControlReader(self._topics, config.node)
+        self._doorways: dict[str, Doorway] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._control: ControlConnection | None = None
+        self._status_changed = asyncio.Event()
+        self._vitals = Vitals()
+        self._sequence = 0
+        self._perform: dict[type, Callable[[Any], None]] = {
+            fx.OpenModel: lambda e: self._engines.open(e.deployment),
+            fx.CloseModel: lambda e: self._engines.close(e.deployment),
+            fx.LoadUnits: lambda e: self._engines.load(e.deployment, e.units),
+            fx.DropUnits: lambda e: self._engines.drop(e.deployment, e.units),
+            fx.ReportStatus: lambda _: self._status_changed.set(),
+            fx.Compute: self._engines.compute,
+            fx.Transmit: self._transmit,
+            fx.OpenIngress: lambda e: self._doorway(e.deployment).open(e),
+            fx.CloseIngress: self._close_ingress,
+            fx.EchoNonce: self._echo_nonce,
+            fx.PublishReply: lambda e: self._doorway(e.deployment).publish(e),
+            fx.Acknowledge: lambda e: self._doorway(e.deployment).acknowledge(e),
+            fx.WriteRecord: lambda e: self._doorway(e.deployment).publish(e),
+            fx.ClearRetained: lambda e: self._doorway(e.deployment).publish(e),
+        }
+
+    async def run(self) -> None:
+        """Serves for ever. Raises what cannot be mended by connecting again."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._keep_control(), name="control")
+                group.create_task(self._keep_data(), name="data")
+                group.create_task(self._tick(), name="tick")
+                group.create_task(self._send_telemetry(), name="telemetry")
+        finally:
+            self._engines.shut_down()
+            for task in self._tasks:
+                task.cancel()
+
+    # --- events in, effects out ---------------------------------------------------------------
+
+    def _dispatch(self, event: ev.Event) -> None:
+        for effect in self._machine.handle(event, time.monotonic()):
+            self._perform[type(effect)](effect)
+
+    def _arrived(self, activation: Activation) -> None:
+        self._dispatch(ev.ActivationArrived(activation))
+
+    def _broke(self, header: Header) -> None:
+        self._dispatch(ev.ActivationBroke(header))
+
+    def _transmit(self, effect: fx.Transmit) -> None:
+        if effect.receiver == self._config.node:
+            # A later turn of the loop, so that a chain within one node cannot nest calls.
+            asyncio.get_running_loop().call_soon(self._arrived, effect.activation)
+        else:
+            self._port.send(effect.receiver, effect.activation)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self._port.tick()
+            self._dispatch(ev.Ticked())
+
+    # --- doors --------------------------------------------------------------------------------
+
+    def _doorway(self, deployment: str) -> Doorway:
+        doorway = self._doorways.get(deployment)
+        if doorway is None:
+            doorway = self._doorways[deployment] = Doorway(
+                deployment, self._transport, self._topics, self._dispatch
+            )
+        return doorway
+
+    def _close_ingress(self, effect: fx.CloseIngress) -> None:
+        doorway = self._doorways.get(effect.deployment)
+        if doorway is not None:
+            self._start(doorway.close(forget=effect.forget), f"close door {effect.deployment}")
+
+    def _echo_nonce(self, effect: fx.EchoNonce) -> None:
+        """Asks the control broker whether it hears us; without it nothing comes back."""
+        control = self._control
+        if control is None:
+            return
+        name = self._echo.topic
+
+        async def run() -> None:
+            try:
+                await control.publish(Message(name, NONCE + effect.deployment.encode()))
+            except ConnectionLostError:
+                log.debug("control is away; the nonce is sent again later")
+
+        self._start(run(), f"nonce {effect.deployment}")
+
+    def _start(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- control ------------------------------------------------------------------------------
+
+    async def _keep_control(self) -> None:
+        will = Will(
+            self._topics.status.name(node=self._config.node),
+            self._topics.status.payload.encode(self._machine.will()),
+        )
+        options = ConnectOptions(keep_alive_s=KEEP_ALIVE_S, will=will)
+
+        async def connect() -> ControlConnection:
+            return await self._transport.control(self._config.brokers.control, options)
+
+        await keep_connected(connect, self._serve_control, notice=self._config.retry_notice)
+
+    async def _serve_control(self, connection: ControlConnection) -> None:
+        self._control = connection
+        try:
+            for topic_filter in self._reader.filters():
+                await connection.subscribe(topic_filter, qos=1)
+            self._dispatch(ev.ControlReconnected())
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._publish_status(connection))
+                async for message in connection.messages():
+                    self._control_message(message)
+        except asyncio.CancelledError:
+            await self._say_goodbye(connection)
+            raise
+        finally:
+            self._control = None
+
+    async def _publish_status(self, connection: ControlConnection) -> None:
+        """Writes the newest status whenever it has changed; several changes make one message."""
+        topic = self._topics.status.name(node=self._config.node)
+        while True:
+            await self._status_changed.wait()
+            self._status_changed.clear()
+            payload = self._topics.status.payload.encode(self._machine.status())
+            await connection.publish(Message(topic, payload, qos=1, retain=True))
+
+    async def _say_goodbye(self, connection: ControlConnection) -> None:
+        topic = self._topics.status.name(node=self._config.node)
+        payload = self._topics.status.payload.encode(self._machine.will())
+        try:
+            await connection.publish(Message(topic, payload, qos=1, retain=True))
+            await connection.close()
+        except ConnectionLostError:
+            log.debug("the broker was gone before the farewell")
+
+    def _control_message(self, message: Message) -> None:
+        try:
+            event = self._reader.event(message)
+        except WireError as error:
+            log.warning("%s is ignored: %s", message.topic, error)
+            return
+        if event is not None:
+            self._dispatch(event)
+
+    # --- data ---------------------------------------------------------------------------------
+
+    async def _keep_data(self) -> None:
+        options = ConnectOptions(keep_alive_s=KEEP_ALIVE_S, hold_bytes=DATA_HOLD_BYTES)
+
+        async def connect() -> DataConnection:
+            return await self._transport.data(self._config.brokers.data, options)
+
+        await keep_connected(connect, self._serve_data, notice=self._config.retry_notice)
+
+    async def _serve_data(self, connection: DataConnection) -> None:
+        await connection.subscribe(self._port.topic_filter)
+        await connection.subscribe(self._echo.topic)
+        self._port.attach(connection)
+        self._dispatch(ev.DataReconnected())
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._port.send_waiting(connection))
+                group.create_task(self._echo.send(connection))
+                async for message in connection.messages():
+                    if message.topic == self._echo.topic:
+                        self._echo.returned(message)
+                    else:
+                        self._port.receive(message)
+        finally:
+            self._port.detach()
+
+    # --- telemetry ----------------------------------------------------------------------------
+
+    async def _send_telemetry(self) -> None:
+        topic = self._topics.telemetry.name(node=self._config.node)
+        while True:
+            await asyncio.sleep(self._config.telemetry_s)
+            control = self._control
+            if control is None:
+                continue
+            payload = self._topics.telemetry.payload.encode(self._telemetry())
+            try:
+                await control.publish(Message(topic, payload))
+            except ConnectionLostError:
+                log.debug("control is away; telemetry waits")
+
+    def _telemetry(self) -> Telemetry:
+        self._sequence += 1
+        return Telemetry(
+            node=self._config.node,
+            incarnation=self._machine.incarnation,
+            sequence=self._sequence,
+            cpu=self._vitals.cpu(),
+            rss_bytes=self._vitals.rss_bytes(),
+            peak_rss_bytes=peak_rss_bytes(),
+            memory_free_bytes=self._vitals.memory_free_bytes(),
+            echo_age_s=self._echo.age_s(),
+            link=self._echo.link(),
+            segments=self._machine.segment_loads(),
+            doors=self._machine.door_loads(),
+        )

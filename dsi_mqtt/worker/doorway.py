@@ -1,0 +1,242 @@
+"""Input and output of one door: the ingress connection and the one its answers leave by.
+
+They are two connections, because the ingress is not read while the door holds all it may, and
+then the broker's acknowledgements of answers would not be read either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+import xxhash
+
+from dsi_mqtt.core import events as ev
+from dsi_mqtt.core.effects import (
+    Acknowledge,
+    ClearRetained,
+    OpenIngress,
+    PublishReply,
+    WriteRecord,
+)
+from dsi_mqtt.core.request import Input, ParsedInput
+from dsi_mqtt.core.table import Door
+from dsi_mqtt.errors import InvalidInputError, TransportError
+from dsi_mqtt.transport.base import ConnectOptions, DataConnection, Message, Transport
+from dsi_mqtt.transport.lasting import keep_connected
+from dsi_mqtt.transport.retained import read_retained
+from dsi_mqtt.wire.inputs import answer_error, answer_ok, parse_input
+from dsi_mqtt.wire.topics import Topics
+
+log = logging.getLogger(__name__)
+
+SESSION_EXPIRY_S: Final = 7 * 24 * 3600
+REQUEST_ID_BYTES: Final = 16
+
+Emit = Callable[[ev.Event], None]
+Outgoing = PublishReply | WriteRecord | ClearRetained
+
+
+class Doorway:
+    """Shell of one deployment's door on this node."""
+
+    def __init__(self, deployment: str, transport: Transport, topics: Topics, emit: Emit) -> None:
+        self._deployment = deployment
+        self._transport = transport
+        self._topics = topics
+        self._emit = emit
+        self._door: Door | None = None
+        self._ingress: asyncio.Task[None] | None = None
+        self._answers: asyncio.Task[None] | None = None
+        self._connection: DataConnection | None = None
+        self._held: dict[int, Message] = {}
+        self._receipts = 0
+        self._leaving: asyncio.Queue[Outgoing] = asyncio.Queue()
+
+    def open(self, effect: OpenIngress) -> None:
+        if self._answers is None:
+            self._answers = asyncio.create_task(
+                self._keep_answering(effect.door.ingress), name=f"answers {self._deployment}"
+            )
+        self._end_ingress()
+        self._door = effect.door
+        self._ingress = asyncio.create_task(
+            self._receive(effect), name=f"ingress {self._deployment}"
+        )
+
+    def acknowledge(self, effect: Acknowledge) -> None:
+        message = self._held.pop(effect.receipt, None)
+        if message is not None and self._connection is not None:
+            self._connection.acknowledge_soon(message)
+
+    def publish(self, effect: Outgoing) -> None:
+        """Sends now or when the connection is there again; the machine repeats what is lost."""
+        self._leaving.put_nowait(effect)
+
+    async def close(self, *, forget: bool) -> None:
+        """Leaves the MQTT session for the next door, or ends it at the broker."""
+        self._end_ingress()
+        if self._answers is not None:
+            self._answers.cancel()
+            self._answers = None
+        if forget and self._door is not None:
+            options = ConnectOptions(client_id=self._door.session)  # ends with the connection
+            try:
+                connection = await self._transport.data(self._door.ingress, options)
+                await connection.close()
+            except TransportError as error:
+                log.info("the session of %s is left to expire: %s", self._deployment, error)
+
+    # --- ingress ------------------------------------------------------------------------------
+
+    def _end_ingress(self) -> None:
+        if self._ingress is not None:
+            self._ingress.cancel()
+            self._ingress = None
+        self._held.clear()
+
+    async def _receive(self, effect: OpenIngress) -> None:
+        door = effect.door
+        options = ConnectOptions(
+            client_id=door.session,
+            clean_start=False,
+            session_expiry_s=SESSION_EXPIRY_S,
+            hold_count=effect.hold_count,
+            hold_bytes=effect.hold_bytes,
+        )
+        connection: DataConnection | None = None
+        try:
+            await self._find_records(door.ingress)
+            connection = await self._transport.data(door.ingress, options)
+            self._connection = connection
+            await connection.subscribe(
+                self._topics.input.filter(deployment=self._deployment), qos=1
+            )
+            self._emit(ev.IngressOpened(self._deployment))
+            async for message in connection.messages():
+                self._admit(message)
+        except TransportError as error:
+            log.info("ingress of %s: %s", self._deployment, error)
+        finally:
+            if self._connection is connection:
+                self._connection = None
+            if connection is not None:
+                await connection.close()
+        self._emit(ev.IngressLost(self._deployment))
+
+    async def _find_records(self, url: str) -> None:
+        """Counts of earlier doors come before the first input."""
+        connection = await self._transport.data(url, ConnectOptions())
+        marker = self._topics.echo.name(node=f"door-{os.urandom(8).hex()}")
+        records = self._topics.redelivery.filter(deployment=self._deployment)
+        try:
+            found = await read_retained(connection, [records], marker)
+        finally:
+            await connection.close()
+        for message in found:
+            record = self._topics.redelivery.payload.decode(message.payload)
+            self._emit(ev.RecordFound(self._deployment, record))
+
+    def _admit(self, message: Message) -> None:
+        payload = bytes(message.payload)
+        parts = self._topics.input.parts(message.topic)
+        if parts is None or not payload:
+            self._acknowledge(message)  # an empty payload only clears a retained one
+            return
+        device = parts["device"]
+        try:
+            parsed = parse_input(payload, message.content_type)
+        except InvalidInputError as error:
+            parsed = ParsedInput(None, message.content_type or "", b"", str(error))
+        own = self._topics.answers(self._deployment, device)
+        asked = message.response_topic
+        foreign = asked is not None and (
+            not asked.startswith(own) or asked == own or bool(set(asked) & set("+#\0"))
+        )
+        self._receipts += 1
+        self._held[self._receipts] = message
+        given = Input(
+            receipt=self._receipts,
+            request=os.urandom(REQUEST_ID_BYTES),
+            device=device,
+            parsed=parsed,
+            digest=xxhash.xxh3_64_hexdigest(message.topic.encode() + b"\0" + payload),
+            nbytes=len(payload),
+            correlation=message.correlation_data,
+            response_topic=None if foreign else asked,
+            foreign_topic=foreign,
+            duplicate=message.duplicate,
+            retained=message.retain,
+            expiry_s=message.expiry_s,
+        )
+        self._emit(ev.InputArrived(self._deployment, given))
+
+    def _acknowledge(self, message: Message) -> None:
+        if self._connection is not None:
+            self._connection.acknowledge_soon(message)
+
+    # --- answers ------------------------------------------------------------------------------
+
+    async def _keep_answering(self, url: str) -> None:
+        async def connect() -> DataConnection:
+            return await self._transport.data(url, ConnectOptions())
+
+        await keep_connected(connect, self._answer)
+
+    async def _answer(self, connection: DataConnection) -> None:
+        """Publishes everything that leaves, several at once; ends with the connection."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_watch(connection))
+            while True:
+                effect = await self._leaving.get()
+                group.create_task(self._send(connection, effect))
+
+    async def _send(self, connection: DataConnection, effect: Outgoing) -> None:
+        try:
+            await connection.publish(self._message(effect))
+        except TransportError:
+            self._leaving.put_nowait(effect)
+            raise
+        if isinstance(effect, PublishReply):
+            self._emit(ev.ReplyPublished(self._deployment, effect.request))
+        elif isinstance(effect, WriteRecord) and effect.record.count:
+            self._emit(ev.RecordWritten(self._deployment, effect.record))
+
+    def _message(self, effect: Outgoing) -> Message:
+        if isinstance(effect, ClearRetained):
+            topic = self._topics.input.name(deployment=self._deployment, device=effect.device)
+            return Message(topic, b"", qos=1, retain=True)
+        if isinstance(effect, WriteRecord):
+            record = effect.record
+            key = xxhash.xxh3_64_hexdigest(record.key.encode())
+            topic = self._topics.redelivery.name(deployment=self._deployment, key=key)
+            payload = self._topics.redelivery.payload.encode(record) if record.count else b""
+            return Message(topic, payload, qos=1, retain=True)
+        reply = effect.reply
+        topic = reply.topic or self._topics.result.name(
+            deployment=self._deployment, device=reply.device
+        )
+        message = Message(
+            topic, b"", qos=1, content_type="application/json", correlation_data=reply.correlation
+        )
+        if reply.failure is not None:
+            return replace(
+                message,
+                payload=answer_error(reply.identity, reply.failure),
+                user_properties=(("status", "error"), ("code", reply.failure.code)),
+            )
+        return replace(
+            message,
+            payload=answer_ok(reply.identity, reply.content_type, reply.body),
+            user_properties=(("status", "ok"),),
+        )
+
+
+async def _watch(connection: DataConnection) -> None:
+    """Notices the end of a connection that only sends."""
+    async for _ in connection.messages():
+        pass

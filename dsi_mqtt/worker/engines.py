@@ -1,0 +1,161 @@
+"""Engines on their own threads: opening, verifying, loading and computing off the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dsi_mqtt.core import events as ev
+from dsi_mqtt.core.deployment import Deployment
+from dsi_mqtt.core.effects import Compute
+from dsi_mqtt.core.message import Failure
+from dsi_mqtt.core.model import ModelSpec, UnitRange
+from dsi_mqtt.engine.base import Engine, EngineFactory
+from dsi_mqtt.errors import DsiError, RequestError, WireError, one_sentence
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Emit = Callable[[ev.Event], None]
+
+
+class EngineHost:
+    """One engine and one thread for each deployment. Results come back as events.
+
+    model_root: where checkpoint folders lie on this machine, if not where the deployment says.
+    """
+
+    def __init__(self, factory: EngineFactory, emit: Emit, model_root: Path | None = None) -> None:
+        self._factory = factory
+        self._emit = emit
+        self._model_root = model_root
+        self._engines: dict[str, Engine] = {}
+        self._threads: dict[str, ThreadPoolExecutor] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def open(self, deployment: Deployment) -> None:
+        name, model = deployment.name, self._local(deployment.model)
+
+        def work() -> Engine:
+            engine = self._factory.open(model)
+            engine.verify()
+            return engine
+
+        async def run() -> None:
+            try:
+                engine = await self._on_thread(name, work)
+            except Exception as error:  # a user's model may raise anything
+                log.debug("opening %s failed", name, exc_info=True)
+                self._emit(ev.ModelRefused(name, _sentence(error)))
+            else:
+                self._engines[name] = engine
+                self._emit(ev.ModelOpened(name, engine.graph))
+
+        self._start(run(), f"open {name}")
+
+    def close(self, deployment: str) -> None:
+        """Forgets the engine; its thread ends when its last job has."""
+        self._engines.pop(deployment, None)
+        thread = self._threads.pop(deployment, None)
+        if thread is not None:
+            thread.shutdown(wait=False, cancel_futures=True)
+
+    def load(self, deployment: str, units: UnitRange) -> None:
+        engine = self._engines.get(deployment)
+
+        def work() -> float:
+            if engine is None:
+                raise RuntimeError(f"{deployment} is not open here")
+            engine.load(units)
+            return engine.warm_up(units)
+
+        async def run() -> None:
+            try:
+                seconds = await self._on_thread(deployment, work)
+            except Exception as error:
+                log.debug("loading %s %s failed", deployment, units, exc_info=True)
+                self._emit(ev.UnitsFailed(deployment, units, _sentence(error)))
+            else:
+                self._emit(ev.UnitsLoaded(deployment, units, seconds * 1000))
+
+        self._start(run(), f"load {deployment} {units}")
+
+    def drop(self, deployment: str, units: UnitRange) -> None:
+        engine, thread = self._engines.get(deployment), self._threads.get(deployment)
+        if engine is not None and thread is not None:
+            thread.submit(engine.drop, units)
+
+    def compute(self, job: Compute) -> None:
+        engine = self._engines.get(job.deployment)
+        loop = asyncio.get_running_loop()
+        if engine is None:
+            failure = Failure("unavailable", "the model was closed here; try again")
+            loop.call_soon(self._emit, ev.ComputeFailed(job.job, failure))
+            return
+
+        def work() -> None:
+            event = _computed(engine, job, loop.time)
+            # The loop may be gone when a worker is ended in mid-computation.
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self._emit, event)
+
+        self._thread(job.deployment).submit(work)
+
+    def shut_down(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        for name in list(self._threads):
+            self.close(name)
+
+    # --- parts --------------------------------------------------------------------------------
+
+    def _local(self, model: ModelSpec) -> ModelSpec:
+        """The model's folder as it is on this machine."""
+        if model.path is None or self._model_root is None or Path(model.path).exists():
+            return model
+        return replace(model, path=str(self._model_root / Path(model.path).name))
+
+    def _thread(self, deployment: str) -> ThreadPoolExecutor:
+        thread = self._threads.get(deployment)
+        if thread is None:
+            thread = self._threads[deployment] = ThreadPoolExecutor(1, f"engine {deployment}")
+        return thread
+
+    async def _on_thread(self, deployment: str, work: Callable[[], T]) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread(deployment), work)
+
+    def _start(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _computed(
+    engine: Engine, job: Compute, clock: Callable[[], float]
+) -> ev.Computed | ev.ComputeFailed:
+    started = clock()
+    try:
+        tensors = engine.forward(job.units, job.rows, job.tensors)
+    except RequestError as error:
+        return ev.ComputeFailed(job.job, Failure(error.code, str(error)))
+    except WireError as error:
+        return ev.ComputeFailed(job.job, Failure("invalid_input", str(error)))
+    except Exception as error:  # the model is a user's: whatever it raises fails one request
+        log.warning("the model raised on one input: %s", _sentence(error))
+        log.debug("what the model raised", exc_info=True)
+        return ev.ComputeFailed(
+            job.job, Failure("model_failed", one_sentence(f"the model raised {_sentence(error)}"))
+        )
+    return ev.Computed(job.job, tensors, clock() - started)
+
+
+def _sentence(error: BaseException) -> str:
+    if isinstance(error, DsiError):
+        return str(error)
+    return one_sentence(f"{type(error).__name__}: {error}")

@@ -1,0 +1,123 @@
+"""The activation port: activations out of and into one node, over its data connection.
+
+Small messages are written at once; large ones go out chunk by chunk from one task, so that the
+socket's back-pressure is felt and chunks of one edge keep their order. What is sent while the
+connection is away is lost, as on any QoS 0 edge: the door finds out by its probes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from dsi_mqtt.core.message import Activation, Header
+from dsi_mqtt.errors import WireError
+from dsi_mqtt.transport.base import DataConnection, Message
+from dsi_mqtt.wire.activation import (
+    CHUNK_BYTES,
+    Assembler,
+    BrokenActivationError,
+    encode,
+)
+from dsi_mqtt.wire.topics import Topics
+
+INLINE_MAX: Final = 64 * 1024
+UNFINISHED_S: Final = 10.0
+
+
+class ActivationPort:
+    """Sends and receives activations of one node.
+
+    arrived, broke: called on the event loop for each activation and for each that cannot be
+    completed; with `broke` the header says which attempt it was.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        topics: Topics,
+        *,
+        arrived: Callable[[Activation], None],
+        broke: Callable[[Header], None],
+        clock: Callable[[], float],
+        chunk_bytes: int = CHUNK_BYTES,
+    ) -> None:
+        self._node = node
+        self._topics = topics
+        self._arrived = arrived
+        self._broke = broke
+        self._clock = clock
+        self._chunk_bytes = chunk_bytes
+        self._assembler = Assembler()
+        self._names: dict[tuple[str, str, str], str] = {}
+        self._connection: DataConnection | None = None
+        self._waiting: deque[tuple[str, Activation]] = deque()
+        self._wake = asyncio.Event()
+        self.unreadable = 0
+
+    @property
+    def topic_filter(self) -> str:
+        """What this node's data connection subscribes to."""
+        return self._topics.activation.filter(receiver=self._node)
+
+    def attach(self, connection: DataConnection) -> None:
+        self._connection = connection
+
+    def detach(self) -> None:
+        """The connection is gone, and with it what was half sent or half received."""
+        self._connection = None
+        self._waiting.clear()
+        for header in self._assembler.clear():
+            self._broke(header)
+
+    def send(self, receiver: str, activation: Activation) -> None:
+        """Sends to another node. Never blocks, never raises."""
+        connection = self._connection
+        if connection is None:
+            return
+        header = activation.header
+        key = (receiver, header.deployment, header.kind)
+        topic = self._names.get(key)
+        if topic is None:
+            topic = self._names[key] = self._topics.activation.name(
+                receiver=receiver,
+                sender=self._node,
+                deployment=header.deployment,
+                kind=header.kind,
+            )
+        if not self._waiting and activation.nbytes <= INLINE_MAX:
+            for payload in encode(activation, chunk_bytes=self._chunk_bytes):
+                connection.publish_soon(Message(topic, payload))
+            return
+        self._waiting.append((topic, activation))
+        self._wake.set()
+
+    async def send_waiting(self, connection: DataConnection) -> None:
+        """Runs while `connection` lives: writes large activations as the socket takes them."""
+        while True:
+            await self._wake.wait()
+            while self._waiting:
+                topic, activation = self._waiting[0]
+                for payload in encode(activation, chunk_bytes=self._chunk_bytes):
+                    await connection.drained()
+                    connection.publish_soon(Message(topic, payload))
+                self._waiting.popleft()
+            self._wake.clear()
+
+    def receive(self, message: Message) -> None:
+        """One message of the activation topic."""
+        try:
+            activation = self._assembler.feed(message.payload, self._clock())
+        except BrokenActivationError as error:
+            self._broke(error.header)
+        except WireError:
+            self.unreadable += 1
+        else:
+            if activation is not None:
+                self._arrived(activation)
+
+    def tick(self) -> None:
+        for header in self._assembler.expire(self._clock(), UNFINISHED_S):
+            self._broke(header)

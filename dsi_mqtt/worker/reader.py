@@ -1,0 +1,71 @@
+"""Control messages as events of the node's state machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from dsi_mqtt.core import events as ev
+from dsi_mqtt.core.node import Desired
+from dsi_mqtt.transport.base import Message
+from dsi_mqtt.wire.topics import Topic, Topics
+
+NONCE: Final = b"nonce:"
+
+Parts = dict[str, str]
+Read = Callable[[Parts, bytes], ev.Event | None]
+
+
+class ControlReader:
+    """Knows what a node listens to, and what each message means. An empty payload is a removal."""
+
+    def __init__(self, topics: Topics, node: str) -> None:
+        self._topics = topics
+        self._node = node
+        self._readers: tuple[tuple[Topic[object], Read], ...] = (
+            (topics.status, self._status),
+            (topics.spec, self._spec),
+            (topics.table, self._table),
+            (topics.desired, self._desired),
+            (topics.echo, self._echo),
+        )
+
+    def filters(self) -> tuple[str, ...]:
+        topics = self._topics
+        return (
+            topics.status.filter(),
+            topics.spec.filter(),
+            topics.table.filter(),
+            topics.desired.name(node=self._node),
+            topics.echo.name(node=self._node),
+        )
+
+    def event(self, message: Message) -> ev.Event | None:
+        """Raises WireError when the payload is not what its topic promises."""
+        for topic, read in self._readers:
+            parts = topic.parts(message.topic)
+            if parts is not None:
+                return read(parts, bytes(message.payload))
+        return None
+
+    def _status(self, _parts: Parts, payload: bytes) -> ev.Event | None:
+        return ev.StatusArrived(self._topics.status.payload.decode(payload)) if payload else None
+
+    def _spec(self, parts: Parts, payload: bytes) -> ev.Event:
+        if not payload:
+            return ev.SpecGone(parts["deployment"])
+        return ev.SpecArrived(self._topics.spec.payload.decode(payload))
+
+    def _table(self, parts: Parts, payload: bytes) -> ev.Event | None:
+        if not payload:
+            return None
+        return ev.TableArrived(parts["deployment"], self._topics.table.payload.decode(payload))
+
+    def _desired(self, _parts: Parts, payload: bytes) -> ev.Event:
+        desired = self._topics.desired.payload.decode(payload) if payload else Desired()
+        return ev.DesiredArrived(desired)
+
+    def _echo(self, _parts: Parts, payload: bytes) -> ev.Event | None:
+        if not payload.startswith(NONCE):
+            return None
+        return ev.NonceReturned(payload.removeprefix(NONCE).decode(errors="replace"))
