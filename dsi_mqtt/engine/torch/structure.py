@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -34,14 +34,14 @@ class Structure:
 
     needs: names of the tensors a unit computes with.
     carried: inputs of the model whose values later units need, so that they cross every cut.
-    streams: bytes of the tensor that leaves the unit for the reference input, 0 after the head.
+    streams: the tensor that leaves the unit for the reference input, on meta; None after the head.
     flops: floating-point operations for the reference input.
     """
 
     blocks: tuple[str, ...]
     needs: tuple[frozenset[str], ...]
     carried: tuple[str, ...]
-    streams: tuple[int, ...]
+    streams: tuple[torch.Tensor | None, ...]
     flops: tuple[float, ...]
 
 
@@ -53,12 +53,14 @@ class Reference:
     known: frozenset[str] = frozenset()
 
 
-def find_structure(model: nn.Module, reference: Reference) -> Structure:
+def find_structure(
+    model: nn.Module, reference: Reference, levels: list[tuple[str, ...]]
+) -> Structure:
     """The finest structure whose flow is a chain. Raises SplitError when there is none.
 
     model: all weights phantom, each with its own name as source.
+    levels: candidates for the blocks, coarsest first.
     """
-    levels = block_levels(model)
     if not levels:
         raise SplitError(f"{type(model).__name__} has no list of like blocks to cut between")
     refusals = []
@@ -139,7 +141,7 @@ class _Trace:
     real: frozenset[str]
     count: FlopCount = field(default_factory=FlopCount)
     needs: list[frozenset[str]] = field(default_factory=list)
-    streams: list[int] = field(default_factory=list)
+    streams: list[torch.Tensor | None] = field(default_factory=list)
     flops: list[float] = field(default_factory=list)
     carried: set[str] = field(default_factory=set)
 
@@ -169,7 +171,7 @@ class _Trace:
     def finish(self, output: Any) -> None:
         if len(self.needs) != len(self.blocks) + 1:
             raise SplitError("the model returned before its last block was called")
-        self._close(sources_of(output), 0)
+        self._close(sources_of(output), None)
 
     def structure(self) -> Structure:
         return Structure(
@@ -185,10 +187,10 @@ class _Trace:
         stream = stream_of(value)
         if not isinstance(stream, Phantom):
             raise SplitError(f"no tensor enters {self._name(len(self.needs) + 1)}")
-        self._close(stream.sources, stream.nbytes)
+        self._close(stream.sources, stream.inner)
         return with_stream(value, phantom_like(stream, {f"{_STREAM}{len(self.needs)}"}))
 
-    def _close(self, sources: set[str], nbytes: int) -> None:
+    def _close(self, sources: set[str], stream: torch.Tensor | None) -> None:
         unit = len(self.needs)
         self._check(unit, sources)
         if unit:
@@ -197,7 +199,7 @@ class _Trace:
             }
         weights = (name for name in sources if not name.startswith((_INPUT, _STREAM)))
         self.needs.append(frozenset(weights))
-        self.streams.append(nbytes)
+        self.streams.append(stream)
         self.flops.append(self.count.take())
 
     def _check(self, unit: int, sources: set[str]) -> None:

@@ -1,0 +1,145 @@
+"""The engine over torch: bodies and activations in, segments computed, activations and answers out.
+
+One-pass requests only. A generation's caches will hang on its session, with one slot for each of
+the model's layers wherever the units are, for lengths are read from slots that a segment does not
+fill itself.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NoReturn, Protocol
+
+import torch
+
+from dsi_mqtt.core.activation import JSON, Row, Tensors, pack_body, unpack_body
+from dsi_mqtt.core.model import ModelGraph, UnitRange
+from dsi_mqtt.engine.torch.crossing import pack, unpack
+from dsi_mqtt.engine.torch.requests import Request
+from dsi_mqtt.engine.torch.split import SplitModel
+from dsi_mqtt.errors import ModelFailedError
+
+_WARM_PASSES: Final = 3
+
+
+class Purpose(Protocol):
+    """What a model is for: from a body to its inputs, from its output to an answer."""
+
+    def prepare(self, units: UnitRange, last: int) -> None:
+        """Loads what `units` need besides weights, such as a tokenizer. last: the head's unit."""
+
+    def read(self, content_type: str, body: bytes) -> Request: ...
+
+    def reference(self) -> Request: ...
+
+    def extra(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+        """Further keyword arguments of the head."""
+
+    def answer(
+        self, output: Any, inputs: Mapping[str, torch.Tensor], *, batched: bool
+    ) -> bytes: ...
+
+
+class TorchEngine:
+    """See `engine.base.Engine`."""
+
+    def __init__(
+        self,
+        graph: ModelGraph,
+        model: SplitModel,
+        purpose: Purpose,
+        verify: Callable[[], None],
+    ) -> None:
+        self._graph = graph
+        self._model = model
+        self._purpose = purpose
+        self._verify = verify
+        self._dtypes = {name: value.dtype for name, value in purpose.reference().inputs.items()}
+
+    @property
+    def graph(self) -> ModelGraph:
+        return self._graph
+
+    def verify(self) -> None:
+        self._verify()
+
+    def load(self, units: UnitRange) -> None:
+        self._model.load(units)
+        self._purpose.prepare(units, self._head)
+
+    def drop(self, units: UnitRange) -> None:
+        self._model.holding.drop(units)
+
+    def loaded_bytes(self) -> int:
+        return self._model.holding.held_bytes()
+
+    def warm_up(self, units: UnitRange) -> float:
+        self._require(units)
+        request = self._purpose.reference()
+        stream = None
+        if units.start:
+            hollow = self._model.structure.streams[units.start - 1]
+            assert hollow is not None  # noqa: S101 - only the head, the last unit, has none
+            stream = torch.zeros(hollow.shape, dtype=hollow.dtype)
+        seconds = []
+        for _ in range(_WARM_PASSES):
+            began = time.perf_counter()
+            self._run(units, request, stream)
+            seconds.append(time.perf_counter() - began)
+        return min(seconds)
+
+    def forward(self, units: UnitRange, rows: tuple[Row, ...], tensors: Tensors) -> Tensors:
+        self._require(units)
+        for row in rows:
+            if row.session:
+                self._refuse(row.session)
+        carried = self._model.structure.carried
+        stream = None
+        if units.start == 0:
+            request = self._purpose.read(*unpack_body(tensors))
+        else:
+            stream, request = unpack(tensors, carried, self._dtypes)
+        result = self._run(units, request, stream)
+        if units.stop <= self._head:
+            return pack(result, request, carried)
+        with torch.inference_mode():
+            answer = self._purpose.answer(result, request.inputs, batched=request.batched)
+        return pack_body(JSON, answer)
+
+    def open(self, session: str) -> None:
+        self._refuse(session)
+
+    def close(self, session: str) -> None:
+        self._refuse(session)
+
+    def state_bytes(self, session: str) -> int:
+        self._refuse(session)
+
+    def export_state(self, session: str, units: UnitRange, first: int, last: int) -> bytes:
+        del units, first, last
+        self._refuse(session)
+
+    def import_state(self, session: str, blob: bytes) -> None:
+        del blob
+        self._refuse(session)
+
+    @property
+    def _head(self) -> int:
+        return len(self._graph.units) - 1
+
+    def _run(self, units: UnitRange, request: Request, stream: torch.Tensor | None) -> Any:
+        inputs: dict[str, Any] = dict(request.inputs)
+        if units.stop > self._head:
+            inputs |= self._purpose.extra(request.inputs)
+        return self._model.run(units, inputs, stream)
+
+    def _require(self, units: UnitRange) -> None:
+        if not self._model.holding.holds(units):
+            raise ModelFailedError(f"units {units} are not loaded here")
+
+    def _refuse(self, session: str) -> NoReturn:
+        raise ModelFailedError(
+            f"session {session}: this model answers in one pass and keeps no sessions; "
+            "deploy it with kind: one-pass"
+        )
