@@ -178,7 +178,10 @@ class MemoryDataConnection(MemoryConnection):
             receipt = self._inbox.hold(packet_id, len(message.payload))
             self._inbox.put(replace(message, receipt=receipt))
 
-    async def acknowledge(self, message: Message) -> None:
+    def acknowledge(self, message: Message) -> None:
+        self.acknowledge_soon(message)
+
+    def acknowledge_soon(self, message: Message) -> None:
         self._check_live()
         packet_id = self._inbox.release(message.receipt)
         if packet_id is not None:

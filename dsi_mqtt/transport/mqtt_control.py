@@ -17,7 +17,6 @@ from typing import Any, Final, Self, TypeVar, cast
 
 import aiomqtt
 import paho.mqtt.client as paho
-from aiomqtt.exceptions import MqttConnectError
 from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -59,6 +58,7 @@ class MqttControlConnection:
         self._inbox = Inbox()
         self._limits = BrokerLimits()
         self._session_present = False
+        self._connack: ReasonCode | None = None
         self._end: str | None = None
         self._in_flight = asyncio.Semaphore(0)
         # QoS and who waits, by the packet id that is to be published; None is the end.
@@ -132,7 +132,7 @@ class MqttControlConnection:
         on_disconnect = cast("Callable[..., None]", self._paho.on_disconnect)
 
         def connected(*event: Any) -> None:  # noqa: ANN401 - paho's own signature, passed on
-            _, _, flags, _, properties = event
+            _, _, flags, self._connack, properties = event
             self._session_present = flags.session_present
             self._limits = granted_limits(properties)
             on_connect(*event)
@@ -163,11 +163,10 @@ class MqttControlConnection:
             self._in_flight.release()
 
     def _check_entered(self, entering: asyncio.Task[aiomqtt.Client]) -> None:
+        self._check_reason(self._connack, "the connection")
         if not entering.done():
             raise BrokerRefusedError(f"{self._end}; is it an MQTT 5 broker?")
         error = entering.exception()
-        if isinstance(error, MqttConnectError):
-            self._check_reason(error.rc, "the connection")
         if isinstance(error, aiomqtt.MqttError):
             raise unreachable(str(self._address), OSError(str(error)))
         entering.result()

@@ -125,7 +125,10 @@ class MqttDataConnection:
     def messages(self) -> AsyncIterator[Message]:
         return self._inbox
 
-    async def acknowledge(self, message: Message) -> None:
+    def acknowledge(self, message: Message) -> None:
+        self.acknowledge_soon(message)
+
+    def acknowledge_soon(self, message: Message) -> None:
         self._check_live()
         packet_id = self._inbox.release(message.receipt)
         if packet_id is not None:

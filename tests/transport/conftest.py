@@ -1,0 +1,231 @@
+"""Brokers of both transports behind one face, so that one suite holds both to one contract."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from itertools import count
+from pathlib import Path
+from typing import Any, Final, Literal, cast
+
+import pytest
+import pytest_asyncio
+
+from dsi_mqtt.errors import ConnectionLostError
+from dsi_mqtt.transport.base import (
+    BrokerLimits,
+    Connection,
+    ConnectOptions,
+    ControlConnection,
+    DataConnection,
+    Message,
+    Transport,
+)
+from dsi_mqtt.transport.memory import MemoryTransport
+from dsi_mqtt.transport.memory_broker import MemoryBroker
+from dsi_mqtt.transport.mosquitto import (
+    BrokerSettings,
+    MosquittoProcess,
+    data_settings,
+    find_mosquitto,
+)
+from dsi_mqtt.transport.mqtt import MqttTransport
+
+Kind = Literal["control", "data"]
+
+PACKET_MAX: Final = 16 * 1024 * 1024
+IN_FLIGHT_MAX: Final = 20
+PATIENCE_S: Final = 20.0  # no test waits this long for what will come
+
+_numbers = count()
+
+
+@dataclass
+class Site:
+    """A broker and the transport that reaches it, with names of this test's own on it."""
+
+    transport: Transport
+    url: str
+    stop: Callable[[], Awaitable[None]]
+    kill: Callable[[], Awaitable[None]]
+    number: int = field(default_factory=lambda: next(_numbers))
+    opened: list[Connection] = field(default_factory=list)
+
+    def name(self, suffix: str) -> str:
+        """A topic or client id that no other test uses."""
+        return f"t{self.number}/{suffix}"
+
+    async def control(self, client: str = "", **options: Any) -> ControlConnection:
+        connection = await self.transport.control(self.url, self._options(client, options))
+        self.opened.append(connection)
+        return connection
+
+    async def data(self, client: str = "", **options: Any) -> DataConnection:
+        connection = await self.transport.data(self.url, self._options(client, options))
+        self.opened.append(connection)
+        return connection
+
+    async def connect(self, kind: Kind, client: str = "", **options: Any) -> Connection:
+        if kind == "control":
+            return await self.control(client, **options)
+        return await self.data(client, **options)
+
+    async def close(self) -> None:
+        for connection in self.opened:
+            connection.abort()
+        for connection in self.opened:
+            await connection.close()
+
+    async def take(self, connection: Connection, wanted: int) -> list[Message]:
+        """The next messages, acknowledged where that is done by hand."""
+        taken: list[Message] = []
+        async with asyncio.timeout(PATIENCE_S):
+            while len(taken) < wanted:
+                message = await anext(connection.messages())
+                taken.append(message)
+                if message.receipt is not None:
+                    cast("DataConnection", connection).acknowledge(message)
+        return taken
+
+    async def hold(self, connection: DataConnection, wanted: int) -> list[Message]:
+        """The next messages, not acknowledged."""
+        async with asyncio.timeout(PATIENCE_S):
+            return [await anext(connection.messages()) for _ in range(wanted)]
+
+    async def settled(self, connection: Connection) -> None:
+        """Returns when the broker has dealt with all it was sent before, and the rest of us had
+        the time of two round trips to read what came of it.
+        """
+        for _ in range(2):
+            await connection.publish(Message(self.name("settled"), b"", qos=1))
+
+    async def end_of(self, connection: Connection) -> ConnectionLostError:
+        """The error that ends the iteration; whatever comes before it is taken."""
+        async with asyncio.timeout(PATIENCE_S):
+            try:
+                while True:
+                    await anext(connection.messages())
+            except ConnectionLostError as error:
+                return error
+
+    def _options(self, client: str, options: dict[str, Any]) -> ConnectOptions:
+        return ConnectOptions(client_id=self.name(client) if client else "", **options)
+
+
+@pytest.fixture(params=["control", "data"])
+def kind(request: pytest.FixtureRequest) -> Kind:
+    """What both kinds of connection share is tested on both."""
+    return cast("Kind", request.param)
+
+
+@pytest.fixture(params=["memory", "mosquitto"])
+def broker_kind(request: pytest.FixtureRequest) -> str:
+    return cast("str", request.param)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def shared_mosquitto() -> AsyncIterator[MosquittoProcess]:
+    async with MosquittoProcess(_settings()) as process:
+        yield process
+
+
+@pytest_asyncio.fixture
+async def site(broker_kind: str, shared_mosquitto: MosquittoProcess) -> AsyncIterator[Site]:
+    """A broker that outlives the test."""
+    made = _memory_site() if broker_kind == "memory" else _mosquitto_site(shared_mosquitto)
+    yield made
+    await made.close()
+
+
+@pytest_asyncio.fixture
+async def mortal_site(broker_kind: str) -> AsyncIterator[Site]:
+    """A broker of the test's own, to end."""
+    if broker_kind == "memory":
+        made = _memory_site()
+        yield made
+        await made.close()
+        return
+    async with MosquittoProcess(_settings()) as process:
+        made = _mosquitto_site(process)
+        yield made
+        await made.close()
+
+
+@pytest_asyncio.fixture
+async def locked_site(broker_kind: str, tmp_path: Path) -> AsyncIterator[Site]:
+    """A broker that admits only user `anna`, password `pa:ss`."""
+    if broker_kind == "memory":
+        made = _memory_site(users={"anna": "pa:ss"})
+        yield made
+        await made.close()
+        return
+    async with _locked_mosquitto(tmp_path) as url:
+        made = Site(MqttTransport(), url, _never, _never)
+        yield made
+        await made.close()
+
+
+@contextlib.asynccontextmanager
+async def _locked_mosquitto(folder: Path) -> AsyncIterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    with _start_locked(folder, port) as process:
+        try:
+            await _listening(port)
+            yield f"mqtt://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+
+
+def _start_locked(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    passwords, config = folder / "passwords", folder / "mosquitto.conf"
+    make = ["mosquitto_passwd", "-b", "-c", str(passwords), "anna", "pa:ss"]
+    subprocess.run(make, check=True, capture_output=True)
+    user = "user root\n" if os.geteuid() == 0 else ""  # who may read the password file
+    config.write_text(
+        f"listener {port} 127.0.0.1\nallow_anonymous false\npassword_file {passwords}\n{user}"
+    )
+    return subprocess.Popen([find_mosquitto(), "-c", config], stderr=subprocess.DEVNULL)
+
+
+async def _listening(port: int) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            with contextlib.suppress(ConnectionRefusedError):
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.close()
+                await writer.wait_closed()
+                return
+            await asyncio.sleep(0.01)
+
+
+def _settings() -> BrokerSettings:
+    return replace(data_settings(), max_packet_size=PACKET_MAX, max_inflight_messages=IN_FLIGHT_MAX)
+
+
+def _memory_site(users: dict[str, str] | None = None) -> Site:
+    broker = MemoryBroker(
+        limits=BrokerLimits(max_packet_size=PACKET_MAX, receive_max=IN_FLIGHT_MAX), users=users
+    )
+
+    async def stop() -> None:
+        broker.stop()
+
+    async def kill() -> None:
+        broker.kill()
+
+    return Site(MemoryTransport(broker), f"mem://{broker.name}", stop, kill)
+
+
+def _mosquitto_site(process: MosquittoProcess) -> Site:
+    return Site(MqttTransport(), process.url, process.stop, process.kill)
+
+
+async def _never() -> None:
+    raise AssertionError("this broker is not the test's to end")
