@@ -7,7 +7,7 @@ on the wire because Python reserves `from`: `source` and `target` are `from` and
 
 from __future__ import annotations
 
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar, cast
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -33,16 +33,20 @@ WIRE_CONFIG: Final = ConfigDict(
 
 
 class Codec(Generic[T]):
-    """JSON bytes ↔ a frozen dataclass, at most `limit` bytes in either direction."""
+    """JSON bytes ↔ a frozen dataclass, at most `limit` bytes in either direction.
+
+    pydantic hands a configuration down to plain dataclasses from what contains them, never to a
+    dataclass at the top: so the adapter's type is a tuple of one, whose brackets come off here.
+    """
 
     def __init__(self, kind: type[T], *, limit: int = CONTROL_MAX) -> None:
-        self._adapter: TypeAdapter[T] = TypeAdapter(kind, config=WIRE_CONFIG)
+        self._adapter: TypeAdapter[Any] = TypeAdapter(_tuple_of(kind), config=WIRE_CONFIG)
         self._limit = limit
         self._what = kind.__name__
 
     def encode(self, value: T) -> bytes:
         """Raises TooLargeError."""
-        payload = self._adapter.dump_json(value, by_alias=True)
+        payload: bytes = self._adapter.dump_json((value,), by_alias=True)[1:-1]
         if len(payload) > self._limit:
             raise TooLargeError(f"{self._what} of {len(payload)} bytes is over {self._limit}")
         return payload
@@ -52,16 +56,21 @@ class Codec(Generic[T]):
         if len(payload) > self._limit:
             raise TooLargeError(f"{self._what} of {len(payload)} bytes is over {self._limit}")
         try:
-            return self._adapter.validate_json(bytes(payload))
+            (value,) = self._adapter.validate_json(b"[%b]" % bytes(payload))
         except ValidationError as error:
             raise WireError(f"{self._what}: {first_complaint(error)}") from None
+        return cast("T", value)
+
+
+def _tuple_of(kind: type[object]) -> Any:  # noqa: ANN401 — a type made at run time
+    return tuple[kind]  # type: ignore[valid-type]
 
 
 def first_complaint(error: ValidationError) -> str:
-    """The first thing pydantic found wrong, as "field: what is wrong"."""
+    """The first thing pydantic found wrong in a tuple of one, as "field: what is wrong"."""
     complaint: Any = error.errors(include_url=False, include_context=False)[0]
     path = ""
-    for part in complaint["loc"]:
+    for part in complaint["loc"][1:]:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
     message = str(complaint["msg"])
     more = error.error_count() - 1

@@ -18,8 +18,8 @@ from dsi_mqtt.wire.topics import check_name
 FILE_MAX: Final = 1024 * 1024
 _DTYPES: Final = ("float32", "float16", "bfloat16")
 
-# In a file an unknown key is a spelling mistake, unlike on the wire.
-_strict: TypeAdapter[Deployment] = TypeAdapter(Deployment, config=ConfigDict(extra="forbid"))
+# In a file an unknown key is a spelling mistake, unlike on the wire. (Why a tuple: wire.control.)
+_strict: Final = TypeAdapter(tuple[Deployment], config=ConfigDict(extra="forbid"))
 
 
 def read_yaml(path: Path) -> list[dict[str, Any]]:
@@ -58,7 +58,7 @@ def deployment_of(document: dict[str, Any], path: Path) -> Deployment:
     """Validates one YAML document. `path` is named in errors; its folder anchors paths in it."""
     try:
         _expect_schema(document, schema.SCHEMA)
-        deployment = _strict.validate_python(document)
+        (deployment,) = _strict.validate_python((document,))
         _check(deployment)
     except ValidationError as error:
         raise ConfigError(f"{path.name}: {first_complaint(error)}") from None

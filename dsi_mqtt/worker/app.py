@@ -22,7 +22,7 @@ from dsi_mqtt.core.node import Telemetry
 from dsi_mqtt.core.table import BrokerUrls
 from dsi_mqtt.core.worker import Worker
 from dsi_mqtt.engine.base import EngineFactory
-from dsi_mqtt.errors import ConnectionLostError, WireError
+from dsi_mqtt.errors import ConnectionLostError, TransportError, WireError
 from dsi_mqtt.transport.base import (
     ConnectOptions,
     ControlConnection,
@@ -31,7 +31,7 @@ from dsi_mqtt.transport.base import (
     Transport,
     Will,
 )
-from dsi_mqtt.transport.lasting import keep_connected
+from dsi_mqtt.transport.lasting import Backoff, keep_connected, log_wait
 from dsi_mqtt.wire.topics import Topics
 from dsi_mqtt.worker.doorway import Doorway
 from dsi_mqtt.worker.echo import Echo
@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.05
 KEEP_ALIVE_S: Final = 4
+RECONNECT: Final = Backoff(last_s=3.0)
 DATA_HOLD_BYTES: Final = 512 * 1024 * 1024
 
 
@@ -64,7 +65,7 @@ class WorkerConfig:
     spare: bool = False
     model_root: Path | None = None
     telemetry_s: float = 0.5
-    retry_notice: Callable[[Exception], None] | None = None
+    on_wait: Callable[[TransportError, float], None] = log_wait
 
 
 class WorkerProcess:
@@ -201,7 +202,9 @@ class WorkerProcess:
         async def connect() -> ControlConnection:
             return await self._transport.control(self._config.brokers.control, options)
 
-        await keep_connected(connect, self._serve_control, notice=self._config.retry_notice)
+        await keep_connected(
+            connect, self._serve_control, backoff=RECONNECT, on_wait=self._config.on_wait
+        )
 
     async def _serve_control(self, connection: ControlConnection) -> None:
         self._control = connection
@@ -254,7 +257,9 @@ class WorkerProcess:
         async def connect() -> DataConnection:
             return await self._transport.data(self._config.brokers.data, options)
 
-        await keep_connected(connect, self._serve_data, notice=self._config.retry_notice)
+        await keep_connected(
+            connect, self._serve_data, backoff=RECONNECT, on_wait=self._config.on_wait
+        )
 
     async def _serve_data(self, connection: DataConnection) -> None:
         await connection.subscribe(self._port.topic_filter)

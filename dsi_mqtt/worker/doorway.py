@@ -25,7 +25,7 @@ from dsi_mqtt.core.effects import (
 )
 from dsi_mqtt.core.request import Input, ParsedInput
 from dsi_mqtt.core.table import Door
-from dsi_mqtt.errors import InvalidInputError, TransportError
+from dsi_mqtt.errors import ConnectionLostError, InvalidInputError, TransportError
 from dsi_mqtt.transport.base import ConnectOptions, DataConnection, Message, Transport
 from dsi_mqtt.transport.lasting import keep_connected
 from dsi_mqtt.transport.retained import read_retained
@@ -70,8 +70,8 @@ class Doorway:
 
     def acknowledge(self, effect: Acknowledge) -> None:
         message = self._held.pop(effect.receipt, None)
-        if message is not None and self._connection is not None:
-            self._connection.acknowledge_soon(message)
+        if message is not None:
+            self._acknowledge(message)
 
     def publish(self, effect: Outgoing) -> None:
         """Sends now or when the connection is there again; the machine repeats what is lost."""
@@ -176,8 +176,12 @@ class Doorway:
         self._emit(ev.InputArrived(self._deployment, given))
 
     def _acknowledge(self, message: Message) -> None:
-        if self._connection is not None:
-            self._connection.acknowledge_soon(message)
+        if self._connection is None:
+            return
+        try:
+            self._connection.acknowledge(message)
+        except ConnectionLostError:
+            log.debug("too late to acknowledge; the broker will repeat the input")
 
     # --- answers ------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from dsi_mqtt.core import events as ev
 from dsi_mqtt.core.node import Desired
@@ -22,7 +22,7 @@ class ControlReader:
     def __init__(self, topics: Topics, node: str) -> None:
         self._topics = topics
         self._node = node
-        self._readers: tuple[tuple[Topic[object], Read], ...] = (
+        self._readers: tuple[tuple[Topic[Any], Read], ...] = (
             (topics.status, self._status),
             (topics.spec, self._spec),
             (topics.table, self._table),

@@ -1,0 +1,226 @@
+"""The orchestrator process: two connections and a clock around its state machine.
+
+One connection observes; the other, with the leader's fixed client id, is the only one that tables
+go over. The second is never opened again by itself: losing it is losing the lead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from dsi_mqtt.core.leadership import GONE, DropLead, PublishLeader, TakeLead
+from dsi_mqtt.core.node import Leader
+from dsi_mqtt.core.orchestrator import Orchestrator, OrchestratorEffects
+from dsi_mqtt.core.served import ClearDocument, Decided, PublishDocument
+from dsi_mqtt.errors import TransportError, WireError
+from dsi_mqtt.transport.base import (
+    ConnectOptions,
+    ControlConnection,
+    Message,
+    Transport,
+    Will,
+)
+from dsi_mqtt.transport.lasting import Backoff, keep_connected, log_wait
+from dsi_mqtt.wire.topics import Topic, Topics
+
+log = logging.getLogger(__name__)
+
+TICK_S: Final = 0.05
+KEEP_ALIVE_S: Final = 4
+RECONNECT: Final = Backoff(last_s=3.0)
+
+Parts = dict[str, str]
+Read = Callable[[Parts, bytes], OrchestratorEffects]
+
+
+class OrchestratorProcess:
+    """One orchestrator. `run` serves until it is cancelled; several may run, one leads.
+
+    decided: called with every decision, for a log or a terminal.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        transport: Transport,
+        *,
+        root: str,
+        decided: Callable[[Decided], None] | None = None,
+        on_wait: Callable[[TransportError, float], None] = log_wait,
+    ) -> None:
+        self._url = url
+        self._transport = transport
+        self._topics = Topics(root)
+        self._decided = decided or _log_decision
+        self._on_wait = on_wait
+        self._machine = Orchestrator(os.urandom(4).hex(), lambda: secrets.token_hex(8))
+        self._lead: asyncio.Task[None] | None = None
+        self._outgoing: asyncio.Queue[Message] = asyncio.Queue()
+        self._readers: tuple[tuple[Topic[Any], Read], ...] = (
+            (self._topics.status, self._status),
+            (self._topics.telemetry, self._telemetry),
+            (self._topics.spec, self._spec),
+            (self._topics.table, self._table),
+            (self._topics.leader, self._leader),
+        )
+        self._perform: dict[type, Callable[[Any], None]] = {
+            TakeLead: self._take_lead,
+            DropLead: lambda _: self._drop_lead(),
+            PublishLeader: lambda e: self._publish(self._topics.leader, e.leader),
+            PublishDocument: lambda e: self._publish(
+                self._topics.table, e.document, deployment=e.deployment
+            ),
+            ClearDocument: lambda e: self._clear(e.deployment),
+            Decided: self._decided,
+        }
+
+    @property
+    def leading(self) -> bool:
+        return self._machine.leading
+
+    async def run(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._observe(), name="observe")
+                group.create_task(self._tick(), name="tick")
+        finally:
+            if self._lead is not None:
+                self._lead.cancel()
+                await asyncio.gather(self._lead, return_exceptions=True)
+
+    # --- events -------------------------------------------------------------------------------
+
+    def _act(self, effects: OrchestratorEffects) -> None:
+        for effect in effects:
+            self._perform[type(effect)](effect)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self._act(self._machine.tick(time.monotonic(), int(time.time())))
+
+    async def _observe(self) -> None:
+        async def connect() -> ControlConnection:
+            options = ConnectOptions(keep_alive_s=KEEP_ALIVE_S)
+            return await self._transport.control(self._url, options)
+
+        await keep_connected(connect, self._watch, backoff=RECONNECT, on_wait=self._on_wait)
+
+    async def _watch(self, connection: ControlConnection) -> None:
+        for topic, _ in self._readers:
+            await connection.subscribe(topic.filter(), qos=topic.qos)
+        self._machine.connected(time.monotonic())
+        try:
+            async for message in connection.messages():
+                self._read(message)
+        finally:
+            self._machine.disconnected()
+
+    def _read(self, message: Message) -> None:
+        for topic, read in self._readers:
+            parts = topic.parts(message.topic)
+            if parts is None:
+                continue
+            try:
+                self._act(read(parts, bytes(message.payload)))
+            except WireError as error:
+                log.warning("%s is ignored: %s", message.topic, error)
+            return
+
+    def _status(self, _parts: Parts, payload: bytes) -> OrchestratorEffects:
+        if not payload:
+            return []
+        status = self._topics.status.payload.decode(payload)
+        return self._machine.status_arrived(status, time.monotonic())
+
+    def _telemetry(self, _parts: Parts, payload: bytes) -> OrchestratorEffects:
+        telemetry = self._topics.telemetry.payload.decode(payload)
+        self._machine.telemetry_arrived(telemetry, time.monotonic())
+        return []
+
+    def _spec(self, parts: Parts, payload: bytes) -> OrchestratorEffects:
+        if payload:
+            self._machine.spec_arrived(self._topics.spec.payload.decode(payload))
+        else:
+            self._machine.spec_gone(parts["deployment"])
+        return []
+
+    def _table(self, parts: Parts, payload: bytes) -> OrchestratorEffects:
+        if not payload:
+            return []
+        document = self._topics.table.payload.decode(payload)
+        return self._machine.document_seen(parts["deployment"], document, time.monotonic())
+
+    def _leader(self, _parts: Parts, payload: bytes) -> OrchestratorEffects:
+        if not payload:
+            return []
+        leader = self._topics.leader.payload.decode(payload)
+        return self._machine.leader_seen(leader, time.monotonic())
+
+    # --- leading ------------------------------------------------------------------------------
+
+    def _take_lead(self, effect: TakeLead) -> None:
+        self._outgoing = asyncio.Queue()
+        self._lead = asyncio.create_task(self._hold_lead(effect), name="lead")
+
+    def _drop_lead(self) -> None:
+        if self._lead is not None:
+            self._lead.cancel()
+            self._lead = None
+
+    async def _hold_lead(self, effect: TakeLead) -> None:
+        farewell = self._topics.leader.payload.encode(Leader(effect.term, effect.nonce, GONE))
+        topic = self._topics.leader.name()
+        options = ConnectOptions(
+            client_id=f"{self._topics.root.replace('/', '-')}-leader",
+            keep_alive_s=KEEP_ALIVE_S,
+            will=Will(topic, farewell),
+        )
+        connection: ControlConnection | None = None
+        try:
+            connection = await self._transport.control(self._url, options)
+            self._act(self._machine.lead_taken(time.monotonic()))
+            while True:
+                await connection.publish(await self._outgoing.get())
+        except TransportError as error:
+            log.warning("the lead is lost: %s", error)
+            self._act(self._machine.lead_lost(time.monotonic()))
+        except asyncio.CancelledError:
+            if connection is not None:
+                await _leave(connection, Message(topic, farewell, qos=1, retain=True))
+            raise
+
+    def _publish(self, topic: Topic[Any], value: object, **parts: str) -> None:
+        payload = topic.payload.encode(value)
+        self._outgoing.put_nowait(
+            Message(topic.name(**parts), payload, qos=topic.qos, retain=topic.retain)
+        )
+
+    def _clear(self, deployment: str) -> None:
+        name = self._topics.table.name(deployment=deployment)
+        self._outgoing.put_nowait(Message(name, b"", qos=1, retain=True))
+
+
+async def _leave(connection: ControlConnection, farewell: Message) -> None:
+    try:
+        await connection.publish(farewell)
+        await connection.close()
+    except TransportError:
+        log.debug("the broker was gone before the farewell")
+
+
+def _log_decision(decided: Decided) -> None:
+    log.info("%s: %s, because %s (%s)", *_told(decided))
+
+
+def _told(decided: Decided) -> Sequence[str]:
+    places = "nothing"
+    if decided.plan is not None:
+        places = ", ".join(f"{s.units} on {s.node}" for s in decided.plan.segments)
+    return decided.deployment, decided.kind, decided.reason, places
