@@ -9,9 +9,11 @@ import torch
 from dsi_mqtt.core.model import ModelSpec
 from dsi_mqtt.engine.torch.checkpoint import open_checkpoint
 from dsi_mqtt.engine.torch.engine import TorchEngine
+from dsi_mqtt.engine.torch.own import OwnModel
+from dsi_mqtt.engine.torch.sequential import open_sequential
 from dsi_mqtt.errors import ConfigError
 
-__all__ = ["TorchEngine", "TorchFactory"]
+__all__ = ["OwnModel", "TorchEngine", "TorchFactory"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,4 +27,6 @@ class TorchFactory:
         torch.set_num_threads(self.threads)
         if model.tier == "layer":
             return open_checkpoint(model)
+        if model.tier == "sequential":
+            return open_sequential(model)
         raise ConfigError(f"model.tier is {model.tier!r}; torch opens 'layer' and 'sequential'")

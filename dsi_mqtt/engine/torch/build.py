@@ -31,7 +31,7 @@ DTYPES: Final = {
     "bfloat16": torch.bfloat16,
 }
 # Building patches globals of transformers, so one model at a time.
-_building: Final = threading.Lock()
+building: Final = threading.Lock()
 
 
 def model_dtype(name: str) -> torch.dtype:
@@ -97,7 +97,7 @@ def build_hollow(
     """
     config = copy.deepcopy(config)
     _set_dtype(config, dtype)
-    with _building:
+    with building:
         with ExitStack() as contexts:
             # Built in the default dtype and cast after: setting the default would change what a
             # segment computes meanwhile on another thread.

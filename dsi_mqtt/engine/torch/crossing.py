@@ -2,7 +2,8 @@
 
 | tensor | |
 |---|---|
-| `hidden_states` | the stream |
+| `hidden_states` | the stream, its dimensions in the order they lie in memory |
+| `order` | where that is not the stream's own order: the dimensions' places |
 | an input's name | its values, where later units need them (masks, as bool) |
 | `shape.` and an input's name | its dimensions as int64, where these suffice |
 | `batched` | whether a list was asked and is to be answered |
@@ -23,6 +24,7 @@ from dsi_mqtt.errors import WireError
 
 HIDDEN: Final = "hidden_states"
 BATCHED: Final = "batched"
+_ORDER: Final = "order"
 _SHAPE: Final = "shape."
 _MASK_SUFFIX: Final = "_mask"
 # No input has more elements; a shape that claims them is not computed with.
@@ -62,7 +64,13 @@ def from_wire(tensor: Tensor) -> torch.Tensor:
 
 def pack(stream: torch.Tensor, request: Request, carried: tuple[str, ...]) -> Tensors:
     """carried: inputs that cross with their values; the others cross as shapes."""
-    crossing = [to_wire(HIDDEN, stream), to_wire(BATCHED, torch.tensor(request.batched))]
+    order = _memory_order(stream)
+    crossing = [
+        to_wire(HIDDEN, stream.permute(order)),
+        to_wire(BATCHED, torch.tensor(request.batched)),
+    ]
+    if order != list(range(stream.dim())):
+        crossing.append(to_wire(_ORDER, torch.tensor(order)))
     for name, value in request.inputs.items():
         if name not in carried:
             crossing.append(to_wire(_SHAPE + name, torch.tensor(value.shape)))
@@ -86,7 +94,7 @@ def unpack(
         raise WireError(
             f"the activation lacks {', '.join(sorted(lacking))}; it has {sorted(named)}"
         )
-    stream = from_wire(named.pop(HIDDEN))
+    stream = _in_order(from_wire(named.pop(HIDDEN)), named.pop(_ORDER, None))
     batched = bool(from_wire(named.pop(BATCHED)).any())
     inputs = {}
     for name, tensor in named.items():
@@ -104,8 +112,26 @@ def unpack(
 
 def crossing_bytes(stream: torch.Tensor, request: Request, carried: tuple[str, ...]) -> int:
     """Bytes of tensors that cross for `stream`, which may be on meta."""
-    hollow = torch.empty((0,), dtype=stream.dtype)
-    return stream.nbytes + sum(tensor.nbytes for tensor in pack(hollow, request, carried))
+    rest = pack(torch.empty(0), request, carried)
+    return stream.nbytes + sum(tensor.nbytes for tensor in rest)
+
+
+def _memory_order(stream: torch.Tensor) -> list[int]:
+    """Dimensions from the widest stride to the narrowest.
+
+    Products of a transposed tensor are computed in another order than those of a contiguous one,
+    and so to other last bits: the layout must cross too.
+    """
+    return sorted(range(stream.dim()), key=lambda dimension: -stream.stride(dimension))
+
+
+def _in_order(stream: torch.Tensor, order: Tensor | None) -> torch.Tensor:
+    if order is None:
+        return stream
+    places = [int(place) for place in from_wire(order).reshape(-1).tolist()]
+    if sorted(places) != list(range(stream.dim())):
+        raise WireError(f"the order {places} is none of {stream.dim()} dimensions")
+    return stream.permute([places.index(dimension) for dimension in range(stream.dim())])
 
 
 def _shaped(name: str, dimensions: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Final
 
 import torch
@@ -14,7 +13,6 @@ _ATTENTION: Final = (
     _aten.scaled_dot_product_attention,
     _aten._scaled_dot_product_flash_attention_for_cpu,  # noqa: SLF001 - its only name
 )
-_LINEAR: Final = _aten.linear
 
 
 class FlopCount(TorchDispatchMode):
@@ -41,13 +39,16 @@ class FlopCount(TorchDispatchMode):
     ) -> Any:
         del types
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
         packet = func.overloadpacket
+        if packet not in flop_registry and packet not in _ATTENTION:
+            with self:
+                # What is made of products is counted by them.
+                made = func.decompose(*args, **kwargs)
+            return func(*args, **kwargs) if made is NotImplemented else made
+        out = func(*args, **kwargs)
         if packet in _ATTENTION:
             query, key, value = (tensor.shape for tensor in args[:3])
             self._count += sdpa_flop_count(query, key, value)
-        elif packet is _LINEAR:
-            self._count += 2.0 * math.prod(args[0].shape) * args[1].shape[0]
-        elif packet in flop_registry:
+        else:
             self._count += flop_registry[packet](*args, **kwargs, out_val=out)
         return out

@@ -19,6 +19,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 _META: Final = torch.device("meta")
+_CPU: Final = torch.device("cpu")
 _aten = torch.ops.aten
 # What these fill in depends on no value of their first argument: their results are real. The full
 # ones carry their filling as the argument at that index.
@@ -48,9 +49,11 @@ class Phantom(torch.Tensor):
 
     @staticmethod
     def __new__(cls, inner: torch.Tensor, sources: set[str]) -> Phantom:
-        phantom: Phantom = torch.Tensor._make_wrapper_subclass(  # noqa: SLF001 - the documented way
-            cls, inner.shape, strides=inner.stride(), dtype=inner.dtype, device="cpu"
-        )
+        # Made as an inference tensor, for the passes they flow through run in inference mode.
+        with torch.inference_mode():
+            phantom: Phantom = torch.Tensor._make_wrapper_subclass(  # noqa: SLF001 - documented so
+                cls, inner.shape, strides=inner.stride(), dtype=inner.dtype, device=_CPU
+            )
         phantom.inner = inner
         phantom.sources = sources
         return phantom
@@ -78,9 +81,8 @@ class Phantom(torch.Tensor):
         try:
             out = func(*hollow_args, **hollow_kwargs)
         except (NotImplementedError, RuntimeError) as error:
-            if isinstance(error, NotImplementedError) or "meta" in str(error).lower():
-                raise NeedsValueError(str(func), frozenset(sources)) from error
-            raise
+            # Some operations check values, or have no form that works without.
+            raise NeedsValueError(str(func), frozenset(sources)) from error
         if written is not None:
             written.sources |= sources
             return written

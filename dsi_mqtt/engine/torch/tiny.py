@@ -20,13 +20,16 @@ _DEPTH: Final = 3
 _STAGE_DEPTH: Final = 2
 _KINDS_DEPTH: Final = 8
 _HEAD_WIDTH: Final = 16
-_HEADS: Final = ("num_attention_heads", "n_head", "num_heads")
+_HEADS: Final = ("num_attention_heads", "n_head", "num_heads", "n_heads")
 _GROUPS: Final = ("num_key_value_heads", "num_kv_heads")
-_WIDTHS: Final = ("hidden_size", "n_embd", "d_model", "word_embed_proj_dim")
+_WIDTHS: Final = ("hidden_size", "n_embd", "d_model", "dim", "word_embed_proj_dim")
 _INNER: Final = (
     "intermediate_size",
     "n_inner",
     "ffn_dim",
+    "ffn_hidden_size",
+    "hidden_dim",
+    "d_inner",
     "moe_intermediate_size",
     "shared_expert_intermediate_size",
     "expert_ffn_hidden_size",
@@ -35,6 +38,9 @@ _EXPERTS: Final = ("num_local_experts", "num_experts", "n_routed_experts")
 _CHOSEN: Final = ("num_experts_per_tok", "moe_topk")
 _DEPTHS: Final = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 
+# Lists of stages that a configuration works out itself.
+_DERIVED: Final = ("stage_names", "out_features", "out_indices", "_out_features", "_out_indices")
+
 Fields = dict[str, Any]
 
 
@@ -42,6 +48,8 @@ def shrunk(config: PretrainedConfig) -> Iterator[PretrainedConfig]:
     """Smaller configurations of the same type, smallest first. Not all need be valid."""
     for narrow in (True, False):
         fields = config.to_dict()
+        for name in _DERIVED:
+            fields.pop(name, None)
         _shrink_depth(fields)
         _shrink_vocabulary(fields)
         _shrink_image(fields)
@@ -59,10 +67,12 @@ def _shrink_depth(fields: Fields) -> None:
     elif fields.get("first_k_dense_replace") or fields.get("decoder_sparse_step", 1) != 1:
         depth = _KINDS_DEPTH
     for name in _DEPTHS:
-        if isinstance(fields.get(name), int):
-            fields[name] = min(fields[name], depth)
-            if isinstance(kinds, list):
-                fields["layer_types"] = kinds[: fields[name]]
+        before = fields.get(name)
+        if isinstance(before, int) and before > depth:
+            fields[name] = depth
+            for other, value in fields.items():
+                if isinstance(value, list) and len(value) == before:
+                    fields[other] = value[:depth]
     if isinstance(fields.get("depths"), list):
         fields["depths"] = [min(stage, _STAGE_DEPTH) for stage in fields["depths"]]
 
@@ -79,8 +89,14 @@ def _shrink_vocabulary(fields: Fields) -> None:
 
 
 def _shrink_image(fields: Fields) -> None:
-    if isinstance(fields.get("image_size"), int):
-        fields["image_size"] = min(fields["image_size"], IMAGE_SIDE)
+    if not isinstance(fields.get("image_size"), int):
+        return
+    fields["image_size"] = min(fields["image_size"], IMAGE_SIDE)
+    stages, patch = fields.get("depths"), fields.get("patch_size")
+    if isinstance(fields.get("window_size"), int) and isinstance(stages, list) and patch:
+        # The last stage, halved at each step, must still hold a window.
+        last = fields["image_size"] // (patch << (len(stages) - 1))
+        fields["window_size"] = max(1, min(fields["window_size"], last))
 
 
 def _shrink_width(fields: Fields) -> None:
@@ -103,13 +119,15 @@ def _shrink_width(fields: Fields) -> None:
     for name in _INNER:
         if isinstance(fields.get(name), int):
             fields[name] = heads * _HEAD_WIDTH * 2
-    for name in ("head_dim", "kv_channels"):
+    for name in ("head_dim", "d_head", "kv_channels"):
         if isinstance(fields.get(name), int):
             fields[name] = _HEAD_WIDTH
     for names, most in ((_EXPERTS, 4), (_CHOSEN, 2), (("sliding_window", "attention_window"), 4)):
         for name in names:
             if isinstance(fields.get(name), int):
                 fields[name] = min(fields[name], most)
+    if isinstance(fields.get("rotary_dim"), int):
+        fields["rotary_dim"] = min(fields["rotary_dim"], _HEAD_WIDTH)
 
 
 def _shrink_heads(fields: Fields) -> int | None:

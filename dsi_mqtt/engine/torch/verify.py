@@ -131,7 +131,7 @@ def _try_tiny(cls: type[PreTrainedModel], config: PretrainedConfig, dtype: torch
         check_chains(whole, parts, requests, cls.__name__)
         return
     raise SplitError(
-        f"{cls.__name__}: no small model of this kind runs, so its split is untested: {reasons[-1]}"
+        f"{cls.__name__}: no small model of this kind runs, so its split is untested: {reasons[0]}"
     )
 
 

@@ -1,0 +1,37 @@
+"""The factory for a model's tier. Torch is imported only where a model needs it."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+
+from dsi_mqtt.core.model import ModelSpec
+from dsi_mqtt.engine.base import Engine, EngineFactory
+from dsi_mqtt.engine.fake import FakeFactory
+from dsi_mqtt.errors import ConfigError, MachineError
+
+
+@dataclass(frozen=True, slots=True)
+class TierFactory:
+    """Opens the engine of whatever tier a model has. threads: of one matrix product."""
+
+    threads: int = 1
+
+    def open(self, model: ModelSpec) -> Engine:
+        return factory_for(model, threads=self.threads).open(model)
+
+
+def factory_for(model: ModelSpec, *, threads: int = 1) -> EngineFactory:
+    """Raises ConfigError for an unknown tier, MachineError where torch is not installed."""
+    if model.tier == "fake":
+        return FakeFactory()
+    if model.tier not in ("layer", "sequential"):
+        raise ConfigError(f"model.tier is {model.tier!r}; give layer, sequential or fake")
+    try:
+        torch_engines = importlib.import_module("dsi_mqtt.engine.torch")
+    except ModuleNotFoundError as error:
+        raise MachineError(
+            f"a {model.tier} model needs {error.name}; install it with: pip install dsi-mqtt[node]"
+        ) from error
+    factory: EngineFactory = torch_engines.TorchFactory(threads=threads)
+    return factory

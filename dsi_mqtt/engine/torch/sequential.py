@@ -1,0 +1,219 @@
+"""The sequential tier: an nn.Sequential of one's own, each child a unit."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import nn
+
+from dsi_mqtt.core.activation import JSON, NPY
+from dsi_mqtt.core.model import ModelSpec, UnitRange
+from dsi_mqtt.engine.torch.bodies import (
+    array_of_numbers,
+    is_array,
+    media_type,
+    numbers,
+    read_array,
+    read_json,
+    write_json,
+)
+from dsi_mqtt.engine.torch.build import building, model_dtype, set_tensor, stored_buffers
+from dsi_mqtt.engine.torch.describe import describe, digest_of
+from dsi_mqtt.engine.torch.engine import TorchEngine
+from dsi_mqtt.engine.torch.holding import Holding
+from dsi_mqtt.engine.torch.keys import Recipe
+from dsi_mqtt.engine.torch.own import OwnModel, call_factory, sample_of
+from dsi_mqtt.engine.torch.requests import Request
+from dsi_mqtt.engine.torch.sources import BuiltSource
+from dsi_mqtt.engine.torch.split import SplitModel
+from dsi_mqtt.engine.torch.structure import Reference
+from dsi_mqtt.engine.torch.verify import check_chains, run_chain
+from dsi_mqtt.engine.weights import FolderSource, WeightSource
+from dsi_mqtt.errors import InvalidInputError, SplitError
+
+# The parameter of nn.Sequential.forward.
+INPUT: Final = "input"
+_SEED: Final = 20_240_607
+_WHOLE_MAX: Final = 64 << 20
+
+
+def open_sequential(spec: ModelSpec) -> TorchEngine:
+    """Raises ConfigError naming model.factory, CheckpointError, and SplitError."""
+    dtype = model_dtype(spec.dtype)
+    with building, _hollow_parameters():
+        own = call_factory(spec)
+    sample = _cast(sample_of(own, spec.factory), dtype)
+    source: WeightSource
+    if spec.path:
+        source, origin = FolderSource(Path(spec.path)), spec.path
+    else:
+        origin = f"model.factory {spec.factory}"
+        source = BuiltSource(partial(_state, spec), origin)
+    parts = _split(own, sample, dtype, source, origin)
+    purpose = _OwnPurpose(own, sample)
+    told = {"factory": str(spec.factory), "options": repr(sorted((spec.options or {}).items()))}
+    graph = describe(
+        parts,
+        purpose.reference(),
+        tier="sequential",
+        digest=digest_of(told | {"weights": source.digest()}),
+        result_bytes=1024,
+    )
+    if isinstance(source, BuiltSource):
+        source.release()
+    return TorchEngine(graph, parts, purpose, partial(_verify, spec, parts, sample, dtype))
+
+
+def _split(
+    own: OwnModel, sample: torch.Tensor, dtype: torch.dtype, source: WeightSource, origin: str
+) -> SplitModel:
+    module = _cast_hollow(own.module, dtype).eval()
+    ties = _ties(module)
+    recipes = {name: Recipe(name, (name,), [(name, name)]) for name in source.weights}
+    holding = Holding(module, source, recipes, ties, origin)
+    blocks = tuple(name for name, _ in module.named_children())
+    return SplitModel(module, holding, Reference({INPUT: sample}), [blocks])
+
+
+def _verify(spec: ModelSpec, parts: SplitModel, sample: torch.Tensor, dtype: torch.dtype) -> None:
+    """Segments against the whole, with weights as the factory makes them.
+
+    Large models are not built whole on a small machine: theirs must have the forward of
+    nn.Sequential, which is the chain, and give the same numbers twice.
+    """
+    origin = f"model.factory {spec.factory}"
+    requests = _trial_requests(sample)
+    size = parts.holding.nbytes(set().union(*parts.structure.needs))
+    if size > _WHOLE_MAX and type(parts.module).forward is nn.Sequential.forward:
+        cuts = tuple(UnitRange(unit, unit + 1) for unit in range(len(parts.structure.needs)))
+        once, again = (run_chain(parts, cuts, requests[0]) for _ in range(2))
+        if not torch.equal(once, again):
+            raise SplitError(f"{origin}: the same input gives another result the second time")
+        return
+    whole = call_factory(spec).module.to(dtype).eval()
+    state = whole.state_dict()
+    with building, _hollow_parameters():
+        own = call_factory(spec)
+    tried = _split(own, sample, dtype, BuiltSource(lambda: state, origin), origin)
+    check_chains(whole, tried, requests, origin)
+
+
+def _trial_requests(sample: torch.Tensor) -> list[Request]:
+    """One row and three, around the sample."""
+    shape = (3, *sample.shape[1:])
+    rows = sample.expand(shape).contiguous()
+    if sample.is_floating_point():
+        random = torch.Generator().manual_seed(_SEED)
+        rows = rows + torch.randn(shape, generator=random).to(sample.dtype)
+    return [Request({INPUT: some}, batched=True) for some in (rows[:1], rows)]
+
+
+@dataclass(frozen=True, slots=True)
+class _OwnPurpose:
+    own: OwnModel
+    sample: torch.Tensor
+
+    def prepare(self, units: UnitRange, last: int) -> None:
+        """Nothing: what a factory's functions need, they hold."""
+
+    def reference(self) -> Request:
+        return Request({INPUT: self.sample}, batched=False)
+
+    def extra(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+        del inputs
+        return {}
+
+    def read(self, content_type: str, body: bytes) -> Request:
+        if self.own.preprocess is None:
+            value = _read_numbers(content_type, body)
+        else:
+            try:
+                value = self.own.preprocess(content_type, body)
+            except (ValueError, TypeError, KeyError) as error:
+                raise InvalidInputError(f"the input cannot be read: {error}") from error
+        row = self.sample.shape[1:]
+        batched = value.dim() == self.sample.dim()
+        rows = value if batched else value[None]
+        if rows.dim() != self.sample.dim() or not rows.shape[0]:
+            raise InvalidInputError(
+                f"the input has shape {tuple(value.shape)}; one row has {tuple(row)}"
+            )
+        return Request({INPUT: rows.to(self.sample.dtype)}, batched)
+
+    def answer(self, output: Any, inputs: Mapping[str, torch.Tensor], *, batched: bool) -> bytes:
+        del inputs
+        made = self.own.postprocess or _listed
+        items = [made(row) for row in output]
+        return write_json({"results": items} if batched else items[0])
+
+
+def _read_numbers(content_type: str, body: bytes) -> torch.Tensor:
+    kind = media_type(content_type)
+    if is_array(kind, body):
+        array = read_array(body)
+    elif kind == JSON:
+        array = array_of_numbers(read_json(body), "the input")
+    else:
+        raise InvalidInputError(f"content type {content_type!r} is not read; send {JSON} or {NPY}")
+    return torch.from_numpy(np.array(array))
+
+
+def _listed(row: torch.Tensor) -> object:
+    return {"output": numbers(row)}
+
+
+def _state(spec: ModelSpec) -> Mapping[str, torch.Tensor]:
+    state: Mapping[str, torch.Tensor] = call_factory(spec).module.state_dict()
+    return state
+
+
+@contextlib.contextmanager
+def _hollow_parameters() -> Iterator[None]:
+    """On this thread, parameters go to meta as modules register them; buffers stay real.
+
+    Taking a module's own initialisation to meta as well, it allocates no weights.
+    """
+    ours = threading.get_ident()
+    register = nn.Module.register_parameter
+
+    def hollow(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        register(self, name, param)
+        if param is not None and not param.is_meta and threading.get_ident() == ours:
+            self._parameters[name] = nn.Parameter(param.to("meta"), requires_grad=False)
+
+    nn.Module.register_parameter = hollow  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
+
+
+def _cast_hollow(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """As `module.to(dtype)`, and stored buffers on meta."""
+    module = module.to(dtype)
+    for name, buffer in stored_buffers(module).items():
+        set_tensor(module, name, buffer.to("meta"))
+    return module
+
+
+def _cast(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return value.to(dtype) if value.is_floating_point() else value
+
+
+def _ties(module: nn.Module) -> dict[str, str]:
+    """Parameters that several children share, by the name of the first."""
+    first: dict[int, str] = {}
+    ties = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if id(parameter) in first:
+            ties[name] = first[id(parameter)]
+        first.setdefault(id(parameter), name)
+    return ties
