@@ -46,11 +46,13 @@ class Group:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Memory:
-    """caps, base: bytes a node may hold and holds before the plan.
+    """caps, base: bytes a node may hold, and what it holds before the plan.
 
-    weights: bytes of each unit; ties_of: as bits; tie_bytes: of each tie.
-    kept[node]: units held already. rest[cut, node]: bytes at most that the node could still be
-    given from `cut` on. fits[start, stop, node]: the segment fits on the node as it is.
+    weights: bytes of each unit; ties_of: its ties, as bits; tie_bytes: of each tie.
+    kept[node]: units held already.
+    rest[cut][node]: bytes at most that the node could still be given from `cut` on.
+    least[unit, node]: bytes at least that the unit adds.
+    fits[start, stop, node]: the segment fits on the node as it is.
     """
 
     caps: tuple[int, ...]
@@ -61,7 +63,13 @@ class Memory:
     kept: tuple[frozenset[int], ...]
     rest: tuple[tuple[int, ...], ...]
     fits: NDArray[np.bool_]
+    least: NDArray[np.int64]
     groups: tuple[Group, ...]
+
+    @property
+    def free(self) -> tuple[int, ...]:
+        """Bytes free on each node before the plan."""
+        return tuple(cap - load.used for cap, load in zip(self.caps, self.base, strict=True))
 
     @classmethod
     def of(
@@ -79,6 +87,7 @@ class Memory:
         base = tuple(_base(graph, ties_of, i, units) for i, units in enumerate(kept))
         caps = tuple(node.weight_bytes for node in nodes)
         added = _added(graph, kept, base, ties_of)
+        least = _least(graph, kept)
         return cls(
             caps=caps,
             base=base,
@@ -88,7 +97,8 @@ class Memory:
             kept=kept,
             rest=_suffix_sums(np.where(allowed, added, 0)),
             fits=_fits(graph, added, base, caps),
-            groups=_groups(graph, allowed, kept, base, caps),
+            least=least,
+            groups=_groups(least, allowed, base, caps),
         )
 
     def after(self, loads: Loads, node: int, start: int, stop: int) -> Loads:
@@ -200,28 +210,31 @@ def _fits(
         np.cumsum(counted, axis=0, out=number[1:])
         within = number[None, :, :] - number[:units, None, :]
         taken -= np.maximum(within - 1, 0) * tie.weight_bytes
-    free = np.array([cap - load.used for cap, load in zip(caps, base, strict=True)], np.int64)
-    return taken <= free
+    room = np.array([cap - load.used for cap, load in zip(caps, base, strict=True)], np.int64)
+    return taken <= room
+
+
+def _least(graph: ModelGraph, kept: Sequence[Collection[int]]) -> NDArray[np.int64]:
+    """[unit, node]: bytes that the unit adds at least, its ties being there already."""
+    least = np.empty((len(graph.units), len(kept)), np.int64)
+    for i, unit in enumerate(graph.units):
+        ties = sum(tie.weight_bytes for tie in graph.ties if i in tie.units)
+        least[i] = max(0, unit.weight_bytes - ties)
+    for node, units in enumerate(kept):
+        least[sorted(units), node] = 0
+    return least
 
 
 def _groups(
-    graph: ModelGraph,
-    allowed: NDArray[np.bool_],
-    kept: Sequence[Collection[int]],
-    base: Loads,
-    caps: Sequence[int],
+    least: NDArray[np.int64], allowed: NDArray[np.bool_], base: Loads, caps: Sequence[int]
 ) -> tuple[Group, ...]:
     """One group for each set of nodes that some unit is restricted to."""
     sets = [frozenset(np.flatnonzero(row).tolist()) for row in allowed]
-    least = []
-    for unit, nodes in enumerate(sets):
-        ties = sum(tie.weight_bytes for tie in graph.ties if unit in tie.units)
-        spare = any(unit in kept[node] for node in nodes)
-        least.append(0 if spare else graph.units[unit].weight_bytes - ties)
+    sizes = np.where(allowed, least, np.iinfo(np.int64).max).min(axis=1, initial=2**62).tolist()
     groups = []
     for nodes in dict.fromkeys(sets):
         need = [0]
-        for size, others in zip(reversed(least), reversed(sets), strict=True):
+        for size, others in zip(reversed(sizes), reversed(sets), strict=True):
             need.append(need[-1] + (size if others <= nodes else 0))
         have = sum(max(0, caps[node] - base[node].used) for node in nodes)
         groups.append(Group(nodes, have, tuple(reversed(need))))

@@ -1,0 +1,182 @@
+"""Where the rules leave nobody: units that no node may compute, a door that no node may be.
+
+Memory and the number of segments do not come into it. Where there is no gap, enough of both
+makes a placement possible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from dsi_mqtt.core.model import UnitRange
+from dsi_mqtt.core.profile import Link, NodeView
+from dsi_mqtt.core.rules import Rules, Zones, in_zones
+
+Constraint = Literal["no_nodes", "zones", "memory", "pin", "split", "segments", "links"]
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """field: of the deployment file, or a node, or "nodes"."""
+
+    constraint: Constraint
+    field: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Newcomer:
+    """A node that would close a gap. deed: what a person has to do for it."""
+
+    deed: str
+    view: NodeView
+
+
+def first_gap(rules: Rules, nodes: Sequence[NodeView]) -> Gap | None:
+    """The first part of the chain that no node may take; None: each has one."""
+    if not nodes:
+        return Gap("no_nodes", "nodes", "no node is there to compute anything")
+    allowed = [node for node in nodes if node.node not in rules.forbidden]
+    if not allowed:
+        return Gap("no_nodes", "policy.forbid", "policy.forbid excludes every node there is")
+    for span in rules.spans():
+        if not _computes(rules, span, nodes):
+            return _span_gap(rules, span, allowed)
+    if _is_door(rules, nodes):
+        return None
+    zones = rules.door_zones()
+    down = [node for node in allowed if zones is None or node.zone in zones]
+    if down:
+        return _link_gap(down, "the door")
+    where = in_zones(zones)
+    return Gap("zones", "privacy.units", f"the door sees inputs and answers: no node is in {where}")
+
+
+def newcomers(rules: Rules, nodes: Sequence[NodeView], weight_bytes: int) -> list[Newcomer]:
+    """Nodes that close every gap, each with memory for `weight_bytes` at least.
+
+    One that has the name of a node in `nodes` takes its place.
+    """
+    added: list[Newcomer] = []
+    for span in rules.spans():
+        if not _computes(rules, span, [*nodes, *(new.view for new in added)]):
+            added.append(_newcomer(rules, span, nodes, weight_bytes))
+    if not _is_door(rules, [*nodes, *(new.view for new in added)]):
+        zones = rules.door_zones()
+        added.append(_unnamed(rules, zones, nodes, weight_bytes))
+    return added
+
+
+def _computes(rules: Rules, span: UnitRange, nodes: Sequence[NodeView]) -> bool:
+    """Whether some node, reachable, may compute all of `span`."""
+    reachable = [node for node in nodes if node.link.usable]
+    able = [True] * len(reachable)
+    for unit in range(*span):
+        able = [a and b for a, b in zip(able, rules.may_compute(unit, reachable), strict=True)]
+    return any(able)
+
+
+def _is_door(rules: Rules, nodes: Sequence[NodeView]) -> bool:
+    return any(rules.may_be_door(node) for node in nodes if node.link.usable)
+
+
+def _span_gap(rules: Rules, span: UnitRange, allowed: Sequence[NodeView]) -> Gap:
+    zones = rules.home_zones(span.start)
+    pin, part = rules.pin_in(span), rules.part(span.start)
+    named = list(allowed)
+    if pin is not None:
+        named = [node for node in allowed if node.node == pin.node]
+    elif part is not None:
+        named = [node for node in allowed if node.node in part.nodes]
+    fitting = [node for node in named if zones is None or node.zone in zones]
+    if fitting:
+        return _link_gap(fitting, f"units {span}")
+    if pin is not None:
+        if not named:
+            return Gap("pin", pin.field, f"units {pin.units} are pinned to {pin.node}: not there")
+        return Gap(
+            "pin",
+            pin.field,
+            f"units {pin.units} are pinned to {pin.node} in zone {named[0].zone}, but "
+            f"privacy.units demands {in_zones(zones)}",
+        )
+    if part is not None:
+        where = "there" if not named else f"in {in_zones(zones)}, as privacy.units demands"
+        return Gap("split", f"{part.field}.nodes", f"none of {', '.join(part.nodes)} is {where}")
+    rule = next(rule for rule in rules.zoned if span.start in rule.units)
+    return Gap(
+        "zones",
+        rule.field,
+        f"units {rule.units} must be computed in {in_zones(zones)}, and no node is there",
+    )
+
+
+def _link_gap(nodes: Sequence[NodeView], what: str) -> Gap:
+    names = ", ".join(sorted(node.node for node in nodes))
+    return Gap("links", min(node.node for node in nodes), f"{what} could be on {names}: link down")
+
+
+def _newcomer(
+    rules: Rules, span: UnitRange, nodes: Sequence[NodeView], weight_bytes: int
+) -> Newcomer:
+    zones = rules.home_zones(span.start)
+    pin, part = rules.pin_in(span), rules.part(span.start)
+    if pin is not None:
+        name = pin.node
+    elif part is not None:
+        name = next(node for node in part.nodes if node not in rules.forbidden)
+    else:
+        return _unnamed(rules, zones, nodes, weight_bytes)
+    present = next((node for node in nodes if node.node == name), None)
+    if present is None:
+        return _started(rules, name, zones, weight_bytes)
+    return _mended(rules, present, zones, weight_bytes)
+
+
+def _unnamed(rules: Rules, zones: Zones, nodes: Sequence[NodeView], weight_bytes: int) -> Newcomer:
+    down = [
+        node
+        for node in nodes
+        if node.node not in rules.forbidden
+        and not node.link.usable
+        and (zones is None or node.zone in zones)
+    ]
+    if down:
+        return _mended(rules, min(down, key=lambda node: node.node), zones, weight_bytes)
+    return _started(rules, None, zones, weight_bytes)
+
+
+def _started(rules: Rules, name: str | None, zones: Zones, weight_bytes: int) -> Newcomer:
+    zone = _best_zone(rules, zones)
+    where = "" if zones is None else f" in zone {zone}"
+    deed = f"start a node{where}" if name is None else f"start node {name}{where}"
+    view = NodeView(
+        node=f"(new{where})" if name is None else name,
+        incarnation="",
+        zone=zone,
+        weight_bytes=weight_bytes,
+        unit_s=(0.0,) * rules.units,
+    )
+    return Newcomer(deed, view)
+
+
+def _mended(rules: Rules, node: NodeView, zones: Zones, weight_bytes: int) -> Newcomer:
+    deeds = []
+    view = replace(node, weight_bytes=max(node.weight_bytes, weight_bytes))
+    if not node.link.usable:
+        deeds.append(f"bring the link of node {node.node} up")
+        view = replace(view, link=Link())
+    if zones is not None and node.zone not in zones:
+        view = replace(view, zone=_best_zone(rules, zones))
+        deeds.append(f"move node {node.node} to zone {view.zone}")
+    return Newcomer(" and ".join(deeds), view)
+
+
+def _best_zone(rules: Rules, zones: Zones) -> str:
+    """One of `zones`, where the door may be too if there is such a one."""
+    door = rules.door_zones()
+    if zones is None:
+        return "" if door is None else min(door)
+    return min(zones if door is None else zones & door or zones)

@@ -1,0 +1,206 @@
+"""Why there is no placement, and what would make one possible.
+
+Every remedy has been tried: the situation it describes was searched, and has a placement. Memory
+is asked for in tenths of a MiB, the least that suffices: the smallest increase on a single node,
+or on every node where no single one is enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from dsi_mqtt.core.gaps import Constraint, Gap, Newcomer, first_gap, newcomers
+from dsi_mqtt.core.model import ModelGraph
+from dsi_mqtt.core.problem import Held, Problem, build
+from dsi_mqtt.core.profile import NodeView
+from dsi_mqtt.core.rules import Rules
+from dsi_mqtt.core.search import feasible
+from dsi_mqtt.errors import one_sentence
+
+# Expansions for one question. A placement that is not found within them does not count, so that
+# a remedy stays true, and may ask for more than the least.
+_EXPANSIONS: Final = 1_000
+_STEPS_PER_MIB: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Infeasible:
+    """No placement satisfies the deployment.
+
+    field: of the deployment file, or a node, or "nodes". message: what is missing. remedy: what
+    would make a placement possible. proven: False where the search gave up before it had seen
+    everything; a placement may then exist.
+    """
+
+    constraint: Constraint
+    field: str
+    message: str
+    remedy: str
+    proven: bool = True
+
+    @property
+    def sentence(self) -> str:
+        """What is missing and what would help, as a person may read it."""
+        return one_sentence(f"{self.message}; {self.remedy}")
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What is to be placed, by which rules, on which nodes. held: units each node keeps."""
+
+    graph: ModelGraph
+    rules: Rules
+    nodes: tuple[NodeView, ...]
+    held: Held
+
+    def problem(self) -> Problem:
+        return build(self.graph, self.rules, self.nodes, self.held)
+
+    def possible(self) -> bool:
+        return feasible(self.problem(), _EXPANSIONS).path is not None
+
+
+def explain(situation: Situation, *, proven: bool) -> Infeasible:
+    """Why `situation`, for which no placement was found, has none."""
+    gap = first_gap(situation.rules, situation.nodes)
+    if gap is not None:
+        return _infeasible(gap, _close_gaps(situation), proven=True)
+    if _with_segments(situation, situation.rules.units).possible():
+        remedy = _more_segments(situation)
+        limit = situation.rules.max_segments
+        message = f"no placement has {limit} segments or fewer"
+        return _infeasible(Gap("segments", "policy.max_segments", message), remedy, proven=proven)
+    node, remedy = _more_memory(situation)
+    gap = Gap("memory", node, _memory_message(situation))
+    return _infeasible(gap, remedy, proven=proven)
+
+
+def _infeasible(gap: Gap, remedy: str, *, proven: bool) -> Infeasible:
+    message = gap.message if proven else f"no placement found within the limit: {gap.message}"
+    return Infeasible(
+        gap.constraint, gap.field, one_sentence(message), one_sentence(remedy), proven=proven
+    )
+
+
+def _close_gaps(situation: Situation) -> str:
+    total = _steps(situation)
+    added = newcomers(situation.rules, situation.nodes, _nbytes(total))
+    deeds = "; ".join(new.deed for new in added)
+    whole = _joined(situation, added)
+    if not whole.possible():
+        return f"{deeds}; then {explain(whole, proven=True).remedy}"
+
+    def suffices(steps: int) -> bool:
+        views = newcomers(situation.rules, situation.nodes, _nbytes(steps))
+        return _joined(situation, views).possible()
+
+    steps = _least(suffices, total)
+    if not steps:
+        return deeds
+    who = "it" if len(added) == 1 else "each"
+    return f"{deeds}; let {who} hold {_mib(steps)} MiB of weights at least"
+
+
+def _joined(situation: Situation, added: Sequence[Newcomer]) -> Situation:
+    names = {new.view.node for new in added}
+    nodes = tuple(node for node in situation.nodes if node.node not in names)
+    return replace(situation, nodes=(*nodes, *(new.view for new in added)))
+
+
+def _with_segments(situation: Situation, limit: int) -> Situation:
+    return replace(situation, rules=replace(situation.rules, max_segments=limit))
+
+
+def _more_segments(situation: Situation) -> str:
+    limit = situation.rules.max_segments
+    more = _least(
+        lambda more: _with_segments(situation, limit + more).possible(),
+        situation.rules.units - limit,
+    )
+    return f"set policy.max_segments to {limit + more}"
+
+
+def _more_memory(situation: Situation) -> tuple[str, str]:
+    """The node and the remedy that asks for the least; "nodes" where no single one is enough."""
+    total = _steps(situation)
+    least, best = total + 1, ""
+    for node in sorted(situation.nodes, key=lambda node: node.node):
+        if _grown(situation, least - 1, node.node).possible():
+
+            def suffices(steps: int, name: str = node.node) -> bool:
+                return _grown(situation, steps, name).possible()
+
+            least, best = _least(suffices, least - 1), node.node
+    if best:
+        return best, f"{_mib(least)} MiB more of weights on node {best}"
+    if _grown(situation, total).possible():
+        steps = _least(lambda steps: _grown(situation, steps).possible(), total)
+        return "nodes", f"{_mib(steps)} MiB more of weights on every node"
+    whole = _grown(situation, total)
+    return "nodes", f"{_mib(total)} MiB more of weights on every node; {_more_segments(whole)}"
+
+
+def _grown(situation: Situation, steps: int, name: str | None = None) -> Situation:
+    """With more memory on one node, or on all."""
+    nodes = tuple(
+        replace(node, weight_bytes=node.weight_bytes + _nbytes(steps))
+        if name in (None, node.node)
+        else node
+        for node in situation.nodes
+    )
+    return replace(situation, nodes=nodes)
+
+
+def _memory_message(situation: Situation) -> str:
+    problem = situation.problem()
+    for unit, size in enumerate(problem.memory.weights):
+        rooms = [
+            problem.memory.caps[node]
+            for node in range(len(problem.nodes))
+            if problem.allowed[unit, node]
+        ]
+        if size > max(rooms):
+            return (
+                f"unit {unit} weighs {size / 2**20:.1f} MiB, and no node that may compute it can "
+                f"hold more than {max(rooms) / 2**20:.1f} MiB"
+            )
+    for group in problem.memory.groups:
+        if group.need[0] > group.have:
+            names = ", ".join(problem.nodes[node].node for node in sorted(group.nodes))
+            return (
+                f"{group.need[0] / 2**20:.1f} MiB of weights must be on {names}, and "
+                f"{group.have / 2**20:.1f} MiB are free there"
+            )
+    total = situation.graph.weight_bytes(situation.graph.whole)
+    return (
+        f"no cut of the {total / 2**20:.1f} MiB of weights fits the {len(problem.nodes)} nodes "
+        "that may take part"
+    )
+
+
+def _steps(situation: Situation) -> int:
+    """Tenths of a MiB that are enough for the whole model."""
+    total = situation.graph.weight_bytes(situation.graph.whole)
+    return -(-total * _STEPS_PER_MIB // 2**20)
+
+
+def _nbytes(steps: int) -> int:
+    return -(-steps * 2**20 // _STEPS_PER_MIB)
+
+
+def _mib(steps: int) -> str:
+    return f"{steps / _STEPS_PER_MIB:.1f}"
+
+
+def _least(suffices: Callable[[int], bool], most: int) -> int:
+    """The least number that suffices, given that `most` does."""
+    low, high = 0, most
+    while low < high:
+        middle = (low + high) // 2
+        if suffices(middle):
+            high = middle
+        else:
+            low = middle + 1
+    return low

@@ -1,0 +1,196 @@
+"""The planner: which node computes which units, and where the door is, for the least latency.
+
+`plan` is pure and exact: for the same deployment, model and nodes it gives the same plan, and no
+other is faster, or the plan says by how much one might be. The latency model stands in
+`core.problem`, the search in `core.search`, and both are explained in docs/planning.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from dsi_mqtt.core.deployment import Deployment
+from dsi_mqtt.core.infeasible import Infeasible, Situation, explain
+from dsi_mqtt.core.model import ModelGraph, UnitRange
+from dsi_mqtt.core.problem import Problem
+from dsi_mqtt.core.profile import NodeView
+from dsi_mqtt.core.rules import check, compile_rules
+from dsi_mqtt.core.search import Outcome, Path, cheapest
+from dsi_mqtt.core.table import DOOR
+from dsi_mqtt.errors import ConfigError
+
+__all__ = ["Infeasible", "Plan", "PlannedHop", "PlannedSegment", "check", "plan"]
+
+# Expansions after which the search gives the best it has; a few seconds.
+EXPANSIONS: Final = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedSegment:
+    """compute_s: of one reference row, with the segment's fixed cost."""
+
+    units: UnitRange
+    node: str
+    compute_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedHop:
+    """What goes from `source` to `target`, which are nodes, or "door" at both ends of the chain.
+
+    transfer_s: 0 within a node.
+    """
+
+    source: str
+    target: str
+    nbytes: int
+    transfer_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A placement and what it is expected to take, for one reference row without queueing.
+
+    latency_s: from the broker that has the input to the broker that has the answer:
+        `access_s`, the segments and the hops. The door's own hops count, 0 where it computes.
+    access_s: input to the door and answer from it.
+    hops: door → first segment, between segments, last segment → door.
+    optimal: no placement is faster. bound: the share of latency that the best one could save at
+        most; 0 when optimal.
+    considered: expansions of the search.
+    single_node_latency_s: of the best single node that may and can hold everything; None: none.
+    meets_sla: the expected latency is within `sla.latency_ms`, or no such target is set.
+    """
+
+    segments: tuple[PlannedSegment, ...]
+    door: str
+    latency_s: float
+    access_s: float
+    hops: tuple[PlannedHop, ...]
+    optimal: bool
+    bound: float
+    considered: int
+    single_node_latency_s: float | None
+    meets_sla: bool
+
+    @property
+    def compute_s(self) -> float:
+        return sum(segment.compute_s for segment in self.segments)
+
+    @property
+    def transfer_s(self) -> float:
+        return sum(hop.transfer_s for hop in self.hops)
+
+
+def plan(
+    deployment: Deployment,
+    graph: ModelGraph,
+    nodes: Sequence[NodeView],
+    *,
+    held: Mapping[str, Iterable[UnitRange]] | None = None,
+    expansions: int = EXPANSIONS,
+) -> Plan | Infeasible:
+    """The fastest placement that satisfies the deployment, or why there is none.
+
+    nodes: those that may be given work, in any order; draining and offline ones are left out.
+    Spares among them take part only when there is no placement without them.
+    held: by node, units it goes on holding until the plan serves (make before break); they take
+        memory, shared with what the plan gives the node.
+    expansions: limit of the search; beyond it `Plan.optimal` may be False.
+
+    Raises ConfigError when the deployment contradicts itself or the model (see `rules.check`),
+    or when a node is given twice or its `unit_s` does not match the model.
+    """
+    rules = compile_rules(deployment, graph)
+    _require_matching(graph, nodes)
+    kept = {
+        node: frozenset(unit for units in ranges for unit in range(*units) if unit in graph.whole)
+        for node, ranges in (held or {}).items()
+    }
+    every = Situation(graph, rules, tuple(nodes), kept)
+    core = replace(every, nodes=tuple(node for node in nodes if not node.spare))
+    complete = True
+    for situation in (core, every) if len(core.nodes) < len(nodes) else (every,):
+        problem = situation.problem()
+        outcome = cheapest(problem, expansions)
+        if outcome.path is not None:
+            alone = replace(situation, rules=rules.without_split()).problem().single_node_ns()
+            route = _Route.of(problem, outcome.path)
+            return _planned(route, outcome, alone, deployment.sla.latency_ms, certain=complete)
+        complete = complete and outcome.complete
+    return explain(every, proven=complete)
+
+
+def _require_matching(graph: ModelGraph, nodes: Sequence[NodeView]) -> None:
+    names = set()
+    for node in nodes:
+        if node.node in names:
+            raise ConfigError(f"node {node.node}: is given twice; give each node once")
+        names.add(node.node)
+        if len(node.unit_s) != len(graph.units):
+            raise ConfigError(
+                f"node {node.node}: unit_s has {len(node.unit_s)} values for the "
+                f"{len(graph.units)} units of the model; give one per unit"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """A path of the search, as names and nanoseconds."""
+
+    door: str
+    segments: tuple[PlannedSegment, ...]
+    hops: tuple[PlannedHop, ...]
+    access_ns: float
+    latency_ns: float
+
+    @classmethod
+    def of(cls, problem: Problem, path: Path) -> _Route:
+        door, nodes, stops = path[0], path[1::2], path[2::2]
+        starts = (0, *stops[:-1])
+        computes = [problem.compute_ns(*part) for part in zip(nodes, starts, stops, strict=True)]
+        ends = list(zip((door, *nodes), (*nodes, door), (0, *stops), strict=True))
+        hops = [problem.hop_ns(source, target, cut) for source, target, cut in ends]
+        access = problem.ingress_ns(door) + problem.egress_ns(door)
+        names = [problem.nodes[node].node for node in nodes]
+        return cls(
+            door=problem.nodes[door].node,
+            segments=tuple(
+                PlannedSegment(UnitRange(start, stop), name, spent / 1e9)
+                for start, stop, name, spent in zip(starts, stops, names, computes, strict=True)
+            ),
+            hops=tuple(
+                PlannedHop(source, target, problem.bytes_at[cut], spent / 1e9)
+                for source, target, cut, spent in zip(
+                    (DOOR, *names), (*names, DOOR), (0, *stops), hops, strict=True
+                )
+            ),
+            access_ns=access,
+            latency_ns=access + sum(computes) + sum(hops),
+        )
+
+
+def _planned(
+    route: _Route,
+    outcome: Outcome,
+    alone_ns: float | None,
+    target_ms: float | None,
+    *,
+    certain: bool,
+) -> Plan:
+    """certain: that spares are needed, where they take part."""
+    gap = 0.0 if outcome.complete else 1.0 - outcome.lower_ns / route.latency_ns
+    return Plan(
+        segments=route.segments,
+        door=route.door,
+        latency_s=route.latency_ns / 1e9,
+        access_s=route.access_ns / 1e9,
+        hops=route.hops,
+        optimal=outcome.complete and certain,
+        bound=max(0.0, gap),
+        considered=outcome.considered,
+        single_node_latency_s=None if alone_ns is None else alone_ns / 1e9,
+        meets_sla=target_ms is None or route.latency_ns <= target_ms * 1e6,
+    )
