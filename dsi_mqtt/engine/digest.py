@@ -23,8 +23,8 @@ _ENTRIES_MAX: Final = 1000
 
 def cache_folder() -> Path:
     """`$XDG_CACHE_HOME/dsi-mqtt`, by default `~/.cache/dsi-mqtt`. It may not exist."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(base) / "dsi-mqtt"
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path("~/.cache").expanduser()) / "dsi-mqtt"
 
 
 def file_digest(file: Path) -> str:

@@ -37,6 +37,10 @@ _DTYPES: Final = {
 }
 
 
+# What a header says of one tensor, before it is checked.
+JsonEntry = Any
+
+
 @dataclass(frozen=True, slots=True)
 class Weight:
     """One stored tensor: row-major, little-endian. dtype as in `core.activation.type_sizes`."""
@@ -76,7 +80,7 @@ class FolderSource:
     """Safetensors files of one folder: a single one, or shards named by an index."""
 
     def __init__(self, folder: Path) -> None:
-        """Reads the headers. Raises CheckpointError when a file is missing, short or no safetensors."""
+        """Reads the headers. Raises CheckpointError for a missing, short or other file."""
         self._folder = folder
         self._files = _weight_files(folder)
         self._placed: dict[str, _Placed] = {}
@@ -177,7 +181,7 @@ def _read_header(file: Path) -> list[_Placed]:
     ]
 
 
-def _place(file: Path, name: str, entry: Any, start: int, size: int) -> _Placed:
+def _place(file: Path, name: str, entry: JsonEntry, start: int, size: int) -> _Placed:
     try:
         stored, shape = entry["dtype"], tuple(int(dimension) for dimension in entry["shape"])
         first, last = (int(offset) for offset in entry["data_offsets"])

@@ -72,13 +72,13 @@ def array_of_numbers(value: object, what: str) -> NDArray[Any]:
 
 
 def write_json(value: object) -> bytes:
-    """Floats are written as the exact float64 of their float32: reading them back changes no bit."""
+    """Floats are written as the exact float64 of their float32: reading back changes no bit."""
     try:
         return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
     except ValueError:
         raise ModelFailedError("the result holds NaN or infinity, so it is no answer") from None
 
 
-def numbers(tensor: torch.Tensor) -> Any:
+def numbers(tensor: torch.Tensor) -> Any:  # noqa: ANN401 - as deep as the tensor
     """A tensor as nested lists of numbers."""
     return (tensor.float() if tensor.is_floating_point() else tensor).tolist()

@@ -103,7 +103,7 @@ def build_hollow(
             # segment computes meanwhile on another thread.
             for context in cls.get_init_context(torch.get_default_dtype(), False, False, None):
                 contexts.enter_context(context)
-            model = cls(config)
+            model: PreTrainedModel = cls(config)
         _compute_buffers(model)
     kept = _kept_in_float32(model, dtype)
     for name, parameter in model.named_parameters():
@@ -112,7 +112,8 @@ def build_hollow(
     for name, buffer in stored_buffers(model).items():
         if buffer.is_floating_point():
             set_tensor(model, name, buffer.to(dtype))
-    return model.eval()
+    model.eval()  # type: ignore[no-untyped-call]
+    return model
 
 
 def stored_buffers(module: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -146,7 +147,7 @@ def _set_dtype(config: PretrainedConfig, dtype: torch.dtype) -> None:
 
 
 def _compute_buffers(model: PreTrainedModel) -> None:
-    """Gives the buffers that no checkpoint stores their values, by the model's own initialisation."""
+    """Values for the buffers that no checkpoint stores, by the model's own initialisation."""
     stored = model.state_dict(keep_vars=True)
     for tensor in stored.values():
         # The library's mark for "hands off": only what lacks it is initialised.
@@ -154,4 +155,4 @@ def _compute_buffers(model: PreTrainedModel) -> None:
     for name, buffer in model.named_buffers():
         if name not in stored:
             set_tensor(model, name, torch.empty_like(buffer, device="cpu"))
-    model.initialize_weights()
+    model.initialize_weights()  # type: ignore[no-untyped-call]

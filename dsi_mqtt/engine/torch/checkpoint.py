@@ -42,7 +42,7 @@ def open_checkpoint(spec: ModelSpec, source: WeightSource | None = None) -> Torc
     cls = model_class(config, folder / CONFIG)
     weights = FolderSource(folder) if source is None else source
     parameters = frozenset(inspect.signature(cls.forward).parameters)
-    task = find_task(folder, spec, cls, config, dtype, parameters)
+    task = find_task(folder, spec, cls=cls, config=config, dtype=dtype, parameters=parameters)
     inputs = task.reader.reference()
     model = split_layer(cls, config, dtype, weights, inputs, origin=str(folder))
     parts = file_parts(folder, (CONFIG, *_TASK_FILES))

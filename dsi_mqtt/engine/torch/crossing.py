@@ -122,7 +122,7 @@ def _memory_order(stream: torch.Tensor) -> list[int]:
     Products of a transposed tensor are computed in another order than those of a contiguous one,
     and so to other last bits: the layout must cross too.
     """
-    return sorted(range(stream.dim()), key=lambda dimension: -stream.stride(dimension))
+    return sorted(range(stream.dim()), key=stream.stride, reverse=True)
 
 
 def _in_order(stream: torch.Tensor, order: Tensor | None) -> torch.Tensor:

@@ -6,7 +6,7 @@ import hashlib
 from collections import defaultdict
 from pathlib import Path
 
-from dsi_mqtt.core.model import ModelGraph, Tier, Tie, Unit
+from dsi_mqtt.core.model import ModelGraph, Tie, Tier, Unit
 from dsi_mqtt.engine.digest import file_digest
 from dsi_mqtt.engine.torch.crossing import crossing_bytes
 from dsi_mqtt.engine.torch.requests import Request

@@ -18,6 +18,7 @@ from dsi_mqtt.core.model import ModelGraph, UnitRange
 from dsi_mqtt.engine.torch.crossing import pack, unpack
 from dsi_mqtt.engine.torch.requests import Request
 from dsi_mqtt.engine.torch.split import SplitModel
+from dsi_mqtt.engine.torch.trees import Tree
 from dsi_mqtt.errors import ModelFailedError
 
 _WARM_PASSES: Final = 3
@@ -33,11 +34,11 @@ class Purpose(Protocol):
 
     def reference(self) -> Request: ...
 
-    def extra(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    def head_inputs(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         """Further keyword arguments of the head."""
 
     def answer(
-        self, output: Any, inputs: Mapping[str, torch.Tensor], *, batched: bool
+        self, output: Tree, inputs: Mapping[str, torch.Tensor], *, batched: bool
     ) -> bytes: ...
 
 
@@ -128,10 +129,10 @@ class TorchEngine:
     def _head(self) -> int:
         return len(self._graph.units) - 1
 
-    def _run(self, units: UnitRange, request: Request, stream: torch.Tensor | None) -> Any:
+    def _run(self, units: UnitRange, request: Request, stream: torch.Tensor | None) -> Tree:
         inputs: dict[str, Any] = dict(request.inputs)
         if units.stop > self._head:
-            inputs |= self._purpose.extra(request.inputs)
+            inputs |= self._purpose.head_inputs(request.inputs)
         return self._model.run(units, inputs, stream)
 
     def _require(self, units: UnitRange) -> None:

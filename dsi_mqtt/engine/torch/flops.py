@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Final
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
+
+from dsi_mqtt.engine.torch.trees import Operation, Tree
 
 _aten = torch.ops.aten
 _ATTENTION: Final = (
@@ -15,11 +18,11 @@ _ATTENTION: Final = (
 )
 
 
-class FlopCount(TorchDispatchMode):
-    """Multiplications and additions apart, so a product of m×k and k×n counts 2·m·k·n."""
+class FlopCount(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Multiplications and additions apart, so a product of (m, k) and (k, n) counts 2mkn."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._count = 0.0
 
     def take(self) -> float:
@@ -32,11 +35,11 @@ class FlopCount(TorchDispatchMode):
 
     def __torch_dispatch__(
         self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+        func: Operation,
+        types: Iterable[type],
+        args: tuple[Tree, ...] = (),
+        kwargs: dict[str, Tree] | None = None,
+    ) -> Tree:
         del types
         kwargs = kwargs or {}
         packet = func.overloadpacket
@@ -48,7 +51,7 @@ class FlopCount(TorchDispatchMode):
         out = func(*args, **kwargs)
         if packet in _ATTENTION:
             query, key, value = (tensor.shape for tensor in args[:3])
-            self._count += sdpa_flop_count(query, key, value)
+            self._count += sdpa_flop_count(query, key, value)  # type: ignore[no-untyped-call]
         else:
             self._count += flop_registry[packet](*args, **kwargs, out_val=out)
         return out

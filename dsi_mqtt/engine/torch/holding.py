@@ -152,5 +152,5 @@ def read_tensor(source: WeightSource, weight: Weight) -> torch.Tensor:
     value = torch.empty(weight.shape, dtype=_STORED[weight.dtype])
     if weight.nbytes:
         flat = value.reshape(-1).view(torch.uint8)
-        source.read_into(weight.name, memoryview(flat.numpy()))
+        source.read_into(weight.name, flat.numpy().data)
     return value

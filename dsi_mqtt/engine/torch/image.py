@@ -74,7 +74,7 @@ class ImageReader:
         from transformers import AutoImageProcessor  # noqa: PLC0415
 
         try:
-            self._processor = AutoImageProcessor.from_pretrained(
+            self._processor = AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
                 str(self._folder), local_files_only=True, trust_remote_code=False
             )
         except Exception as error:
@@ -92,11 +92,13 @@ class ImageReader:
             return self._pixels(array_of_numbers(read_json(body), "pixels"))
         if not kind.startswith(IMAGE) and kind != OCTETS:
             raise InvalidInputError(
-                f"this model reads images, not {content_type!r}; send image/jpeg, image/png or {NPY}"
+                f"this model reads images, not {content_type!r}; "
+                f"send image/jpeg, image/png or {NPY}"
             )
         if self._processor is None:
             raise InvalidInputError(
-                f"this model has no image processor; send its pixels as {NPY} (channels, height, width)"
+                "this model has no image processor; "
+                f"send its pixels as {NPY} (channels, height, width)"
             )
         return self._decoded(body)
 
@@ -119,7 +121,8 @@ class ImageReader:
     def _check_size(self, size: tuple[int, int]) -> None:
         if size[0] * size[1] > self._pixels_max:
             raise InvalidInputError(
-                f"the image has {size[0]} by {size[1]} pixels; at most {self._pixels_max} are decoded"
+                f"the image has {size[0]} by {size[1]} pixels; "
+                f"at most {self._pixels_max} are decoded"
             )
 
     def _pixels(self, array: NDArray[Any]) -> Request:

@@ -55,7 +55,7 @@ class Recipe:
 
 def read_recipes(model: PreTrainedModel, stored: Iterable[str]) -> dict[str, Recipe]:
     """For each of the model's tensors that the stored names provide, how it is made."""
-    names: Mapping[str, Any] = model.state_dict(keep_vars=True)
+    names: dict[str, Any] = model.state_dict(keep_vars=True)
     transforms = get_model_conversion_mapping(model)
     renamings = [item for item in transforms if isinstance(item, WeightRenaming)]
     converters = [item for item in transforms if isinstance(item, WeightConverter)]

@@ -13,10 +13,12 @@ That makes splitting fail closed: a result that lacks something cannot look like
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final, Self
 
 import torch
 from torch.utils import _pytree as pytree
+
+from dsi_mqtt.engine.torch.trees import Operation, Tree
 
 _META: Final = torch.device("meta")
 _CPU: Final = torch.device("cpu")
@@ -44,28 +46,30 @@ class NeedsValueError(RuntimeError):
 class Phantom(torch.Tensor):
     """See the module. Views share one set of sources, for writing to one writes to all."""
 
-    inner: torch.Tensor
+    inner: torch.Tensor  # type: ignore[assignment]  # the product of that name is not used
     sources: set[str]
 
-    @staticmethod
-    def __new__(cls, inner: torch.Tensor, sources: set[str]) -> Phantom:
+    def __new__(cls, inner: torch.Tensor, sources: set[str]) -> Self:
         # Made as an inference tensor, for the passes they flow through run in inference mode.
         with torch.inference_mode():
-            phantom: Phantom = torch.Tensor._make_wrapper_subclass(  # noqa: SLF001 - documented so
+            phantom: Self = torch.Tensor._make_wrapper_subclass(  # noqa: SLF001 - documented so
                 cls, inner.shape, strides=inner.stride(), dtype=inner.dtype, device=_CPU
             )
         phantom.inner = inner
         phantom.sources = sources
         return phantom
 
-    def __repr__(self, *, tensor_contents: object = None) -> str:
-        del tensor_contents  # the base class's parameter; a phantom has none
+    def __repr__(self) -> str:  # type: ignore[override]  # there are no contents to show
         return f"Phantom({tuple(self.shape)}, {self.dtype}, of {sorted(self.sources)})"
 
     @classmethod
-    def __torch_dispatch__(
-        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]  # a class method, as torch documents it
+        cls,
+        func: Operation,
+        types: Iterable[type],
+        args: tuple[Tree, ...] = (),
+        kwargs: dict[str, Tree] | None = None,
+    ) -> Tree:
         del types
         if func in _FILLS or func in _FULLS:
             return _filled(func, args, kwargs or {})
@@ -109,7 +113,7 @@ def sources_of(value: object) -> set[str]:
     return set().union(*(phantom.sources for phantom in phantoms_in(value)))
 
 
-def _hollow(leaf: Any) -> Any:
+def _hollow(leaf: Tree) -> Tree:
     if type(leaf) is Phantom:
         return leaf.inner
     if isinstance(leaf, torch.Tensor):
@@ -117,7 +121,7 @@ def _hollow(leaf: Any) -> Any:
     return _META if isinstance(leaf, torch.device) else leaf
 
 
-def _wrap(out: Any, func: Any, sources: set[str]) -> Any:
+def _wrap(out: Tree, func: Operation, sources: set[str]) -> Tree:
     if isinstance(out, torch.Tensor):
         return Phantom(out, sources)
     if isinstance(out, tuple | list):
@@ -127,7 +131,7 @@ def _wrap(out: Any, func: Any, sources: set[str]) -> Any:
     return out
 
 
-def _filled(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+def _filled(func: Operation, args: tuple[Tree, ...], kwargs: dict[str, Tree]) -> torch.Tensor:
     """The result of an operation in `_FILLS` or `_FULLS`, with values."""
     template = args[0]
     shape = args[1] if func in _SIZED else template.shape

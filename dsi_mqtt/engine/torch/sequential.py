@@ -35,6 +35,7 @@ from dsi_mqtt.engine.torch.requests import Request
 from dsi_mqtt.engine.torch.sources import BuiltSource
 from dsi_mqtt.engine.torch.split import SplitModel
 from dsi_mqtt.engine.torch.structure import Reference
+from dsi_mqtt.engine.torch.trees import Tree
 from dsi_mqtt.engine.torch.verify import check_chains, run_chain
 from dsi_mqtt.engine.weights import FolderSource, WeightSource
 from dsi_mqtt.errors import InvalidInputError, SplitError
@@ -69,7 +70,7 @@ def open_sequential(spec: ModelSpec) -> TorchEngine:
     )
     if isinstance(source, BuiltSource):
         source.release()
-    return TorchEngine(graph, parts, purpose, partial(_verify, spec, parts, sample, dtype))
+    return TorchEngine(graph, parts, purpose, partial(_verify, spec, source, sample, dtype))
 
 
 def _split(
@@ -83,7 +84,9 @@ def _split(
     return SplitModel(module, holding, Reference({INPUT: sample}), [blocks])
 
 
-def _verify(spec: ModelSpec, parts: SplitModel, sample: torch.Tensor, dtype: torch.dtype) -> None:
+def _verify(
+    spec: ModelSpec, source: WeightSource, sample: torch.Tensor, dtype: torch.dtype
+) -> None:
     """Segments against the whole, with weights as the factory makes them.
 
     Large models are not built whole on a small machine: theirs must have the forward of
@@ -91,8 +94,11 @@ def _verify(spec: ModelSpec, parts: SplitModel, sample: torch.Tensor, dtype: tor
     """
     origin = f"model.factory {spec.factory}"
     requests = _trial_requests(sample)
-    size = parts.holding.nbytes(set().union(*parts.structure.needs))
-    if size > _WHOLE_MAX and type(parts.module).forward is nn.Sequential.forward:
+    with building, _hollow_parameters():
+        own = call_factory(spec)
+    large = sum(weight.nbytes for weight in source.weights.values()) > _WHOLE_MAX
+    if large and type(own.module).forward is nn.Sequential.forward:
+        parts = _split(own, sample, dtype, source, origin)
         cuts = tuple(UnitRange(unit, unit + 1) for unit in range(len(parts.structure.needs)))
         once, again = (run_chain(parts, cuts, requests[0]) for _ in range(2))
         if not torch.equal(once, again):
@@ -100,10 +106,8 @@ def _verify(spec: ModelSpec, parts: SplitModel, sample: torch.Tensor, dtype: tor
         return
     whole = call_factory(spec).module.to(dtype).eval()
     state = whole.state_dict()
-    with building, _hollow_parameters():
-        own = call_factory(spec)
-    tried = _split(own, sample, dtype, BuiltSource(lambda: state, origin), origin)
-    check_chains(whole, tried, requests, origin)
+    parts = _split(own, sample, dtype, BuiltSource(lambda: state, origin), origin)
+    check_chains(whole, parts, requests, origin)
 
 
 def _trial_requests(sample: torch.Tensor) -> list[Request]:
@@ -127,7 +131,7 @@ class _OwnPurpose:
     def reference(self) -> Request:
         return Request({INPUT: self.sample}, batched=False)
 
-    def extra(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    def head_inputs(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         del inputs
         return {}
 
@@ -148,7 +152,7 @@ class _OwnPurpose:
             )
         return Request({INPUT: rows.to(self.sample.dtype)}, batched)
 
-    def answer(self, output: Any, inputs: Mapping[str, torch.Tensor], *, batched: bool) -> bytes:
+    def answer(self, output: Tree, inputs: Mapping[str, torch.Tensor], *, batched: bool) -> bytes:
         del inputs
         made = self.own.postprocess or _listed
         items = [made(row) for row in output]

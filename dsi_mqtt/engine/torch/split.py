@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -25,6 +24,7 @@ from dsi_mqtt.engine.torch.phantom import (
 )
 from dsi_mqtt.engine.torch.structure import Reference, Structure, find_structure
 from dsi_mqtt.engine.torch.taps import Forward, Taps, stream_of, with_stream
+from dsi_mqtt.engine.torch.trees import Tree
 from dsi_mqtt.errors import SplitError, WireError
 
 
@@ -43,14 +43,14 @@ class SplitModel:
         self.holding = holding
         self.structure: Structure = find_structure(module, reference, levels)
         self._taps = Taps(module, self.structure.blocks)
-        self._steady: dict[int, Any] = {}
+        self._steady: dict[int, Tree] = {}
 
     def load(self, units: UnitRange) -> None:
         self.holding.load(units, self.structure.needs)
 
     def run(
         self, units: UnitRange, inputs: Mapping[str, torch.Tensor], stream: torch.Tensor | None
-    ) -> Any:
+    ) -> Tree:
         """The stream that leaves `units`, or the model's output when they end with the head.
 
         inputs: the model's keyword arguments; phantoms where only the shape came.
@@ -82,11 +82,11 @@ class _SegmentPass:
     units: UnitRange
     last: int
     stream: torch.Tensor | None
-    steady: dict[int, Any]
+    steady: dict[int, Tree]
 
     def block(
-        self, unit: int, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+        self, unit: int, forward: Forward, args: tuple[Tree, ...], kwargs: dict[str, Tree]
+    ) -> Tree:
         start, stop = self.units
         if unit == stop:
             _end((args, kwargs))
@@ -100,7 +100,7 @@ class _SegmentPass:
             _end(result)
         return result
 
-    def _received(self, value: Any) -> Any:
+    def _received(self, value: Tree) -> Tree:
         """`value` with the stream that came from the segment before."""
         expected = stream_of(value)
         if self.stream is None or expected is None:
@@ -113,8 +113,8 @@ class _SegmentPass:
         return with_stream(value, self.stream)
 
     def _skip(
-        self, unit: int, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+        self, unit: int, forward: Forward, args: tuple[Tree, ...], kwargs: dict[str, Tree]
+    ) -> Tree:
         """What a block below the segment returns, as a phantom.
 
         A block that once kept the shape of its stream always does, so it need not run again: its
@@ -138,7 +138,7 @@ class _SegmentPass:
         return result
 
 
-def _end(value: Any) -> None:
+def _end(value: Tree) -> None:
     stream = stream_of(value)
     assert stream is not None  # noqa: S101 - the trace saw the block with one
     raise _StreamEnds(stream)

@@ -13,15 +13,15 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from dsi_mqtt.engine.torch.flops import FlopCount
 from dsi_mqtt.engine.torch.phantom import NeedsValueError, Phantom, phantom_like, sources_of
 from dsi_mqtt.engine.torch.taps import Forward, Taps, stream_of, with_stream
+from dsi_mqtt.engine.torch.trees import Tree
 from dsi_mqtt.errors import SplitError
 
 _INPUT: Final = "input:"
@@ -84,7 +84,7 @@ def block_levels(model: nn.Module) -> list[tuple[str, ...]]:
 
 
 def _largest_lists(module: nn.Module, prefix: str) -> list[str]:
-    """Children of the outermost lists of like modules; of several kinds the one that weighs most."""
+    """Children of the outermost lists of like modules; of several kinds the heaviest."""
     by_kind: defaultdict[type, list[str]] = defaultdict(list)
     sizes: defaultdict[type, int] = defaultdict(int)
     lists: list[str] = []
@@ -153,8 +153,8 @@ class _Trace:
         }
 
     def block(
-        self, unit: int, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+        self, unit: int, forward: Forward, args: tuple[Tree, ...], kwargs: dict[str, Tree]
+    ) -> Tree:
         if unit != len(self.needs) + 1:
             raise SplitError(
                 f"{self.blocks[unit - 1]} is not called once and in order, so it cannot be a unit"
@@ -168,7 +168,7 @@ class _Trace:
             result = self._unseen(unit, fresh, (args, kwargs))
         return self._next_unit(result) if unit == len(self.blocks) else result
 
-    def finish(self, output: Any) -> None:
+    def finish(self, output: Tree) -> None:
         if len(self.needs) != len(self.blocks) + 1:
             raise SplitError("the model returned before its last block was called")
         self._close(sources_of(output), None)
@@ -182,7 +182,7 @@ class _Trace:
             tuple(self.flops),
         )
 
-    def _next_unit(self, value: Any) -> Any:
+    def _next_unit(self, value: Tree) -> Tree:
         """Closes the unit that made `value` and opens the next with a fresh stream in its place."""
         stream = stream_of(value)
         if not isinstance(stream, Phantom):
@@ -232,7 +232,7 @@ class _Trace:
             return "the prelude"
         return self.blocks[unit - 1] if unit <= len(self.blocks) else "the head"
 
-    def _unseen(self, unit: int, fresh: Phantom, arguments: Any) -> Phantom:
+    def _unseen(self, unit: int, fresh: Phantom, arguments: Tree) -> Phantom:
         """What a block returns whose inside depends on values, such as the routing to experts.
 
         It is taken to use all its weights and to keep the shape, which verification tests.

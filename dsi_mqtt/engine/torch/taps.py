@@ -8,24 +8,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-Forward = Callable[..., Any]
+from dsi_mqtt.engine.torch.trees import Tree
+
+Forward = Callable[..., Tree]
 
 
 class Pass(Protocol):
     def block(
-        self, unit: int, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+        self, unit: int, forward: Forward, args: tuple[Tree, ...], kwargs: dict[str, Tree]
+    ) -> Tree:
         """Stands in for one call of the block that is unit `unit`."""
 
 
 class Taps:
-    """blocks: paths of the modules that are units 1, 2, …"""
+    """blocks: paths of the modules that are units 1, 2 and so on."""
 
     def __init__(self, model: nn.Module, blocks: tuple[str, ...]) -> None:
         self._modules = [model.get_submodule(path) for path in blocks]
@@ -45,13 +47,13 @@ class Taps:
         finally:
             self._pass = None
 
-    def _call(self, unit: int, forward: Forward, *args: Any, **kwargs: Any) -> Any:
+    def _call(self, unit: int, forward: Forward, *args: Tree, **kwargs: Tree) -> Tree:
         if self._pass is None:
             return forward(*args, **kwargs)
         return self._pass.block(unit, forward, args, kwargs)
 
 
-def stream_of(value: Any) -> torch.Tensor | None:
+def stream_of(value: Tree) -> torch.Tensor | None:
     """The first tensor of a block's arguments or results: what flows from block to block."""
     for leaf in pytree.tree_leaves(value):
         if isinstance(leaf, torch.Tensor):
@@ -59,7 +61,7 @@ def stream_of(value: Any) -> torch.Tensor | None:
     return None
 
 
-def with_stream(value: Any, stream: torch.Tensor) -> Any:
+def with_stream(value: Tree, stream: torch.Tensor) -> Tree:
     """`value` with its first tensor, wherever it occurs, replaced by `stream`."""
     before = stream_of(value)
     return pytree.tree_map(lambda leaf: stream if leaf is before else leaf, value)

@@ -4,7 +4,7 @@
 |---|---|
 | embedding | `{"embedding": […]}`: pooled and normalised as the sentence-transformers folder says |
 | features | `{"features": […]}`: the pooled output of a vision model, the mean of a text's tokens |
-| image-classification, text-classification | `{"labels": [{"label", "id", "score"}, …]}`, best first |
+| …-classification of image or text | `{"labels": [{"label", "id", "score"}, …]}`, best first |
 | next-token | `{"tokens": [{"token", "id", "probability"}, …]}`, likeliest first |
 | tensor | `{"shape": […], "output": […]}`: the model's first output |
 
@@ -27,6 +27,7 @@ from dsi_mqtt.engine.torch.bodies import numbers, write_json
 from dsi_mqtt.engine.torch.image import PIXELS, PIXELS_MAX, ImageReader
 from dsi_mqtt.engine.torch.requests import Request
 from dsi_mqtt.engine.torch.text import IDS, MASK, TextReader
+from dsi_mqtt.engine.torch.trees import Tree
 from dsi_mqtt.errors import CheckpointError, ConfigError, SplitError
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 Reader = TextReader | ImageReader
 Item = dict[str, Any]
 # The model's output and the inputs it was computed from, to one item for each row.
-Answerer = Callable[[Any, Mapping[str, torch.Tensor]], list[Item]]
+Answerer = Callable[[Tree, Mapping[str, torch.Tensor]], list[Item]]
 
 TASKS: Final = (
     "embedding",
@@ -54,12 +55,12 @@ _TOP_K: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """extra: further keyword arguments of the model, from its inputs."""
+    """head_inputs: further keyword arguments of the head, from the model's inputs."""
 
     name: str
     reader: Reader
     answerer: Answerer
-    extra: Callable[[Mapping[str, torch.Tensor]], dict[str, Any]]
+    head_inputs: Callable[[Mapping[str, torch.Tensor]], dict[str, Any]]
 
     def prepare(self, units: UnitRange, last: int) -> None:
         """Loads the tokenizer or image processor where `units` use it. last: the head's unit."""
@@ -77,7 +78,7 @@ class Task:
         listed = self.name in ("next-token", "image-classification", "text-classification")
         return _TOP_K * 60 if listed else int(getattr(config, "hidden_size", 512)) * 20
 
-    def answer(self, output: Any, inputs: Mapping[str, torch.Tensor], *, batched: bool) -> bytes:
+    def answer(self, output: Tree, inputs: Mapping[str, torch.Tensor], *, batched: bool) -> bytes:
         items = self.answerer(output, inputs)
         if not batched:
             return write_json(items[0])
@@ -89,6 +90,7 @@ class Task:
 def find_task(
     folder: Path,
     spec: ModelSpec,
+    *,
     cls: type[PreTrainedModel],
     config: PretrainedConfig,
     dtype: torch.dtype,
@@ -98,7 +100,15 @@ def find_task(
     options = Options.read(spec)
     if cls.main_input_name == IDS and MASK not in parameters:
         raise SplitError(f"{cls.__name__} takes no {MASK}, so padded batches cannot be served")
-    reader = _reader(folder, spec, cls, config, dtype, parameters, options)
+    if cls.main_input_name == IDS:
+        reader: Reader = TextReader(_tokenizer_folder(folder, spec), config, parameters)
+    elif cls.main_input_name == PIXELS:
+        reader = ImageReader(folder, config, dtype, options.pixels_max)
+    else:
+        raise SplitError(
+            f"{cls.__name__} takes {cls.main_input_name}; only texts ({IDS}) and images ({PIXELS}) "
+            "are served"
+        )
     name = spec.task or _detect(folder, cls.__name__, reader)
     if name not in TASKS:
         raise ConfigError(f"model.task is {name!r}; give one of {', '.join(TASKS)}")
@@ -106,8 +116,9 @@ def find_task(
         raise ConfigError(
             f"model.task is {name!r}, which needs a text model; {cls.__name__} is none"
         )
-    extra = _last_positions if name == "next-token" and "logits_to_keep" in parameters else _nothing
-    return Task(name, reader, _answerer(name, folder, config, reader, options), extra)
+    few_logits = name == "next-token" and "logits_to_keep" in parameters
+    head_inputs = _last_positions if few_logits else _nothing
+    return Task(name, reader, _answerer(name, folder, config, reader, options), head_inputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,26 +139,10 @@ class Options:
         return cls(**given)
 
 
-def _reader(
-    folder: Path,
-    spec: ModelSpec,
-    cls: type[PreTrainedModel],
-    config: PretrainedConfig,
-    dtype: torch.dtype,
-    parameters: frozenset[str],
-    options: Options,
-) -> Reader:
-    if cls.main_input_name == IDS:
-        tokens = Path(spec.tokenizer) if spec.tokenizer else folder
-        if spec.tokenizer and not tokens.is_dir():
-            raise ConfigError(f"model.tokenizer: {tokens} is not a folder")
-        return TextReader(tokens, config, parameters)
-    if cls.main_input_name == PIXELS:
-        return ImageReader(folder, config, dtype, options.pixels_max)
-    raise SplitError(
-        f"{cls.__name__} takes {cls.main_input_name}; only texts ({IDS}) and images ({PIXELS}) "
-        "are served"
-    )
+def _tokenizer_folder(folder: Path, spec: ModelSpec) -> Path:
+    if spec.tokenizer and not Path(spec.tokenizer).is_dir():
+        raise ConfigError(f"model.tokenizer: {spec.tokenizer} is not a folder")
+    return Path(spec.tokenizer or folder)
 
 
 def _detect(folder: Path, name: str, reader: Reader) -> str:
@@ -174,7 +169,8 @@ def _answerer(
         return _NextToken(reader, options.top_k)
     if name == "tensor":
         return _tensor
-    return _Labels({int(key): str(label) for key, label in config.id2label.items()}, options.top_k)
+    names = config.id2label or {}
+    return _Labels({int(key): str(label) for key, label in names.items()}, options.top_k)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +195,7 @@ class _Embedding:
         pooling = folder / str(kinds["Pooling"].get("path", "")) / "config.json"
         return cls(_pooling_mode(pooling), "Normalize" in kinds)
 
-    def __call__(self, output: Any, inputs: Mapping[str, torch.Tensor]) -> list[Item]:
+    def __call__(self, output: Tree, inputs: Mapping[str, torch.Tensor]) -> list[Item]:
         hidden = output.last_hidden_state.float()
         mask = inputs[MASK].unsqueeze(-1).float()
         if self.mode == "cls":
@@ -213,7 +209,7 @@ class _Embedding:
         return [{"embedding": numbers(row)} for row in pooled]
 
 
-def _stored(file: Path) -> Any:
+def _stored(file: Path) -> Any:  # noqa: ANN401 - JSON
     try:
         return json.loads(file.read_bytes())
     except (OSError, ValueError) as error:
@@ -237,17 +233,16 @@ def _masked_mean(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1e-9)
 
 
-def _features(output: Any, inputs: Mapping[str, torch.Tensor]) -> list[Item]:
+def _features(output: Tree, inputs: Mapping[str, torch.Tensor]) -> list[Item]:
     if MASK in inputs:
         pooled = _masked_mean(output.last_hidden_state.float(), inputs[MASK].unsqueeze(-1).float())
     else:
-        pooled = getattr(output, "pooler_output", None)
-        if pooled is None:
-            pooled = output.last_hidden_state.flatten(2).mean(dim=1)
+        pooler = getattr(output, "pooler_output", None)
+        pooled = output.last_hidden_state.mean(dim=1) if pooler is None else pooler
     return [{"features": numbers(row.flatten())} for row in pooled]
 
 
-def _tensor(output: Any, inputs: Mapping[str, torch.Tensor]) -> list[Item]:
+def _tensor(output: Tree, inputs: Mapping[str, torch.Tensor]) -> list[Item]:
     del inputs
     first = next(leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor))
     return [{"shape": list(row.shape), "output": numbers(row)} for row in first]
@@ -258,7 +253,7 @@ class _Labels:
     names: Mapping[int, str]
     top_k: int
 
-    def __call__(self, output: Any, inputs: Mapping[str, torch.Tensor]) -> list[Item]:
+    def __call__(self, output: Tree, inputs: Mapping[str, torch.Tensor]) -> list[Item]:
         del inputs
         scores = output.logits.float().softmax(dim=-1)
         best = scores.topk(min(self.top_k, scores.shape[-1]), dim=-1)
@@ -278,7 +273,7 @@ class _NextToken:
     reader: TextReader
     top_k: int
 
-    def __call__(self, output: Any, inputs: Mapping[str, torch.Tensor]) -> list[Item]:
+    def __call__(self, output: Tree, inputs: Mapping[str, torch.Tensor]) -> list[Item]:
         last = inputs[MASK].sum(dim=1) - 1
         kept = _last_positions(inputs)["logits_to_keep"]
         if output.logits.shape[1] == len(kept):

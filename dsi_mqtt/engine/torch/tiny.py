@@ -36,6 +36,8 @@ _INNER: Final = (
 )
 _EXPERTS: Final = ("num_local_experts", "num_experts", "n_routed_experts")
 _CHOSEN: Final = ("num_experts_per_tok", "moe_topk")
+_HEAD_WIDTHS: Final = ("head_dim", "d_head", "kv_channels", "rotary_dim")
+_WINDOWS: Final = ("sliding_window", "attention_window")
 _DEPTHS: Final = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 
 # Lists of stages that a configuration works out itself.
@@ -111,23 +113,19 @@ def _shrink_width(fields: Fields) -> None:
         fields["embed_dim"] = fields["num_heads"][0] * 8
         return
     heads = _shrink_heads(fields)
-    if heads is None:
-        return
-    for name in _WIDTHS:
+    if heads is not None:
+        _limit(fields, _WIDTHS, heads * _HEAD_WIDTH)
+        _limit(fields, _INNER, heads * _HEAD_WIDTH * 2)
+        _limit(fields, _HEAD_WIDTHS, _HEAD_WIDTH)
+        _limit(fields, _EXPERTS, 4)
+        _limit(fields, _CHOSEN, 2)
+        _limit(fields, _WINDOWS, 4)
+
+
+def _limit(fields: Fields, names: tuple[str, ...], most: int) -> None:
+    for name in names:
         if isinstance(fields.get(name), int):
-            fields[name] = heads * _HEAD_WIDTH
-    for name in _INNER:
-        if isinstance(fields.get(name), int):
-            fields[name] = heads * _HEAD_WIDTH * 2
-    for name in ("head_dim", "d_head", "kv_channels"):
-        if isinstance(fields.get(name), int):
-            fields[name] = _HEAD_WIDTH
-    for names, most in ((_EXPERTS, 4), (_CHOSEN, 2), (("sliding_window", "attention_window"), 4)):
-        for name in names:
-            if isinstance(fields.get(name), int):
-                fields[name] = min(fields[name], most)
-    if isinstance(fields.get("rotary_dim"), int):
-        fields["rotary_dim"] = min(fields["rotary_dim"], _HEAD_WIDTH)
+            fields[name] = min(fields[name], most)
 
 
 def _shrink_heads(fields: Fields) -> int | None:

@@ -9,11 +9,10 @@ be equal to the last bit.
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import torch
 import transformers
@@ -32,6 +31,7 @@ from dsi_mqtt.engine.torch.split import SplitModel
 from dsi_mqtt.engine.torch.structure import Reference
 from dsi_mqtt.engine.torch.text import IDS, MASK
 from dsi_mqtt.engine.torch.tiny import IMAGE_SIDE, VOCABULARY, shrunk
+from dsi_mqtt.engine.torch.trees import Tree
 from dsi_mqtt.errors import SplitError
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def check_chains(whole: nn.Module, parts: SplitModel, requests: list[Request], w
                 )
 
 
-def run_chain(parts: SplitModel, cuts: tuple[UnitRange, ...], request: Request) -> Any:
+def run_chain(parts: SplitModel, cuts: tuple[UnitRange, ...], request: Request) -> Tree:
     """The output of the segments `cuts` one after the other, each held alone."""
     carried = parts.structure.carried
     dtypes = {name: value.dtype for name, value in request.inputs.items()}
@@ -108,7 +108,7 @@ def _told(cuts: tuple[UnitRange, ...]) -> str:
     return ", ".join(map(str, cuts))
 
 
-def _tensors(output: Any) -> list[torch.Tensor]:
+def _tensors(output: Tree) -> list[torch.Tensor]:
     return [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor)]
 
 
@@ -150,8 +150,10 @@ def _random_model(
 
 
 def _random_weight(name: str, hollow: torch.Tensor, random: torch.Generator) -> torch.Tensor:
-    """Matrices keep the size of what they multiply; vectors lie in [0.5, 1.5) as norms and
-    variances must, or, biases and means, around zero."""
+    """Matrices keep the size of what they multiply; biases and means lie around zero.
+
+    Other vectors lie in [0.5, 1.5), as scales and variances must.
+    """
     if not hollow.is_floating_point():
         return torch.ones(hollow.shape, dtype=hollow.dtype)
     if hollow.dim() > 1:
