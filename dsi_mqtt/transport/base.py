@@ -54,11 +54,12 @@ class ConnectOptions:
     client_id: empty lets the broker choose.
     session_expiry_s: how long the broker keeps the MQTT session after the connection;
         0 ends it with the connection, and then `clean_start` makes no difference.
-    hold_count, hold_bytes: a data connection stops reading its socket while this many QoS 1
-        messages are unacknowledged, or this many payload bytes (and some for each message's
-        record) are unacknowledged or not yet taken from `messages()`. One message is always
-        admitted, whatever its size. What comes behind waits too, PUBACKs among it: at the bound,
-        acknowledge without first waiting for a QoS 1 publish on the same connection.
+    hold_count, hold_bytes: a data connection hands over nothing more, and reads its socket into
+        its receive buffer only, while this many QoS 1 messages are unacknowledged, or this many
+        payload bytes (and some for each message's record) are unacknowledged or not yet taken
+        from `messages()`. One message is always admitted, whatever its size. What comes behind
+        waits too, PUBACKs among it: at the bound, acknowledge without first waiting for a QoS 1
+        publish on the same connection.
     """
 
     client_id: str = ""
@@ -133,9 +134,6 @@ class DataConnection(Connection, Protocol):
         A message of an earlier connection, or one acknowledged before, is ignored: the broker
         sends the former again.
         """
-
-    def acknowledge_soon(self, message: Message) -> None:
-        """The same without waiting: an acknowledgement is a few bytes, and as many as are held."""
 
     def publish_soon(self, message: Message) -> None:
         """Queues a QoS 0 message without waiting; for small messages on the hot path."""

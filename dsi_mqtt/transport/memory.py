@@ -179,9 +179,6 @@ class MemoryDataConnection(MemoryConnection):
             self._inbox.put(replace(message, receipt=receipt))
 
     def acknowledge(self, message: Message) -> None:
-        self.acknowledge_soon(message)
-
-    def acknowledge_soon(self, message: Message) -> None:
         self._check_live()
         packet_id = self._inbox.release(message.receipt)
         if packet_id is not None:

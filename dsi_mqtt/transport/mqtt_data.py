@@ -1,9 +1,9 @@
 """The data connection: inputs and activations over MQTT 5, acknowledged by hand.
 
 What it holds is bounded here and not by the broker's receive maximum, which Mosquitto 2.0
-exceeds: at the bound the socket is not read. Whatever comes behind on the same socket waits as
-well, acknowledgements of our own publishes among it; so a reader must be able to acknowledge
-without first waiting for a QoS 1 publish on the same connection.
+exceeds: at the bound the socket is read into the receive buffer and no further. Whatever comes
+behind on the same socket waits as well, acknowledgements of our own publishes among it; so a
+reader must be able to acknowledge without first waiting for a QoS 1 publish on the same connection.
 """
 
 from __future__ import annotations
@@ -126,9 +126,6 @@ class MqttDataConnection:
         return self._inbox
 
     def acknowledge(self, message: Message) -> None:
-        self.acknowledge_soon(message)
-
-    def acknowledge_soon(self, message: Message) -> None:
         self._check_live()
         packet_id = self._inbox.release(message.receipt)
         if packet_id is not None:

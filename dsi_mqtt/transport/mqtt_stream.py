@@ -38,8 +38,9 @@ class PacketReader(Protocol):
 class PacketStream(asyncio.BufferedProtocol):
     """One socket, from connected to ended.
 
-    Invariant: `0 <= start <= end <= len(buffer)`, and bytes `[start, end)` are received but not
-    parsed; unless reading is paused they are less than one packet.
+    Invariants: `0 <= start <= end <= len(buffer)`, and bytes `[start, end)` are received but not
+    parsed; unless paused they are less than one packet. The socket is read while `end` leaves
+    room.
     """
 
     def __init__(self, reader: PacketReader) -> None:
@@ -53,15 +54,12 @@ class PacketStream(asyncio.BufferedProtocol):
         self._start = 0
         self._end = 0
         self._paused = False
+        self._reading = True
         self._congested = False
         self._drain_waiters: deque[asyncio.Future[None]] = deque()
         self._keep_alive: asyncio.TimerHandle | None = None
         self._heard = False
         self._silent_ticks = 0
-
-    @property
-    def paused(self) -> bool:
-        return self._paused
 
     @property
     def congested(self) -> bool:
@@ -102,20 +100,17 @@ class PacketStream(asyncio.BufferedProtocol):
     # -- reading ---------------------------------------------------------------------------------
 
     def pause(self) -> None:
-        """Stops reading the socket, and parsing what was read; pings go on."""
-        if not self._paused and not self._ended:
-            self._paused = True
-            self._live().pause_reading()
+        """Hands over no more packets.
+
+        The socket is still read while the buffer has room, and no further: so the end of the
+        connection is noticed, which a socket that nobody reads would hide.
+        """
+        self._paused = True
 
     def resume(self) -> None:
-        """Parses what was already read, then reads on, unless the reader pauses again."""
-        if not self._paused or self._ended:
-            return
+        """Hands over what was received meanwhile, unless the reader pauses again."""
         self._paused = False
-        self._heard = True  # what was sent while nobody read is no silence
         self._parse()
-        if not self._paused and not self._ended:
-            self._live().resume_reading()
 
     def _parse(self) -> None:
         length = 0
@@ -132,6 +127,7 @@ class PacketStream(asyncio.BufferedProtocol):
             length = 0
             self._reader.packet_received(packet)
         self._make_room(length or _FIXED_HEADER_MAX)
+        self._read_while(self._end < len(self._buffer))
 
     def _make_room(self, length: int) -> None:
         """Lets the packet that begins at `start`, of `length` bytes, be received in one piece."""
@@ -140,12 +136,22 @@ class PacketStream(asyncio.BufferedProtocol):
             self._buffer = self._initial_buffer  # one that grew for a large message is not kept
             self._start = self._end = 0
             return
-        if len(self._buffer) - self._start >= length:
+        if len(self._buffer) - self._start >= length and self._end < len(self._buffer):
             return
         target = memoryview(bytearray(length)) if length > len(self._buffer) else self._buffer
         target[:rest] = self._buffer[self._start : self._end]
         self._buffer = target
         self._start, self._end = 0, rest
+
+    def _read_while(self, room: bool) -> None:
+        if self._ended or room == self._reading:
+            return
+        self._reading = room
+        if room:
+            self._heard = True  # what was sent while nobody read is no silence
+            self._live().resume_reading()
+        else:
+            self._live().pause_reading()
 
     # -- writing ---------------------------------------------------------------------------------
 
@@ -177,12 +183,12 @@ class PacketStream(asyncio.BufferedProtocol):
         """Pings from now on, and ends the stream when a ping stays unanswered for `seconds`.
 
         Whatever is received counts as an answer: PINGRESP waits its turn behind large messages.
-        While reading is paused no answer can be seen and none is missed.
+        While the socket is not read no answer can be seen and none is missed.
         """
         self._keep_alive = self._loop.call_later(seconds / 2, self._tick, seconds)
 
     def _tick(self, seconds: float) -> None:
-        if self._heard or self._paused:
+        if self._heard or not self._reading:
             self._silent_ticks = 0
         else:
             self._silent_ticks += 1

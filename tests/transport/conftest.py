@@ -7,7 +7,7 @@ import contextlib
 import os
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, cast
 
 import pytest
 import pytest_asyncio
+import uvloop
 
 from dsi_mqtt.errors import ConnectionLostError
 from dsi_mqtt.transport.base import (
@@ -117,6 +118,16 @@ class Site:
         return ConnectOptions(client_id=self.name(client) if client else "", **options)
 
 
+def pytest_asyncio_loop_factories(
+    item: pytest.Item,
+) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Processes run on uvloop where it is installed, on asyncio's own loop where not."""
+    factories = {"asyncio": asyncio.new_event_loop}
+    if item.path.name in {"test_contract.py", "test_data_contract.py"}:
+        factories["uvloop"] = uvloop.new_event_loop
+    return factories
+
+
 @pytest.fixture(params=["control", "data"])
 def kind(request: pytest.FixtureRequest) -> Kind:
     """What both kinds of connection share is tested on both."""
@@ -128,10 +139,13 @@ def broker_kind(request: pytest.FixtureRequest) -> str:
     return cast("str", request.param)
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def shared_mosquitto() -> AsyncIterator[MosquittoProcess]:
-    async with MosquittoProcess(_settings()) as process:
-        yield process
+@pytest.fixture(scope="session")
+def shared_mosquitto() -> Iterator[MosquittoProcess]:
+    # Not on a test's event loop: there is more than one.
+    process = MosquittoProcess(_settings())
+    asyncio.run(process.start())
+    yield process
+    asyncio.run(process.stop())
 
 
 @pytest_asyncio.fixture

@@ -34,6 +34,7 @@ async def test_what_is_not_acknowledged_comes_again(site: Site) -> None:
     held = await site.hold(first, 10)
     for message in held[::2]:
         first.acknowledge(message)
+    await site.settled(first)
     first.abort()
 
     second = await site.data("durable", session_expiry_s=60, clean_start=False)
@@ -55,6 +56,7 @@ async def test_a_take_over_hands_on_queue_and_unacknowledged(site: Site) -> None
     await publish_numbers(sender, site.name("in"), 60)
     held = await site.hold(old, 5)
     old.acknowledge(held[0])
+    await site.settled(sender)
 
     new = await site.data("durable", session_expiry_s=60, clean_start=False)
     await site.end_of(old)
@@ -92,6 +94,7 @@ async def test_acknowledging_twice_acknowledges_one_message(site: Site) -> None:
     first, _ = await site.hold(connection, 2)
     for _ in range(3):
         connection.acknowledge(first)
+    await site.settled(connection)
     connection.abort()
 
     again = await site.data("durable", session_expiry_s=60, clean_start=False)
@@ -151,6 +154,22 @@ async def test_hold_bytes_bounds_what_is_unacknowledged(site: Site) -> None:
     assert [message.payload[0] for message in await third] == [2]
 
 
+async def test_at_its_bound_a_connection_notices_its_end(mortal_site: Site) -> None:
+    """Long before a ping would tell."""
+    site = mortal_site
+    holder = await site.data(hold_count=1, keep_alive_s=600)
+    await holder.subscribe(site.name("in"), qos=1)
+    sender = await site.data()
+    await publish_numbers(sender, site.name("in"), 5)
+    [held] = await site.hold(holder, 1)
+
+    await site.kill()
+
+    await site.end_of(holder)
+    with pytest.raises(ConnectionLostError):
+        holder.acknowledge(held)
+
+
 async def test_a_message_beyond_every_bound_is_admitted(site: Site) -> None:
     connection = await site.data(hold_count=1, hold_bytes=1)
     await connection.subscribe(site.name("in"), qos=1)
@@ -175,7 +194,7 @@ async def test_after_its_end_a_data_connection_does_nothing(site: Site) -> None:
     with pytest.raises(ConnectionLostError):
         connection.publish_soon(Message("a", b""))
     with pytest.raises(ConnectionLostError):
-        connection.acknowledge_soon(Message("a", b""))
+        connection.acknowledge(Message("a", b""))
     with pytest.raises(ConnectionLostError):
         await connection.drained()
 
