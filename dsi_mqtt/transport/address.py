@@ -31,7 +31,7 @@ def parse_broker_url(url: str) -> BrokerAddress:
         port = parts.port
     except ValueError as error:
         raise ConfigError(f"broker URL {url!r} is malformed ({error}); use {EXAMPLE}") from None
-    shown = _without_password(parts)
+    shown = url if parts.password is None else _without_password(parts)
     if parts.scheme == "mqtts":
         raise ConfigError(f"broker URL {shown!r}: TLS is not supported yet; use {EXAMPLE}")
     if parts.scheme != "mqtt":
@@ -49,7 +49,5 @@ def parse_broker_url(url: str) -> BrokerAddress:
 
 
 def _without_password(parts: SplitResult) -> str:
-    if parts.password is None:
-        return parts.geturl()
     user, _, host = parts.netloc.rpartition("@")
     return parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}").geturl()
