@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,17 +10,22 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from dsi_mqtt.core import deployment as schema
+from dsi_mqtt.core import site as nodes_schema
 from dsi_mqtt.core.deployment import Deployment, parse_units
 from dsi_mqtt.core.model import ModelSpec
+from dsi_mqtt.core.site import SiteFile
 from dsi_mqtt.errors import ConfigError
 from dsi_mqtt.wire.control import first_complaint
 from dsi_mqtt.wire.topics import check_name
 
 FILE_MAX: Final = 1024 * 1024
+PACKAGE: Final = "package:"
 _DTYPES: Final = ("float32", "float16", "bfloat16")
 
 # In a file an unknown key is a spelling mistake, unlike on the wire. (Why a tuple: wire.control.)
-_strict: Final = TypeAdapter(tuple[Deployment], config=ConfigDict(extra="forbid"))
+_FORBID: Final = ConfigDict(extra="forbid")
+_deployments: Final = TypeAdapter(tuple[Deployment], config=_FORBID)
+_sites: Final = TypeAdapter(tuple[SiteFile], config=_FORBID)
 
 
 def read_yaml(path: Path) -> list[dict[str, Any]]:
@@ -58,16 +64,73 @@ def deployment_of(document: dict[str, Any], path: Path) -> Deployment:
     """Validates one YAML document. `path` is named in errors; its folder anchors paths in it."""
     try:
         _expect_schema(document, schema.SCHEMA)
-        (deployment,) = _strict.validate_python((document,))
+        (deployment,) = _deployments.validate_python((document,))
         _check(deployment)
     except ValidationError as error:
         raise ConfigError(f"{path.name}: {first_complaint(error)}") from None
     except ConfigError as error:
         raise ConfigError(f"{path.name}: {error}") from None
-    model = deployment.model.path
-    if model is None:
+    if deployment.model.path is None:
         return deployment
-    return deployment.resolved(str((path.parent / Path(model).expanduser()).resolve()))
+    return deployment.resolved(_model_folder(deployment.model.path, path))
+
+
+def _model_folder(given: str, file: Path) -> str:
+    """An absolute path. "package:NAME/folder" lies inside an installed Python package."""
+    if not given.startswith(PACKAGE):
+        return str((file.parent / Path(given).expanduser()).resolve())
+    package, _, inside = given.removeprefix(PACKAGE).partition("/")
+    spec = find_spec(package) if package.isidentifier() else None
+    if spec is None or spec.origin is None:
+        raise ConfigError(f"{file.name}: model.path: the package {package!r:.60} is not installed")
+    return str(Path(spec.origin).parent / inside)
+
+
+def read_site(path: Path) -> tuple[list[Deployment], SiteFile | None]:
+    """Everything for one machine: deployments, and the nodes to run them on, in one file.
+
+    Raises ConfigError naming file and field.
+    """
+    deployments: list[Deployment] = []
+    site: SiteFile | None = None
+    for document in read_yaml(path):
+        if document.get("schema") == nodes_schema.SCHEMA:
+            if site is not None:
+                raise ConfigError(f"{path.name}: holds {nodes_schema.SCHEMA} twice; keep one")
+            site = site_of(document, path)
+        else:
+            deployments.append(deployment_of(document, path))
+    if not deployments:
+        raise ConfigError(f"{path.name}: holds no deployment (schema: {schema.SCHEMA})")
+    names = [deployment.name for deployment in deployments]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"{path.name}: two deployments have the same name")
+    return deployments, site
+
+
+def site_of(document: dict[str, Any], path: Path) -> SiteFile:
+    """Validates one YAML document of nodes."""
+    try:
+        (site,) = _sites.validate_python((document,))
+        _check_site(site)
+    except ValidationError as error:
+        raise ConfigError(f"{path.name}: {first_complaint(error)}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{path.name}: {error}") from None
+    return site
+
+
+def _check_site(site: SiteFile) -> None:
+    for i, node in enumerate(site.nodes):
+        check_name(node.id, f"nodes[{i}].id")
+        check_name(node.zone, f"nodes[{i}].zone")
+        if node.memory_mib is not None and not 0 < node.memory_mib < float("inf"):
+            raise ConfigError(f"nodes[{i}].memory_mib: {node.memory_mib} must be greater than 0")
+        if node.threads < 1:
+            raise ConfigError(f"nodes[{i}].threads: {node.threads} must be 1 or more")
+    ids = [node.id for node in site.nodes]
+    if len(set(ids)) < len(ids):
+        raise ConfigError("nodes: two nodes have the same id")
 
 
 def _expect_schema(document: dict[str, Any], expected: str) -> None:

@@ -1,0 +1,5 @@
+"""`python -m dsi_mqtt.cli` is `dsi-mqtt`."""
+
+from dsi_mqtt.cli import main
+
+main()

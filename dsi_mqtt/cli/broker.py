@@ -1,0 +1,109 @@
+"""`dsi-mqtt broker`: both brokers of a site, from generated configurations."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from dsi_mqtt.cli.common import ROOT, RootOption, control_connection, state_folder, until_stopped
+from dsi_mqtt.core.node import Site
+from dsi_mqtt.orchestrator.strays import StrayAnswerer
+from dsi_mqtt.transport.base import Message
+from dsi_mqtt.transport.loop import run
+from dsi_mqtt.transport.mosquitto import MosquittoProcess, control_settings, data_settings
+from dsi_mqtt.transport.mqtt import MqttTransport
+from dsi_mqtt.wire.topics import Topics
+
+log = logging.getLogger(__name__)
+
+CONTROL_PORT: Final = 1883
+DATA_PORT: Final = 1884
+WATCH_S: Final = 0.5
+
+
+def broker(
+    port: Annotated[int, typer.Option(help="Port for control and inputs.")] = CONTROL_PORT,
+    data_port: Annotated[int, typer.Option(help="Port for tensors.")] = DATA_PORT,
+    bind: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    open_to_network: Annotated[
+        bool,
+        typer.Option(help="Allow anybody who reaches the address. There is no password yet."),
+    ] = False,
+    state: Annotated[Path | None, typer.Option(help="Folder for what survives a restart.")] = None,
+    root: RootOption = ROOT,
+) -> None:
+    """Run both brokers of a site: one for control and inputs, one for tensors."""
+
+    async def serve() -> None:
+        folder = state or state_folder() / f"broker-{port}"
+        async with site_brokers(
+            folder, port, data_port, root=root, bind=bind, open_to_network=open_to_network
+        ) as site:
+            print(f"control and inputs  mqtt://{bind}:{site.control.port}", flush=True)
+            print(f"tensors             mqtt://{bind}:{site.data.port}", flush=True)
+            print(f"Mosquitto {site.control.version}, state in {folder}; Ctrl-C ends it")
+            await site.watch()
+
+    run(until_stopped(serve()))
+
+
+class SiteBrokers:
+    """Both brokers of a site, running. `watch` starts one again that has died."""
+
+    def __init__(self, control: MosquittoProcess, data: MosquittoProcess) -> None:
+        self.control = control
+        self.data = data
+
+    async def watch(self) -> None:
+        """Runs for ever. Raises MachineError when a broker cannot be started again."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            for process in (self.control, self.data):
+                if process.pid is None:
+                    log.warning("the broker on port %d has died; it is started again", process.port)
+                    await process.start()
+
+
+@asynccontextmanager
+async def site_brokers(
+    folder: Path,
+    port: int,
+    data_port: int,
+    *,
+    root: str,
+    bind: str = "127.0.0.1",
+    open_to_network: bool = False,
+) -> AsyncIterator[SiteBrokers]:
+    """Starts both, says on the control broker where the other is, and answers stray inputs.
+
+    A port of 0 takes a free one. Raises MachineError: no Mosquitto, or a port in use.
+    """
+    control = MosquittoProcess(
+        replace(control_settings(port=port), bind=bind, open_to_network=open_to_network),
+        folder=folder / "control",
+        port_option="--port",
+    )
+    data = MosquittoProcess(
+        replace(data_settings(port=data_port), bind=bind, open_to_network=open_to_network),
+        folder=folder / "data",
+        port_option="--data-port",
+    )
+    topics = Topics(root)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(control)
+        await stack.enter_async_context(data)
+        async with control_connection(control.url) as connection:
+            payload = topics.site.payload.encode(Site(data.port))
+            await connection.publish(Message(topics.site.name(), payload, qos=1, retain=True))
+        strays = asyncio.create_task(
+            StrayAnswerer(control.url, MqttTransport(), root=root).run(), name="strays"
+        )
+        stack.callback(strays.cancel)
+        yield SiteBrokers(control, data)

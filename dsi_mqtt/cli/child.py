@@ -1,0 +1,129 @@
+"""Child processes of one command: started together, watched, ended together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+log = logging.getLogger(__name__)
+
+PARENT: Final = "DSI_MQTT_PARENT"
+STOP_S: Final = 5.0
+RESTART_FIRST_S: Final = 0.5
+RESTART_MAX_S: Final = 15.0
+_SETTLED_S: Final = 30.0
+_PR_SET_PDEATHSIG: Final = 1
+
+
+def end_with_parent() -> None:
+    """Asks the kernel to end this process when the command that started it ends."""
+    parent = os.environ.pop(PARENT, None)
+    if parent is None or not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != int(parent):
+        sys.exit(0)
+
+
+@dataclass(slots=True)
+class Child:
+    """One `dsi-mqtt` process. `process` is the present one; `arguments` follow the program."""
+
+    name: str
+    arguments: tuple[str, ...]
+    process: asyncio.subprocess.Process
+    watch: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+
+class Children:
+    """The children of a command.
+
+    restart: a child that ends by itself is started again, later each time it does so quickly.
+    ended: called with the child and its exit code whenever one ends by itself.
+    """
+
+    def __init__(
+        self,
+        logs: Path,
+        *,
+        restart: bool,
+        ended: Callable[[Child, int], None] | None = None,
+    ) -> None:
+        self._logs = logs
+        self._restart = restart
+        self._ended = ended
+        self._children: dict[str, Child] = {}
+
+    async def start(self, name: str, *arguments: str) -> Child:
+        child = Child(name, arguments, await self._spawn(name, arguments))
+        child.watch = asyncio.create_task(self._watch(child), name=f"watch {name}")
+        self._children[name] = child
+        return child
+
+    def log_path(self, name: str) -> Path:
+        return self._logs / f"{name}.log"
+
+    def kill(self, name: str) -> None:
+        """Ends a child as a power cut would."""
+        with contextlib.suppress(ProcessLookupError):
+            self._children[name].process.kill()
+
+    async def stop(self) -> None:
+        """Ends all, politely at first."""
+        children = list(self._children.values())
+        self._children.clear()
+        for child in children:
+            if child.watch is not None:
+                child.watch.cancel()
+            with contextlib.suppress(ProcessLookupError):
+                child.process.terminate()
+        for child in children:
+            try:
+                await asyncio.wait_for(child.process.wait(), STOP_S)
+            except TimeoutError:
+                child.process.kill()
+                await child.process.wait()
+
+    async def _spawn(self, name: str, arguments: tuple[str, ...]) -> asyncio.subprocess.Process:
+        self._logs.mkdir(parents=True, exist_ok=True)
+        with self.log_path(name).open("ab") as output:
+            return await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "dsi_mqtt.cli",
+                *arguments,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={**os.environ, PARENT: str(os.getpid())},
+                start_new_session=True,  # an interrupt at the terminal is the parent's to handle
+            )
+
+    async def _watch(self, child: Child) -> None:
+        loop = asyncio.get_running_loop()
+        wait_s = RESTART_FIRST_S
+        while True:
+            started = loop.time()
+            code = await child.process.wait()
+            if self._ended is not None:
+                self._ended(child, code)
+            if not self._restart:
+                return
+            if loop.time() - started > _SETTLED_S:
+                wait_s = RESTART_FIRST_S
+            await asyncio.sleep(wait_s)
+            wait_s = min(wait_s * 2, RESTART_MAX_S)
+            child.process = await self._spawn(child.name, child.arguments)

@@ -1,0 +1,116 @@
+"""What several commands share: options, waiting for a signal, looking at a broker."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any, Final, TypeVar
+from urllib.parse import urlsplit
+
+import typer
+
+from dsi_mqtt.core.table import BrokerUrls
+from dsi_mqtt.transport.address import parse_broker_url
+from dsi_mqtt.transport.base import ConnectOptions, ControlConnection
+from dsi_mqtt.transport.mqtt import MqttTransport
+from dsi_mqtt.transport.retained import read_retained
+from dsi_mqtt.wire.topics import ROOT, Topics
+
+DEFAULT_URL: Final = "mqtt://127.0.0.1:1883"
+
+T = TypeVar("T")
+
+BrokerOption = Annotated[
+    str,
+    typer.Option("--broker", "-b", help="The broker for control and inputs.", envvar="DSI_BROKER"),
+]
+DataBrokerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--data-broker",
+        help="The broker for tensors; by default what the control broker names, else the same.",
+    ),
+]
+RootOption = Annotated[
+    str, typer.Option("--root", help="The topic everything lies below.", envvar="DSI_ROOT")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+__all__ = ["DEFAULT_URL", "ROOT", "BrokerOption", "DataBrokerOption", "JsonOption", "RootOption"]
+
+
+async def until_stopped(work: Coroutine[Any, Any, T]) -> T | None:
+    """Runs `work` until it ends or this process is asked to stop; then `work` is cancelled."""
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(work)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        return None
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+@asynccontextmanager
+async def control_connection(url: str) -> AsyncIterator[ControlConnection]:
+    """Raises BrokerUnreachableError or BrokerRefusedError."""
+    connection = await MqttTransport().control(url, ConnectOptions())
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def home_brokers(url: str, data_url: str | None, topics: Topics) -> BrokerUrls:
+    """Both brokers of a node: the data broker as given, as retained on the site, or the same."""
+    parse_broker_url(url)
+    if data_url is not None:
+        parse_broker_url(data_url)
+        return BrokerUrls(url, data_url)
+    async with control_connection(url) as connection:
+        found = await read_retained(connection, [topics.site.name()], marker(topics))
+    for message in found:
+        port = topics.site.payload.decode(message.payload).data_port
+        if port is not None:
+            return BrokerUrls(url, _with_port(url, port))
+    return BrokerUrls(url, url)
+
+
+def marker(topics: Topics) -> str:
+    """A topic of one's own, to know when everything retained has come."""
+    return topics.echo.name(node=f"cli-{os.urandom(8).hex()}")
+
+
+def _with_port(url: str, port: int) -> str:
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")
+    address = parts.hostname or "127.0.0.1"
+    if ":" in address:
+        address = f"[{address}]"
+    return f"{parts.scheme}://{host[0]}{host[1]}{address}:{port}"
+
+
+def state_folder() -> Path:
+    """Where this user's brokers keep their state and commands their logs."""
+    base = os.environ.get("XDG_STATE_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "state") / "dsi-mqtt"
+
+
+async def first_of(*awaitables: Awaitable[Any]) -> None:
+    """Waits for the first to end, cancels the others; its exception is raised as it is."""
+    tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()

@@ -1,0 +1,52 @@
+"""`dsi-mqtt demo`: a real model, split over three gateways, judged by the unsplit one."""
+
+from __future__ import annotations
+
+import json as json_module
+import sys
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+
+from dsi_mqtt.cli.common import JsonOption, until_stopped
+from dsi_mqtt.cli.demo_run import DemoPlan, run_demo
+from dsi_mqtt.cli.demo_show import outcome_document, show_outcome
+from dsi_mqtt.cli.run_record import run_record
+from dsi_mqtt.cli.worker import parse_cap
+from dsi_mqtt.transport.loop import run
+
+DEFAULT_CAP: Final = "default"
+
+
+def demo(
+    json: JsonOption = False,
+    memory_cap: Annotated[
+        str,
+        typer.Option(
+            help="Weight budget of every gateway in MiB; none lifts it. "
+            "By default 62, 18 and 18, so that no gateway can hold the model."
+        ),
+    ] = DEFAULT_CAP,
+    kill: Annotated[
+        str | None,
+        typer.Option(help="Kill this gateway in mid-run: city, north-gw or south-gw."),
+    ] = None,
+    state: Annotated[
+        Path | None, typer.Option(help="Keep the brokers' state and the logs here.")
+    ] = None,
+) -> None:
+    """Match incident reports from a city's roads to known hazards, over three gateways."""
+    record = run_record("demo")
+    caps = None if memory_cap == DEFAULT_CAP else (parse_cap(memory_cap, "--memory-cap"),)
+    plan = DemoPlan.make(caps, kill, state)
+    console = Console(file=sys.stderr if json else sys.stdout)
+    outcome = run(until_stopped(run_demo(plan, console)))
+    if outcome is None:
+        raise typer.Exit(130)
+    show_outcome(outcome, console)
+    if json:
+        print(json_module.dumps(outcome_document(outcome, record)))
+    if not outcome.holds:
+        raise typer.Exit(1)

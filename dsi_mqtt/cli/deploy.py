@@ -1,0 +1,211 @@
+"""`dsi-mqtt deploy` and `undeploy`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from dsi_mqtt.cli.common import (
+    DEFAULT_URL,
+    ROOT,
+    BrokerOption,
+    RootOption,
+    control_connection,
+    marker,
+)
+from dsi_mqtt.cli.watching import Picture, watch
+from dsi_mqtt.core.deployment import Deployment, without_effect
+from dsi_mqtt.core.model import ModelGraph
+from dsi_mqtt.core.rules import check
+from dsi_mqtt.core.table import Table
+from dsi_mqtt.engine.select import TierFactory
+from dsi_mqtt.errors import ConfigError, InfeasibleError, UnknownDeploymentError
+from dsi_mqtt.transport.base import ControlConnection, Message
+from dsi_mqtt.transport.loop import run
+from dsi_mqtt.wire.files import read_deployment
+from dsi_mqtt.wire.topics import Topics, check_name
+
+WAIT_S: Final = 180.0
+MIB: Final = 1024 * 1024
+
+
+def deploy(
+    file: Annotated[Path, typer.Argument(help="The deployment, as YAML.")],
+    broker: BrokerOption = DEFAULT_URL,
+    root: RootOption = ROOT,
+    check_only: Annotated[
+        bool, typer.Option("--check", help="Look at file and model, publish nothing.")
+    ] = False,
+    wait: Annotated[bool, typer.Option(help="Wait until it serves.")] = True,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait.")] = WAIT_S,
+) -> None:
+    """Deploy a model, or change how it is deployed."""
+    deployment = read_deployment(file)
+    for note in without_effect(deployment):
+        print(f"note: {file.name}: {note} has no effect in this version", file=sys.stderr)
+    if check_only:
+        _check(deployment, file)
+        return
+    table = run(_deploy(deployment, broker, Topics(root), timeout if wait else None))
+    if table is not None:
+        Console().print(placement(table))
+
+
+def undeploy(
+    name: Annotated[str, typer.Argument(help="The deployment's name.")],
+    broker: BrokerOption = DEFAULT_URL,
+    root: RootOption = ROOT,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait.")] = 30.0,
+) -> None:
+    """Remove a deployment: its inputs are refused, its weights released."""
+    check_name(name, "name")
+    run(_undeploy(name, broker, Topics(root), timeout))
+    print(f"{name} is removed")
+
+
+# --- deploy -----------------------------------------------------------------------------------
+
+
+def _check(deployment: Deployment, file: Path) -> None:
+    engine = TierFactory().open(deployment.model)
+    with Console(stderr=True).status("verifying that segments equal the whole model"):
+        engine.verify()
+    try:
+        for note in check(deployment, engine.graph):
+            print(f"note: {note}", file=sys.stderr)
+    except ConfigError as error:
+        raise ConfigError(f"{file.name}: {error}") from None
+    Console().print(units_table(engine.graph))
+    print(f"{file.name} can be deployed")
+
+
+async def _deploy(
+    deployment: Deployment, url: str, topics: Topics, timeout_s: float | None
+) -> Table | None:
+    async with control_connection(url) as connection:
+        payload = topics.spec.payload.encode(deployment)
+        name = topics.spec.name(deployment=deployment.name)
+        await connection.publish(Message(name, payload, qos=1, retain=True))
+        if timeout_s is None:
+            return None
+        with Console(stderr=True).status(f"{deployment.name}: waiting for an orchestrator") as line:
+            say = line.update
+            return await until_serving(connection, topics, deployment, timeout_s, say)
+
+
+async def until_serving(
+    connection: ControlConnection,
+    topics: Topics,
+    deployment: Deployment,
+    timeout_s: float,
+    say: object = None,
+) -> Table:
+    """The table once it serves. Raises InfeasibleError with the reason when it cannot, or when
+    `timeout_s` has passed.
+    """
+    settled: list[tuple[Table, float]] = []
+    last = "no orchestrator has answered; is `dsi-mqtt orchestrator` running?"
+
+    def done(picture: Picture) -> bool:
+        nonlocal last
+        if picture.specs.get(deployment.name) != deployment:
+            return False
+        last = _progress(picture, deployment.name)
+        if callable(say):
+            say(f"{deployment.name}: {last}")
+        document = picture.documents.get(deployment.name)
+        table = document.serve if document else None
+        if document is None or table is None or document.prepare is not None:
+            settled.clear()
+            return False
+        now = asyncio.get_running_loop().time()
+        if not settled or settled[0][0] != table:
+            settled[:] = [(table, now)]
+        # A table that was there before may not know the new deployment yet.
+        return now - settled[0][1] >= SETTLED_S
+
+    try:
+        async with asyncio.timeout(timeout_s):
+            await watch(connection, topics, done, marker(topics))
+    except TimeoutError:
+        raise InfeasibleError(
+            f"{deployment.name} does not serve after {timeout_s:g} s: {last}"
+        ) from None
+    table = settled[0][0]
+    if table.state != "serving":
+        raise InfeasibleError(f"{deployment.name} cannot be served: {table.reason}")
+    return table
+
+
+SETTLED_S: Final = 1.0
+
+
+def _progress(picture: Picture, name: str) -> str:
+    document = picture.documents.get(name)
+    nodes = picture.live_nodes()
+    if picture.leader is None:
+        return "no orchestrator has answered; is `dsi-mqtt orchestrator` running?"
+    if not nodes:
+        return "no node is online; start one with `dsi-mqtt worker`"
+    if document is None:
+        seen = sum(any(m.deployment == name for m in status.models) for status in nodes)
+        return f"{seen} of {len(nodes)} nodes have looked at the model"
+    if document.prepare is not None:
+        stamp = document.prepare.stamp
+        ready = sum(h.state == "ready" for s in nodes for h in s.holdings if h.stamp == stamp)
+        return f"{ready} of {len(document.prepare.segments)} segments are loaded"
+    return document.serve.reason or "" if document.serve else ""
+
+
+def units_table(graph: ModelGraph) -> RichTable:
+    table = RichTable("unit", "name", "weights", "output", box=None, pad_edge=False)
+    for i, unit in enumerate(graph.units):
+        weight, output = f"{unit.weight_bytes / MIB:.2f} MiB", f"{unit.output_bytes:,} B"
+        table.add_row(str(i), unit.name, weight, output)
+    return table
+
+
+def placement(table: Table) -> RichTable:
+    """Which segment runs where."""
+    shown = RichTable(
+        "segment", "units", "node", box=None, pad_edge=False, title=f"{table.deployment} serves"
+    )
+    for segment in table.segments:
+        nodes = ", ".join(replica.node for replica in segment.replicas)
+        shown.add_row(segment.id, str(segment.units), nodes)
+    if table.door is not None:
+        shown.add_row("door", "", table.door.node)
+    return shown
+
+
+# --- undeploy ---------------------------------------------------------------------------------
+
+
+async def _undeploy(name: str, url: str, topics: Topics, timeout_s: float) -> None:
+    async with control_connection(url) as connection:
+        known = await watch(connection, topics, lambda _: True, marker(topics))
+        if name not in known.specs and name not in known.documents:
+            raise UnknownDeploymentError(
+                f"there is no deployment {name!r}; `dsi-mqtt status` lists those that are"
+            )
+        await connection.publish(
+            Message(topics.spec.name(deployment=name), b"", qos=1, retain=True)
+        )
+        try:
+            async with asyncio.timeout(timeout_s):
+                await watch(connection, topics, lambda p: _is_gone(p, name), marker(topics))
+        except TimeoutError:
+            raise InfeasibleError(
+                f"{name} is withdrawn, but its table is still there after {timeout_s:g} s; "
+                "is an orchestrator running?"
+            ) from None
+
+
+def _is_gone(picture: Picture, name: str) -> bool:
+    return name not in picture.specs and name not in picture.documents

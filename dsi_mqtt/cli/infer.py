@@ -1,0 +1,88 @@
+"""`dsi-mqtt infer`: inputs in, results out."""
+
+from __future__ import annotations
+
+import asyncio
+import json as json_module
+import mimetypes
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from dsi_mqtt.cli.common import DEFAULT_URL, ROOT, BrokerOption, RootOption
+from dsi_mqtt.client import Client
+from dsi_mqtt.errors import ConfigError, RequestError
+from dsi_mqtt.transport.loop import run
+
+AT_ONCE: Final = 8
+
+
+def infer(
+    name: Annotated[str, typer.Argument(help="The deployment's name.")],
+    inputs: Annotated[
+        list[str] | None, typer.Argument(help="Texts; - reads one a line from standard input.")
+    ] = None,
+    file: Annotated[
+        list[Path] | None, typer.Option("--file", "-f", help="A file to send as it is.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--parse", help="The inputs are JSON values, not texts.")
+    ] = False,
+    broker: BrokerOption = DEFAULT_URL,
+    root: RootOption = ROOT,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for each.")] = 60.0,
+) -> None:
+    """Send inputs and print the results, one JSON value a line, in the order of the inputs."""
+    bodies = [*_texts(inputs or [], as_json=as_json), *(_file(path) for path in file or [])]
+    if not bodies:
+        raise ConfigError("inputs: nothing to send; give a text, - or --file")
+    failed = run(_infer(name, bodies, broker, root, timeout))
+    if failed is not None:
+        raise failed
+
+
+async def _infer(
+    name: str, bodies: list[tuple[Any, str | None]], url: str, root: str, timeout_s: float
+) -> RequestError | None:
+    """Prints each answer; returns the first error."""
+    room = asyncio.Semaphore(AT_ONCE)
+
+    async def one(client: Client, body: Any, kind: str | None) -> Any:  # noqa: ANN401
+        async with room:
+            try:
+                return await client.infer(name, body, content_type=kind, timeout_s=timeout_s)
+            except RequestError as error:
+                return error
+
+    first: RequestError | None = None
+    async with Client(url, root=root) as client:
+        answers = [asyncio.create_task(one(client, body, kind)) for body, kind in bodies]
+        for answer in answers:
+            result = await answer
+            if isinstance(result, RequestError):
+                first = first or result
+                print(f"dsi-mqtt: {result}", file=sys.stderr)
+                result = {"error": {"code": result.code, "message": str(result)}}
+            print(json_module.dumps(result, ensure_ascii=False), flush=True)
+    return first
+
+
+def _texts(inputs: list[str], *, as_json: bool) -> list[tuple[Any, str | None]]:
+    texts: list[str] = []
+    for text in inputs:
+        texts += [line for line in sys.stdin.read().splitlines() if line] if text == "-" else [text]
+    if not as_json:
+        return [(text, None) for text in texts]
+    try:
+        return [(json_module.loads(text), None) for text in texts]
+    except ValueError as error:
+        raise ConfigError(f"inputs: --parse was given, but this is no JSON: {error}") from None
+
+
+def _file(path: Path) -> tuple[bytes, str | None]:
+    try:
+        return path.read_bytes(), mimetypes.guess_type(path.name)[0]
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None

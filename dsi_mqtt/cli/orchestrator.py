@@ -1,0 +1,46 @@
+"""`dsi-mqtt orchestrator`: plans, and publishes the tables."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dsi_mqtt.cli.common import (
+    DEFAULT_URL,
+    ROOT,
+    BrokerOption,
+    RootOption,
+    control_connection,
+    first_of,
+    until_stopped,
+)
+from dsi_mqtt.orchestrator.app import OrchestratorProcess
+from dsi_mqtt.orchestrator.strays import StrayAnswerer
+from dsi_mqtt.transport.loop import run
+from dsi_mqtt.transport.mqtt import MqttTransport
+
+
+def orchestrator(
+    broker: BrokerOption = DEFAULT_URL,
+    root: RootOption = ROOT,
+    answer_strays: Annotated[
+        bool,
+        typer.Option(
+            help="Answer inputs of unknown deployments; `dsi-mqtt broker` does that already."
+        ),
+    ] = False,
+) -> None:
+    """Run the orchestrator. Several may run; one leads, the others stand by."""
+
+    async def serve() -> None:
+        async with control_connection(broker):
+            pass  # a wrong address is said at once, and not retried for ever
+        transport = MqttTransport()
+        process = OrchestratorProcess(broker, transport, root=root)
+        if answer_strays:
+            await first_of(process.run(), StrayAnswerer(broker, transport, root=root).run())
+        else:
+            await process.run()
+
+    run(until_stopped(serve()))

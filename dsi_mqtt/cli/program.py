@@ -1,0 +1,132 @@
+"""All commands in one program, and what becomes of an error: one sentence and an exit code.
+
+| exit code | means |
+|---|---|
+| 0 | done, and what the command claims holds |
+| 1 | done, but what it claims does not hold (a finding, an answer lost) |
+| 2 | the command line is wrong, or a benchmark has no baseline |
+| 3 | a file, option or name is wrong |
+| 4 | a checkpoint cannot be used, or a split would compute something else |
+| 5 | no placement satisfies the deployment |
+| 6 | this machine lacks something: a program, a port, memory |
+| 7 | the broker cannot be reached or refuses us |
+| 8 | a request has no result |
+| 70 | a fault of this program; `--verbose` shows where |
+| 130 | interrupted |
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Annotated, Final
+
+import click
+import typer
+
+from dsi_mqtt import __version__
+from dsi_mqtt.cli.bench import app as bench_app
+from dsi_mqtt.cli.broker import broker
+from dsi_mqtt.cli.child import end_with_parent
+from dsi_mqtt.cli.demo import demo
+from dsi_mqtt.cli.deploy import deploy, undeploy
+from dsi_mqtt.cli.doctor import doctor
+from dsi_mqtt.cli.drain import drain
+from dsi_mqtt.cli.infer import infer
+from dsi_mqtt.cli.orchestrator import orchestrator
+from dsi_mqtt.cli.status import status
+from dsi_mqtt.cli.up import up
+from dsi_mqtt.cli.worker import worker
+from dsi_mqtt.errors import DsiError, one_sentence
+
+FAULT: Final = 70
+INTERRUPTED: Final = 130
+
+app = typer.Typer(
+    name="dsi-mqtt",
+    help="Split one model over several edge gateways, over MQTT, orchestrated at run time.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for command in (
+    demo,
+    up,
+    broker,
+    worker,
+    orchestrator,
+    deploy,
+    undeploy,
+    infer,
+    status,
+    drain,
+    doctor,
+):
+    app.command()(command)
+app.add_typer(bench_app, name="bench")
+
+
+@app.callback()
+def options(
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say everything, tracebacks included.")
+    ] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Split one model over several edge gateways, over MQTT, orchestrated at run time."""
+    if version:
+        print(__version__)
+        raise typer.Exit
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(levelname).1s %(message)s",
+        datefmt="%H:%M:%S",
+        stream=sys.stderr,
+    )
+    for noisy in ("asyncio", "httpcore", "urllib3", "filelock"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def program() -> None:
+    """Runs the command line and ends the process with its exit code."""
+    end_with_parent()
+    try:
+        result = app(standalone_mode=False)
+        code = result if isinstance(result, int) else 0
+    except click.exceptions.Abort:
+        code = INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has left; there is nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except BaseException as error:  # noqa: BLE001 — no traceback may reach a user
+        code = _report(error)
+    sys.exit(code)
+
+
+def _report(error: BaseException) -> int:
+    cause = _first_cause(error)
+    if isinstance(cause, SystemExit):
+        return cause.code if isinstance(cause.code, int) else FAULT
+    logging.getLogger(__name__).debug("what happened", exc_info=error)
+    if isinstance(cause, DsiError):
+        print(f"dsi-mqtt: {cause}", file=sys.stderr)
+        return cause.exit_code
+    if isinstance(cause, (KeyboardInterrupt, click.exceptions.Abort)):
+        return INTERRUPTED
+    sentence = one_sentence(f"{type(cause).__name__}: {cause}")
+    print(f"dsi-mqtt: this should not happen: {sentence} (-v shows where)", file=sys.stderr)
+    return FAULT
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,82 @@
+"""A whole site on one machine: brokers, workers and an orchestrator, from one file."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from dsi_mqtt.cli.broker import SiteBrokers, site_brokers
+from dsi_mqtt.cli.child import Child, Children
+from dsi_mqtt.core.deployment import Deployment
+from dsi_mqtt.core.site import SiteFile, SiteNode
+
+ORCHESTRATOR: Final = "orchestrator"
+
+
+@dataclass(slots=True)
+class Site:
+    """What runs. `brokers` is None where brokers that were there before are used."""
+
+    url: str
+    brokers: SiteBrokers | None
+    children: Children
+    workers: dict[str, Child]
+
+
+def nodes_for(deployments: Sequence[Deployment], site: SiteFile | None) -> tuple[SiteNode, ...]:
+    """The nodes of the file; without any, one for each zone that a privacy rule names."""
+    if site is not None and site.nodes:
+        return site.nodes
+    zones = sorted({z for d in deployments for zs in d.privacy.units.values() for z in zs})
+    return tuple(SiteNode(id=zone, zone=zone) for zone in zones or ["edge"])
+
+
+@asynccontextmanager
+async def running_site(
+    nodes: Sequence[SiteNode],
+    *,
+    root: str,
+    port: int,
+    data_port: int,
+    state: Path | None,
+    restart: bool,
+    broker: str | None = None,
+    ended: Callable[[Child, int], None] | None = None,
+) -> AsyncIterator[Site]:
+    """Starts everything in order and ends it in the opposite one.
+
+    state: folder for the brokers' state and the children's logs; None takes one that is removed.
+    broker: an existing broker to use instead of own ones. A port of 0 takes a free one.
+    Raises MachineError: no Mosquitto, a port in use.
+    """
+    async with AsyncExitStack() as stack:
+        folder = state
+        if folder is None:
+            folder = Path(tempfile.mkdtemp(prefix="dsi-mqtt-"))
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        brokers = None
+        if broker is None:
+            brokers = await stack.enter_async_context(
+                site_brokers(folder / "broker", port, data_port, root=root)
+            )
+        url = broker or (brokers.control.url if brokers else "")
+        children = Children(folder / "logs", restart=restart, ended=ended)
+        stack.push_async_callback(children.stop)
+        await children.start(ORCHESTRATOR, "orchestrator", "--broker", url, "--root", root)
+        workers = {
+            node.id: await children.start(node.id, *worker_arguments(node, url, root))
+            for node in nodes
+        }
+        yield Site(url, brokers, children, workers)
+
+
+def worker_arguments(node: SiteNode, url: str, root: str) -> tuple[str, ...]:
+    cap = "none" if node.memory_mib is None else f"{node.memory_mib:g}"
+    arguments = ["worker", "--name", node.id, "--zone", node.zone, "--broker", url]
+    arguments += ["--root", root, "--memory-cap", cap, "--threads", str(node.threads)]
+    return (*arguments, "--spare") if node.spare else tuple(arguments)

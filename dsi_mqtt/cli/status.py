@@ -1,0 +1,205 @@
+"""`dsi-mqtt status`: nodes and deployments, live."""
+
+from __future__ import annotations
+
+import asyncio
+import json as json_module
+import time
+from dataclasses import asdict
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from dsi_mqtt.cli.common import (
+    DEFAULT_URL,
+    ROOT,
+    BrokerOption,
+    JsonOption,
+    RootOption,
+    control_connection,
+    marker,
+)
+from dsi_mqtt.cli.run_record import run_record
+from dsi_mqtt.cli.watching import Picture, watch
+from dsi_mqtt.core.node import DoorLoad, NodeStatus, SegmentLoad, Telemetry
+from dsi_mqtt.core.table import Table
+from dsi_mqtt.transport.loop import run
+from dsi_mqtt.wire.topics import Topics
+
+SCHEMA: Final = "dsi.status/1"
+LISTEN_S: Final = 1.2
+REFRESH_S: Final = 0.5
+SILENT_S: Final = 4.0
+MIB: Final = 1024 * 1024
+
+
+def status(
+    broker: BrokerOption = DEFAULT_URL,
+    root: RootOption = ROOT,
+    once: Annotated[bool, typer.Option("--once", help="Print it once and end.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Show nodes and deployments as they are now; Ctrl-C ends it."""
+    record = run_record("status")
+    topics = Topics(root)
+    console = Console()
+    if json or once or not console.is_terminal:
+        picture = run(_once(broker, topics))
+        if json:
+            print(json_module.dumps({"schema": SCHEMA, **record, **document(picture)}))
+        else:
+            console.print(view(picture, time.monotonic()))
+        return
+    run(_live(broker, topics, console))
+
+
+async def _once(url: str, topics: Topics) -> Picture:
+    """Listens long enough to hear every node's telemetry."""
+    picture = Picture()
+
+    def keep(seen: Picture) -> bool:
+        nonlocal picture
+        picture = seen
+        return False
+
+    async with control_connection(url) as connection:
+        try:
+            async with asyncio.timeout(LISTEN_S):
+                await watch(connection, topics, keep, marker(topics))
+        except TimeoutError:
+            pass
+    return picture
+
+
+async def _live(url: str, topics: Topics, console: Console) -> None:
+    async with control_connection(url) as connection:
+        with Live(console=console, auto_refresh=False, screen=False) as live:
+            shown = 0.0
+
+            def show(picture: Picture) -> bool:
+                nonlocal shown
+                now = time.monotonic()
+                if now - shown >= REFRESH_S:
+                    shown = now
+                    live.update(view(picture, now), refresh=True)
+                return False
+
+            await watch(connection, topics, show, marker(topics))
+
+
+# --- what is shown ----------------------------------------------------------------------------
+
+
+def document(picture: Picture) -> dict[str, Any]:
+    """The same for programs: everything as it stands in the topics."""
+    return {
+        "leader": asdict(picture.leader) if picture.leader else None,
+        "nodes": [asdict(status) for status in picture.live_nodes()],
+        "telemetry": {name: asdict(t) for name, t in sorted(picture.telemetry.items())},
+        "deployments": {name: asdict(doc) for name, doc in sorted(picture.documents.items())},
+    }
+
+
+def view(picture: Picture, now: float) -> RenderableType:
+    """Everything that a person needs at a glance."""
+    parts: list[RenderableType] = [_headline(picture)]
+    parts += [_deployment(picture, name) for name in sorted({*picture.specs, *picture.documents})]
+    parts.append(_nodes(picture, now))
+    return Group(*parts)
+
+
+def _headline(picture: Picture) -> Text:
+    leader = picture.leader
+    if leader is None or leader.beat == 0:
+        return Text("no orchestrator leads; what serves goes on serving", style="yellow")
+    return Text(f"orchestrator {leader.nonce} leads, term {leader.term}")
+
+
+def _deployment(picture: Picture, name: str) -> RenderableType:
+    found = picture.documents.get(name)
+    table = found.serve if found else None
+    if found is None or table is None:
+        waits = "is being prepared" if found else "waits for an orchestrator"
+        return Text(f"\n{name}: {waits}", style="yellow")
+    style = "green" if table.state == "serving" else "red"
+    line = Text.assemble(f"\n{name}: ", (table.state, style), f", epoch {table.epoch}")
+    if table.state != "serving" and table.reason:
+        line.append(f", {table.reason}")
+    if found.prepare is not None:
+        line.append(f"; epoch {found.prepare.epoch} is being prepared", style="yellow")
+    if table.forecast is not None:
+        line.append(f"; forecast {table.forecast.p50_ms:.1f} ms without queueing")
+    return Group(line, _chain(picture, table)) if table.segments else line
+
+
+def _chain(picture: Picture, table: Table) -> RichTable:
+    shown = RichTable(
+        "", "units", "node", "requests", "queue", "compute", "sent on", box=None, pad_edge=False
+    )
+    if table.door is not None:
+        door = _door_load(picture, table)
+        held = f"{door.in_flight} in flight, {door.held} held" if door else "-"
+        answered = str(door.answered) if door else "-"
+        errors = f"{door.errors} errors, {door.retried} retried" if door else "-"
+        shown.add_row("door", "", table.door.node, answered, held, "", errors)
+    for segment in table.segments:
+        for replica in segment.replicas:
+            load = _segment_load(picture, table.deployment, segment.id, replica.node)
+            shown.add_row(
+                segment.id,
+                str(segment.units),
+                replica.node,
+                str(load.requests) if load else "-",
+                str(load.queued) if load else "-",
+                f"{load.compute_ms:.1f} ms" if load and load.compute_ms is not None else "-",
+                f"{load.bytes_out / MIB:.1f} MiB" if load else "-",
+            )
+    return shown
+
+
+def _door_load(picture: Picture, table: Table) -> DoorLoad | None:
+    telemetry = picture.telemetry.get(table.door.node) if table.door else None
+    doors = telemetry.doors if telemetry else ()
+    return next((d for d in doors if d.deployment == table.deployment), None)
+
+
+def _segment_load(picture: Picture, name: str, segment: str, node: str) -> SegmentLoad | None:
+    telemetry = picture.telemetry.get(node)
+    loads = telemetry.segments if telemetry else ()
+    return next((s for s in loads if (s.deployment, s.segment) == (name, segment)), None)
+
+
+def _nodes(picture: Picture, now: float) -> RenderableType:
+    if not picture.live_nodes():
+        return Text("\nno node is online; start one with `dsi-mqtt worker`", style="yellow")
+    shown = RichTable(
+        "node", "zone", "state", "weights", "memory", "cpu", "link", box=None, pad_edge=False
+    )
+    for node in picture.live_nodes():
+        telemetry = picture.telemetry.get(node.node)
+        heard = picture.heard.get(node.node)
+        silent = heard is not None and now - heard > SILENT_S
+        state = "silent" if silent else f"{node.state}, spare" if node.spare else node.state
+        shown.add_row(node.node, node.zone, state, _weights(node), *_load(telemetry))
+    return Group(Text(""), shown)
+
+
+def _weights(node: NodeStatus) -> str:
+    held = {(h.deployment, h.units): h.weight_bytes for h in node.holdings}
+    cap = node.capabilities.weight_bytes if node.capabilities else 0
+    return f"{sum(held.values()) / MIB:.1f} of {cap / MIB:.0f} MiB"
+
+
+def _load(telemetry: Telemetry | None) -> tuple[str, str, str]:
+    if telemetry is None:
+        return "-", "-", "-"
+    rtt = telemetry.link.rtt_ms
+    return (
+        f"{telemetry.rss_bytes / MIB:.0f} MiB",
+        f"{telemetry.cpu:.0%}",
+        f"{rtt:.1f} ms" if rtt is not None else "-",
+    )

@@ -1,0 +1,89 @@
+"""`dsi-mqtt up`: everything on one machine, from one file."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from dsi_mqtt.cli.broker import CONTROL_PORT, DATA_PORT
+from dsi_mqtt.cli.child import Child
+from dsi_mqtt.cli.common import (
+    ROOT,
+    RootOption,
+    control_connection,
+    state_folder,
+    until_stopped,
+)
+from dsi_mqtt.cli.deploy import WAIT_S, placement, until_serving
+from dsi_mqtt.cli.site import Site, nodes_for, running_site
+from dsi_mqtt.core.deployment import Deployment, without_effect
+from dsi_mqtt.transport.base import Message
+from dsi_mqtt.transport.loop import run
+from dsi_mqtt.wire.files import read_site
+from dsi_mqtt.wire.topics import Topics
+
+
+def up(
+    file: Annotated[Path, typer.Argument(help="Deployments, and the nodes to run them on.")],
+    port: Annotated[int, typer.Option(help="Port for control and inputs.")] = CONTROL_PORT,
+    data_port: Annotated[int, typer.Option(help="Port for tensors.")] = DATA_PORT,
+    broker: Annotated[
+        str | None, typer.Option(help="Use this broker instead of starting two.")
+    ] = None,
+    state: Annotated[
+        Path | None, typer.Option(help="Folder for the brokers' state and the logs.")
+    ] = None,
+    root: RootOption = ROOT,
+) -> None:
+    """Run brokers, workers and orchestrator on this machine, and deploy; Ctrl-C ends it all."""
+    deployments, site = read_site(file)
+    for deployment in deployments:
+        for note in without_effect(deployment):
+            print(f"note: {deployment.name}: {note} has no effect in this version", file=sys.stderr)
+    nodes = nodes_for(deployments, site)
+    folder = state or state_folder() / f"up-{port}"
+
+    async def serve() -> None:
+        async with running_site(
+            nodes,
+            root=root,
+            port=port,
+            data_port=data_port,
+            state=folder,
+            restart=True,
+            broker=broker,
+            ended=_say_ended,
+        ) as running:
+            await _deploy_all(running, deployments, Topics(root))
+            print(f"everything runs; broker {running.url}, logs in {folder / 'logs'}")
+            print("`dsi-mqtt status` shows it live; Ctrl-C ends it all", flush=True)
+            if running.brokers is not None:
+                await running.brokers.watch()
+            else:
+                await asyncio.Event().wait()
+
+    run(until_stopped(serve()))
+
+
+async def _deploy_all(site: Site, deployments: Sequence[Deployment], topics: Topics) -> None:
+    console = Console(stderr=True)
+    async with control_connection(site.url) as connection:
+        for deployment in deployments:
+            name = topics.spec.name(deployment=deployment.name)
+            payload = topics.spec.payload.encode(deployment)
+            await connection.publish(Message(name, payload, qos=1, retain=True))
+    for deployment in deployments:
+        async with control_connection(site.url) as connection:
+            with console.status(f"{deployment.name}: starting") as line:
+                table = await until_serving(connection, topics, deployment, WAIT_S, line.update)
+        Console().print(placement(table))
+
+
+def _say_ended(child: Child, code: int) -> None:
+    print(f"{child.name} ended with {code}; it is started again", file=sys.stderr)

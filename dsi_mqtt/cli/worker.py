@@ -1,0 +1,88 @@
+"""`dsi-mqtt worker`: one node."""
+
+from __future__ import annotations
+
+import platform
+import re
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from dsi_mqtt.cli.common import (
+    DEFAULT_URL,
+    ROOT,
+    BrokerOption,
+    DataBrokerOption,
+    RootOption,
+    home_brokers,
+    until_stopped,
+)
+from dsi_mqtt.engine.select import TierFactory
+from dsi_mqtt.errors import ConfigError
+from dsi_mqtt.transport.loop import run
+from dsi_mqtt.transport.mqtt import MqttTransport
+from dsi_mqtt.wire.topics import Topics, check_name
+from dsi_mqtt.worker.app import WorkerConfig, WorkerProcess
+
+MIB: Final = 1024 * 1024
+
+
+def worker(
+    name: Annotated[
+        str | None, typer.Option("--name", "-n", help="This node; by default the host's name.")
+    ] = None,
+    zone: Annotated[str, typer.Option(help="The zone of trust this machine stands in.")] = "edge",
+    broker: BrokerOption = DEFAULT_URL,
+    data_broker: DataBrokerOption = None,
+    memory_cap: Annotated[
+        str,
+        typer.Option(help="MiB of weights this node may hold; none: most of the free memory."),
+    ] = "none",
+    threads: Annotated[int, typer.Option(min=1, help="Threads to compute with.")] = 1,
+    spare: Annotated[
+        bool, typer.Option(help="Take part only when it does not work without this node.")
+    ] = False,
+    models: Annotated[
+        Path | None, typer.Option(help="Where checkpoint folders lie on this machine.")
+    ] = None,
+    root: RootOption = ROOT,
+) -> None:
+    """Run one node: it loads and computes the segments that the table gives it."""
+    node = check_name(name or _host_name(), "--name")
+    check_name(zone, "--zone")
+    cap = parse_cap(memory_cap, "--memory-cap")
+
+    async def serve() -> None:
+        brokers = await home_brokers(broker, data_broker, Topics(root))
+        config = WorkerConfig(
+            node=node,
+            zone=zone,
+            brokers=brokers,
+            root=root,
+            weight_cap=cap,
+            threads=threads,
+            spare=spare,
+            model_root=models,
+        )
+        await WorkerProcess(config, MqttTransport(), TierFactory(threads=threads)).run()
+
+    run(until_stopped(serve()))
+
+
+def parse_cap(text: str, option: str) -> int | None:
+    """MiB as text → bytes; "none" → None. Raises ConfigError naming `option`."""
+    if text.lower() == "none":
+        return None
+    try:
+        mib = float(text)
+    except ValueError:
+        mib = -1.0
+    if not 0 < mib < float("inf"):
+        raise ConfigError(f"{option}: {text!r:.40} is no size; give MiB of weights, or none")
+    return int(mib * MIB)
+
+
+def _host_name() -> str:
+    """The host's name as a node's name."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", platform.node()).strip("-._")[:64] or "node"
