@@ -223,13 +223,14 @@ class MqttDataConnection:
         return packet
 
     def _settle(self, packet: Answer) -> None:
-        kind, answer = self._answers.pop(packet.packet_id, (None, None))
-        if kind is not type(packet):
+        kind, answer = self._answers.get(packet.packet_id, (None, None))
+        if answer is None or kind is not type(packet):
             self._stream.end(f"the broker sent an unexpected {type(packet).__name__}")
             return
+        del self._answers[packet.packet_id]
         if kind is mqtt5.PubAckPacket:
             self._in_flight.release()
-        if answer is not None and not answer.done():  # whoever waited may have been cancelled
+        if not answer.done():  # whoever waited may have been cancelled
             answer.set_result(packet)
 
     def _free_packet_id(self) -> int:

@@ -1,0 +1,498 @@
+"""The data connection against a broker that does what the test says."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, TypeVar
+
+import mqtt5
+import pytest
+
+from dsi_mqtt.errors import BrokerRefusedError, BrokerUnreachableError, ConnectionLostError
+from dsi_mqtt.transport.address import BrokerAddress
+from dsi_mqtt.transport.base import ConnectOptions, Message
+from dsi_mqtt.transport.mqtt_data import MqttDataConnection
+from dsi_mqtt.transport.mqtt_stream import RECEIVE_BYTES
+
+PATIENCE_S = 20.0
+P = TypeVar("P")
+
+
+@dataclass
+class Peer:
+    """The broker's end of one connection, a packet at a time."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    async def receive(self, kind: type[P]) -> P:
+        """The next packet, which must be of this kind; pings are answered."""
+        while True:
+            packet = await self._next()
+            if isinstance(packet, mqtt5.PingReqPacket) and kind is not mqtt5.PingReqPacket:
+                self.send(mqtt5.PingRespPacket())
+                continue
+            assert isinstance(packet, kind), packet
+            return packet
+
+    def send(self, *packets: Any) -> None:
+        for packet in packets:
+            self.writer.write(packet if isinstance(packet, bytes) else packet.write())
+
+    async def admit(self, **connack: Any) -> mqtt5.ConnectPacket:
+        connect = await self.receive(mqtt5.ConnectPacket)
+        self.send(mqtt5.ConnAckPacket(**connack))
+        return connect
+
+    async def gone(self) -> None:
+        """Returns when the client has closed its end."""
+        while await self.reader.read(65536):
+            pass
+
+    async def _next(self) -> Any:
+        head = await self.reader.readexactly(2)
+        while head[-1] & 0x80:
+            head += await self.reader.readexactly(1)
+        length = sum((byte & 0x7F) << (7 * index) for index, byte in enumerate(head[1:]))
+        packet, _ = mqtt5.read(memoryview(head + await self.reader.readexactly(length)))
+        return packet
+
+
+Script = Callable[[Peer], Awaitable[None]]
+
+
+@dataclass
+class ScriptedBroker:
+    address: BrokerAddress
+    opened: list[MqttDataConnection] = field(default_factory=list)
+
+    async def connect(self, **options: Any) -> MqttDataConnection:
+        connection = await MqttDataConnection.open(self.address, ConnectOptions(**options))
+        self.opened.append(connection)
+        return connection
+
+
+@contextlib.asynccontextmanager
+async def scripted(script: Script) -> AsyncIterator[ScriptedBroker]:
+    """Runs the script on the one connection made to it; its errors are the test's."""
+    playing: list[asyncio.Task[None]] = []
+
+    async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await script(Peer(reader, writer))
+        finally:
+            writer.close()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        playing.append(asyncio.create_task(play(reader, writer)))
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    broker = ScriptedBroker(BrokerAddress(*server.sockets[0].getsockname()[:2]))
+    async with asyncio.timeout(PATIENCE_S):
+        try:
+            yield broker
+        finally:
+            for connection in broker.opened:
+                connection.abort()
+            server.close()
+            await asyncio.gather(*playing)
+            await server.wait_closed()
+
+
+async def end_of(connection: MqttDataConnection) -> str:
+    with pytest.raises(ConnectionLostError) as lost:
+        async for _ in connection.messages():
+            pass
+    return str(lost.value)
+
+
+# -- opening -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (b"", "closed it; is it an MQTT 5 broker"),
+        (b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", "MQTT 5"),
+        (b"\x20\x02\x00\x01", "malformed"),  # an MQTT 3.1.1 CONNACK: wrong protocol version
+        (mqtt5.PingRespPacket().write() + mqtt5.SubAckPacket(1, []).write(), "unexpected"),
+        (
+            mqtt5.ConnAckPacket(reason_code=mqtt5.ConnAckReasonCode.SERVER_BUSY).write(),
+            "refuses the connection: server busy",
+        ),
+    ],
+)
+async def test_who_is_no_mqtt_5_broker_is_told_apart(answer: bytes, says: str) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.receive(mqtt5.ConnectPacket)
+        peer.send(answer)
+
+    async with scripted(script) as broker:
+        with pytest.raises(BrokerRefusedError, match=says) as refused:
+            await broker.connect()
+        assert str(broker.address) in str(refused.value)
+
+
+async def test_who_does_not_answer_is_unreachable() -> None:
+    async with scripted(Peer.gone) as broker:
+        with pytest.raises(BrokerUnreachableError, match="timed out"):
+            await broker.connect(connect_timeout_s=0.05)
+
+
+async def test_a_host_without_a_name_is_unreachable() -> None:
+    with pytest.raises(BrokerUnreachableError, match=r"no\.such\.host\.invalid:1883"):
+        await MqttDataConnection.open(BrokerAddress("no.such.host.invalid"), ConnectOptions())
+
+
+async def test_a_cancelled_opening_leaves_no_socket() -> None:
+    asked = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.receive(mqtt5.ConnectPacket)
+        asked.set()
+        await peer.gone()
+
+    async with scripted(script) as broker:
+        opening = asyncio.create_task(broker.connect())
+        await asked.wait()
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+
+
+# -- what a broker may get wrong -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sent", "says"),
+    [
+        (b"\x30\xff\xff\xff\xff\x01", "malformed"),
+        (b"\x30\x02\x00\x05", "malformed"),
+        (b"\x00\x00", "malformed"),
+        (mqtt5.ConnAckPacket().write(), "unexpected ConnAckPacket"),
+        (mqtt5.PubAckPacket(77).write(), "unexpected PubAckPacket"),
+        (mqtt5.ConnectPacket("c").write(), "unexpected ConnectPacket"),
+        (
+            mqtt5.PublishPacket("a", b"", qos=mqtt5.QoS.EXACTLY_ONCE, packet_id=1).write(),
+            "QoS 2",
+        ),
+        (
+            mqtt5.DisconnectPacket(
+                reason_code=mqtt5.DisconnectReasonCode.SESSION_TAKEN_OVER
+            ).write(),
+            "session taken over",
+        ),
+    ],
+)
+async def test_what_a_broker_must_not_send_ends_the_connection(sent: bytes, says: str) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.admit()
+        peer.send(sent)
+        await peer.gone()
+
+    async with scripted(script) as broker:
+        connection = await broker.connect()
+        publishing = asyncio.create_task(connection.publish(Message("a", b"", qos=1)))
+        assert says in await end_of(connection)
+        with pytest.raises(ConnectionLostError):
+            await publishing
+
+
+async def test_an_answer_of_the_wrong_kind_ends_the_connection() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.admit()
+        asked = await peer.receive(mqtt5.SubscribePacket)
+        peer.send(mqtt5.PubAckPacket(asked.packet_id))
+        await peer.gone()
+
+    async with scripted(script) as broker:
+        connection = await broker.connect()
+        with pytest.raises(ConnectionLostError, match="unexpected PubAckPacket"):
+            await connection.subscribe("a")
+
+
+async def test_packets_may_come_in_any_pieces() -> None:
+    sizes = (0, 1, 120, 130, 20_000, RECEIVE_BYTES, 3 * RECEIVE_BYTES, 5)
+    stream = b"".join(mqtt5.PublishPacket("a", bytes([n % 251]) * n).write() for n in sizes)
+
+    async def script(peer: Peer) -> None:
+        await peer.admit()
+        cuts = [*range(400), *range(400, len(stream), 70_001), len(stream)]
+        for start, stop in pairwise(cuts):
+            peer.send(stream[start:stop])
+            await peer.writer.drain()
+            await asyncio.sleep(0)
+        await peer.gone()
+
+    async with scripted(script) as broker:
+        connection = await broker.connect()
+        got = [await anext(connection.messages()) for _ in sizes]
+        connection.abort()
+
+    assert [message.payload for message in got] == [bytes([n % 251]) * n for n in sizes]
+
+
+# -- answers -------------------------------------------------------------------------------------
+
+
+async def test_a_refused_subscription_names_its_filter() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.admit()
+        for code in (
+            mqtt5.SubAckReasonCode.NOT_AUTHORIZED,
+            mqtt5.SubAckReasonCode.GRANTED_QOS_AT_MOST_ONCE,
+        ):
+            asked = await peer.receive(mqtt5.SubscribePacket)
+            assert asked.topic_filters[0].retain_as_published
+            peer.send(mqtt5.SubAckPacket(asked.packet_id, [code]))
+        left = await peer.receive(mqtt5.UnsubscribePacket)
+        peer.send(mqtt5.UnsubAckPacket(left.packet_id, [mqtt5.UnsubAckReasonCode.NOT_AUTHORIZED]))
+        await peer.gone()
+
+    async with scripted(script) as broker:
+        connection = await broker.connect()
+        with pytest.raises(BrokerRefusedError, match="subscribe to 'a/#': not authorized"):
+            await connection.subscribe("a/#", qos=1)
+        with pytest.raises(BrokerRefusedError, match="grants 'a/#' at QoS 0 only"):
+            await connection.subscribe("a/#", qos=1)
+        with pytest.raises(BrokerRefusedError, match="unsubscribe from 'a/#': not authorized"):
+            await connection.unsubscribe("a/#")
+
+
+async def test_a_refused_message_names_its_topic() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.admit()
+        asked = await peer.receive(mqtt5.PublishPacket)
+        assert asked.packet_id is not None
+        code = mqtt5.PubAckReasonCode.NOT_AUTHORIZED
+        peer.send(mqtt5.PubAckPacket(asked.packet_id, reason_code=code))
+        await peer.gone()
+
+    async with scripted(script) as broker:
+        connection = await broker.connect()
+        with pytest.raises(BrokerRefusedError, match="a message to a/b: not authorized"):
+            await connection.publish(Message("a/b", b"", qos=1))
+
+
+async def test_what_a_broker_does_not_offer_is_not_asked_of_it() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.admit(max_qos=mqtt5.QoS.AT_MOST_ONCE, retain_available=False)
+        await peer.gone()
+
+    async with scripted(script) as broker:
+        connection = await broker.connect()
+        with pytest.raises(BrokerRefusedError, match="no QoS 1"):
+            await connection.publish(Message("a", b"", qos=1))
+        with pytest.raises(BrokerRefusedError, match="retains no messages"):
+            await connection.publish(Message("a", b"", retain=True))
+
+
+async def test_the_brokers_receive_maximum_holds_even_after_cancellations() -> None:
+    """Three may be in flight; a publish that nobody waits for any more still is."""
+
+    async def script(peer: Peer) -> None:
+        await peer.admit(receive_max=3)
+        in_flight = [await peer.receive(mqtt5.PublishPacket) for _ in range(3)]
+        for acknowledged in (2, *[1] * 7):
+            fence = await peer.receive(mqtt5.PublishPacket)
+            assert fence.packet_id is None, "more in flight than the broker takes"
+            for _ in range(acknowledged):
+                peer.send(mqtt5.PubAckPacket(in_flight.pop(0).packet_id or 0))
+                in_flight.append(await peer.receive(mqtt5.PublishPacket))
+        peer.send(*(mqtt5.PubAckPacket(one.packet_id or 0) for one in in_flight))
+        await peer.gone()
+
+    async with scripted(script) as broker:
+        connection = await broker.connect()
+        publishing = [
+            asyncio.create_task(connection.publish(Message("a", b"", qos=1))) for _ in range(14)
+        ]
+        await asyncio.sleep(0)
+        publishing[0].cancel()  # in flight
+        publishing[12].cancel()  # waiting for its turn, as the last
+        publishing[13].cancel()
+        for waiting in publishing[1:9]:
+            connection.publish_soon(Message("fence", b""))
+            await waiting
+        answers = await asyncio.gather(*publishing[9:12])
+
+    assert answers == [True, True, True]
+
+
+async def test_packet_ids_in_use_are_passed_over() -> None:
+    seen: list[int] = []
+
+    async def script(peer: Peer) -> None:
+        await peer.admit()
+        kept = await peer.receive(mqtt5.PublishPacket)
+        for _ in range(65_540):
+            one = await peer.receive(mqtt5.PublishPacket)
+            assert one.packet_id is not None
+            assert one.packet_id != kept.packet_id
+            seen.append(one.packet_id)
+            peer.send(mqtt5.PubAckPacket(one.packet_id))
+        peer.send(mqtt5.PubAckPacket(kept.packet_id or 0))
+        await peer.gone()
+
+    async with scripted(script) as broker:
+        connection = await broker.connect()
+        first = asyncio.create_task(connection.publish(Message("a", b"", qos=1)))
+        await asyncio.sleep(0)
+
+        async def many(number: int) -> None:
+            for _ in range(number):
+                await connection.publish(Message("a", b"", qos=1))
+
+        await asyncio.gather(*(many(65_540 // 58) for _ in range(58)))
+        assert await first
+
+    assert (min(seen), max(seen)) == (2, 65_535)
+
+
+# -- keep-alive ----------------------------------------------------------------------------------
+
+
+async def test_the_brokers_keep_alive_overrules_ours() -> None:
+    pinged = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        connect = await peer.admit(server_keep_alive=1)
+        assert connect.keep_alive == 3600
+        await peer.receive(mqtt5.PingReqPacket)
+        pinged.set()
+        await peer.gone()
+
+    async with scripted(script) as broker:
+        await broker.connect(keep_alive_s=3600)
+        await pinged.wait()
+
+
+async def test_a_broker_that_answers_no_ping_is_lost() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.admit()
+        await peer.gone()
+
+    async with scripted(script) as broker:
+        connection = await broker.connect(keep_alive_s=0)
+        connection._stream.keep_alive(0.02)
+        assert "has not answered for 0.02 s" in await end_of(connection)
+
+
+async def test_pings_go_on_while_nothing_more_is_read() -> None:
+    """The bound is reached and the receive buffer full."""
+    pinged = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.admit()
+        payload = bytes(RECEIVE_BYTES // 2)
+        for packet_id in range(1, 9):
+            peer.send(
+                mqtt5.PublishPacket("a", payload, qos=mqtt5.QoS.AT_LEAST_ONCE, packet_id=packet_id)
+            )
+        for _ in range(4):  # twice as long as silence is borne
+            await peer.receive(mqtt5.PingReqPacket)
+        pinged.set()
+        for packet_id in range(1, 9):
+            assert (await peer.receive(mqtt5.PubAckPacket)).packet_id == packet_id
+        await peer.gone()
+
+    async with scripted(script) as broker:
+        connection = await broker.connect(keep_alive_s=0, hold_count=1)
+        connection._stream.keep_alive(0.02)
+        await pinged.wait()
+        for _ in range(8):
+            connection.acknowledge(await anext(connection.messages()))
+
+
+# -- writing -------------------------------------------------------------------------------------
+
+
+async def blocked(connection: MqttDataConnection, message: Message) -> asyncio.Task[bool]:
+    """A publish that waits, for sockets and buffers are full."""
+    while True:
+        publishing = asyncio.create_task(connection.publish(message))
+        await asyncio.sleep(0)
+        if not publishing.done():
+            return publishing
+
+
+async def test_publish_waits_for_a_broker_that_does_not_read() -> None:
+    may_read = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.admit()
+        await may_read.wait()
+        await peer.gone()
+
+    async with scripted(script) as broker:
+        connection = await broker.connect()
+        payload = bytes(1024 * 1024)
+        publishing = await blocked(connection, Message("a", payload))
+        draining = asyncio.create_task(connection.drained())
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert not publishing.done()
+        assert not draining.done()
+
+        may_read.set()
+        assert await publishing
+        await draining
+
+
+async def test_who_waits_to_write_is_told_of_the_end() -> None:
+    ending = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.admit()
+        await ending.wait()
+        peer.writer.transport.abort()
+
+    async with scripted(script) as broker:
+        connection = await broker.connect()
+        for _ in range(64):
+            connection.publish_soon(Message("a", bytes(1024 * 1024)))
+        publishing = asyncio.create_task(connection.publish(Message("a", b"")))
+        draining = asyncio.create_task(connection.drained())
+        await asyncio.sleep(0)
+        ending.set()
+        for waiting in (publishing, draining):
+            with pytest.raises(ConnectionLostError):
+                await waiting
+
+
+async def test_close_does_not_wait_for_a_broker_that_does_not_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("dsi_mqtt.transport.mqtt_data.CLOSE_TIMEOUT_S", 0.05)
+    closed = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.admit()
+        await closed.wait()
+
+    async with scripted(script) as broker:
+        connection = await broker.connect()
+        for _ in range(64):
+            connection.publish_soon(Message("a", bytes(1024 * 1024)))
+        await connection.close()
+        closed.set()
+
+
+async def test_close_sends_what_was_published_and_then_says_goodbye() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.admit()
+        for _ in range(8):
+            assert len((await peer.receive(mqtt5.PublishPacket)).payload) == 1024 * 1024
+        left = await peer.receive(mqtt5.DisconnectPacket)
+        assert left.reason_code == mqtt5.DisconnectReasonCode.NORMAL_DISCONNECTION
+        await peer.gone()
+
+    async with scripted(script) as broker:
+        connection = await broker.connect()
+        for _ in range(8):
+            connection.publish_soon(Message("a", bytes(1024 * 1024)))
+        await connection.close()
