@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Final
 
 import numpy as np
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from dsi_mqtt.core.activation import JSON, TEXT, Row, Tensor, Tensors, pack_body, unpack_body
@@ -159,10 +160,8 @@ class FakeEngine:
 
     def import_state(self, session: str, blob: bytes) -> None:
         try:
-            with np.load(io.BytesIO(blob), allow_pickle=False) as archive:
-                parts = {name: archive[name] for name in archive.files}
-            placed = [(*map(int, name.split("@")), part) for name, part in parts.items()]
-        except (ValueError, OSError, zipfile.BadZipFile) as error:
+            placed = _read_states(blob)
+        except (ValueError, zipfile.BadZipFile) as error:
             raise WireError(f"session {session}: the state is not readable: {error}") from error
         held = self._session(session).states
         for unit, first, part in placed:
@@ -172,7 +171,7 @@ class FakeEngine:
                     f"session {session}: a state from position {first} does not follow the "
                     f"{len(before)} held by unit {unit}"
                 )
-            held[unit] = np.concatenate([before[:first], part.astype(np.float32)])
+            held[unit] = np.concatenate([before[:first], part])
 
     def _require(self, units: UnitRange) -> None:
         missing = [unit for unit in range(*units) if unit not in self._loaded]
@@ -310,6 +309,17 @@ def _embed(item: object, width: int) -> Floats:
         )
     seed = int.from_bytes(hashlib.sha256(json.dumps(item).encode()).digest()[:8], "big")
     return np.random.default_rng(seed).uniform(-1, 1, width).astype(np.float32)
+
+
+def _read_states(blob: bytes) -> list[tuple[int, int, Floats]]:
+    """Unit, first position and states, as `export_state` wrote them."""
+    found = []
+    with zipfile.ZipFile(io.BytesIO(blob)) as archive:
+        for name in archive.namelist():
+            unit, first = map(int, name.removesuffix(".npy").split("@"))
+            states = npy.read_array(io.BytesIO(archive.read(name)))
+            found.append((unit, first, states.astype(np.float32)))
+    return found
 
 
 def _is_single(tensors: Tensors) -> bool:

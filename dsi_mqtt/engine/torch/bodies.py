@@ -49,14 +49,14 @@ def read_array(body: bytes) -> NDArray[Any]:
         version = npy.read_magic(stream)
         header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, _, dtype = header(stream)
+        if dtype.kind not in "biuf":
+            raise InvalidInputError(f"the {NPY} input holds {dtype}; send numbers")
         if math.prod(shape) * dtype.itemsize != len(body) - stream.tell():
             raise InvalidInputError(f"the {NPY} input is not as long as its header says")
         stream.seek(0)
         array = npy.read_array(stream, allow_pickle=False)
     except (ValueError, EOFError, OverflowError) as error:
         raise InvalidInputError(f"the {NPY} input cannot be read: {error}") from None
-    if array.dtype.kind not in "biuf":
-        raise InvalidInputError(f"the {NPY} input holds {array.dtype}; send numbers")
     return array
 
 

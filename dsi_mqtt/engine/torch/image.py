@@ -79,9 +79,7 @@ class ImageReader:
             )
         except Exception as error:
             # Processor classes raise of their own; all of it means that this file does not serve.
-            raise CheckpointError(
-                f"{file}: no image processor can be made of it: {error}"
-            ) from error
+            raise CheckpointError(f"{file} makes no image processor: {error}") from error
 
     def read(self, content_type: str, body: bytes) -> Request:
         self.prepare()

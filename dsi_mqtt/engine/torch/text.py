@@ -22,7 +22,7 @@ from dsi_mqtt.engine.torch.bodies import (
 )
 from dsi_mqtt.engine.torch.requests import Request
 from dsi_mqtt.engine.torch.structure import Reference
-from dsi_mqtt.errors import CheckpointError, InvalidInputError
+from dsi_mqtt.errors import CheckpointError, InvalidInputError, ModelFailedError
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -117,22 +117,25 @@ class TextReader:
     def _texts(self, texts: list[str], *, batched: bool) -> Request:
         most = self._most_tokens()
         cuts = most is not None and self._cuts_off()
-        try:
-            encoded = self._tokenizer(
-                texts,
-                padding=True,
-                truncation=cuts,
-                max_length=most if cuts else None,
-                return_tensors="np",
-            )
-        except UnicodeEncodeError:
-            raise InvalidInputError("the text holds half a character (a lone surrogate)") from None
+        encoded = self._tokenizer(
+            [_whole_characters(text) for text in texts],
+            padding=True,
+            truncation=cuts,
+            max_length=most if cuts else None,
+            return_tensors="np",
+        )
         tokens = int(encoded[IDS].shape[1])
         if not encoded[IDS].size or not encoded[MASK].any(axis=1).all():
             raise InvalidInputError("the text is empty; send at least one word")
         if most is not None and tokens > most:
             raise InvalidInputError(
                 f"the text has {tokens} tokens; this model reads {most} at most"
+            )
+        largest = int(encoded[IDS].max())
+        if largest >= self._vocabulary():
+            raise ModelFailedError(
+                f"the tokenizer gives token {largest}, the model knows {self._vocabulary()}; "
+                "model.tokenizer and model.path do not belong together"
             )
         inputs = {
             name: torch.from_numpy(np.asarray(value, dtype=np.int64))
@@ -163,7 +166,7 @@ class TextReader:
         return self._checked(ids, np.ones(ids.shape, bool), batched=array.ndim > 1)
 
     def _checked(self, ids: NDArray[Any], mask: NDArray[np.bool_], *, batched: bool) -> Request:
-        known = self._config.get_text_config().vocab_size
+        known = self._vocabulary()
         if ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= known:
             raise InvalidInputError(f"token numbers must be whole and from 0 to {known - 1}")
         most = self._most_tokens()
@@ -173,6 +176,9 @@ class TextReader:
         return Request(
             {name: value for name, value in inputs.items() if name in self._parameters}, batched
         )
+
+    def _vocabulary(self) -> int:
+        return int(self._config.get_text_config().vocab_size)
 
     def _most_tokens(self) -> int | None:
         """The least of what model, tokenizer and sentence-transformers file allow."""
@@ -188,6 +194,14 @@ class TextReader:
         """Whether the tokenizer's own file says that longer texts are cut off."""
         backend = getattr(self._tokenizer, "backend_tokenizer", None)
         return getattr(backend, "truncation", None) is not None
+
+
+def _whole_characters(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidInputError("the text holds half a character (a lone surrogate)") from None
+    return text
 
 
 def sentence_limit(folder: Path) -> int | None:

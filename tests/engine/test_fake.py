@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dsi_mqtt.core.activation import JSON, NPY, TEXT, Row, Tensor, pack_body, unpack_body
+from dsi_mqtt.core.model import ModelSpec, UnitRange
+from dsi_mqtt.engine.fake import FakeEngine, FakeFactory
+from dsi_mqtt.engine.fake_options import FakeOptions
+from dsi_mqtt.errors import (
+    CheckpointError,
+    ConfigError,
+    InvalidInputError,
+    ModelFailedError,
+    SplitError,
+    WireError,
+)
+
+ROW = (Row(),)
+
+
+def opened(**options: object) -> FakeEngine:
+    engine = FakeFactory(sleep=lambda _: None).open(ModelSpec(tier="fake", options=options))
+    engine.load(engine.graph.whole)
+    return engine
+
+
+def run(engine: FakeEngine, body: object, *cuts: int, rows: tuple[Row, ...] = ROW) -> object:
+    tensors = pack_body(JSON, json.dumps(body).encode())
+    points = (0, *cuts, len(engine.graph.units))
+    for start, stop in pairwise(points):
+        tensors = engine.forward(UnitRange(start, stop), rows, tensors)
+    return json.loads(unpack_body(tensors)[1])
+
+
+@given(
+    body=st.recursive(
+        st.text() | st.integers(-9, 9), lambda items: st.lists(items, min_size=1), max_leaves=1
+    )
+    | st.lists(st.text(max_size=5), min_size=1, max_size=4),
+    cuts=st.sets(st.integers(1, 5)),
+)
+def test_any_cut_computes_what_the_whole_does(body: object, cuts: set[int]) -> None:
+    engine = opened(units=6)
+    if isinstance(body, list) and isinstance(body[0], list):
+        with pytest.raises(InvalidInputError):
+            run(engine, body)
+        return
+    assert run(engine, body, *sorted(cuts)) == run(engine, body)
+
+
+def test_a_row_is_computed_alike_alone_and_in_a_batch() -> None:
+    engine = opened()
+    assert run(engine, ["a", 2, "c"], 3) == [run(engine, item, 2) for item in ("a", 2, "c")]
+
+
+@pytest.mark.parametrize("path", [[0, 1, 3, 4], [0, 2, 1, 3, 4], [0, 1, 1, 2, 3, 4]])
+def test_a_dropped_swapped_or_repeated_unit_changes_the_result(path: list[int]) -> None:
+    engine = opened(units=5)
+    tensors = pack_body(JSON, b'"x"')
+    for unit in path:
+        tensors = engine.forward(UnitRange(unit, unit + 1), ROW, tensors)
+    assert json.loads(unpack_body(tensors)[1]) != run(engine, "x")
+
+
+def test_costs_are_asked_of_the_sleep_that_was_passed_in() -> None:
+    slept: list[float] = []
+    options = {"units": 4, "unit_ms": [1, 2, 4, 8], "load_ms": 100}
+    engine = FakeFactory(sleep=slept.append).open(ModelSpec(tier="fake", options=options))
+    engine.load(UnitRange(0, 3))
+    assert slept == [0.1] * 3
+    slept.clear()
+    engine.forward(UnitRange(0, 3), ROW, pack_body(JSON, b'["a", "b"]'))
+    assert slept == [pytest.approx(0.014)]
+    assert engine.warm_up(UnitRange(1, 3)) == pytest.approx(0.006)
+
+
+def test_weights_are_held_and_freed_unit_by_unit() -> None:
+    engine = FakeFactory().open(
+        ModelSpec(tier="fake", options={"units": 3, "weight_mib": [1, 2, 4], "allocate": True})
+    )
+    engine.load(UnitRange(0, 2))
+    engine.load(UnitRange(1, 3))
+    assert engine.loaded_bytes() == 7 << 20 == engine.graph.weight_bytes(engine.graph.whole)
+    engine.drop(UnitRange(1, 2))
+    assert engine.loaded_bytes() == 5 << 20
+    with pytest.raises(ModelFailedError, match=r"units \[1\] are not loaded"):
+        engine.forward(UnitRange(0, 3), ROW, pack_body(JSON, b"1"))
+
+
+def test_digest_tells_models_apart() -> None:
+    assert opened(seed=1).graph.digest == opened(seed=1).graph.digest
+    assert opened(seed=1).graph.digest != opened(seed=2).graph.digest
+    assert run(opened(seed=1), "x") != run(opened(seed=2), "x")
+
+
+def test_inputs_misbehave_on_request_in_the_unit_they_name() -> None:
+    engine = opened(units=5)
+    with pytest.raises(RuntimeError, match="unit 0 raised"):
+        run(engine, {"raise": True})
+    tensors = engine.forward(UnitRange(0, 3), ROW, pack_body(JSON, b'["fine", {"raise": 3}]'))
+    with pytest.raises(RuntimeError, match="unit 3 raised"):
+        engine.forward(UnitRange(3, 5), ROW, tensors)
+
+
+def test_a_poisonous_input_ends_the_process() -> None:
+    ended: list[int] = []
+    factory = FakeFactory(exit_process=ended.append)
+    engine = factory.open(ModelSpec(tier="fake"))
+    engine.load(engine.graph.whole)
+    run(engine, {"exit": 2}, 2)
+    assert ended == [70]
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [(JSON, b"{"), (JSON, b"null"), (JSON, b"[[1]]"), (JSON, b"[]"), (JSON, b'{"raise": "x"}'),
+     (JSON, b'{"unknown": 1}'), (TEXT, b"\xff"), (NPY, b"1"), (JSON, b"true")],
+)  # fmt: skip
+def test_unreadable_inputs_are_their_senders_fault(kind: str, body: bytes) -> None:
+    with pytest.raises(InvalidInputError):
+        opened().forward(UnitRange(0, 6), ROW, pack_body(kind, body))
+
+
+@pytest.mark.parametrize(
+    "shape", [(4,), (1, 4), (2, 3)], ids=["narrow", "narrow batch", "other rows"]
+)
+def test_an_activation_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
+    hidden = Tensor("hidden_states", "float32", shape, bytes(4 * int(np.prod(shape))))
+    faults = Tensor("faults", "int64", (1, 2), bytes(16))
+    with pytest.raises(WireError, match="expected"):
+        opened(hidden=3).forward(UnitRange(1, 6), ROW, (hidden, faults))
+
+
+def test_refusals_on_request() -> None:
+    with pytest.raises(SplitError, match="a second tensor"):
+        opened(refuse="a second tensor would cross").verify()
+    opened().verify()
+    engine = FakeFactory().open(ModelSpec(tier="fake", options={"missing": [2]}))
+    engine.load(UnitRange(0, 2))
+    with pytest.raises(CheckpointError, match="unit 2"):
+        engine.load(UnitRange(1, 4))
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [({"unit": 3}, "unknown unit"), ({"units": 1}, "units"), ({"units": "4"}, "options.units"),
+     ({"unit_ms": [1, 2]}, "unit_ms has 2 values"), ({"weight_mib": -1}, "weight_mib"),
+     ({"allocate": 1}, "allocate"), ({"missing": 3}, "missing"), ({"refuse": 1}, "refuse"),
+     ({"units": 2.5}, "options.units")],
+)  # fmt: skip
+def test_wrong_options_are_named(options: dict[str, object], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        FakeFactory().open(ModelSpec(tier="fake", options=options))
+
+
+def generation(engine: FakeEngine, session: str, first: int, tokens: list[int]) -> object:
+    return run(engine, tokens, 3, rows=(Row(session, first, len(tokens)),))
+
+
+def test_a_sessions_state_moves_and_a_lost_one_shows() -> None:
+    engine, other = opened(), opened()
+    engine.open("s")
+    generation(engine, "s", 0, [5, 6, 7])
+    whole = engine.graph.whole
+    blob = engine.export_state("s", whole, 0, 3)
+    other.open("s")
+    other.import_state("s", blob)
+    assert other.state_bytes("s") == engine.state_bytes("s") == 6 * 3 * 16 * 4
+    continued = engine.forward(whole, (Row("s", 3, 1),), pack_body(JSON, b"[9]"))
+    assert other.forward(whole, (Row("s", 3, 1),), pack_body(JSON, b"[9]")) == continued
+    other.open("s")
+    with pytest.raises(ModelFailedError, match="stale: have 0"):
+        generation(other, "s", 3, [9])
+
+
+def test_state_of_part_of_the_units_and_positions() -> None:
+    engine, other = opened(), opened()
+    for one in (engine, other):
+        one.open("s")
+        generation(one, "s", 0, [1, 2])
+    generation(engine, "s", 2, [3, 4])
+    for units in (UnitRange(0, 3), UnitRange(3, 6)):
+        other.import_state("s", engine.export_state("s", units, 2, 4))
+    assert generation(other, "s", 4, [5]) == generation(engine, "s", 4, [5])
+    with pytest.raises(ModelFailedError, match="holds 5 positions"):
+        engine.export_state("s", UnitRange(0, 1), 0, 9)
+
+
+def test_the_state_before_changes_what_comes_after() -> None:
+    hidden = []
+    for before in ([1, 2, 3], [1, 2, 4]):
+        engine = opened()
+        engine.open("s")
+        engine.forward(
+            UnitRange(0, 3), (Row("s", 0, 3),), pack_body(JSON, json.dumps(before).encode())
+        )
+        hidden.append(engine.forward(UnitRange(0, 3), (Row("s", 3, 1),), pack_body(JSON, b"[9]")))
+    assert hidden[0] != hidden[1]
+
+
+def test_an_earlier_position_replaces_what_followed() -> None:
+    engine = opened()
+    engine.open("s")
+    first = generation(engine, "s", 0, [1, 2, 3])
+    generation(engine, "s", 2, [8])
+    assert generation(engine, "s", 2, [3]) == first
+
+
+def test_two_sessions_in_one_batch_do_not_mix() -> None:
+    engine, alone = opened(), opened()
+    for one in (engine, alone):
+        one.open("s")
+        one.open("t")
+    rows = (Row("s", 0, 2), Row("t", 0, 1))
+    assert run(engine, [1, 2, 7], rows=rows) == {
+        "tokens": generation(alone, "s", 0, [1, 2])["tokens"]  # type: ignore[index]
+        + generation(alone, "t", 0, [7])["tokens"]  # type: ignore[index]
+    }
+
+
+@pytest.mark.parametrize("blob", [b"", b"junk", b"PK\x03\x04junk"])
+def test_damaged_states_are_refused(blob: bytes) -> None:
+    engine = opened()
+    engine.open("s")
+    with pytest.raises(WireError, match="session s"):
+        engine.import_state("s", blob)
+
+
+def test_a_state_that_does_not_follow_is_refused() -> None:
+    engine, other = opened(), opened()
+    for one in (engine, other):
+        one.open("s")
+    generation(engine, "s", 0, [1, 2, 3])
+    blob = engine.export_state("s", UnitRange(0, 2), 2, 3)
+    with pytest.raises(WireError, match="does not follow"):
+        other.import_state("s", blob)
+    with pytest.raises(ModelFailedError, match="not open"):
+        other.import_state("unknown", engine.export_state("s", UnitRange(0, 2), 0, 3))
+
+
+def test_rows_must_announce_what_comes() -> None:
+    engine = opened()
+    engine.open("s")
+    with pytest.raises(WireError, match="other positions"):
+        engine.forward(UnitRange(0, 6), (Row("s", 0, 3),), pack_body(JSON, b"[1, 2]"))
+    with pytest.raises(InvalidInputError, match="token numbers"):
+        engine.forward(UnitRange(0, 6), (Row("s", 0, 1),), pack_body(JSON, b'["x"]'))
+
+
+def test_defaults_are_a_model() -> None:
+    assert len(FakeEngine(FakeOptions()).graph.units) == 6
