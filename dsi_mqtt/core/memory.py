@@ -139,17 +139,18 @@ class Memory:
         return True
 
     def covers(self, light: Loads, heavy: Loads) -> bool:
-        """Whether whatever `heavy` leaves room for, `light` does too."""
+        """Whether `light`, loads of some nodes in `heavy`, leaves room for whatever that does."""
         others = {load.node: load for load in heavy}
         for load in light:
-            other = others.get(load.node)
-            if other is None:
-                return False
+            other = others[load.node]
             missing = other.ties & ~load.ties
-            spread = sum(size for i, size in enumerate(self.tie_bytes) if missing >> i & 1)
-            if load.used + spread > other.used:
+            more = self._tied_bytes(missing) if missing else 0
+            if load.used + more > other.used:
                 return False
         return True
+
+    def _tied_bytes(self, ties: int) -> int:
+        return sum(size for i, size in enumerate(self.tie_bytes) if ties >> i & 1)
 
     def _with(self, node: int, used: int, ties: int, unit: int) -> tuple[int, int]:
         if unit in self.kept[node]:
@@ -157,7 +158,7 @@ class Memory:
         shared = ties & self.ties_of[unit]
         used += self.weights[unit]
         if shared:
-            used -= sum(size for i, size in enumerate(self.tie_bytes) if shared >> i & 1)
+            used -= self._tied_bytes(shared)
         return used, ties | self.ties_of[unit]
 
 

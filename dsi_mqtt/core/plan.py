@@ -24,7 +24,7 @@ from dsi_mqtt.errors import ConfigError
 __all__ = ["Infeasible", "Plan", "PlannedHop", "PlannedSegment", "check", "plan"]
 
 # Expansions after which the search gives the best it has; a few seconds.
-EXPANSIONS: Final = 20_000
+EXPANSIONS: Final = 4_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,29 +17,54 @@ import numpy as np
 from dsi_mqtt.core.bounds import Bounds, Prices
 from dsi_mqtt.core.problem import Nanoseconds, Problem
 
-_ROUNDS: Final = 60
+_ROUNDS: Final = 40
 # Rounds without a higher bound after which steps are halved.
 _PATIENCE: Final = 4
+# Doors that the ascent looks at together.
+_DOORS: Final = 5
+# Sums of weights beyond which a node counts as divisible at will.
+_SUMS: Final = 500
 
 
-def tuned(problem: Problem, door: int, ceiling: float) -> Prices:
-    """Prices under which the bound is high. ceiling: latency of a placement, in ns."""
+def tuned(problem: Problem, ceiling: float) -> Prices:
+    """Prices under which the bound is high. ceiling: latency of a placement, in ns.
+
+    The bound is the least over all doors, but few doors matter: the ascent starts with the best
+    one and takes in whichever is the best at the prices found so far.
+    """
     problem = replace(problem, max_segments=problem.units)
-    weights = problem.memory.least.astype(np.float64)
-    free = np.array(problem.memory.free, np.float64)
-    shares = np.zeros(len(free))  # ns for the whole free memory of a node
-    best, highest, reach, idle = Prices.none(problem), -np.inf, 1.0, 0
+    weights, rooms = problem.memory.least.astype(np.float64), _rooms(problem)
+    shares = np.zeros(len(rooms))  # ns for all the room of a node
+    doors: tuple[int, ...] = ()
+    while len(doors) < _DOORS:
+        roots = Bounds.of(problem, _prices(shares, weights, rooms), problem.doors).roots
+        door = problem.doors[int(roots.argmin())]
+        if door in doors:
+            break
+        doors += (door,)
+        shares = _ascended(replace(problem, doors=doors), ceiling, shares, weights, rooms)
+    return _prices(shares, weights, rooms)
+
+
+def _ascended(
+    problem: Problem,
+    ceiling: float,
+    shares: Nanoseconds,
+    weights: Nanoseconds,
+    rooms: Nanoseconds,
+) -> Nanoseconds:
+    """Shares with the highest bound on the way up from `shares` (Polyak's step)."""
+    best, highest, reach, idle = shares, -np.inf, 1.0, 0
     for _ in range(_ROUNDS):
-        prices = _prices(shares, weights, free)
-        bounds = Bounds.of(problem, prices, (door,))
-        bound = bounds.root(door)
+        bounds = Bounds.of(problem, _prices(shares, weights, rooms), problem.doors)
+        bound = float(bounds.roots.min())
         if bound > highest:
-            best, highest, idle = prices, bound, 0
+            best, highest, idle = shares, bound, 0
         else:
             idle += 1
             if idle == _PATIENCE:
                 reach, idle = reach / 2, 0
-        excess = _excess(bounds, door, weights, free)
+        excess = _excess(bounds, weights, rooms)
         excess[(shares <= 0) & (excess < 0)] = 0.0
         length = float((excess**2).sum())
         if not length or bound >= ceiling:
@@ -48,17 +73,35 @@ def tuned(problem: Problem, door: int, ceiling: float) -> Prices:
     return best
 
 
-def _prices(shares: Nanoseconds, weights: Nanoseconds, free: Nanoseconds) -> Prices:
+def _rooms(problem: Problem) -> Nanoseconds:
+    """[node]: the most bytes that whole units can take of its free memory.
+
+    Blocks of a model weigh the same, so that is often much less than what is free.
+    """
+    rooms = []
+    for node, free in enumerate(problem.memory.free):
+        sums = {0}
+        for unit in np.flatnonzero(problem.allowed[:, node]).tolist():
+            size = int(problem.memory.least[unit, node])
+            sums |= {total + size for total in sums if total + size <= free}
+            if len(sums) > _SUMS:
+                sums = {max(free, 0)}
+                break
+        rooms.append(max(sums))
+    return np.array(rooms, np.float64)
+
+
+def _prices(shares: Nanoseconds, weights: Nanoseconds, rooms: Nanoseconds) -> Prices:
     """Whole nanoseconds, rounded down where charged: what fits is charged no more than credited."""
-    charges = np.zeros((len(weights) + 1, len(free)))
-    rates = np.divide(shares, free, out=np.zeros_like(shares), where=free > 0)
+    charges = np.zeros((len(weights) + 1, len(rooms)))
+    rates = np.divide(shares, rooms, out=np.zeros_like(shares), where=rooms > 0)
     np.cumsum(np.floor(weights * rates), axis=0, out=charges[1:])
     return Prices(charges, float(np.ceil(shares).sum()))
 
 
-def _excess(bounds: Bounds, door: int, weights: Nanoseconds, free: Nanoseconds) -> Nanoseconds:
-    """[node]: what the bound's chain puts on it beyond its free memory, as a share of that."""
-    used = np.zeros(len(free))
-    for node, start, stop in bounds.steps(door):
+def _excess(bounds: Bounds, weights: Nanoseconds, rooms: Nanoseconds) -> Nanoseconds:
+    """[node]: what the bound's chain puts on it beyond its room, as a share of that."""
+    used = np.zeros(len(rooms))
+    for node, start, stop in bounds.steps(bounds.doors[int(bounds.roots.argmin())]):
         used[node] += weights[start:stop, node].sum()
-    return np.divide(used - free, free, out=np.zeros_like(used), where=free > 0)
+    return np.divide(used - rooms, rooms, out=np.zeros_like(used), where=rooms > 0)

@@ -31,7 +31,7 @@ from dsi_mqtt.core.prices import tuned
 from dsi_mqtt.core.problem import HOP_NS, Flags, Nanoseconds, Problem
 
 # Expansions without prices; tuning them costs about as much as this many.
-_UNPRICED: Final = 60
+UNPRICED: Final = 60
 # Expansions of the second descent, which has prices to follow but may not find the way down.
 _DESCENT: Final = 200
 _CEILING: Final = float(np.finfo(np.float64).max)
@@ -70,15 +70,19 @@ class _Entry(NamedTuple):
 
 
 class _Stand(NamedTuple):
-    """A path that has been expanded."""
+    """A path that has been expanded. tight: its loaded nodes, as bits."""
 
     spent: float
     path: Path
     loads: Loads
+    tight: int
 
 
-def cheapest(problem: Problem, limit: int) -> Outcome:
-    """The placement with the least latency, within `limit` expansions."""
+def cheapest(problem: Problem, limit: int, *, unpriced: int = UNPRICED) -> Outcome:
+    """The placement with the least latency, within `limit` expansions.
+
+    unpriced: how many of them before memory gets prices.
+    """
     if not problem.doors:
         return Outcome(None, np.inf, 0, complete=True, lower_ns=np.inf)
     bounds = Bounds.of(problem, Prices.none(problem), problem.doors)
@@ -86,11 +90,11 @@ def cheapest(problem: Problem, limit: int) -> Outcome:
     known = _descend(bounds, door, _CEILING, limit)
     if known.path is None:
         return known
-    known = _ascend(bounds, known, min(limit, known.considered + _UNPRICED))
+    known = _ascend(bounds, known, min(limit, known.considered + unpriced))
     if known.complete or known.considered >= limit:
         return known
-    prices = tuned(problem, door, known.latency_ns)
-    priced = Bounds.of(problem, prices, problem.doors)
+    priced = Bounds.of(problem, tuned(problem, known.latency_ns), problem.doors)
+    door = problem.doors[int(priced.roots.argmin())]
     better = _descend(priced, door, known.latency_ns, min(_DESCENT, limit - known.considered))
     return _ascend(priced, _merged(known, better), limit)
 
@@ -189,7 +193,7 @@ class _Tree:
             least = spent + problem.hop_ns(path[-2], path[0], path[-1]) + problem.egress_ns(path[0])
             if least > self.ceiling:
                 return
-        rank = -float(path[-1]) if self.deepest_first else least
+        rank = -float(len(path)) if self.deepest_first else least
         entry = _Entry(rank, least, path, spent, loads)
         heapq.heappush(self.heap, entry)
         if path[-1] == problem.units and (self.best is None or entry < self.best):
@@ -205,7 +209,7 @@ class _Tree:
         loads = memory.after(entry.loads, path[-2], start, path[-1])
         if not memory.suffices(loads, path[-1]):
             return None
-        here = _Stand(entry.spent, path, loads)
+        here = _Stand(entry.spent, path, loads, sum(1 << load.node for load in loads))
         seen = self._seen.setdefault((path[0], path[-2], path[-1]), [])
         if any(self._dominates(other, here) for other in seen):
             return None
@@ -213,6 +217,8 @@ class _Tree:
         return loads
 
     def _dominates(self, other: _Stand, here: _Stand) -> bool:
+        if other.tight & ~here.tight:
+            return False
         problem = self.bounds.problem
         if not self.deepest_first and (other.spent, other.path) > (here.spent, here.path):
             return False
