@@ -6,7 +6,7 @@ makes a placement possible.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -54,19 +54,30 @@ def first_gap(rules: Rules, nodes: Sequence[NodeView]) -> Gap | None:
     return Gap("zones", "privacy.units", f"the door sees inputs and answers: no node is in {where}")
 
 
-def newcomers(rules: Rules, nodes: Sequence[NodeView], weight_bytes: int) -> list[Newcomer]:
+def newcomers(
+    rules: Rules, nodes: Sequence[NodeView], weight_bytes: int
+) -> tuple[Newcomer, ...] | None:
     """Nodes that close every gap, each with memory for `weight_bytes` at least.
 
-    One that has the name of a node in `nodes` takes its place.
+    One that has the name of a node in `nodes` takes its place. None: where the split names too
+    few nodes for the zones that its parts need.
     """
-    added: list[Newcomer] = []
-    for span in rules.spans():
-        if not _computes(rules, span, [*nodes, *(new.view for new in added)]):
-            added.append(_newcomer(rules, span, nodes, weight_bytes))
-    if not _is_door(rules, [*nodes, *(new.view for new in added)]):
-        zones = rules.door_zones()
-        added.append(_unnamed(rules, zones, nodes, weight_bytes))
-    return added
+    added: dict[str, Newcomer] = {}
+    for _ in range(2):  # again, for one that has to move may leave a gap behind
+        for span in rules.spans():
+            if not _computes(rules, span, joined(nodes, tuple(added.values()))):
+                new = _newcomer(rules, span, nodes, added, weight_bytes)
+                added[new.view.node] = new
+    if not _is_door(rules, joined(nodes, tuple(added.values()))):
+        new = _unnamed(rules, rules.door_zones(), nodes, weight_bytes)
+        added[new.view.node] = new
+    closed = tuple(added.values())
+    return closed if first_gap(rules, joined(nodes, closed)) is None else None
+
+
+def joined(nodes: Sequence[NodeView], added: Sequence[Newcomer]) -> tuple[NodeView, ...]:
+    names = {new.view.node for new in added}
+    return (*(node for node in nodes if node.node not in names), *(new.view for new in added))
 
 
 def _computes(rules: Rules, span: UnitRange, nodes: Sequence[NodeView]) -> bool:
@@ -83,13 +94,9 @@ def _is_door(rules: Rules, nodes: Sequence[NodeView]) -> bool:
 
 
 def _span_gap(rules: Rules, span: UnitRange, allowed: Sequence[NodeView]) -> Gap:
-    zones = rules.home_zones(span.start)
+    zones, hosts = rules.home_zones(span), rules.hosts(span)
     pin, part = rules.pin_in(span), rules.part(span.start)
-    named = list(allowed)
-    if pin is not None:
-        named = [node for node in allowed if node.node == pin.node]
-    elif part is not None:
-        named = [node for node in allowed if node.node in part.nodes]
+    named = [node for node in allowed if not hosts or node.node in hosts]
     fitting = [node for node in named if zones is None or node.zone in zones]
     if fitting:
         return _link_gap(fitting, f"units {span}")
@@ -119,20 +126,25 @@ def _link_gap(nodes: Sequence[NodeView], what: str) -> Gap:
 
 
 def _newcomer(
-    rules: Rules, span: UnitRange, nodes: Sequence[NodeView], weight_bytes: int
+    rules: Rules,
+    span: UnitRange,
+    nodes: Sequence[NodeView],
+    added: Mapping[str, Newcomer],
+    weight_bytes: int,
 ) -> Newcomer:
-    zones = rules.home_zones(span.start)
-    pin, part = rules.pin_in(span), rules.part(span.start)
-    if pin is not None:
-        name = pin.node
-    elif part is not None:
-        name = next(node for node in part.nodes if node not in rules.forbidden)
-    else:
+    zones, hosts = rules.home_zones(span), rules.hosts(span)
+    if not hosts:
         return _unnamed(rules, zones, nodes, weight_bytes)
-    present = next((node for node in nodes if node.node == name), None)
-    if present is None:
-        return _started(rules, name, zones, weight_bytes)
-    return _mended(rules, present, zones, weight_bytes)
+    present = {node.node: node for node in nodes}
+    # Rather one that is new, or whose link alone is down, than one that has to move.
+    name = min(hosts, key=lambda host: (host in added, _moves(present.get(host), zones)))
+    if name in present:
+        return _mended(rules, present[name], zones, weight_bytes)
+    return _started(rules, name, zones, weight_bytes)
+
+
+def _moves(node: NodeView | None, zones: Zones) -> bool:
+    return node is not None and zones is not None and node.zone not in zones
 
 
 def _unnamed(rules: Rules, zones: Zones, nodes: Sequence[NodeView], weight_bytes: int) -> Newcomer:
@@ -168,7 +180,7 @@ def _mended(rules: Rules, node: NodeView, zones: Zones, weight_bytes: int) -> Ne
     if not node.link.usable:
         deeds.append(f"bring the link of node {node.node} up")
         view = replace(view, link=Link())
-    if zones is not None and node.zone not in zones:
+    if _moves(node, zones):
         view = replace(view, zone=_best_zone(rules, zones))
         deeds.append(f"move node {node.node} to zone {view.zone}")
     return Newcomer(" and ".join(deeds), view)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from dsi_mqtt.core.gaps import Constraint, Gap, Newcomer, first_gap, newcomers
+from dsi_mqtt.core.gaps import Constraint, Gap, Newcomer, first_gap, joined, newcomers
 from dsi_mqtt.core.model import ModelGraph
 from dsi_mqtt.core.problem import Held, Problem, build
 from dsi_mqtt.core.profile import NodeView
@@ -87,26 +87,36 @@ def _infeasible(gap: Gap, remedy: str, *, proven: bool) -> Infeasible:
 def _close_gaps(situation: Situation) -> str:
     total = _steps(situation)
     added = newcomers(situation.rules, situation.nodes, _nbytes(total))
-    deeds = "; ".join(new.deed for new in added)
+    if added is None:
+        free = replace(situation, rules=situation.rules.without_split())
+        return _then("set split to null", free)
     whole = _joined(situation, added)
     if not whole.possible():
-        return f"{deeds}; then {explain(whole, proven=True).remedy}"
+        return _then(_deeds(added, total), whole)
 
     def suffices(steps: int) -> bool:
         views = newcomers(situation.rules, situation.nodes, _nbytes(steps))
-        return _joined(situation, views).possible()
+        return views is not None and _joined(situation, views).possible()
 
-    steps = _least(suffices, total)
+    return _deeds(added, _least(suffices, total))
+
+
+def _deeds(added: Sequence[Newcomer], steps: int) -> str:
+    deeds = "; ".join(new.deed for new in added)
     if not steps:
         return deeds
     who = "it" if len(added) == 1 else "each"
     return f"{deeds}; let {who} hold {_mib(steps)} MiB of weights at least"
 
 
+def _then(deeds: str, situation: Situation) -> str:
+    if situation.possible():
+        return deeds
+    return f"{deeds}; then {explain(situation, proven=True).remedy}"
+
+
 def _joined(situation: Situation, added: Sequence[Newcomer]) -> Situation:
-    names = {new.view.node for new in added}
-    nodes = tuple(node for node in situation.nodes if node.node not in names)
-    return replace(situation, nodes=(*nodes, *(new.view for new in added)))
+    return replace(situation, nodes=joined(situation.nodes, added))
 
 
 def _with_segments(situation: Situation, limit: int) -> Situation:

@@ -86,22 +86,26 @@ class Rules:
         pins = (self.pin(unit) for unit in range(*span))
         return next((pin for pin in pins if pin is not None), None)
 
-    def home_zones(self, unit: int) -> Zones:
-        """Zones that a node must be in to compute `unit` and what it must compute with it.
+    def hosts(self, span: UnitRange) -> tuple[str, ...]:
+        """Names of the nodes that a pin or the split leaves for `span`; none: any may take it."""
+        pin, part = self.pin_in(span), self.part(span.start)
+        if pin is not None:
+            return (pin.node,)
+        nodes = () if part is None else part.nodes
+        return tuple(node for node in nodes if node not in self.forbidden)
 
-        That is the rest of a part given by hand, and all that is pinned to the same node.
+    def home_zones(self, span: UnitRange) -> Zones:
+        """Zones a node must be in to compute `span`, and what it is bound to compute besides.
+
+        That is all that a pin or the split leaves to the same node alone.
         """
-        part = self.part(unit)
-        span = UnitRange(unit, unit + 1) if part is None else part.units
-        pin = self.pin_in(span)
-        together = set(range(*span))
-        for rule in self.pinned:
-            if pin is not None and rule.node == pin.node:
-                together.update(range(*rule.units))
-        for other in self.parts:
-            if together.intersection(range(*other.units)):
-                together.update(range(*other.units))
-        return _common(zones for unit in together if (zones := self.zones(unit)) is not None)
+        bound = {*range(*span)}
+        hosts = self.hosts(span)
+        if len(hosts) == 1:
+            for other in self.spans():
+                if self.hosts(other) == hosts:
+                    bound.update(range(*other))
+        return _common(zones for unit in bound if (zones := self.zones(unit)) is not None)
 
     def may_compute(self, unit: int, nodes: Sequence[NodeView]) -> list[bool]:
         """For each of `nodes`, whether it may compute `unit`."""
@@ -193,7 +197,8 @@ def _problems(deployment: Deployment, units: int) -> Iterator[str]:
         yield f"{name}: {given} goes beyond the {units} units of the model; end it at {units}"
     if beyond:
         return
-    rules = Rules(units, units, zoned, pinned, parts or ())
+    forbidden = frozenset(deployment.policy.forbid)
+    rules = Rules(units, units, zoned, pinned, parts or (), forbidden)
     torn = list(_zone_problems(rules))
     yield from torn
     if torn:
@@ -225,8 +230,8 @@ def _pin_problems(deployment: Deployment, rules: Rules) -> Iterator[str]:
     torn = next((rule for rule in rules.pinned if not _has_home(rules, rule.units)), None)
     if torn is not None:
         yield (
-            f"{torn.field}: privacy.units allows no zone for all that is pinned to {torn.node}; "
-            "pin less to it"
+            f"{torn.field}: privacy.units allows no zone for all that {torn.node} must compute; "
+            "bind less to it"
         )
     for i, rule in enumerate(rules.pinned):
         if rule.node in deployment.policy.forbid:
@@ -259,14 +264,18 @@ def _split_problems(deployment: Deployment, rules: Rules) -> Iterator[str]:
 
 
 def _has_home(rules: Rules, units: UnitRange) -> bool:
-    return all(rules.home_zones(unit) != frozenset() for unit in range(*units))
+    spans = (span for span in rules.spans() if span.start < units.stop and units.start < span.stop)
+    return all(rules.home_zones(span) != frozenset() for span in spans)
 
 
 def _part_problems(deployment: Deployment, rules: Rules, part: Part) -> Iterator[str]:
     if not set(part.nodes).difference(deployment.policy.forbid):
         yield f"{part.field}.nodes: names no node that policy.forbid allows; name one"
     if not _has_home(rules, part.units):
-        yield f"{part.field}.units: privacy.units allows no zone for all of {part.units}; cut it"
+        yield (
+            f"{part.field}: privacy.units allows no zone for all that one node must compute; "
+            "cut the range, or name more nodes"
+        )
     pins = [rule for unit in range(*part.units) if (rule := rules.pin(unit)) is not None]
     if len({rule.node for rule in pins}) > 1:
         yield f"{part.field}.units: {pins[0].field} and {pins[-1].field} differ; cut between them"
