@@ -25,6 +25,9 @@ from dsi_mqtt.core.table import (
 
 WINDOW: Final = 16
 CREDIT_BYTES: Final = 8 * 1024 * 1024
+# All grants to one node must stay under half of what a broker queues for it (256 MiB); a larger
+# activation passes alone.
+CREDIT_BYTES_MAX: Final = 32 * 1024 * 1024
 CREDIT_MESSAGES: Final = 8
 
 
@@ -76,7 +79,7 @@ def _hop(before: Segment, after: Segment, graph: ModelGraph, spec: Deployment) -
         before.id,
         after.id,
         {"request": "raw"},
-        max(CREDIT_BYTES, 2 * largest),
+        min(max(CREDIT_BYTES, 2 * largest), CREDIT_BYTES_MAX),
         CREDIT_MESSAGES,
     )
 

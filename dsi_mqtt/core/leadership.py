@@ -6,8 +6,11 @@ first whether another leads. A term is above everything that was ever published,
 table of an older leader changes nothing.
 
     observing ──(no leader, its will, or three beats missed)──► taking
-    taking ──(connected)──► settling ──(read again: nobody newer)──► leading
+    taking ──(connected)──► settling ──(own record read back, nobody newer)──► leading
     taking, settling, leading ──(connection lost, or a newer leader seen)──► observing
+
+The newest leader counts: what an older one still says, its will above all, changes nothing. Who
+lost the connection tries again sooner than who gave way, or two could hinder each other for ever.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ from dsi_mqtt.core.table import Stamp
 BEAT_S: Final = 1.0
 MISSED_BEATS: Final = 3
 SETTLE_S: Final = 0.3
+LOST_S: Final = 1.0  # before another try, after the connection was lost
+GAVE_WAY_S: Final = 2.0  # … and after somebody newer was seen
 GONE: Final = 0  # the beat of a leader that has left
 
 State = Literal["observing", "taking", "settling", "leading"]
@@ -60,6 +65,7 @@ class Leadership:
         self._connected = False
         self._due = 0.0
         self._beat = GONE
+        self._read_back = False
 
     @property
     def leading(self) -> bool:
@@ -76,29 +82,31 @@ class Leadership:
         """The observing connection is (again) there; nothing is concluded from silence before."""
         self._connected = True
         self._heard = now
-        self._due = now + SETTLE_S
+        self._due = max(self._due, now + SETTLE_S)
 
     def connection_lost(self) -> None:
         """Without it nobody can tell who leads."""
         self._connected = False
 
     def leader_seen(self, leader: Leader, now: float) -> list[LeadershipEffect]:
-        own = (leader.term, leader.nonce) == (self.term, self.nonce)
+        """A leader's beat, its will (beat `GONE`), or the echo of one's own."""
+        who, record = (leader.term, leader.nonce), self._record
         self._highest = max(self._highest, leader.term)
-        if own:
+        if record is not None and who < (record.term, record.nonce):
             return []
-        newer = (leader.term, leader.nonce) > (self.term, self.nonce)
-        self._record = leader
-        self._heard = now
-        if self.state != "observing" and newer and leader.beat != GONE:
-            return self._step_down(now)
-        return []
+        if leader.nonce == self.nonce:
+            self._record = None  # nobody came after
+            self._read_back = self._read_back or leader.term == self.term
+            return []
+        self._record, self._heard = leader, now
+        newer = who > (self.term, self.nonce) and leader.beat != GONE
+        return self._step_down(now) if newer and self.state != "observing" else []
 
     def lead_taken(self, now: float) -> list[LeadershipEffect]:
         if self.state != "taking":
             return [DropLead()]
         self.state, self._due = "settling", now + SETTLE_S
-        self._beat = GONE + 1
+        self._beat, self._read_back = GONE + 1, False
         return [PublishLeader(Leader(self.term, self.nonce, self._beat))]
 
     def lead_lost(self, now: float) -> list[LeadershipEffect]:
@@ -106,14 +114,14 @@ class Leadership:
             return []
         self.state = "observing"
         self._heard = now
-        self._due = now + BEAT_S
+        self._due = now + LOST_S
         return []
 
     def tick(self, now: float, unix_s: int) -> list[LeadershipEffect]:
         """unix_s: wall clock, only a lower bound for a term after a broker forgot everything."""
         if self.state == "observing":
             return self._maybe_take(now, unix_s)
-        if self.state == "settling" and self._due <= now:
+        if self.state == "settling" and self._read_back and self._due <= now:
             self.state, self._due = "leading", now
         if self.state == "leading" and self._due <= now:
             self._due = now + BEAT_S
@@ -135,5 +143,5 @@ class Leadership:
     def _step_down(self, now: float) -> list[LeadershipEffect]:
         self.state = "observing"
         self._heard = now
-        self._due = now + BEAT_S
+        self._due = now + GAVE_WAY_S
         return [DropLead()]

@@ -3,6 +3,10 @@
 A will is a hint: a broker that stops cleanly sends everybody's, one that is killed sends none.
 So a will counts after a moment in which the node does not speak again, silence counts after
 several beats, and nothing counts for a while after one's own connection was away.
+
+Silence of everybody is one's own deafness: a node is silent only as long as others, or one's own
+messages, are heard. And an incarnation that was replaced does not come back, whatever a broker
+that lost its newest state may still retain.
 """
 
 from __future__ import annotations
@@ -31,53 +35,62 @@ class Membership:
 
     def __init__(self) -> None:
         self._members: dict[str, _Member] = {}
+        self._former: dict[str, set[str]] = {}
         self._connected_at: float | None = None
-        self.changed_at = 0.0
+        self._heard = 0.0
 
     def connected(self, now: float) -> None:
-        self._connected_at = now
+        self._connected_at = self._heard = now
         for member in self._members.values():
-            member.heard = now
+            member.heard, member.will_at = now, None
 
     def disconnected(self) -> None:
         self._connected_at = None
 
+    def settled(self, now: float) -> bool:
+        """Whether everybody has had the time to speak since the own connection is there."""
+        return self._connected_at is not None and now - self._connected_at >= GRACE_S
+
+    def heard(self, now: float) -> None:
+        """Something came in over the own connection, whoever said it."""
+        self._heard = now
+
     def status_arrived(self, status: NodeStatus, now: float) -> bool:
         """Returns whether anything that plans depend on has changed."""
+        self._heard = now
+        former = self._former.setdefault(status.node, set())
         member = self._members.get(status.node)
+        if status.incarnation in former:
+            return False
         if status.state == "offline":
             if member is not None and member.status.incarnation == status.incarnation:
                 member.will_at = now
             return False
         if member is None or member.status.incarnation != status.incarnation:
+            if member is not None:
+                former.add(member.status.incarnation)
             self._members[status.node] = _Member(status, now, now)
-            self.changed_at = now
             return True
         changed = _planning_part(member.status) != _planning_part(status)
         revived = member.will_at is not None
         member.status, member.heard, member.will_at = status, now, None
-        if changed:
-            self.changed_at = now
         return changed or revived
 
     def telemetry_arrived(self, telemetry: Telemetry, now: float) -> None:
+        self._heard = now
         member = self._members.get(telemetry.node)
         if member is not None and member.status.incarnation == telemetry.incarnation:
             member.telemetry, member.heard = telemetry, now
 
     def tick(self, now: float) -> list[NodeStatus]:
         """Forgets the dead and returns their last status."""
-        if self._connected_at is None or now - self._connected_at < GRACE_S:
-            settled = False
-        else:
-            settled = True
+        if not self.settled(now):
+            return []
         dead = []
         for node, member in list(self._members.items()):
             by_will = member.will_at is not None and now - member.will_at >= WILL_CONFIRMED_S
-            silent = settled and now - member.heard > SILENT_S
-            if (by_will and self._connected_at is not None) or silent:
+            if by_will or self._heard - member.heard > SILENT_S:
                 del self._members[node]
-                self.changed_at = now
                 dead.append(member.status)
         return dead
 

@@ -9,6 +9,7 @@ nothing changes. The chain serves on when no orchestrator is there.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.leadership import Leadership, LeadershipEffect
@@ -35,6 +36,7 @@ class Orchestrator:
         self._members = Membership()
         self._served: dict[str, Served] = {}
         self._was_leading = False
+        self._numbers = count(1)
 
     @property
     def leading(self) -> bool:
@@ -52,6 +54,7 @@ class Orchestrator:
         self._leadership.connection_lost()
 
     def leader_seen(self, leader: Leader, now: float) -> OrchestratorEffects:
+        self._members.heard(now)
         return [*self._leadership.leader_seen(leader, now)]
 
     def lead_taken(self, now: float) -> OrchestratorEffects:
@@ -87,7 +90,7 @@ class Orchestrator:
             what = "joined" if joined else "drains" if status.state == "draining" else "changed"
             self._all_dirty(f"node {status.node} {what}")
         for served in self._served.values():
-            served.status_arrived(status)
+            served.status_arrived(status, now)
         return effects
 
     def telemetry_arrived(self, telemetry: Telemetry, now: float) -> None:
@@ -104,7 +107,8 @@ class Orchestrator:
         if not self._was_leading:
             self._was_leading = True
             effects += self._took_over()
-        authority = Authority(self._leadership.term, self._leadership.nonce, self._secret)
+        leader = self._leadership
+        authority = Authority(leader.term, leader.nonce, self._secret, self._numbers)
         for name, served in sorted(self._served.items()):
             effects += served.reconsider(authority, now)
             if served.removed:
@@ -121,13 +125,13 @@ class Orchestrator:
 
     def _all_dirty(self, reason: str) -> None:
         for served in self._served.values():
-            served.dirty = reason
+            served.mark(reason)
 
     def _took_over(self) -> OrchestratorEffects:
         """A new leader writes what is retained again: the broker may have lost it."""
         effects: OrchestratorEffects = []
         for name, served in sorted(self._served.items()):
-            served.dirty = served.dirty or "a new leader looks"
+            served.mark("a new leader looks")
             if served.document is not None:
                 effects.append(PublishDocument(name, served.document))
         return effects

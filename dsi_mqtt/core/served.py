@@ -4,27 +4,34 @@
        │                                       └──(nothing feasible)──► unavailable
        └──(nothing feasible)──► unavailable ──(a node came)──► prepare
 
-Facts mark it *dirty* with the reason; `reconsider` then looks once and comes to rest.
+Facts mark it *dirty* with the reason; `reconsider` then looks once and comes to rest. It looks
+again without a new fact only where time itself is one: a cooldown that held a better plan back
+has ended, or those who were about to speak have had their time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from dsi_mqtt.core.deployment import Deployment, SplitPart
-from dsi_mqtt.core.draft import Draft, draft_table, places, planned_places
+from dsi_mqtt.core.deployment import Deployment
+from dsi_mqtt.core.draft import WINDOW, Draft, draft_table, places, planned_places
 from dsi_mqtt.core.membership import Membership
-from dsi_mqtt.core.model import ModelGraph, UnitRange
-from dsi_mqtt.core.node import NodeStatus, Telemetry
-from dsi_mqtt.core.plan import Infeasible, Plan, plan
-from dsi_mqtt.core.profile import held_bytes, views
+from dsi_mqtt.core.model import ModelGraph
+from dsi_mqtt.core.node import NodeStatus
+from dsi_mqtt.core.outlook import NodeKey, Outlook
+from dsi_mqtt.core.plan import Infeasible, Plan
 from dsi_mqtt.core.table import Door, Stamp, Table, TableDocument
-from dsi_mqtt.errors import ConfigError
+from dsi_mqtt.errors import ConfigError, one_sentence
 
 SETTLE_S: Final = 1.0
 DESCRIBE_S: Final = 60.0
+FORGIVE_S: Final = 60.0
+
+# Facts that alone do not call for another plan.
+PREPARED: Final = "prepared"
+FOUND: Final = "a table was found"
 
 DecisionKind = Literal["place", "keep", "remap", "resplit", "unavailable", "remove"]
 
@@ -58,11 +65,20 @@ ServedEffects = list[PublishDocument | ClearDocument | Decided]
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """In whose name tables are made: the leader's term and nonce, and a source of secrets."""
+    """In whose name tables are made: the leader's term and nonce, a source of secrets, and the
+    numbers of its decisions.
+    """
 
     term: int
     nonce: str
     secret: Callable[[], str]
+    numbers: Iterator[int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    reason: str
+    until: float
 
 
 class Served:
@@ -72,174 +88,185 @@ class Served:
         self.name = name
         self.spec: Deployment | None = None
         self.document: TableDocument | None = None
-        self.dirty: str | None = None
         self.removed = False
+        self._outlook = Outlook(name, members)
         self._members = members
+        self._dirty: str | None = None
+        self._later: str | None = None  # what a preparation was not given up for
+        self._changed = False  # the deployment itself, since the last plan
+        self._look_again: tuple[float, str] | None = None
+        self._waiting_since: float | None = None
         self._moved_at = float("-inf")
-        self._failed: dict[tuple[str, str], str] = {}
-        self._told: str | None = None
-        self._decisions = 0
+        self._failed: dict[NodeKey, _Failure] = {}
+        self._kept_because: str | None = None
+        self._session: str | None = None
 
     # --- facts --------------------------------------------------------------------------------
 
+    def mark(self, reason: str) -> None:
+        """Something has changed that a placement depends on."""
+        if self._dirty in (None, PREPARED, FOUND):
+            self._dirty = reason
+
     def spec_arrived(self, spec: Deployment) -> None:
-        if self.spec != spec:
-            self.dirty = "deployed" if self.spec is None else "the deployment changed"
-            self.spec = spec
-            self._failed.clear()
-            self._told = None
+        if self.spec == spec:
+            return
+        self.mark("deployed" if self.spec is None else "the deployment changed")
+        self.spec, self._changed = spec, True
+        self._failed.clear()
+        self._kept_because = None
 
     def spec_gone(self) -> None:
-        self.spec, self.dirty = None, "removed"
+        self.spec = None
+        self.mark("removed")
 
     def document_seen(self, document: TableDocument) -> None:
         if self.document is None or document.order > self.document.order:
             self.document = document
-            self.dirty = self.dirty or "a table was found"
+            self._dirty = self._dirty or FOUND
+            for table in document.tables():
+                if table.door is not None:
+                    self._session = table.door.session
 
-    def status_arrived(self, status: NodeStatus) -> None:
-        """A part that could not be loaded, or one that is ready."""
+    def status_arrived(self, status: NodeStatus, now: float) -> None:
+        """A part that could not be loaded, one that is ready, or a table nobody else knows."""
         prepare = self.document.prepare if self.document else None
         for holding in status.holdings:
             if prepare is None or (holding.deployment, holding.stamp) != (self.name, prepare.stamp):
                 continue
             if holding.state == "failed":
+                why = holding.reason or "could not load its part"
                 key = (status.node, status.incarnation)
-                self._failed[key] = holding.reason or "could not load its part"
-                self.dirty = f"node {status.node} could not prepare its part"
+                self._failed[key] = _Failure(f"node {status.node}: {why}", now + FORGIVE_S)
+                self.mark(f"node {status.node} could not prepare its part")
             elif holding.state == "ready":
-                self.dirty = self.dirty or "prepared"
+                self._dirty = self._dirty or PREPARED
         if self.spec is None and self.document is not None:
-            self.dirty = "removed"
+            self.mark("removed")
+        elif self._is_outrun():
+            self.mark("what was retained is older than what nodes have seen")
 
     # --- deciding -----------------------------------------------------------------------------
 
     def reconsider(self, authority: Authority, now: float) -> ServedEffects:
         """What follows from everything that has become known since the last time."""
-        if self.dirty is None:
+        if self._look_again is not None and self._look_again[0] <= now:
+            self._dirty, self._look_again = self._dirty or self._look_again[1], None
+        if self._dirty is None:
             return []
         if self.spec is None:
             return self._remove(authority)
         prepare = self.document.prepare if self.document else None
-        if prepare is not None and self._is_ready(prepare):
-            return self._promote(prepare, now)
-        changed = self.dirty in ("deployed", "the deployment changed")
-        if prepare is not None and self._is_whole(prepare) and not changed:
-            self.dirty = None  # a preparation that goes well is not given up for a small thing
+        if prepare is not None and not self._changed and self._goes_well(prepare):
+            if self._dirty not in (PREPARED, FOUND):
+                self._later = self._dirty
+            self._dirty = None
+            return self._promote(prepare, now) if self._outlook.ready(prepare) else []
+        if self._must_wait(now):
             return []
-        return self._replan(self.spec, authority, now)
+        reason, self._dirty, self._later, self._look_again = self._dirty, None, None, None
+        return self._replan(self.spec, reason, authority, now)
 
-    def _replan(self, spec: Deployment, authority: Authority, now: float) -> ServedEffects:
-        serve = self._intact()
-        if serve is None and self._still_arriving(now):
-            return []  # stay dirty: a placement waits until those who come have come
-        reason, self.dirty = self.dirty or "", None
-        graph = self._graph()
+    def _must_wait(self, now: float) -> bool:
+        """Whether those who are about to speak should be heard first."""
+        if self._outlook.graph() is None or not (self._serves() or self._prepares()):
+            return self._still_arriving(now)
+        # Whom the serving table names may yet be heard, after one's own connection was away.
+        return self._serves() and self._intact() is None and not self._members.settled(now)
+
+    def _replan(
+        self, spec: Deployment, reason: str, authority: Authority, now: float
+    ) -> ServedEffects:
+        serve, graph = self._intact(), self._outlook.graph()
         if graph is None:
-            return self._give_up(self._why_no_graph(), authority)
+            return self._give_up(self._outlook.why_no_graph(), None, authority)
         try:
-            found = self._plan(spec, graph)
+            found, present, beside = self._compare(spec, graph, serve, now)
         except ConfigError as error:
-            return self._give_up(str(error), authority)
-        if serve is not None and self._stays(serve, found, spec, now):
-            return self._keep(serve, found, authority)
+            return self._give_up(str(error), None, authority)
+        if serve is not None and present is not None:
+            if self._stays(spec, serve, present, found, now):
+                return self._keep(serve, found, authority)
+        elif isinstance(found, Infeasible) and self._still_arriving(now):
+            self._look_again = (now + SETTLE_S, reason)
+            return []
         if isinstance(found, Infeasible):
-            return self._give_up(found.message, authority)
-        self._moved_at = now
-        return self._prepare(
-            Draft(spec, graph, found, self._decision(authority), reason), authority
-        )
+            door = self._waiting_door(spec, graph, authority)
+            return self._give_up(self._why(found), door, authority)
+        draft = Draft(spec, graph, found, self._decision(authority), reason)
+        return self._prepare(draft, authority, now, beside=beside)
 
-    def _plan(self, spec: Deployment, graph: ModelGraph) -> Plan | Infeasible:
-        """The best placement beside what serves; without it, if there is no room for both."""
-        usable = [
-            (status, telemetry)
-            for status, telemetry in self._online()
-            if (status.node, status.incarnation) not in self._failed
-            and (reported := status.graph(self.name)) is not None
-            and reported.digest == graph.digest
-        ]
-        nodes = views(usable, graph, self.name)
-        held: dict[str, list[UnitRange]] = {}
+    def _compare(
+        self, spec: Deployment, graph: ModelGraph, serve: Table | None, now: float
+    ) -> tuple[Plan | Infeasible, Plan | None, bool]:
+        """The best placement, what the present one promises, whether there is room for both.
+
+        A chain that is broken or against the rules is worth nothing: where there is no room
+        beside it, it goes first.
+        """
+        self._failed = {node: f for node, f in self._failed.items() if now < f.until}
         old = self.document.serve if self.document else None
-        for segment in old.segments if old else ():
-            for replica in segment.replicas:
-                held.setdefault(replica.node, []).append(segment.units)
-        found = plan(spec, graph, nodes, held=held)
-        if isinstance(found, Infeasible) and held and self._intact() is None:
-            return plan(spec, graph, nodes)
-        return found
+        found = self._outlook.best(spec, graph, old, self._failed)
+        present = self._outlook.present(spec, graph, serve) if serve is not None else None
+        if isinstance(found, Infeasible) and present is None and old is not None and old.segments:
+            return self._outlook.best(spec, graph, None, self._failed), present, False
+        return found, present, True
 
-    def _stays(self, serve: Table, found: Plan | Infeasible, spec: Deployment, now: float) -> bool:
+    def _stays(
+        self, spec: Deployment, serve: Table, present: Plan, found: Plan | Infeasible, now: float
+    ) -> bool:
         """Whether an intact chain is kept rather than replaced by what was found."""
-        if not self._obeys(spec, serve):
-            return False
         if isinstance(found, Infeasible):
             return True
-        if self._drains(serve):
+        if self._outlook.drains(serve):
             return False
-        if places(serve) == planned_places(found):
+        uses_spare = self._outlook.uses_spare
+        if uses_spare(node for node, _ in serve.members()) and not uses_spare(_nodes(found)):
+            return False
+        policy = spec.policy
+        same = places(serve) == planned_places(found)
+        if same or found.latency_s >= present.latency_s * (1 - policy.min_gain):
             return True
-        if self._uses_spare(serve.members()) and not self._uses_spare(_nodes(found)):
-            return False
-        if now - self._moved_at < spec.policy.cooldown_s or serve.forecast is None:
-            return True
-        return found.latency_s * 1000 >= serve.forecast.p50_ms * (1 - spec.policy.min_gain)
-
-    def _obeys(self, spec: Deployment, serve: Table) -> bool:
-        """Whether the serving placement satisfies the deployment as it is now."""
-        graph = self._graph()
-        limit = spec.policy.max_segments
-        if graph is None or serve.model is None or serve.model.digest != graph.digest:
-            return False
-        if limit is not None and len(serve.segments) > limit:
-            return False
-        if spec.split is not None:
-            given = [part.units for part in spec.split]
-            if given != [str(segment.units) for segment in serve.segments]:
-                return False
-        as_it_is = tuple(SplitPart(str(units), (node,)) for units, node in places(serve))
-        alive = [(s, t) for s, t in self._members.reports() if s.state != "offline"]
-        online = [(replace(s, state="online"), t) for s, t in alive]  # a draining node may stay
-        try:
-            check = replace(spec, split=as_it_is, policy=replace(spec.policy, max_segments=None))
-            return isinstance(plan(check, graph, views(online, graph, self.name)), Plan)
-        except ConfigError:
-            return False
+        wait = self._moved_at + policy.cooldown_s
+        if now < wait:
+            self._look_again = (wait, "a better placement was held back by the cooldown")
+        return now < wait
 
     # --- documents ----------------------------------------------------------------------------
 
-    def _prepare(self, draft: Draft, authority: Authority) -> ServedEffects:
+    def _prepare(
+        self, draft: Draft, authority: Authority, now: float, *, beside: bool
+    ) -> ServedEffects:
+        """beside: there is room for the old chain and the new one."""
         old = self.document.serve if self.document else None
         nodes = {status.node: status for status, _ in self._members.reports()}
-        table = draft_table(draft, self._next(authority), nodes, self._session(authority))
-        self._told = None
+        table = draft_table(draft, self._next(authority), nodes, self._ingress_session(authority))
         serve = old
-        if old is not None and not self._fits_beside(old, draft):
-            # No room for both: the old chain, which is broken or must be left, goes first.
+        if not beside:
             serve = self._unavailable("makes room for the next table", table.door, authority)
             table = replace(table, epoch=serve.epoch + 1)
-        self.document = TableDocument(serve, table)
+        self._settle(TableDocument(serve, table))
+        self._moved_at = now
         kind = _kind_of(old, draft.plan)
         return [
             Decided(draft.decision, self.name, kind, draft.reason, draft.plan),
-            PublishDocument(self.name, self.document),
+            PublishDocument(self.name, TableDocument(serve, table)),
         ]
 
     def _promote(self, prepare: Table, now: float) -> ServedEffects:
-        self.dirty = None
+        self._settle(TableDocument(replace(prepare, state="serving"), None))
         self._moved_at = now
-        self._failed.clear()
-        self.document = TableDocument(replace(prepare, state="serving"), None)
-        return [PublishDocument(self.name, self.document)]
+        self._dirty, self._later = self._later, None
+        return [PublishDocument(self.name, TableDocument(replace(prepare, state="serving"), None))]
 
     def _keep(self, serve: Table, found: Plan | Infeasible, authority: Authority) -> ServedEffects:
         """What serves goes on serving; a preparation that was under way is given up."""
         effects: ServedEffects = []
-        reason = found.message if isinstance(found, Infeasible) else None
-        if reason is not None and self._told != reason:
-            self._told = reason
+        self._changed, self._waiting_since = False, None
+        reason = self._why(found) if isinstance(found, Infeasible) else None
+        if reason is not None and self._kept_because != reason:
             effects.append(Decided(self._decision(authority), self.name, "keep", reason))
+        self._kept_because = reason
         if self.document is not None and self.document.prepare is not None:
             stamp = self._next(authority)
             again = replace(serve, term=stamp.term, leader=stamp.leader, epoch=stamp.epoch)
@@ -247,41 +274,44 @@ class Served:
             effects.append(PublishDocument(self.name, self.document))
         return effects
 
-    def _give_up(self, reason: str, authority: Authority) -> ServedEffects:
+    def _give_up(self, reason: str, door: Door | None, authority: Authority) -> ServedEffects:
         """Nothing feasible: a table says so, once for each reason."""
-        if self._told == reason:
+        serve = self.document.serve if self.document else None
+        told = serve is not None and (serve.state, serve.reason) == ("unavailable", reason)
+        if told and serve is not None and serve.door == door and not self._prepares():
+            self._changed, self._waiting_since = False, None
             return []
-        self._told = reason
-        old = self.document.serve if self.document else None
-        door = old.door if old else None
-        if door is not None and not self._members.alive(door.node, door.incarnation):
-            door = None
         table = self._unavailable(reason, door, authority)
-        self.document = TableDocument(table, None)
+        self._settle(TableDocument(table, None))
         return [
             Decided(table.decision, self.name, "unavailable", reason),
-            PublishDocument(self.name, self.document),
+            PublishDocument(self.name, TableDocument(table, None)),
         ]
 
     def _remove(self, authority: Authority) -> ServedEffects:
         """Undeployed: take the chain out of service, then clear what is retained."""
-        self.dirty = None
+        self._dirty = None
         serve = self.document.serve if self.document else None
         if self.document is None:
             self.removed = True
             return []
         if serve is not None and serve.state == "unavailable" and serve.door is None:
-            if self._still_held():
+            if self._outlook.still_held():
                 return []
             self.removed = True
             return [ClearDocument(self.name)]
         table = self._unavailable("this deployment was removed", None, authority)
-        self.document = TableDocument(table, None)
-        self.dirty = "removed"
+        self._settle(TableDocument(table, None))
+        self.mark("removed")
         return [
             Decided(table.decision, self.name, "remove", "removed by an operator"),
-            PublishDocument(self.name, self.document),
+            PublishDocument(self.name, TableDocument(table, None)),
         ]
+
+    def _settle(self, document: TableDocument) -> None:
+        """A decision has been made: nothing before it is waited for any more."""
+        self.document = document
+        self._changed, self._waiting_since, self._kept_because = False, None, None
 
     def _unavailable(self, reason: str, door: Door | None, authority: Authority) -> Table:
         return Table(
@@ -295,103 +325,67 @@ class Served:
         )
 
     def _next(self, authority: Authority) -> Stamp:
-        newest = self.document.order[0].epoch if self.document else 0
+        """Above all that was ever published, as far as anybody alive knows."""
+        newest = self._outlook.newest_seen().epoch
+        if self.document is not None:
+            newest = max(newest, self.document.order[0].epoch)
         return Stamp(authority.term, authority.nonce, newest + 1)
 
     def _decision(self, authority: Authority) -> str:
-        self._decisions += 1
-        return f"{self.name}-{authority.nonce}-{self._decisions}"
+        return f"{self.name}-{authority.nonce}-{next(authority.numbers)}"
 
-    def _session(self, authority: Authority) -> str:
+    def _ingress_session(self, authority: Authority) -> str:
         """The ingress session outlives doors and leaders, so its id does."""
-        for table in self.document.tables() if self.document else ():
-            if table.door is not None:
-                return table.door.session
-        return f"{self.name}-{authority.secret()}"
+        if self._session is None:
+            self._session = f"{self.name}-{authority.secret()}"
+        return self._session
+
+    def _waiting_door(
+        self, spec: Deployment, graph: ModelGraph, authority: Authority
+    ) -> Door | None:
+        """While nothing serves, a door still holds the inputs and answers each by its deadline."""
+        old = self.document.serve if self.document else None
+        known = old.door.node if old and old.door else None
+        keeper = self._outlook.keeper(spec, graph, known)
+        if keeper is None or keeper.brokers is None:
+            return None
+        session = self._ingress_session(authority)
+        return Door(keeper.node, keeper.incarnation, keeper.brokers.control, session, WINDOW)
 
     # --- questions ----------------------------------------------------------------------------
 
-    def _intact(self) -> Table | None:
-        """The serving table, if it serves and all its nodes live."""
+    def _serves(self) -> bool:
         serve = self.document.serve if self.document else None
-        whole = serve is not None and serve.state == "serving" and self._is_whole(serve)
-        return serve if whole else None
+        return serve is not None and serve.state == "serving"
 
-    def _is_whole(self, table: Table) -> bool:
-        return all(
-            self._members.alive(*member) and member not in self._failed
-            for member in table.members()
-        )
+    def _prepares(self) -> bool:
+        return self.document is not None and self.document.prepare is not None
 
-    def _is_ready(self, table: Table) -> bool:
-        """Every incarnation of the table says that its part is ready."""
-        if not self._is_whole(table):
-            return False
-        ready = {
-            (status.node, holding.segment)
-            for status, _ in self._members.reports()
-            for holding in status.holdings
-            if (holding.deployment, holding.stamp) == (self.name, table.stamp)
-            and holding.state == "ready"
-        }
-        return all((r.node, s.id) in ready for s in table.segments for r in s.replicas)
+    def _intact(self) -> Table | None:
+        """The serving table, if it serves, is the newest there is, and all its nodes live."""
+        serve = self.document.serve if self.document else None
+        whole = serve is not None and self._serves() and self._outlook.whole(serve)
+        return serve if whole and not self._is_outrun() else None
 
-    def _drains(self, table: Table) -> bool:
-        statuses = [self._members.status(node) for node, _ in table.members()]
-        return any(status is not None and status.state == "draining" for status in statuses)
+    def _is_outrun(self) -> bool:
+        """Nodes have seen a newer table: a broker has lost it, and nobody knows what it said."""
+        return self.document is not None and self._outlook.newest_seen() > self.document.order[0]
 
-    def _uses_spare(self, members: frozenset[tuple[str, str]] | frozenset[str]) -> bool:
-        names = {m if isinstance(m, str) else m[0] for m in members}
-        return any((s := self._members.status(n)) is not None and s.spare for n in names)
-
-    def _still_held(self) -> bool:
-        return any(
-            any(h.deployment == self.name for h in status.holdings)
-            or any(d.deployment == self.name for d in status.doors)
-            for status, _ in self._members.reports()
-        )
+    def _goes_well(self, prepare: Table) -> bool:
+        return self._outlook.whole(prepare) and not prepare.members() & self._failed.keys()
 
     def _still_arriving(self, now: float) -> bool:
         """A node has just come, or has yet to say how the model looks from there."""
-        if self._members.newest_since(now) < SETTLE_S:
-            return True
-        if now - self._members.changed_at > DESCRIBE_S:
+        if self._waiting_since is None:
+            self._waiting_since = now
+        if now - self._waiting_since > DESCRIBE_S:
             return False
-        return any(
-            not any(report.deployment == self.name for report in status.models)
-            for status, _ in self._online()
-        )
+        return self._members.newest_since(now) < SETTLE_S or self._outlook.undescribed()
 
-    def _online(self) -> list[tuple[NodeStatus, Telemetry | None]]:
-        return [(s, t) for s, t in self._members.reports() if s.state == "online"]
-
-    def _graph(self) -> ModelGraph | None:
-        """The model as most nodes have it: a node with other weights must not take part."""
-        graphs = [g for s, _ in self._members.reports() if (g := s.graph(self.name)) is not None]
-        digests = sorted(g.digest for g in graphs)
-        if not digests:
-            return None
-        chosen = max(digests, key=digests.count)
-        return next(g for g in graphs if g.digest == chosen)
-
-    def _why_no_graph(self) -> str:
-        refusals = [
-            f"node {status.node} refuses the model: {report.refused}"
-            for status, _ in self._online()
-            for report in status.models
-            if report.deployment == self.name and report.refused
-        ]
-        return refusals[0] if refusals else "no node is online; start one with `dsi-mqtt worker`"
-
-    def _fits_beside(self, old: Table, draft: Draft) -> bool:
-        for status, _ in self._members.reports():
-            units = [u for u, node in places(old) if node == status.node]
-            units += [u for u, node in planned_places(draft.plan) if node == status.node]
-            cap = status.capabilities.weight_bytes if status.capabilities else 0
-            held = {unit for run in units for unit in range(*run)}
-            if held and held_bytes(draft.graph, held) > cap:
-                return False
-        return True
+    def _why(self, found: Infeasible) -> str:
+        """The planner's reason, behind that of a node that should have taken part."""
+        failures = [failure.reason for _, failure in sorted(self._failed.items())]
+        return one_sentence("; ".join([*failures[:1], found.sentence]))
 
 
 def _nodes(found: Plan) -> frozenset[str]:

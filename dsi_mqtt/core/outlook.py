@@ -1,0 +1,179 @@
+"""What the living nodes could do for one deployment now: questions about facts, no memory.
+
+`Served` asks these and decides; nothing here changes anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from dsi_mqtt.core.deployment import Deployment, SplitPart
+from dsi_mqtt.core.draft import places
+from dsi_mqtt.core.membership import Membership
+from dsi_mqtt.core.model import ModelGraph, UnitRange
+from dsi_mqtt.core.node import NodeStatus, Telemetry
+from dsi_mqtt.core.plan import Infeasible, Plan, plan
+from dsi_mqtt.core.profile import views
+from dsi_mqtt.core.rules import compile_rules
+from dsi_mqtt.core.table import Stamp, Table
+from dsi_mqtt.errors import ConfigError
+
+NodeKey = tuple[str, str]  # name, incarnation
+Report = tuple[NodeStatus, Telemetry | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """Questions about deployment `name`."""
+
+    name: str
+    members: Membership
+
+    # --- nodes --------------------------------------------------------------------------------
+
+    def online(self) -> list[Report]:
+        return [(s, t) for s, t in self.members.reports() if s.state == "online"]
+
+    def newest_seen(self) -> Stamp:
+        """The newest table that any living node has seen."""
+        stamps = [s.seen[self.name] for s, _ in self.members.reports() if self.name in s.seen]
+        return max(stamps, default=Stamp(0, "", 0))
+
+    def undescribed(self) -> bool:
+        """Whether an online node has yet to say how the model looks from there."""
+        return any(
+            not any(report.deployment == self.name for report in status.models)
+            for status, _ in self.online()
+        )
+
+    def still_held(self) -> bool:
+        """Whether a node still holds anything of this deployment."""
+        return any(
+            any(holding.deployment == self.name for holding in status.holdings)
+            or any(door.deployment == self.name for door in status.doors)
+            for status, _ in self.members.reports()
+        )
+
+    def uses_spare(self, nodes: Iterable[str]) -> bool:
+        return any((s := self.members.status(n)) is not None and s.spare for n in nodes)
+
+    # --- tables -------------------------------------------------------------------------------
+
+    def whole(self, table: Table) -> bool:
+        """Everyone whom the table names lives, in that incarnation."""
+        return all(self.members.alive(*member) for member in table.members())
+
+    def ready(self, table: Table) -> bool:
+        """Every incarnation of the table says that its part is ready."""
+        ready = {
+            (status.node, holding.segment)
+            for status, _ in self.members.reports()
+            for holding in status.holdings
+            if (holding.deployment, holding.stamp) == (self.name, table.stamp)
+            and holding.state == "ready"
+        }
+        parts = {(r.node, s.id) for s in table.segments for r in s.replicas}
+        return self.whole(table) and parts <= ready
+
+    def drains(self, table: Table) -> bool:
+        statuses = [self.members.status(node) for node, _ in table.members()]
+        return any(status is not None and status.state == "draining" for status in statuses)
+
+    # --- the model ----------------------------------------------------------------------------
+
+    def graph(self) -> ModelGraph | None:
+        """The model as most nodes have it: a node with other weights must not take part."""
+        graphs = [g for s, _ in self.members.reports() if (g := s.graph(self.name)) is not None]
+        digests = sorted(g.digest for g in graphs)
+        if not digests:
+            return None
+        chosen = max(digests, key=digests.count)
+        return next(g for g in graphs if g.digest == chosen)
+
+    def why_no_graph(self) -> str:
+        refusals = [
+            f"node {status.node} refuses the model: {report.refused}"
+            for status, _ in self.online()
+            for report in status.models
+            if report.deployment == self.name and report.refused
+        ]
+        if refusals:
+            return refusals[0]
+        if self.online():
+            return "no node has described the model yet; look at the workers' logs"
+        return "no node is online; start one with `dsi-mqtt worker`"
+
+    # --- placements ---------------------------------------------------------------------------
+
+    def best(
+        self, spec: Deployment, graph: ModelGraph, serve: Table | None, without: Iterable[NodeKey]
+    ) -> Plan | Infeasible:
+        """The best placement on the online nodes, except `without`, beside all of `serve`.
+
+        Raises ConfigError when the deployment contradicts itself or the model.
+        """
+        held: dict[str, list[UnitRange]] = {}
+        for segment in serve.segments if serve else ():
+            for replica in segment.replicas:
+                held.setdefault(replica.node, []).append(segment.units)
+        usable = self._usable(self.online(), graph, frozenset(without))
+        return plan(spec, graph, views(usable, graph, self.name), held=held)
+
+    def present(self, spec: Deployment, graph: ModelGraph, serve: Table) -> Plan | None:
+        """What `serve` promises under today's rules and links; None: it breaks the rules.
+
+        A node that drains may stay until there is another place.
+        """
+        limit = spec.policy.max_segments
+        too_many = limit is not None and len(serve.segments) > limit
+        other_model = serve.model is None or serve.model.digest != graph.digest
+        if too_many or other_model or not _follows(serve, spec.split):
+            return None
+        rules = compile_rules(spec, graph)
+        alive: list[Report] = [(replace(s, state="online"), t) for s, t in self.members.reports()]
+        nodes = views(self._usable(alive, graph, frozenset()), graph, self.name)
+        door = serve.door.node if serve.door else None
+        if not any(view.node == door and rules.may_be_door(view) for view in nodes):
+            return None
+        as_it_is = tuple(SplitPart(str(units), (node,)) for units, node in places(serve))
+        asked = replace(spec, split=as_it_is, policy=replace(spec.policy, max_segments=None))
+        try:
+            found = plan(asked, graph, nodes)
+        except ConfigError:  # as cuts given by hand they would contradict the deployment
+            return None
+        return found if isinstance(found, Plan) else None
+
+    def keeper(self, spec: Deployment, graph: ModelGraph, known: str | None) -> NodeStatus | None:
+        """A node that may keep the door while nothing serves: `known` if it may, else the first.
+
+        Raises ConfigError when the deployment contradicts itself or the model.
+        """
+        rules = compile_rules(spec, graph)
+        nodes = views(self._usable(self.online(), graph, frozenset()), graph, self.name)
+        able = [view for view in nodes if rules.may_be_door(view)]
+        able.sort(key=lambda view: (view.node != known, view.spare, view.node))
+        return self.members.status(able[0].node) if able else None
+
+    def _usable(
+        self, reports: Iterable[Report], graph: ModelGraph, without: frozenset[NodeKey]
+    ) -> list[Report]:
+        """Those that have the same weights."""
+        return [
+            (status, telemetry)
+            for status, telemetry in reports
+            if (status.node, status.incarnation) not in without
+            and (reported := status.graph(self.name)) is not None
+            and reported.digest == graph.digest
+        ]
+
+
+def _follows(serve: Table, split: tuple[SplitPart, ...] | None) -> bool:
+    """Whether the cuts and nodes are those given by hand, where any are."""
+    if split is None:
+        return True
+    return len(split) == len(serve.segments) and all(
+        part.units == str(segment.units)
+        and all(replica.node in part.nodes for replica in segment.replicas)
+        for part, segment in zip(split, serve.segments, strict=True)
+    )
