@@ -6,7 +6,7 @@ YAML into them. Unit ranges in keys and values are written "start:stop", half-op
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from dsi_mqtt.core.model import ModelSpec, UnitRange
@@ -99,7 +99,9 @@ class SplitPart:
 
 @dataclass(frozen=True, slots=True)
 class Fallback:
-    model: ModelSpec
+    """model: the folder of a smaller model of the same tier, for when nothing else fits."""
+
+    model: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +131,6 @@ class Deployment:
     split: tuple[SplitPart, ...] | None = None
     fallback: Fallback | None = None
     schema: str = SCHEMA
-
-    def resolved(self, model_path: str | None) -> Deployment:
-        """The same with the model at `model_path`."""
-        return replace(self, model=replace(self.model, path=model_path))
 
 
 def parse_units(text: str, field_name: str) -> UnitRange:

@@ -22,7 +22,17 @@ import xxhash
 from dsi_mqtt.core.activation import Tensor, Tensors, expected_bytes
 from dsi_mqtt.core.message import Activation, Header
 from dsi_mqtt.errors import TooLargeError, WireError
-from dsi_mqtt.wire.header import Fields, count, decode, details, header_of, identity, text
+from dsi_mqtt.wire.header import (
+    Fields,
+    count,
+    decode,
+    details,
+    header_of,
+    identity,
+    request_id,
+    shown,
+    text,
+)
 
 CHUNK_BYTES: Final = 256 * 1024
 ACTIVATION_MAX: Final = 256 * 1024 * 1024
@@ -38,6 +48,26 @@ class Chunk:
     n: int
     offset: int
     total: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Spec:
+    """A tensor as the header declares it: raw bytes `[start, stop)`."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Declared:
+    """What the first chunk says of the whole, checked before memory is taken for it."""
+
+    header: Header
+    specs: tuple[_Spec, ...]
+    checksum: object
 
 
 def encode(activation: Activation, *, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
@@ -97,22 +127,30 @@ def _chunk(fields: Fields) -> Chunk:
     return chunk
 
 
-def _tensors(specs: object, raw: memoryview) -> Tensors:
+def _declared(fields: Fields, total: int) -> _Declared:
+    """Raises BrokenActivationError when the tensors do not fit `total` raw bytes."""
+    header = header_of(fields)
     try:
-        found = []
-        for spec in cast("list[Fields]", specs):
-            shape = tuple(count(d) for d in spec["shape"])
-            start, size = count(spec["offset"]), count(spec["nbytes"])
-            if spec["codec"] != "raw":
-                raise WireError(f"tensor codec {spec['codec']!r:.40} is unknown")
-            if size != expected_bytes(text(spec["dtype"]), shape) or start + size > len(raw):
-                raise WireError(f"tensor {spec['name']!r:.40} does not fit its declared size")
-            found.append(
-                Tensor(text(spec["name"]), spec["dtype"], shape, raw[start : start + size])
-            )
-        return tuple(found)
+        specs = tuple(
+            _spec(spec, total) for spec in cast("list[Fields]", fields.get("tensors", ()))
+        )
     except (KeyError, TypeError) as error:
-        raise WireError(f"activation tensor is described wrongly: {error}") from None
+        message = f"activation tensor is described wrongly: {error}"
+        raise BrokenActivationError(message, header) from None
+    except WireError as error:
+        raise BrokenActivationError(str(error), header) from None
+    return _Declared(header, specs, fields.get("xxh3"))
+
+
+def _spec(spec: Fields, total: int) -> _Spec:
+    name, dtype = text(spec["name"]), text(spec["dtype"])
+    shape = tuple(count(dimension) for dimension in spec["shape"])
+    start, size = count(spec["offset"]), count(spec["nbytes"])
+    if spec["codec"] != "raw":
+        raise WireError(f"tensor codec {shown(spec['codec'])} is unknown")
+    if size != expected_bytes(dtype, shape) or start + size > total:
+        raise WireError(f"tensor {shown(name)} does not fit its declared size")
+    return _Spec(name, dtype, shape, start, start + size)
 
 
 # --- reassembly -------------------------------------------------------------------------------
@@ -122,9 +160,7 @@ AssemblyKey = tuple[str, bytes, int, str, str]
 
 @dataclass(slots=True)
 class _Partial:
-    header: Header
-    specs: object
-    checksum: int | None
+    declared: _Declared
     buffer: memoryview
     chunk: Chunk
     started: float
@@ -172,35 +208,34 @@ class Assembler:
             if now - partial.started < age_s:
                 break
             self._drop(key)
-            gone.append(partial.header)
+            gone.append(partial.declared.header)
         return gone
 
     def clear(self) -> list[Header]:
         """Drops everything unfinished, as after a lost connection."""
-        gone = [partial.header for partial in self._partial.values()]
+        gone = [partial.declared.header for partial in self._partial.values()]
         self._partial.clear()
         self._held = 0
         return gone
 
     def _whole(self, fields: Fields, chunk: Chunk, raw: memoryview) -> Activation:
-        header = header_of(fields)
+        declared = _declared(fields, chunk.total)
         if chunk.total > self._limit:
-            raise _too_large(header, chunk.total, self._limit)
+            raise _too_large(declared.header, chunk.total, self._limit)
         if len(raw) != chunk.total:
-            raise BrokenActivationError("activation is shorter or longer than declared", header)
-        return _finish(header, fields.get("tensors", ()), fields.get("xxh3"), raw)
+            message = "activation is shorter or longer than declared"
+            raise BrokenActivationError(message, declared.header)
+        return _finish(declared, raw)
 
     def _begin(self, key: AssemblyKey, fields: Fields, chunk: Chunk, now: float) -> None:
         self._drop(key)
-        header = header_of(fields)
-        if chunk.total > self._limit or self._held + chunk.total > self._limit:
-            raise _too_large(header, chunk.total, self._limit - self._held)
+        declared = _declared(fields, chunk.total)
+        if self._held + chunk.total > self._limit:
+            raise _too_large(declared.header, chunk.total, self._limit - self._held)
         if len(self._partial) >= PARTIAL_MAX:
-            raise BrokenActivationError("too many unfinished activations at once", header)
+            raise BrokenActivationError("too many unfinished activations at once", declared.header)
         self._partial[key] = _Partial(
-            header,
-            fields.get("tensors", ()),
-            fields.get("xxh3"),
+            declared,
             np.empty(chunk.total, np.uint8).data,  # not zeroed: all is written
             Chunk(-1, chunk.n, 0, chunk.total),
             now,
@@ -227,7 +262,7 @@ class Assembler:
         if not fits:
             self._drop(key)
             raise BrokenActivationError(
-                f"a gap before chunk {chunk.i} of {chunk.n}", partial.header
+                f"a gap before chunk {chunk.i} of {chunk.n}", partial.declared.header
             )
         partial.buffer[chunk.offset : end] = raw
         partial.chunk = Chunk(chunk.i, chunk.n, end, chunk.total)
@@ -235,8 +270,9 @@ class Assembler:
             return None
         self._drop(key)
         if end != chunk.total:
-            raise BrokenActivationError("activation is shorter than declared", partial.header)
-        return _finish(partial.header, partial.specs, partial.checksum, partial.buffer)
+            message = "activation is shorter than declared"
+            raise BrokenActivationError(message, partial.declared.header)
+        return _finish(partial.declared, partial.buffer)
 
     def _drop(self, key: AssemblyKey) -> None:
         partial = self._partial.pop(key, None)
@@ -250,7 +286,7 @@ def _key(fields: Fields) -> AssemblyKey:
         sender = text(edge[0]) if edge else ""
         return (
             sender,
-            fields["request"],
+            request_id(fields["request"]),
             count(fields["attempt"]),
             text(fields["from"]),
             text(fields["to"]),
@@ -259,15 +295,14 @@ def _key(fields: Fields) -> AssemblyKey:
         raise WireError(f"activation header field is missing or wrong: {error}") from None
 
 
-def _finish(header: Header, specs: object, checksum: object, raw: memoryview) -> Activation:
-    if len(raw) and xxhash.xxh3_64_intdigest(raw) != checksum:
-        raise BrokenActivationError("checksum differs: the activation was damaged", header)
-    try:
-        return Activation(header, _tensors(specs, raw))
-    except BrokenActivationError:
-        raise
-    except WireError as error:
-        raise BrokenActivationError(str(error), header) from None
+def _finish(declared: _Declared, raw: memoryview) -> Activation:
+    if len(raw) and xxhash.xxh3_64_intdigest(raw) != declared.checksum:
+        message = "checksum differs: the activation was damaged"
+        raise BrokenActivationError(message, declared.header)
+    return Activation(
+        declared.header,
+        tuple(Tensor(s.name, s.dtype, s.shape, raw[s.start : s.stop]) for s in declared.specs),
+    )
 
 
 def _too_large(header: Header, size: int, room: int) -> BrokenActivationError:

@@ -7,6 +7,7 @@ on the wire because Python reserves `from`: `source` and `target` are `from` and
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final, Generic, TypeVar, cast
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -66,13 +67,16 @@ def _tuple_of(kind: type[object]) -> Any:  # noqa: ANN401 — a type made at run
     return tuple[kind]  # type: ignore[valid-type]
 
 
-def first_complaint(error: ValidationError) -> str:
-    """The first thing pydantic found wrong in a tuple of one, as "field: what is wrong"."""
+def first_complaint(error: ValidationError, words: Mapping[str, str] | None = None) -> str:
+    """The first thing pydantic found wrong in a tuple of one, as "field: what is wrong".
+
+    words: by pydantic's error type, what to say instead of its own message.
+    """
     complaint: Any = error.errors(include_url=False, include_context=False)[0]
     path = ""
     for part in complaint["loc"][1:]:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
-    message = str(complaint["msg"])
+    message = (words or {}).get(complaint["type"], str(complaint["msg"]))
     more = error.error_count() - 1
     suffix = f" (and {more} more)" if more else ""
     return f"{path}: {message}{suffix}" if path else f"{message}{suffix}"

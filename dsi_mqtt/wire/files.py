@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
+from dataclasses import replace
 from importlib.util import find_spec
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,8 +22,41 @@ from dsi_mqtt.wire.control import first_complaint
 from dsi_mqtt.wire.topics import check_name
 
 FILE_MAX: Final = 1024 * 1024
+INFINITY: Final = float("inf")
 PACKAGE: Final = "package:"
 _DTYPES: Final = ("float32", "float16", "bfloat16")
+
+_WORDS: Final = {
+    "unexpected_keyword_argument": "is no field here; check its spelling and indentation",
+    "missing": "is missing",
+    "dataclass_type": "must hold fields, like {name: value}",
+    "dict_type": "must hold fields, like {name: value}",
+    "tuple_type": "must be a list, like [a, b]",
+    "string_type": 'must be text; put numbers and unit ranges in quotes, like "0:3"',
+}
+_ABOVE_ZERO: Final = (
+    "input.max_bytes",
+    "input.batch_max",
+    "sla.latency_ms",
+    "sla.deadline_ms",
+    "sla.rate_per_s",
+    "sla.first_token_ms",
+    "sla.token_ms",
+    "sla.prompt_tokens",
+    "sla.new_tokens",
+    "policy.horizon_s",
+    "policy.max_segments",
+)
+_NOT_BELOW_ZERO: Final = (
+    "input.dedupe_s",
+    "policy.cooldown_s",
+    "policy.standbys",
+    "prices.kwh",
+    "objective.latency",
+    "objective.cost",
+    "objective.exposure",
+    "privacy.max_exposure",
+)
 
 # In a file an unknown key is a spelling mistake, unlike on the wire. (Why a tuple: wire.control.)
 _FORBID: Final = ConfigDict(extra="forbid")
@@ -28,12 +64,26 @@ _deployments: Final = TypeAdapter(tuple[Deployment], config=_FORBID)
 _sites: Final = TypeAdapter(tuple[SiteFile], config=_FORBID)
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML keeps the last of two equal fields; in these files that is a mistake."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        names = set()
+        for key, _ in node.value:
+            if key.value in names:
+                problem = f"field {key.value!r:.40} is given twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            if isinstance(key, yaml.ScalarNode):
+                names.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> list[dict[str, Any]]:
     """The documents of a YAML file. Raises ConfigError naming the file."""
     try:
         if path.stat().st_size > FILE_MAX:
             raise ConfigError(f"{path}: over {FILE_MAX} bytes; this is no configuration file")
-        documents = [d for d in yaml.safe_load_all(path.read_text("utf-8")) if d is not None]
+        documents = [d for d in yaml.load_all(path.read_text("utf-8"), _Loader) if d is not None]
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -44,6 +94,8 @@ def read_yaml(path: Path) -> list[dict[str, Any]]:
         where = f" in line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "unreadable"
         raise ConfigError(f"{path}: not valid YAML{where}: {problem}") from None
+    except (ValueError, RecursionError) as error:  # such as a date that does not exist
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
     for document in documents:
         if not isinstance(document, dict):
             raise ConfigError(f"{path}: expected fields like `name: …`, found {document!r:.40}")
@@ -67,22 +119,37 @@ def deployment_of(document: dict[str, Any], path: Path) -> Deployment:
         (deployment,) = _deployments.validate_python((document,))
         _check(deployment)
     except ValidationError as error:
-        raise ConfigError(f"{path.name}: {first_complaint(error)}") from None
+        raise ConfigError(f"{path.name}: {first_complaint(error, _WORDS)}") from None
     except ConfigError as error:
         raise ConfigError(f"{path.name}: {error}") from None
-    if deployment.model.path is None:
-        return deployment
-    return deployment.resolved(_model_folder(deployment.model.path, path))
+    return _anchored(deployment, path)
 
 
-def _model_folder(given: str, file: Path) -> str:
+def _anchored(deployment: Deployment, file: Path) -> Deployment:
+    """The same with every path in it absolute."""
+
+    def absolute(given: str | None) -> str | None:
+        return None if given is None else _absolute(given, file)
+
+    model, fallback, error = deployment.model, deployment.fallback, deployment.codecs.error
+    return replace(
+        deployment,
+        model=replace(model, path=absolute(model.path), tokenizer=absolute(model.tokenizer)),
+        fallback=fallback and replace(fallback, model=_absolute(fallback.model, file)),
+        codecs=replace(
+            deployment.codecs, error=error and replace(error, samples=absolute(error.samples))
+        ),
+    )
+
+
+def _absolute(given: str, file: Path) -> str:
     """An absolute path. "package:NAME/folder" lies inside an installed Python package."""
     if not given.startswith(PACKAGE):
         return str((file.parent / Path(given).expanduser()).resolve())
     package, _, inside = given.removeprefix(PACKAGE).partition("/")
     spec = find_spec(package) if package.isidentifier() else None
     if spec is None or spec.origin is None:
-        raise ConfigError(f"{file.name}: model.path: the package {package!r:.60} is not installed")
+        raise ConfigError(f"{file.name}: {given!r:.60}: that package is not installed")
     return str(Path(spec.origin).parent / inside)
 
 
@@ -114,7 +181,7 @@ def site_of(document: dict[str, Any], path: Path) -> SiteFile:
         (site,) = _sites.validate_python((document,))
         _check_site(site)
     except ValidationError as error:
-        raise ConfigError(f"{path.name}: {first_complaint(error)}") from None
+        raise ConfigError(f"{path.name}: {first_complaint(error, _WORDS)}") from None
     except ConfigError as error:
         raise ConfigError(f"{path.name}: {error}") from None
     return site
@@ -169,14 +236,20 @@ def _check_model(model: ModelSpec) -> None:
 
 
 def _check_numbers(deployment: Deployment) -> None:
-    positive = {
-        "input.max_bytes": deployment.input.max_bytes,
-        "input.batch_max": deployment.input.batch_max,
-        "sla.deadline_ms": deployment.sla.deadline_ms,
-        "sla.rate_per_s": deployment.sla.rate_per_s,
-    }
-    for name, value in positive.items():
-        if not 0 < value < float("inf"):
-            raise ConfigError(f"{name}: {value} must be greater than 0")
-    if not 0 < deployment.sla.percentile <= 100:  # noqa: PLR2004 — a percentage
-        raise ConfigError(f"sla.percentile: {deployment.sla.percentile} must be in (0, 100]")
+    for name in _ABOVE_ZERO:
+        _require(deployment, name, lambda value: 0 < value < INFINITY, "greater than 0")
+    for name in _NOT_BELOW_ZERO:
+        _require(deployment, name, lambda value: 0 <= value < INFINITY, "0 or more")
+    _require(deployment, "sla.percentile", lambda value: 0 < value <= 100, "in (0, 100]")  # noqa: PLR2004 — a percentage
+    _require(deployment, "policy.min_gain", lambda value: 0 <= value < 1, "in [0, 1)")
+    for name in ("prices.node_hour", "prices.gib"):
+        for price, value in attrgetter(name)(deployment).items():
+            if not 0 <= value < INFINITY:
+                raise ConfigError(f"{name}.{price}: {value} must be 0 or more")
+
+
+def _require(deployment: Deployment, name: str, holds: Callable[[float], bool], must: str) -> None:
+    """name: of a number that may be left out."""
+    value = attrgetter(name)(deployment)
+    if value is not None and not holds(value):
+        raise ConfigError(f"{name}: {value} must be {must}")

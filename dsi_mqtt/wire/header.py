@@ -93,13 +93,14 @@ def decode(payload: bytes | memoryview) -> tuple[Fields, memoryview]:
         fields, size = _unpack(view[:HEADER_MAX], complete=True)
     if not isinstance(fields, dict):
         raise WireError("activation header is not a msgpack map; the message is refused")
-    if fields.get("v") != VERSION:
+    version, kind = fields.get("v"), fields.get("kind")
+    if version != VERSION:
         raise WireError(
-            f"activation header has version {fields.get('v')!r}, this program speaks {VERSION}; "
+            f"activation header has version {shown(version)}, this program speaks {VERSION}; "
             "update the older side"
         )
-    if fields.get("kind") not in KINDS:
-        raise WireError(f"activation header has the unknown kind {fields.get('kind')!r}")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise WireError(f"activation header has the unknown kind {shown(kind)}")
     return fields, view[size:]
 
 
@@ -130,7 +131,7 @@ def header_of(fields: Fields) -> Header:
             stamp=Stamp(count(fields["term"]), text(fields["leader"]), count(fields["epoch"])),
             source=text(fields["from"]),
             target=text(fields["to"]),
-            request=_request_id(fields["request"]),
+            request=request_id(fields["request"]),
             attempt=count(fields["attempt"]),
             door=text(fields.get("door", "")),
             rows=tuple(
@@ -181,11 +182,18 @@ def text(value: object) -> str:
 
 def count(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise TypeError(f"a count expected, got {value!r:.40}")
+        raise TypeError(f"a count expected, got {shown(value)}")
     return value
 
 
-def _request_id(value: object) -> bytes:
+def shown(value: object) -> str:
+    """A received value for an error; what is nested is named only, for it may nest deeply."""
+    if isinstance(value, str | bytes | int | float | None):
+        return f"{value!r:.40}"
+    return f"a {type(value).__name__}"
+
+
+def request_id(value: object) -> bytes:
     if not isinstance(value, bytes) or len(value) != REQUEST_ID_BYTES:
         raise TypeError(f"request must be {REQUEST_ID_BYTES} bytes")
     return value

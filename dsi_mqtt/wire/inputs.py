@@ -26,7 +26,7 @@ _ADVICE: Final = 'send {"input": …, "id": "optional"}'
 def parse_input(payload: bytes, content_type: str | None) -> ParsedInput:
     """Reads what a device published. Raises InvalidInputError saying what is wrong.
 
-    The error carries `id` where one could be read, so that the answer can name it.
+    What is wrong although an id could be read is a `complaint`, so that the answer can name it.
     """
     kind = (content_type or JSON).split(";")[0].strip().lower()
     if len(kind) > CONTENT_TYPE_MAX or not kind.isascii():
@@ -40,14 +40,27 @@ def parse_input(payload: bytes, content_type: str | None) -> ParsedInput:
     if not isinstance(document, dict):
         raise InvalidInputError(f"payload is a JSON {_kind(document)}, not an object; {_ADVICE}")
     identity = _identity(document)
+    try:
+        return ParsedInput(identity, kind, _body(document), _complaint(document))
+    except (ValueError, RecursionError):
+        complaint = f"field input holds a number or a depth that JSON cannot carry; {_ADVICE}"
+        return ParsedInput(identity, kind, b"", complaint)
+
+
+def _complaint(document: dict[str, Any]) -> str | None:
+    if "input" in document:
+        return None
     unknown = sorted(document.keys() - _FIELDS)
+    found = f"; found {', '.join(unknown)[:60]}" if unknown else ""
+    return f"field input is missing{found}; {_ADVICE}"
+
+
+def _body(document: dict[str, Any]) -> bytes:
+    """The input as JSON. Raises ValueError for infinity, which a number like 1e999 is read as."""
     if "input" not in document:
-        found = f"; found {', '.join(unknown)[:60]}" if unknown else ""
-        return ParsedInput(identity, kind, b"", f"field input is missing{found}; {_ADVICE}")
-    body = json.dumps(document["input"], ensure_ascii=False, separators=(",", ":")).encode(
-        errors="surrogatepass"
-    )
-    return ParsedInput(identity, kind, body)
+        return b""
+    text = json.dumps(document["input"], ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.encode(errors="surrogatepass")
 
 
 def _identity(document: dict[str, Any]) -> str | None:
@@ -56,9 +69,14 @@ def _identity(document: dict[str, Any]) -> str | None:
         return None
     if isinstance(identity, int) and not isinstance(identity, bool):
         identity = str(identity)
-    if not isinstance(identity, str) or not 0 < len(identity) <= ID_MAX:
+    if not isinstance(identity, str) or not 0 < len(identity) <= ID_MAX or not _is_utf8(identity):
         raise InvalidInputError(f"field id must be text of 1 to {ID_MAX} characters")
     return identity
+
+
+def _is_utf8(text: str) -> bool:
+    """False for half a character (a lone surrogate), which JSON can name and UTF-8 cannot."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _refuse_constant(name: str) -> None:
@@ -90,6 +108,6 @@ def read_answer(payload: bytes) -> Any:  # noqa: ANN401 — a result is any JSON
             return document["result"]
         error = document["error"]
         code, message = str(error["code"]), str(error["message"])
-    except (ValueError, KeyError, TypeError) as problem:
+    except (ValueError, KeyError, TypeError, RecursionError) as problem:
         raise request_error("failed", f"the answer cannot be read: {problem}") from None
     raise request_error(code, message)

@@ -77,8 +77,10 @@ class Topics:
     """All topics below one root."""
 
     def __init__(self, root: str = ROOT) -> None:
-        if not root or any(not level or set(level) & set("+#\0") for level in root.split("/")):
-            raise ConfigError(f"topic root {root!r} must be plain levels, like {ROOT}")
+        # Braces would be parts of a pattern; below $ are the broker's own topics.
+        plain = all(level and not set(level) & set("+#\0{}") for level in root.split("/"))
+        if not plain or root.startswith("$") or not root.isprintable():
+            raise ConfigError(f"topic root {root!r:.60} must be plain levels, like {ROOT}")
         self.root = root
         self.status = Topic(
             f"{root}/node/{{node}}/status", _STATUS, 1, True, "the worker; its will"
@@ -137,8 +139,8 @@ def check_name(name: str, what: str) -> str:
 
 def check_device(name: str) -> str:
     """A device's name: any one topic level without wildcards. Raises ConfigError."""
-    if not name or len(name) > DEVICE_MAX or set(name) & set("/+#\0"):
+    if not 0 < len(name) <= DEVICE_MAX or set(name) & set("/+#") or not name.isprintable():
         raise ConfigError(
-            f"device: {name!r:.60} must be 1 to {DEVICE_MAX} characters without / + # in it"
+            f"device: {name!r:.60} must be 1 to {DEVICE_MAX} printable characters, no / + # in it"
         )
     return name
