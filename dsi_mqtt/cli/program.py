@@ -26,7 +26,7 @@ import click
 import typer
 
 from dsi_mqtt import __version__
-from dsi_mqtt.cli.bench import app as bench_app
+#from dsi_mqtt.cli.bench import app as bench_app
 from dsi_mqtt.cli.broker import broker
 from dsi_mqtt.cli.child import end_with_parent
 from dsi_mqtt.cli.demo import demo
@@ -65,7 +65,13 @@ for command in (
     doctor,
 ):
     app.command()(command)
-app.add_typer(bench_app, name="bench")
+#app.add_typer(bench_app, name="bench")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
 
 
 @app.callback()
@@ -73,12 +79,14 @@ def options(
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Say everything, tracebacks included.")
     ] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
 ) -> None:
     """Split one model over several edge gateways, over MQTT, orchestrated at run time."""
-    if version:
-        print(__version__)
-        raise typer.Exit
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.INFO,
         format="%(asctime)s %(levelname).1s %(message)s",
