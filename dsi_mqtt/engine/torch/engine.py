@@ -19,7 +19,7 @@ from dsi_mqtt.engine.torch.crossing import pack, unpack
 from dsi_mqtt.engine.torch.requests import Request
 from dsi_mqtt.engine.torch.split import SplitModel
 from dsi_mqtt.engine.torch.trees import Tree
-from dsi_mqtt.errors import ModelFailedError
+from dsi_mqtt.errors import InvalidInputError, ModelFailedError
 
 _WARM_PASSES: Final = 3
 
@@ -101,7 +101,13 @@ class TorchEngine:
             request = self._purpose.read(*unpack_body(tensors))
         else:
             stream, request = unpack(tensors, carried, self._dtypes)
-        result = self._run(units, request, stream)
+        try:
+            result = self._run(units, request, stream)
+        except ValueError as error:
+            if units.start:
+                raise
+            # What models raise on sizes that they are not made for.
+            raise InvalidInputError(f"the model does not take this input: {error}") from error
         if units.stop <= self._head:
             return pack(result, request, carried)
         with torch.inference_mode():

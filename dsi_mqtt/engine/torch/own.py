@@ -20,15 +20,18 @@ class OwnModel:
     module: its children are the units between prelude and head; one tensor flows through them.
     sample: one reference row, with a first dimension of 1; of any numbers.
     preprocess: content type and body of a request to a tensor, either one row (without the first
-        dimension) or several (with it). ValueError, TypeError and KeyError mean a bad input. By
-        default arrays (NumPy's file format) and nested JSON lists of numbers are read.
+        dimension) or several (with it). ValueError, TypeError, LookupError and RuntimeError mean
+        a bad input. By default arrays (NumPy's file format) and nested JSON lists are read.
     postprocess: one row of the output to what JSON can hold. By default nested lists.
+    fixed_shape: whether every row must have the sample's shape, so that others are refused as
+        bad inputs; without it, what the model raises on them is the model's own failure.
     """
 
     module: nn.Sequential
     sample: torch.Tensor | None = None
     preprocess: Callable[[str, bytes], torch.Tensor] | None = None
     postprocess: Callable[[torch.Tensor], object] | None = None
+    fixed_shape: bool = True
 
 
 def call_factory(spec: ModelSpec) -> OwnModel:

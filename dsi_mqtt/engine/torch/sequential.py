@@ -141,12 +141,13 @@ class _OwnPurpose:
         else:
             try:
                 value = self.own.preprocess(content_type, body)
-            except (ValueError, TypeError, KeyError) as error:
+            except (ValueError, TypeError, LookupError, RuntimeError) as error:
                 raise InvalidInputError(f"the input cannot be read: {error}") from error
         row = self.sample.shape[1:]
         batched = value.dim() == self.sample.dim()
         rows = value if batched else value[None]
-        if rows.dim() != self.sample.dim() or not rows.shape[0]:
+        fits = rows.shape[1:] == row if self.own.fixed_shape else rows.dim() == self.sample.dim()
+        if not fits or not rows.shape[0]:
             raise InvalidInputError(
                 f"the input has shape {tuple(value.shape)}; one row has {tuple(row)}"
             )

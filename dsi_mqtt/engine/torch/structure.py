@@ -177,7 +177,7 @@ class _Trace:
         return Structure(
             self.blocks,
             tuple(self.needs),
-            tuple(sorted(self.carried | self.reference.known)),
+            tuple(sorted(self.real)),
             tuple(self.streams),
             tuple(self.flops),
         )
@@ -193,12 +193,16 @@ class _Trace:
     def _close(self, sources: set[str], stream: torch.Tensor | None) -> None:
         unit = len(self.needs)
         self._check(unit, sources)
-        if unit:
-            self.carried |= {
-                name.removeprefix(_INPUT) for name in sources if name.startswith(_INPUT)
-            }
-        weights = (name for name in sources if not name.startswith((_INPUT, _STREAM)))
-        self.needs.append(frozenset(weights))
+        inputs = {name.removeprefix(_INPUT) for name in sources if name.startswith(_INPUT)}
+        weights = frozenset(name for name in sources if not name.startswith((_INPUT, _STREAM)))
+        if unit and inputs:
+            if weights & self.needs[0]:
+                raise SplitError(
+                    f"{self._name(unit)} also uses what the prelude makes of "
+                    f"{', '.join(sorted(inputs))}: a second tensor would cross the cut"
+                )
+            self.carried |= inputs
+        self.needs.append(weights)
         self.streams.append(stream)
         self.flops.append(self.count.take())
 

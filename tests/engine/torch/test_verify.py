@@ -15,6 +15,7 @@ from dsi_mqtt.core.model import ModelSpec, UnitRange
 from dsi_mqtt.engine.torch import TorchFactory, verify
 from dsi_mqtt.engine.torch.build import one_pass
 from dsi_mqtt.engine.torch.split import SplitModel, _SegmentPass
+from dsi_mqtt.engine.torch.tiny import shrunk
 from dsi_mqtt.engine.torch.verify import verify_layer
 from dsi_mqtt.errors import SplitError
 
@@ -139,7 +140,7 @@ def test_a_lost_mask_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_sliding_and_full_attention_both_reach_the_tiny_model() -> None:
     config = one_pass(transformers.Gemma3TextConfig())
-    tiny = next(verify.shrunk(config))
+    tiny = next(shrunk(config))
     assert (
         set(tiny.layer_types) == set(config.layer_types) == {"sliding_attention", "full_attention"}
     )
@@ -150,9 +151,7 @@ def test_the_tiny_model_is_tiny() -> None:
     config = one_pass(transformers.LlamaConfig(num_hidden_layers=80, hidden_size=8192,
                       num_attention_heads=64, num_key_value_heads=8, vocab_size=128_256,
                       bos_token_id=128_000, eos_token_id=128_001))  # fmt: skip
-    model = verify._random_model(
-        transformers.LlamaForCausalLM, next(verify.shrunk(config)), torch.float32
-    )
+    model = verify._random_model(transformers.LlamaForCausalLM, next(shrunk(config)), torch.float32)
     assert sum(weight.numel() for weight in model.parameters()) < 500_000
     assert all(layer.self_attn.num_key_value_groups == 8 for layer in model.model.layers)
 
@@ -162,9 +161,12 @@ def test_what_was_found_exact_is_remembered_by_kind(
 ) -> None:
     tried: list[str] = []
     right = verify._try_tiny
-    monkeypatch.setattr(
-        verify, "_try_tiny", lambda cls, *rest: (tried.append(cls.__name__), right(cls, *rest))
-    )
+
+    def counted(cls: Any, *rest: Any) -> None:
+        tried.append(cls.__name__)
+        right(cls, *rest)
+
+    monkeypatch.setattr(verify, "_try_tiny", counted)
     check("BertModel")
     check("BertModel")
     assert tried == ["BertModel"]
