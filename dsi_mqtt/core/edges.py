@@ -5,19 +5,27 @@ Credit is cumulative: a grant says how many bytes and activations the sender may
 the edge began, so a lost or repeated grant does no harm. An edge is keyed by both incarnations
 and the table's stamp; it begins with the window that the table's hop names.
 
-Messages of one sender keep their order. So when a probe arrives that says "I had sent N", all of
-N that has not arrived never will: the receiver counts it as consumed, and the window reopens.
+Messages of one sender keep their order. So when a probe, or an activation, arrives that says "I
+had sent N", all of N that has not arrived never will: the receiver counts it as consumed, and the
+window reopens. What comes after it was counted (a repetition) is not counted again.
+
+An activation larger than the window passes alone: when all that was sent before it is consumed.
+
+    sender    sent ≤ granted, or one alone     blocked ─► probes every 0.5 s, at once after a loss
+    receiver  granted = consumed + window      told when half a window is free, when probed, and
+                                               every second while the edge is in use
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from dsi_mqtt.core.effects import Effects, Transmit
 from dsi_mqtt.core.message import Activation, Credit, EdgeMark, Header
-from dsi_mqtt.core.table import Hop, Stamp
+from dsi_mqtt.core.table import Hop, Stamp, Table
 
 PROBE_S: Final = 0.5
 REPEAT_S: Final = 1.0
@@ -51,47 +59,50 @@ class OutgoingEdge:
         self._waiting: deque[_Waiting] = deque()
         self._next_probe: float | None = None
 
-    @property
-    def waiting(self) -> int:
-        return len(self._waiting)
+    def strand(self) -> list[Activation]:
+        """Gives up what still waits for credit, and returns it."""
+        stranded = [w.activation for w in self._waiting]
+        self._waiting.clear()
+        return stranded
 
     def send(self, activation: Activation, deadline: float, now: float) -> Effects:
         """Sends, or keeps until credit comes. Order is kept."""
         self._waiting.append(_Waiting(activation, deadline))
-        effects = self._flush()
-        if self._waiting and self._next_probe is None:
-            self._next_probe = now + PROBE_S
-        return effects
+        return self._flush(now)
 
-    def grant(self, credit: Credit) -> Effects:
+    def grant(self, credit: Credit, now: float) -> Effects:
         self._granted = (
             max(self._granted[0], credit.nbytes),
             max(self._granted[1], credit.messages),
         )
-        effects = self._flush()
-        if not self._waiting:
-            self._next_probe = None
-        return effects
+        return self._flush(now)
 
-    def forget(self, try_key: tuple[bytes, int]) -> bool:
-        """Drops an attempt that still waits; False when it has been sent."""
-        kept = [w for w in self._waiting if w.activation.header.try_key != try_key]
-        found = len(kept) < len(self._waiting)
-        self._waiting = deque(kept)
-        return found
+    def holds(self, try_key: tuple[bytes, int]) -> bool:
+        """Whether this attempt still waits here for credit."""
+        return any(w.activation.header.try_key == try_key for w in self._waiting)
+
+    def forget(self, try_key: tuple[bytes, int], now: float) -> Effects:
+        """Drops an attempt if it still waits; what waited behind it may fit."""
+        self._waiting = deque(w for w in self._waiting if w.activation.header.try_key != try_key)
+        return self._flush(now)
+
+    def reconnected(self, now: float) -> Effects:
+        """A grant may have been lost with the connection: who is blocked asks at once."""
+        if not self._waiting:
+            return []
+        self._next_probe = now + PROBE_S
+        return [self.probe(bytes(16), 0)]
 
     def tick(self, now: float) -> tuple[Effects, list[Activation]]:
         """Probes when blocked; also returns what waited past its deadline."""
         late = [w.activation for w in self._waiting if w.deadline <= now]
+        effects: Effects = []
         if late:
             self._waiting = deque(w for w in self._waiting if w.deadline > now)
-        if not self._waiting:
-            self._next_probe = None
-            return [], late
-        if self._next_probe is None or now < self._next_probe:
-            return [], late
-        self._next_probe = now + PROBE_S
-        return [self.probe(bytes(16), 0)], late
+            effects += self._flush(now)
+        if self._next_probe is not None and self._next_probe <= now:
+            effects += self.reconnected(now)
+        return effects, late
 
     def probe(self, request: bytes, attempt: int) -> Transmit:
         """Asks for a fresh grant and, with a request, whether that attempt is alive."""
@@ -112,14 +123,22 @@ class OutgoingEdge:
             ),
         )
 
-    def _flush(self) -> Effects:
+    def _flush(self, now: float) -> Effects:
         effects: Effects = []
         while self._waiting and self._fits(self._waiting[0].activation.nbytes):
-            activation = self._waiting.popleft().activation
+            first = self._waiting.popleft()
+            activation = first.activation
             self._sent = (self._sent[0] + activation.nbytes, self._sent[1] + 1)
-            mark = EdgeMark(self.key.sender, self.key.receiver, *self._sent)
-            header = replace(activation.header, edge=mark)
+            header = replace(
+                activation.header,
+                budget_ms=max(0, int((first.deadline - now) * 1000)),
+                edge=EdgeMark(self.key.sender, self.key.receiver, *self._sent),
+            )
             effects.append(Transmit(self._node, Activation(header, activation.tensors)))
+        if not self._waiting:
+            self._next_probe = None
+        elif self._next_probe is None:
+            self._next_probe = now + PROBE_S
         return effects
 
     def _fits(self, nbytes: int) -> bool:
@@ -144,11 +163,17 @@ class IncomingEdge:
         self._next_repeat = 0.0
         self._active_until = 0.0
 
-    def arrived(self, mark: EdgeMark, nbytes: int, now: float) -> None:
-        """An activation came; what the sender had sent before it and is missing is lost."""
+    def arrived(self, mark: EdgeMark, nbytes: int, now: float) -> bool:
+        """An activation came; what the sender had sent before it and is missing is lost.
+
+        False: it was counted before, as received or as lost, and takes no room now.
+        """
+        self._active_until = now + IDLE_S
+        if mark.sent_messages <= self._received[1]:
+            return False
         self._close_gap(mark.sent_bytes - nbytes, mark.sent_messages - 1)
         self._received = (mark.sent_bytes, mark.sent_messages)
-        self._active_until = now + IDLE_S
+        return True
 
     def finished(self, nbytes: int, now: float) -> Effects:
         """Room for an activation is free again; grants when half a window is."""
@@ -163,11 +188,13 @@ class IncomingEdge:
         self._active_until = now + IDLE_S
         return [self._grant(now)]
 
+    def reconnected(self, now: float) -> Effects:
+        """A grant may have been lost with the connection: it is repeated while in use."""
+        return [self._grant(now)] if now <= self._active_until else []
+
     def tick(self, now: float) -> Effects:
-        """Repeats the grant while the edge is in use: a QoS 0 grant may have been lost."""
-        if now < self._next_repeat or now > self._active_until:
-            return []
-        return [self._grant(now)]
+        """Repeats the grant from time to time: one at QoS 0 may have been lost."""
+        return self.reconnected(now) if now >= self._next_repeat else []
 
     def _close_gap(self, sent_bytes: int, sent_messages: int) -> None:
         lost = (
@@ -195,3 +222,89 @@ class IncomingEdge:
                 )
             ),
         )
+
+
+class Edges:
+    """All edges that begin or end at one node. `table` finds a table this node still knows."""
+
+    def __init__(self, incarnation: str, table: Callable[[str, Stamp], Table | None]) -> None:
+        self._me = incarnation
+        self._table = table
+        self._outgoing: dict[EdgeKey, OutgoingEdge] = {}
+        self._incoming: dict[EdgeKey, IncomingEdge] = {}
+
+    def __len__(self) -> int:
+        return len(self._outgoing) + len(self._incoming)
+
+    def outgoing(self, header: Header) -> OutgoingEdge | None:
+        """The edge for an activation with this header; None where its table has no such hop."""
+        table = self._table(header.deployment, header.stamp)
+        segment = table.segment(header.target) if table else None
+        hop = table.hop(header.source, header.target) if table else None
+        if segment is None or hop is None:
+            return None
+        receiver = segment.replicas[0]
+        key = _edge_key(header, self._me, receiver.incarnation)
+        edge = self._outgoing.get(key)
+        if edge is None:
+            edge = self._outgoing[key] = OutgoingEdge(key, receiver.node, hop)
+        return edge
+
+    def incoming(self, header: Header, sender: str) -> IncomingEdge | None:
+        """The edge this header came over; None from a door, or where the table names no such."""
+        key = _edge_key(header, sender, self._me)
+        edge = self._incoming.get(key)
+        if edge is None:
+            table = self._table(header.deployment, header.stamp)
+            hop = table.hop(header.source, header.target) if table else None
+            source = table.segment(header.source) if table else None
+            replicas = source.replicas if source else ()
+            node = next((r.node for r in replicas if r.incarnation == sender), None)
+            if hop is None or node is None:
+                return None
+            edge = self._incoming[key] = IncomingEdge(key, node, hop)
+        return edge
+
+    def granted(self, header: Header, credit: Credit, now: float) -> Effects:
+        """A grant goes against the stream: its source is the edge's target."""
+        against = replace(header, source=header.target, target=header.source)
+        edge = self._outgoing.get(_edge_key(against, credit.sender, credit.receiver))
+        return edge.grant(credit, now) if edge else []
+
+    def reconnected(self, now: float) -> Effects:
+        effects: Effects = []
+        for outgoing in self._outgoing.values():
+            effects += outgoing.reconnected(now)
+        for incoming in self._incoming.values():
+            effects += incoming.reconnected(now)
+        return effects
+
+    def tick(self, now: float) -> tuple[Effects, list[Activation]]:
+        """Probes and repeated grants; also returns what waited past its deadline."""
+        effects: Effects = []
+        late: list[Activation] = []
+        for outgoing in self._outgoing.values():
+            probes, too_late = outgoing.tick(now)
+            effects += probes
+            late += too_late
+        for incoming in self._incoming.values():
+            effects += incoming.tick(now)
+        return effects, late
+
+    def forget_gone(self) -> list[Activation]:
+        """Forgets the edges of tables this node no longer knows; returns what waited there."""
+        gone = [k for k in (*self._outgoing, *self._incoming) if not self._known(k)]
+        stranded: list[Activation] = []
+        for key in gone:
+            self._incoming.pop(key, None)
+            outgoing = self._outgoing.pop(key, None)
+            if outgoing is not None:
+                stranded += outgoing.strand()
+        return stranded
+
+    def _known(self, key: EdgeKey) -> bool:
+        return self._table(key.deployment, key.stamp) is not None
+
+
+def _edge_key(header: Header, sender: str, receiver: str) -> EdgeKey:
+    return EdgeKey(header.deployment, header.stamp, header.source, header.target, sender, receiver)

@@ -64,7 +64,10 @@ class Transmit:
 
 @dataclass(frozen=True, slots=True)
 class OpenIngress:
-    """Take the durable MQTT session and subscribe; answer IngressOpened or IngressFailed."""
+    """Take the durable MQTT session and subscribe; answer with IngressOpened or IngressLost.
+
+    An earlier connection of this deployment is left first, without a word.
+    """
 
     deployment: str
     door: Door

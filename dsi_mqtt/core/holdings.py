@@ -1,12 +1,15 @@
 """Convergence of one node to the tables it is named in: what it loads, holds and releases.
 
 Desired state, not commands: whatever came before, the segments a node wants are those that the
-newest document gives to its present incarnation, and older ones stay until the door reports
-that no request uses them any more. One watermark for each deployment decides which document is
-adopted; it does not govern traffic.
+newest document gives to its present incarnation, and what served before stays until the doors
+report that no request uses it any more. One watermark for each deployment decides which document
+is adopted; it does not govern traffic.
 
-    waiting ──(model opened)──► loading ──(all units loaded)──► ready
-        └────────────── refused, or does not fit ──► failed
+    waiting ──(model opened, room for it)──► loading ──(loaded and warm)──► ready
+        └── model refused or another than the table's, too large for this node ──► failed
+
+A holding waits for room that a release will make; it fails when what this node is asked to hold
+now does not fit at all. A model that is opened (again) holds nothing.
 """
 
 from __future__ import annotations
@@ -23,8 +26,9 @@ from dsi_mqtt.core.effects import (
     OpenModel,
     ReportStatus,
 )
-from dsi_mqtt.core.model import ModelGraph, UnitRange
+from dsi_mqtt.core.model import ModelGraph, ModelSpec, UnitRange
 from dsi_mqtt.core.node import HoldingReport, HoldingState, ModelReport
+from dsi_mqtt.core.profile import held_bytes
 from dsi_mqtt.core.table import Segment, Stamp, Table, TableDocument
 
 _ZERO: Final = Stamp(0, "", 0)
@@ -42,9 +46,14 @@ class Holding:
 
 @dataclass(slots=True)
 class _Model:
-    """Everything this node knows of one deployment."""
+    """Everything this node knows of one deployment.
+
+    opened: what the shell was last told to open, until it is closed. loaded and loading tell
+    what its engine has, or will have.
+    """
 
     spec: Deployment | None = None
+    opened: ModelSpec | None = None
     graph: ModelGraph | None = None
     refused: str | None = None
     document: TableDocument | None = None
@@ -121,20 +130,11 @@ class Holdings:
         model = self._models.setdefault(spec.name, _Model())
         if model.spec == spec:
             return []
-        changed = model.spec is not None and model.spec.model != spec.model
-        known = model.graph is not None and not changed
         model.spec = spec
-        if known:
-            return []
-        model.graph = model.refused = None
-        effects: Effects = []
-        if changed:
-            model.loaded.clear()
-            model.loading = None
-            model.warm_ms.clear()
-            for holding in model.holdings.values():
-                holding.state = "waiting"
-            effects.append(CloseModel(spec.name))
+        if model.opened == spec.model and model.refused is None:
+            return self._settle(spec.name, model)
+        effects = self._close(spec.name, model)
+        model.opened = spec.model
         return [*effects, OpenModel(spec), ReportStatus()]
 
     def spec_gone(self, deployment: str) -> Effects:
@@ -146,16 +146,18 @@ class Holdings:
 
     def model_opened(self, deployment: str, graph: ModelGraph) -> Effects:
         model = self._models.get(deployment)
-        if model is None or model.spec is None:
-            return []
-        model.graph, model.refused = graph, None
+        if model is None or model.opened is None:
+            return [CloseModel(deployment)]  # nobody wants it any more
+        self._hold_nothing(model)
+        model.graph = graph
         return [*self._settle(deployment, model), ReportStatus()]
 
     def model_refused(self, deployment: str, reason: str) -> Effects:
         model = self._models.get(deployment)
-        if model is None:
+        if model is None or model.opened is None:
             return []
-        model.graph, model.refused = None, reason
+        self._hold_nothing(model)
+        model.refused = reason
         return [*self._settle(deployment, model), ReportStatus()]
 
     def document_arrived(self, deployment: str, document: TableDocument) -> Effects:
@@ -172,21 +174,20 @@ class Holdings:
         return [*self._settle(deployment, model), ReportStatus()]
 
     def oldest_in_use(self, deployment: str, stamp: Stamp) -> Effects:
-        """The door of the serving table says which tables its requests still use."""
+        """No request uses a table older than `stamp` any more, say the doors."""
         model = self._models.get(deployment)
         if model is None or stamp <= model.oldest_in_use:
             return []
         model.oldest_in_use = stamp
         return self._settle(deployment, model)
 
-    def units_loaded(self, deployment: str, units: UnitRange, warm_ms: float | None) -> Effects:
+    def units_loaded(self, deployment: str, units: UnitRange, warm_ms: float) -> Effects:
         model = self._models.get(deployment)
         if model is None or model.loading != units:
             return []
         model.loading = None
         model.loaded.update(range(*units))
-        if warm_ms is not None:
-            model.warm_ms[units] = warm_ms
+        model.warm_ms[units] = warm_ms
         return [*self._settle(deployment, model), ReportStatus()]
 
     def units_failed(self, deployment: str, units: UnitRange, reason: str) -> Effects:
@@ -209,79 +210,126 @@ class Holdings:
 
     def _settle(self, deployment: str, model: _Model) -> Effects:
         effects = self._release(deployment, model)
-        if model.refused is not None:
-            for holding in model.holdings.values():
-                holding.state, holding.reason = "failed", model.refused
-            return effects
-        if model.graph is None or model.spec is None:
-            return effects
         for key in sorted(model.holdings):
             holding = model.holdings[key]
-            if holding.state in ("waiting", "loading") and self._complete(model, holding):
+            unfit = _unfit(model, model.tables[key[0]])
+            if unfit is not None:
+                if holding.state != "failed":
+                    effects.append(ReportStatus())
+                holding.state, holding.reason = "failed", unfit
+            elif holding.state in ("waiting", "loading") and _complete(model, holding):
                 holding.state = "ready"
                 effects.append(ReportStatus())
-        if model.loading is None:
-            effects += self._load_next(deployment, model)
+        # What one deployment has released may be the room that another waits for.
+        for name, other in sorted(self._models.items()):
+            effects += self._load_next(name, other)
         return effects
 
     def _release(self, deployment: str, model: _Model) -> Effects:
         """Lets go of tables nobody uses, then of units no holding needs."""
-        current = {t.stamp for t in model.document.tables()} if model.document else set()
-        serve = model.document.serve if model.document else None
-        unused = serve is None or serve.door is None
-        for stamp in [s for s in model.tables if s not in current]:
-            if unused or stamp < model.oldest_in_use:
-                del model.tables[stamp]
+        for stamp in [stamp for stamp in model.tables if not _in_use(model, stamp)]:
+            del model.tables[stamp]
         gone = [key for key in model.holdings if key[0] not in model.tables]
         for key in gone:
             del model.holdings[key]
+        effects: Effects = [ReportStatus()] if gone else []
         needed = {u for h in model.holdings.values() for u in range(*h.segment.units)}
-        effects: Effects = [DropUnits(deployment, run) for run in _runs(model.loaded - needed)]
-        model.loaded &= needed
-        if gone:
-            effects.append(ReportStatus())
-        described = model.graph is not None or model.refused is not None
-        if model.spec is None and not model.holdings and described:
-            model.graph = model.refused = None  # the watermark stays
-            effects += [CloseModel(deployment), ReportStatus()]
+        # What is being loaded is dropped when it has come: the engine would do it in that order.
+        unneeded = model.loaded - needed - set(range(*(model.loading or (0, 0))))
+        effects += [DropUnits(deployment, run) for run in _runs(unneeded)]
+        model.loaded -= unneeded
+        if model.spec is None and not model.holdings and model.opened is not None:
+            effects += [*self._close(deployment, model), ReportStatus()]
         return effects
 
+    def _close(self, deployment: str, model: _Model) -> Effects:
+        """The engine goes; the watermark stays."""
+        opened, model.opened = model.opened, None
+        self._hold_nothing(model)
+        return [CloseModel(deployment)] if opened is not None else []
+
+    def _hold_nothing(self, model: _Model) -> None:
+        model.graph = model.refused = model.loading = None
+        model.loaded.clear()
+        model.warm_ms.clear()
+        for holding in model.holdings.values():
+            holding.state, holding.reason = "waiting", None
+
     def _load_next(self, deployment: str, model: _Model) -> Effects:
+        """Loads one segment at a time, in the order of tables and segments."""
+        if model.graph is None or model.spec is None or model.loading is not None:
+            return []
+        effects: Effects = []
         for key in sorted(model.holdings):
             holding = model.holdings[key]
-            if holding.state not in ("waiting", "loading"):
+            if holding.state not in ("waiting", "loading") or not _is_current(model, key[0]):
                 continue
-            shortage = self._shortage(deployment, holding)
-            if shortage:
-                holding.state, holding.reason = "failed", shortage
-                return [ReportStatus(), *self._load_next(deployment, model)]
-            holding.state = "loading"
-            model.loading = holding.segment.units
-            return [LoadUnits(deployment, holding.segment.units), ReportStatus()]
-        return []
+            wanted = self._bytes_with(holding, deployment, present=False)
+            if wanted > self._cap:
+                holding.state, holding.reason = "failed", _shortage(holding, wanted, self._cap)
+                effects.append(ReportStatus())
+            elif self._bytes_with(holding, deployment, present=True) <= self._cap:
+                holding.state, model.loading = "loading", holding.segment.units
+                return [*effects, LoadUnits(deployment, model.loading), ReportStatus()]
+        return effects
 
-    def _complete(self, model: _Model, holding: Holding) -> bool:
-        # Warm means measured: a segment whose units came with others still gets its first pass.
-        units = holding.segment.units
-        return units in model.warm_ms and model.loaded.issuperset(range(*units))
+    def _bytes_with(self, holding: Holding, deployment: str, *, present: bool) -> int:
+        """Bytes of weights here with `holding`.
 
-    def _shortage(self, deployment: str, holding: Holding) -> str | None:
-        """Why `holding` does not fit beside what is loaded, or None."""
+        present: beside what is there now or on its way; else beside what is there to stay, that
+        is, what the newest documents ask for and has been begun.
+        """
         total = 0
         for name, model in self._models.items():
             if model.graph is None:
                 continue
-            units = set(model.loaded)
-            if name == deployment:
-                units.update(range(*holding.segment.units))
-            total += sum(model.graph.weight_bytes(run) for run in _runs(units))
-        if total <= self._cap:
-            return None
-        mib = 1024 * 1024
-        return (
-            f"segment {holding.segment.id} would make {total / mib:.1f} MiB of weights here, "
-            f"the cap is {self._cap / mib:.1f} MiB"
-        )
+            units = set(range(*holding.segment.units)) if name == deployment else set()
+            if present:
+                units |= model.loaded | set(range(*(model.loading or (0, 0))))
+            for key, other in model.holdings.items():
+                if other.state in ("loading", "ready") and (present or _is_current(model, key[0])):
+                    units |= set(range(*other.segment.units))
+            total += held_bytes(model.graph, units)
+        return total
+
+
+def _is_current(model: _Model, stamp: Stamp) -> bool:
+    tables = model.document.tables() if model.document else ()
+    return any(table.stamp == stamp for table in tables)
+
+
+def _in_use(model: _Model, stamp: Stamp) -> bool:
+    """Whether a table may still carry requests, or will."""
+    if _is_current(model, stamp):
+        return True
+    serve = model.document.serve if model.document else None
+    if serve is None or serve.door is None:
+        return False
+    given_up = stamp > serve.stamp  # it was prepared and never served
+    return not given_up and stamp >= model.oldest_in_use
+
+
+def _unfit(model: _Model, table: Table) -> str | None:
+    """Why no part of `table` can be held by the model that is open here, or None."""
+    if model.refused is not None:
+        return model.refused
+    if model.graph is None or table.model is None or table.model.digest == model.graph.digest:
+        return None
+    return "the model here is not the one the table was made for"
+
+
+def _complete(model: _Model, holding: Holding) -> bool:
+    # Warm means measured: a segment whose units came with others still gets its first pass.
+    units = holding.segment.units
+    return units in model.warm_ms and model.loaded.issuperset(range(*units))
+
+
+def _shortage(holding: Holding, wanted: int, cap: int) -> str:
+    mib = 1024 * 1024
+    return (
+        f"segment {holding.segment.id} would make {wanted / mib:.1f} MiB of weights here, "
+        f"the cap is {cap / mib:.1f} MiB"
+    )
 
 
 def _runs(units: set[int]) -> list[UnitRange]:

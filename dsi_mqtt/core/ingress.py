@@ -6,8 +6,10 @@ right: nobody reconnects before a nonce sent to oneself through the control conn
 back (the control broker is there, and hears us) and the table still names this incarnation.
 
     absent ──(table names us)──► waiting ──(no other door holds it, or time is up)──► opening
-    opening ──opened──► open ──lost──► proving ──(nonce back, still named)──► opening
-       └──failed──► proving                └──(named no more)──► absent
+    opening ──opened──► open ──lost──► proving ──(nonce back)──► opening
+       └──lost: the nonce goes out a second later──► proving
+    any ──(named no more, nothing held)──► absent
+    opening, open ──(named no more, requests held)──► the same, but lost ──► absent
 """
 
 from __future__ import annotations
@@ -24,12 +26,16 @@ State = Literal["absent", "waiting", "opening", "open", "proving"]
 
 
 class Ingress:
-    """State machine of one deployment's ingress on one node."""
+    """State machine of one deployment's ingress on one node.
+
+    hold_count, hold_bytes: what the connection may hold unacknowledged.
+    """
 
     def __init__(self, deployment: str, hold_count: int, hold_bytes: int) -> None:
         self._deployment = deployment
         self._hold = (hold_count, hold_bytes)
         self._door: Door | None = None
+        self._session: tuple[str, str] | None = None
         self._held_elsewhere = False
         self._due = 0.0
         self.state: State = "absent"
@@ -40,22 +46,24 @@ class Ingress:
 
     def named(self, door: Door, now: float) -> Effects:
         """The serving table names this node and incarnation."""
-        moved = self._door is not None and self._door != door and self.state != "absent"
         self._door = door
-        if moved:
-            self.state = "waiting"
-            self._due = now
-            return [CloseIngress(self._deployment, forget=False), *self._open_if_free(now)]
+        connected = self.state in ("opening", "open")
+        if connected and self._session != (door.ingress, door.session):
+            return self._open()  # the session has another name or place now
         if self.state == "absent":
             self.state = "waiting"
             self._due = now + HAND_OVER_S
         return self._open_if_free(now)
 
+    def finishing(self) -> None:
+        """Named no more, while requests are held: what is connected stays, nothing is sought."""
+        self._door = None
+        if self.state in ("waiting", "proving"):
+            self.state = "absent"
+
     def not_named(self, *, forget: bool) -> Effects:
         """Another door, or none, is named. `forget` ends the session at the broker."""
-        if self.state == "absent":
-            return []
-        self.state = "absent"
+        self._door, self.state = None, "absent"
         return [CloseIngress(self._deployment, forget=forget)]
 
     def held_elsewhere(self, held: bool, now: float) -> Effects:
@@ -64,7 +72,7 @@ class Ingress:
         return self._open_if_free(now)
 
     def opened(self) -> Effects:
-        if self.state == "opening":
+        if self.state in ("opening", "open"):
             self.state = "open"
             return []
         return [CloseIngress(self._deployment, forget=False)]
@@ -73,9 +81,14 @@ class Ingress:
         """The connection ended, or could not be opened."""
         if self.state not in ("opening", "open"):
             return []
+        if self._door is None:
+            self.state = "absent"
+            return []
+        had_it = self.state == "open"
         self.state = "proving"
         self._due = now + PROVE_S
-        return [EchoNonce(self._deployment)]
+        # A broker that refuses the session, but answers on control, must not be asked in a loop.
+        return [EchoNonce(self._deployment)] if had_it else []
 
     def nonce_returned(self) -> Effects:
         return self._open() if self.state == "proving" else []
@@ -95,4 +108,5 @@ class Ingress:
         if self._door is None:
             return []
         self.state = "opening"
+        self._session = (self._door.ingress, self._door.session)
         return [OpenIngress(self._deployment, self._door, *self._hold)]

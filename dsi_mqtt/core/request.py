@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 from dsi_mqtt.core.message import Failure
 
@@ -69,6 +70,27 @@ class Reply:
     content_type: str = ""
     body: bytes = b""
     failure: Failure | None = None
+
+    @classmethod
+    def result(cls, given: Input, content_type: str, body: bytes) -> Self:
+        return cls(
+            given.device,
+            given.parsed.identity,
+            given.correlation,
+            given.response_topic,
+            content_type,
+            body,
+        )
+
+    @classmethod
+    def error(cls, given: Input, failure: Failure) -> Self:
+        return cls(
+            given.device,
+            given.parsed.identity,
+            given.correlation,
+            given.response_topic,
+            failure=failure,
+        )
 
 
 @dataclass(frozen=True, slots=True)

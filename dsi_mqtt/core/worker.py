@@ -1,8 +1,11 @@
 """The whole of one node as a state machine: holdings, relay, and the doors it keeps.
 
-`handle(event, now) -> effects` is all there is. Its parts know nothing of each other but what
-this file passes on: the tables a holding knows, what a door's oldest request still uses, and
-which node lives as which incarnation.
+`handle(event, now) -> effects` is all there is. What the parts know of each other passes through
+here: the relay asks the holdings what it may compute, doors ask `peers` who lives, and the
+holdings learn from the doors' reports which tables are still used.
+
+An old table is used until every door that may have requests in it says otherwise: the one that
+the serving table names and, for one deadline after it was named, those that were named before.
 """
 
 from __future__ import annotations
@@ -12,9 +15,9 @@ from typing import Any, Final
 
 from dsi_mqtt.core import events as ev
 from dsi_mqtt.core.door import Door
-from dsi_mqtt.core.effects import Effects, ReportStatus
+from dsi_mqtt.core.effects import CloseModel, Effects, ReportStatus
 from dsi_mqtt.core.holdings import Holdings
-from dsi_mqtt.core.ingress import Ingress
+from dsi_mqtt.core.ingress import HAND_OVER_S, Ingress
 from dsi_mqtt.core.message import WORK, Activation, Failure
 from dsi_mqtt.core.node import (
     Capabilities,
@@ -24,6 +27,7 @@ from dsi_mqtt.core.node import (
     NodeStatus,
     SegmentLoad,
 )
+from dsi_mqtt.core.peers import Member, Peers
 from dsi_mqtt.core.relay import Relay
 from dsi_mqtt.core.table import DOOR, BrokerUrls, Table
 
@@ -55,10 +59,11 @@ class Worker:
         self._spare = spare
         self._draining = False
         self._holdings = Holdings(node, incarnation, capabilities.weight_bytes)
-        self._relay = Relay(node, incarnation, self._holdings)
+        self._relay = Relay(incarnation, self._holdings)
+        self._peers = Peers()
         self._doors: dict[str, Door] = {}
         self._ingresses: dict[str, Ingress] = {}
-        self._peers: dict[str, NodeStatus] = {}
+        self._keepers: dict[str, tuple[Member, float]] = {}
         self._handlers: dict[type, Callable[[Any, float], Effects]] = {
             ev.SpecArrived: self._spec_arrived,
             ev.SpecGone: self._spec_gone,
@@ -101,7 +106,11 @@ class Worker:
 
     def handle(self, event: ev.Event, now: float) -> Effects:
         """Everything that follows from `event` at `now` (seconds of a monotonic clock)."""
-        return self._handlers[type(event)](event, now)
+        effects = self._handlers[type(event)](event, now)
+        for effect in list(effects):
+            if isinstance(effect, CloseModel):
+                effects += self._relay.model_closed(effect.deployment, now)
+        return effects
 
     # --- questions ----------------------------------------------------------------------------
 
@@ -136,59 +145,71 @@ class Worker:
 
     # --- tables and doors ---------------------------------------------------------------------
 
-    def _spec_arrived(self, event: ev.SpecArrived, _now: float) -> Effects:
-        door = self._doors.get(event.deployment.name)
+    def _spec_arrived(self, event: ev.SpecArrived, now: float) -> Effects:
+        name = event.deployment.name
+        effects = self._holdings.spec_arrived(event.deployment)
+        door = self._doors.get(name)
         if door is not None:
             door.spec_changed(event.deployment)
-        return self._holdings.spec_arrived(event.deployment)
+        return effects + self._keep_door(name, now)
 
     def _spec_gone(self, event: ev.SpecGone, now: float) -> Effects:
         effects = self._holdings.spec_gone(event.deployment)
         return effects + self._keep_door(event.deployment, now)
 
     def _table_arrived(self, event: ev.TableArrived, now: float) -> Effects:
-        effects = self._holdings.document_arrived(event.deployment, event.document)
-        effects += self._keep_door(event.deployment, now)
-        return effects + self._note_oldest(event.deployment)
+        name = event.deployment
+        effects = self._holdings.document_arrived(name, event.document)
+        keeper = self._keeper(name)
+        if keeper is not None and keeper != self._keepers.get(name, (None, 0.0))[0]:
+            self._keepers[name] = keeper, now
+        effects += self._keep_door(name, now)
+        return effects + self._note_oldest(name, now)
 
     def _keep_door(self, name: str, now: float) -> Effects:
-        """Opens, changes or closes this node's door as spec and serving table say."""
+        """Opens, changes or leaves this node's door as spec and serving table say."""
         spec, table = self._holdings.spec(name), self._serving(name)
-        named = (
-            table is not None
-            and table.door is not None
-            and (table.door.node, table.door.incarnation) == (self.node, self.incarnation)
-        )
-        if not named or table is None or table.door is None:
-            return self._leave_door(name, now, undeployed=spec is None)
-        if spec is None:
-            return self._leave_door(name, now, undeployed=True)
+        if spec is None or table is None or table.door is None or self._keeper(name) != self._me:
+            return self._leave_door(name, now)
         door = self._doors.get(name)
         if door is None:
-            door = self._doors[name] = Door(self.node, self.incarnation, spec)
+            door = self._doors[name] = Door(self.node, self.incarnation, spec, self._peers)
             hold = max(2, table.door.window * HOLD_WINDOWS)
             self._ingresses[name] = Ingress(name, hold, HOLD_BYTES)
-            for status in self._peers.values():
-                door.peer_found(status.node, status.incarnation, status.state != "offline")
         ingress = self._ingresses[name]
-        effects: Effects = [ReportStatus(), *ingress.held_elsewhere(self._elsewhere(name), now)]
+        was_open = ingress.is_open
+        effects: Effects = [ReportStatus()]
+        effects += ingress.held_elsewhere(self._peers.has_ingress(name), now)
         effects += ingress.named(table.door, now)
-        return effects + door.table_changed(table, now)
+        if was_open and not ingress.is_open:
+            door.ingress_lost()
+        return effects + door.named(table, now)
 
-    def _leave_door(self, name: str, now: float, *, undeployed: bool) -> Effects:
+    def _leave_door(self, name: str, now: float) -> Effects:
         door, ingress = self._doors.get(name), self._ingresses.get(name)
         if door is None or ingress is None:
             return []
+        undeployed = self._holdings.spec(name) is None
         effects: Effects = []
         if undeployed:
             effects += door.refuse_all(_UNDEPLOYED, now)
-        if door.idle:
-            del self._doors[name], self._ingresses[name]
-            effects += [*ingress.not_named(forget=undeployed), ReportStatus()]
-        else:
-            # What it holds is answered first, on the connection it came by; nothing new comes in.
-            door.stop_admitting()
-        return effects
+        if not door.idle:
+            # What it holds is answered first, on the connection it came by.
+            ingress.finishing()
+            return effects + door.replaced(self._serving(name), now)
+        del self._doors[name], self._ingresses[name]
+        return [*effects, *ingress.not_named(forget=undeployed), ReportStatus()]
+
+    @property
+    def _me(self) -> Member:
+        return self.node, self.incarnation
+
+    def _keeper(self, name: str) -> Member | None:
+        """Who keeps the door, by the serving table."""
+        table = self._serving(name)
+        if table is None or table.door is None:
+            return None
+        return table.door.node, table.door.incarnation
 
     def _serving(self, name: str) -> Table | None:
         document = self._holdings.document(name)
@@ -198,10 +219,10 @@ class Worker:
         door = self._doors.get(name)
         return act(door) if door is not None else []
 
-    def _record_found(self, event: ev.RecordFound, _now: float) -> Effects:
+    def _record_found(self, event: ev.RecordFound, now: float) -> Effects:
         door = self._doors.get(event.deployment)
         if door is not None:
-            door.record_found(event.record)
+            door.record_found(event.record, now)
         return []
 
     # --- ingress ------------------------------------------------------------------------------
@@ -217,34 +238,20 @@ class Worker:
         door.ingress_lost()
         return [*ingress.lost(now), ReportStatus()]
 
-    def _elsewhere(self, name: str) -> bool:
-        """Whether another live node says that it has this ingress open."""
-        return any(
-            door.deployment == name and door.ingress_open
-            for status in self._peers.values()
-            if status.state != "offline"
-            for door in status.doors
-        )
-
     # --- peers --------------------------------------------------------------------------------
 
     def _status_arrived(self, event: ev.StatusArrived, now: float) -> Effects:
         status = event.status
         if status.node == self.node:
             return self._own_status(status)
-        known = self._peers.get(status.node)
-        if status.state == "offline" and known and known.incarnation != status.incarnation:
-            return []  # a will of an earlier life
-        self._peers[status.node] = status
+        if not self._peers.heard(status):
+            return []
         effects: Effects = []
-        for name, door in list(self._doors.items()):
-            if status.state == "offline":
-                effects += door.node_offline(status.node, status.incarnation, now)
-            else:
-                effects += door.node_online(status.node, status.incarnation, now)
-            effects += self._ingresses[name].held_elsewhere(self._elsewhere(name), now)
-        for report in status.doors:
-            effects += self._note_oldest(report.deployment)
+        for name, door in self._doors.items():
+            effects += door.peers_changed(now)
+            effects += self._ingresses[name].held_elsewhere(self._peers.has_ingress(name), now)
+        for name in self._holdings.deployments():
+            effects += self._note_oldest(name, now)
         return effects
 
     def _own_status(self, status: NodeStatus) -> Effects:
@@ -253,23 +260,20 @@ class Worker:
             return [ReportStatus()]
         return []
 
-    def _note_oldest(self, name: str) -> Effects:
-        """Passes on what the door of the serving table says about its oldest request."""
-        table = self._serving(name)
-        if table is None or table.door is None:
+    def _note_oldest(self, name: str, now: float) -> Effects:
+        """Passes on to the holdings which tables are still used, as far as all doors say."""
+        keeper, since = self._keepers.get(name, (None, 0.0))
+        reports = self._peers.oldest(name)
+        door = self._doors.get(name)
+        if door is not None:
+            reports[self._me] = door.oldest()
+        if keeper is None or keeper not in reports or keeper != self._keeper(name):
             return []
-        keeper = (table.door.node, table.door.incarnation)
-        if keeper == (self.node, self.incarnation):
-            door = self._doors.get(name)
-            return self._holdings.oldest_in_use(name, door.oldest()) if door else []
-        status = self._peers.get(table.door.node)
-        if status is None or status.incarnation != table.door.incarnation:
-            return []
-        effects: Effects = []
-        for report in status.doors:
-            if report.deployment == name:
-                effects += self._holdings.oldest_in_use(name, report.oldest)
-        return effects
+        spec = self._holdings.spec(name)
+        deadline_s = spec.sla.deadline_ms / 1000 if spec is not None else 0.0
+        if now - since > deadline_s + HAND_OVER_S:
+            return self._holdings.oldest_in_use(name, reports[keeper])
+        return self._holdings.oldest_in_use(name, min(reports.values()))
 
     def _desired_arrived(self, event: ev.DesiredArrived, _now: float) -> Effects:
         if self._draining == event.desired.drain:
@@ -291,7 +295,9 @@ class Worker:
             return door.answered(activation, now)
         if header.kind in ("stale", "lost"):
             return door.broke(header, now)
-        return door.alive(header, now)
+        if header.kind == "credit":
+            door.alive(header, now)
+        return []
 
     def _for_segment(self, activation: Activation, now: float) -> Effects:
         header = activation.header
@@ -304,7 +310,7 @@ class Worker:
         return []
 
     def _data_reconnected(self, _event: ev.DataReconnected, now: float) -> Effects:
-        effects: Effects = []
+        effects = self._relay.reconnected(now)
         for door in self._doors.values():
             effects += door.data_reconnected(now)
         return effects
@@ -314,7 +320,8 @@ class Worker:
         for name, door in list(self._doors.items()):
             effects += door.tick(now)
             effects += self._ingresses[name].tick(now)
-            effects += self._note_oldest(name)
             if door.leaving:
                 effects += self._keep_door(name, now)
+        for name in self._holdings.deployments():
+            effects += self._note_oldest(name, now)
         return effects

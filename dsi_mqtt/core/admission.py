@@ -1,0 +1,31 @@
+"""Which inputs a door refuses at once, and the sentence it says why with."""
+
+from __future__ import annotations
+
+from dsi_mqtt.core.deployment import Deployment
+from dsi_mqtt.core.message import Failure
+from dsi_mqtt.core.request import Input
+
+
+def complaint(given: Input, spec: Deployment) -> Failure | None:
+    """Why `given` cannot be served, or None."""
+    sentence = _sentence(given, spec)
+    return Failure("invalid_input", sentence) if sentence is not None else None
+
+
+def _sentence(given: Input, spec: Deployment) -> str | None:
+    if given.retained:
+        return "inputs must not be retained; publish without the retain flag"
+    if given.parsed.complaint is not None:
+        return given.parsed.complaint
+    if given.nbytes > spec.input.max_bytes:
+        return (
+            f"input of {given.nbytes} bytes is over input.max_bytes {spec.input.max_bytes}; "
+            "send less"
+        )
+    if given.foreign_topic:
+        return (
+            "the Response Topic is not below this device's own "
+            f"…/out/{given.device[:60]}/; use one that is, or none"
+        )
+    return None

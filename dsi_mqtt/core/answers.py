@@ -1,0 +1,120 @@
+"""What a door remembers of inputs beyond their answer: bounded, each for its own reason.
+
+| kept | why | until |
+|---|---|---|
+| results | a repeated id is answered without computing again | `input.dedupe_s`, 4096, 32 MiB |
+| redelivery counts | an input that ends its door is found at the third time | answered, or unused |
+| retry budget | a breaking chain is not loaded with its own repetitions | earned by answers |
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Final
+
+from dsi_mqtt.core.request import Redelivery, Reply
+
+KEPT_MAX: Final = 4096
+KEPT_BYTES_MAX: Final = 32 * 1024 * 1024
+RETRY_SHARE: Final = 0.2
+BUDGET_LEAST: Final = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    reply: Reply
+    until: float
+
+
+class KeptAnswers:
+    """Results by input key, oldest first out."""
+
+    def __init__(self, count_max: int = KEPT_MAX, bytes_max: int = KEPT_BYTES_MAX) -> None:
+        self._count_max = count_max
+        self._bytes_max = bytes_max
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._nbytes = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    @property
+    def nbytes(self) -> int:
+        return self._nbytes
+
+    def get(self, key: str, now: float) -> Reply | None:
+        kept = self._kept.get(key)
+        return kept.reply if kept is not None and kept.until > now else None
+
+    def keep(self, key: str, reply: Reply, until: float) -> None:
+        """Replaces what was kept of `key`; lets go of the oldest beyond either bound."""
+        self._drop(key)
+        self._kept[key] = _Kept(reply, until)
+        self._nbytes += len(reply.body)
+        while len(self._kept) > self._count_max or self._nbytes > self._bytes_max:
+            self._drop(next(iter(self._kept)))
+
+    def expire(self, now: float) -> None:
+        while self._kept:
+            key, kept = next(iter(self._kept.items()))
+            if kept.until > now:
+                return
+            self._drop(key)
+
+    def _drop(self, key: str) -> None:
+        kept = self._kept.pop(key, None)
+        if kept is not None:
+            self._nbytes -= len(kept.reply.body)
+
+
+class Redeliveries:
+    """How often the broker handed out each input again after a door died; retained by the shell."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, tuple[int, float]] = {}
+
+    def __len__(self) -> int:
+        return len(self._counts)
+
+    def found(self, record: Redelivery, now: float) -> None:
+        """A retained count of an earlier door."""
+        self._counts[record.key] = max(record.count, self.count(record.key)), now
+
+    def count(self, key: str) -> int:
+        return self._counts.get(key, (0, 0.0))[0]
+
+    def add(self, key: str, now: float) -> int:
+        """Counts one more; returns how many there are now."""
+        count = self.count(key) + 1
+        self._counts[key] = count, now
+        return count
+
+    def cleared(self, key: str) -> None:
+        self._counts.pop(key, None)
+
+    def unused(self, now: float, age_s: float) -> list[str]:
+        """Keys untouched for `age_s`: nobody repeats these inputs any more."""
+        return [key for key, (_, since) in self._counts.items() if now - since >= age_s]
+
+
+class RetryBudget:
+    """Retries may be at most a share of the answers, with room for two full windows."""
+
+    def __init__(self) -> None:
+        self._most = self._left = BUDGET_LEAST
+
+    def window_is(self, window: int) -> None:
+        """Another window: the room changes, what has been spent stays spent."""
+        most = max(BUDGET_LEAST, 2.0 * window)
+        self._left = max(0.0, self._left + most - self._most)
+        self._most = most
+
+    def earn(self) -> None:
+        self._left = min(self._most, self._left + RETRY_SHARE)
+
+    def spend(self) -> bool:
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True

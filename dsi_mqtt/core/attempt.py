@@ -1,0 +1,63 @@
+"""One attempt: a request's way through the chain of one table, and what a door says about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from dsi_mqtt.core.activation import Row, Tensors, pack_body
+from dsi_mqtt.core.effects import Effects, Transmit
+from dsi_mqtt.core.message import Activation, Credit, Header, MessageKind
+from dsi_mqtt.core.request import Input
+from dsi_mqtt.core.table import DOOR, Segment, Table
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """door: node and incarnation that wait for the answer; number: 1 for the first attempt."""
+
+    request: bytes
+    number: int
+    table: Table
+    door: tuple[str, str]
+
+    def start(self, given: Input, time_left_s: float) -> Transmit:
+        """Into the first segment. No credit: the door's window bounds this edge."""
+        parsed = given.parsed
+        header = replace(
+            self._header("request", self._first),
+            rows=(Row(),),
+            budget_ms=max(1, int(time_left_s * 1000)),
+        )
+        return self._transmit(header, self._first, pack_body(parsed.content_type, parsed.body))
+
+    def probe(self) -> Transmit:
+        """Behind the attempt, along the same edges: who has it?"""
+        credit = Credit(self.door[1], self._first.replicas[0].incarnation, 0, 0, probe=True)
+        header = replace(self._header("credit", self._first), credit=credit)
+        return self._transmit(header, self._first)
+
+    def cancel(self) -> Effects:
+        """Tells every segment to forget it."""
+        return [
+            self._transmit(self._header("cancel", segment), segment)
+            for segment in self.table.segments
+        ]
+
+    @property
+    def _first(self) -> Segment:
+        return self.table.segments[0]
+
+    def _header(self, kind: MessageKind, target: Segment) -> Header:
+        return Header(
+            kind,
+            self.table.deployment,
+            self.table.stamp,
+            DOOR,
+            target.id,
+            self.request,
+            self.number,
+            door=self.door[0],
+        )
+
+    def _transmit(self, header: Header, target: Segment, tensors: Tensors = ()) -> Transmit:
+        return Transmit(target.replicas[0].node, Activation(header, tensors))

@@ -1,0 +1,237 @@
+"""A door's attempts: which requests are in the chain, and what ends an attempt.
+
+A broken chain is not mended hop by hop: the door sends again on the current table, only on
+evidence, with one attempt of a request in flight at most.
+
+| evidence | what follows |
+|---|---|
+| `lost` from a segment | again at once |
+| `stale` from a segment | again, later and later: that node left the table, or is behind it |
+| a member lives as another incarnation | a death; again, once a table without it serves |
+| a member is said to be offline, and a newer table serves | a death; again on that table |
+| four probes without a reply | again |
+
+A probe runs along the chain behind the attempt on the same ordered edges; whoever does not know
+the attempt when the probe comes never will, and says `lost`.
+
+A request ends with an error when nodes died with it three times (`poison`), when five attempts
+broke or the retry budget is spent (`unavailable`), or when the time left does not cover another
+attempt (`deadline`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from dsi_mqtt.core.answers import RetryBudget
+from dsi_mqtt.core.attempt import Attempt
+from dsi_mqtt.core.effects import Effects, Transmit
+from dsi_mqtt.core.line import Line, Request
+from dsi_mqtt.core.message import Failure, Header
+from dsi_mqtt.core.peers import Member, Peers
+from dsi_mqtt.core.table import Stamp, Table
+
+POISON_AT: Final = 3
+BROKEN_MAX: Final = 5
+PROBE_AFTER_S: Final = 0.5
+PROBES_UNANSWERED_MAX: Final = 4
+STALE_FIRST_S: Final = 0.2
+STALE_MAX_S: Final = 2.0
+
+POISON: Final = Failure(
+    "poison", "this input has ended its worker three times and is not tried again"
+)
+BROKEN: Final = Failure("unavailable", "the chain broke repeatedly; try again later")
+NO_TIME: Final = Failure("deadline", "the time left does not cover another attempt; try again")
+
+GiveUp = Callable[[Request, Failure, float], Effects]
+
+
+class Attempts:
+    """State machine of the requests that wait or run.
+
+    give_up: called with a request, why and `now` when it ends without a result.
+    """
+
+    def __init__(self, door: Member, peers: Peers, give_up: GiveUp) -> None:
+        self._door = door
+        self._peers = peers
+        self._give_up = give_up
+        self._table: Table | None = None
+        self._line = Line()
+        self._running: dict[bytes, Request] = {}
+        self._budget = RetryBudget()
+        self.retried = 0
+
+    # --- questions ----------------------------------------------------------------------------
+
+    @property
+    def table(self) -> Table | None:
+        """What serves."""
+        return self._table
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._running)
+
+    def oldest(self) -> Stamp:
+        """The oldest table that an attempt in flight uses, or the serving one."""
+        used = [r.attempt.table.stamp for r in self._running.values() if r.attempt]
+        if self._table is not None:
+            used.append(self._table.stamp)
+        return min(used, default=Stamp(0, "", 0))
+
+    # --- events -------------------------------------------------------------------------------
+
+    def table_changed(self, table: Table, now: float) -> Effects:
+        """A new table serves. Attempts on the old one go on; new ones use this one."""
+        self._table = table
+        if table.door is not None:
+            self._budget.window_is(table.door.window)
+        return self.peers_changed(now)
+
+    def peers_changed(self, now: float) -> Effects:
+        """Another node came, went, or lives as another incarnation.
+
+        Ends attempts on tables with a dead member; a hint needs a newer table as well.
+        """
+        effects: Effects = []
+        for request in list(self._running.values()):
+            used = request.attempt.table if request.attempt else None
+            if used is None:
+                continue
+            superseded = self._table is not None and used.stamp < self._table.stamp
+            if self._peers.disproves(used) or (superseded and self._peers.lacks(used)):
+                request.deaths += 1
+                request.suspect = True
+                effects += self._break_off(request, now)
+        return [*effects, *self.pump(now)]
+
+    def join(self, request: Request, now: float) -> Effects:
+        """A request may run from now on."""
+        request.state = "waiting"
+        self._line.join(request)
+        return self.pump(now)
+
+    def end(self, request: Request, *, cancel: bool) -> Effects:
+        """A request does not wait or run any more. cancel: its attempt is still in the chain."""
+        self._line.leave(request)
+        self._running.pop(request.id, None)
+        attempt, request.attempt = request.attempt, None
+        return attempt.cancel() if cancel and attempt is not None else []
+
+    def answered(self) -> None:
+        """Answers are what retries are measured by."""
+        self._budget.earn()
+
+    def broke(self, header: Header, now: float) -> Effects:
+        """A `lost` or `stale` from the chain."""
+        request = self._present(header)
+        if request is None:
+            return []
+        if header.kind == "stale":
+            effects = self._wait_for_table(request, now)
+        else:
+            effects = self._break_off(request, now)
+        return [*effects, *self.pump(now)]
+
+    def alive(self, header: Header, now: float) -> None:
+        """Somebody in the chain has the attempt."""
+        request = self._present(header)
+        if request is not None and request.attempt is not None:
+            request.probes = 0
+            request.probe_at = now + _probe_after_s(request.attempt.table)
+
+    def data_reconnected(self, now: float) -> Effects:
+        """What was on the wire may be gone: ask for every attempt at once."""
+        effects: Effects = []
+        for request in list(self._running.values()):
+            effects += self._probe(request, now)
+        return [*effects, *self.pump(now)]
+
+    def tick(self, now: float) -> Effects:
+        effects: Effects = []
+        for request in list(self._running.values()):
+            if request.probe_at <= now:
+                effects += self._probe(request, now)
+        return [*effects, *self.pump(now)]
+
+    def pump(self, now: float) -> Effects:
+        """Starts what may run, while there is a chain to run it on."""
+        table = self._table
+        if table is None or table.state != "serving" or table.door is None:
+            return []
+        if self._peers.lacks(table):
+            return []  # it will be replaced, or its node will speak again
+        effects: Effects = []
+        window = table.door.window
+        while (request := self._line.take(self._running.values(), window, now)) is not None:
+            # A first attempt is always worth it; another only if the forecast fits what is left.
+            if request.attempts and request.deadline - now < _forecast_s(table):
+                effects += self._give_up(request, NO_TIME, now)
+            else:
+                effects.append(self._start(request, table, now))
+        return effects
+
+    # --- parts --------------------------------------------------------------------------------
+
+    def _present(self, header: Header) -> Request | None:
+        """The request whose attempt in the chain this message is about."""
+        request = self._running.get(header.request)
+        if request is None or request.attempt is None:
+            return None
+        return request if request.attempt.number == header.attempt else None
+
+    def _start(self, request: Request, table: Table, now: float) -> Transmit:
+        request.attempts += 1
+        request.state, request.probes = "running", 0
+        request.attempt = Attempt(request.id, request.attempts, table, self._door)
+        request.probe_at = now + _probe_after_s(table)
+        self._running[request.id] = request
+        return request.attempt.start(request.given, request.deadline - now)
+
+    def _break_off(self, request: Request, now: float) -> Effects:
+        """Ends the attempt on evidence, and lets the request run again if it may."""
+        effects = self.end(request, cancel=True)
+        request.broken += 1
+        if request.deaths >= POISON_AT:
+            return effects + self._give_up(request, POISON, now)
+        if request.broken >= BROKEN_MAX or not self._budget.spend():
+            return effects + self._give_up(request, BROKEN, now)
+        self._line_up(request, now)
+        return effects
+
+    def _wait_for_table(self, request: Request, now: float) -> Effects:
+        """A node refused it: it has left this table, or is behind it. Nothing is broken by that."""
+        used = request.attempt.table if request.attempt else None
+        effects = self.end(request, cancel=True)
+        wait_s = 0.0
+        if used is not None and self._table is not None and used.stamp >= self._table.stamp:
+            wait_s = min(STALE_FIRST_S * 2**request.stale, STALE_MAX_S)
+            request.stale += 1
+        self._line_up(request, now + wait_s)
+        return effects
+
+    def _line_up(self, request: Request, not_before: float) -> None:
+        self.retried += 1
+        request.state, request.not_before = "waiting", not_before
+        self._line.join(request, first=True)
+
+    def _probe(self, request: Request, now: float) -> Effects:
+        if request.attempt is None:
+            return []
+        if request.probes >= PROBES_UNANSWERED_MAX:
+            return self._break_off(request, now)
+        request.probes += 1
+        request.probe_at = now + PROBE_AFTER_S
+        return [request.attempt.probe()]
+
+
+def _probe_after_s(table: Table) -> float:
+    """An attempt that takes twice its forecast is asked for."""
+    return max(PROBE_AFTER_S, 2 * table.forecast.p95_ms / 1000 if table.forecast else 0.0)
+
+
+def _forecast_s(table: Table) -> float:
+    return table.forecast.p50_ms / 1000 if table.forecast else 0.0

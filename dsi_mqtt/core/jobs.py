@@ -1,0 +1,117 @@
+"""The attempts a node has in hand, and the ones it remembers so that it can answer probes.
+
+    queued ──► computing ──► sent (on to the next segment)
+       │           │   └───► answered (told the door: a result or a failure)
+       └───────────┴───────► cancelled
+
+Jobs that are queued or computing are bounded by what doors and credits admit. Of the others the
+newest are remembered: a repetition of one is recognised, and a probe is told the truth. What a
+cancel names is remembered even if it never came, for a cancel may overtake its activation.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from dsi_mqtt.core.edges import IncomingEdge, OutgoingEdge
+from dsi_mqtt.core.message import Activation, Header
+from dsi_mqtt.core.model import UnitRange
+
+REMEMBERED: Final = 2048
+ANSWERS_KEPT: Final = 256
+ANSWER_BYTES_KEPT: Final = 32 * 1024 * 1024
+
+NO_UNITS: Final = UnitRange(0, 0)
+
+Phase = Literal["queued", "computing", "sent", "answered", "cancelled"]
+JobKey = tuple[str, str, bytes, int]
+
+
+def job_key(header: Header) -> JobKey:
+    """One attempt at one segment."""
+    return header.deployment, header.target, header.request, header.attempt
+
+
+@dataclass(slots=True)
+class Totals:
+    """Traffic of one segment since the node started; compute_ms: smoothed."""
+
+    requests: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    compute_ms: float | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """number: what an engine answers with. edge: where its room is freed; None: none is taken.
+
+    nbytes: of the activation, which is let go of once it is computed. sent_to: where it went on.
+    """
+
+    number: int
+    activation: Activation
+    deadline: float
+    arrived: float = 0.0
+    units: UnitRange = NO_UNITS
+    totals: Totals = field(default_factory=Totals)
+    nbytes: int = 0
+    phase: Phase = "queued"
+    started: float = 0.0
+    edge: IncomingEdge | None = None
+    sent_to: OutgoingEdge | None = None
+    answer: Activation | None = None
+
+    @property
+    def header(self) -> Header:
+        return self.activation.header
+
+    @property
+    def live(self) -> bool:
+        return self.phase in ("queued", "computing")
+
+
+class Jobs:
+    """Jobs by attempt: all live ones, and the newest of the others."""
+
+    def __init__(self) -> None:
+        self._live: dict[JobKey, Job] = {}
+        self._ended: OrderedDict[JobKey, Job] = OrderedDict()
+        self._answers: deque[Job] = deque()
+        self._answer_bytes = 0
+
+    def get(self, header: Header) -> Job | None:
+        key = job_key(header)
+        return self._live.get(key) or self._ended.get(key)
+
+    def live(self, deployment: str) -> list[Job]:
+        return [job for key, job in self._live.items() if key[0] == deployment]
+
+    def add(self, job: Job) -> None:
+        self._live[job_key(job.header)] = job
+
+    def end(self, job: Job, phase: Phase) -> None:
+        """The job is over here; its tensors are let go of."""
+        key = job_key(job.header)
+        self._live.pop(key, None)
+        job.phase, job.activation = phase, Activation(job.header)
+        self._ended[key] = job
+        while len(self._ended) > REMEMBERED:
+            self._ended.popitem(last=False)
+
+    def forget(self, job: Job) -> None:
+        """As if it had never come: a probe for it will say `lost`."""
+        self._live.pop(job_key(job.header), None)
+
+    def keep_answer(self, job: Job, answer: Activation) -> None:
+        """Until newer ones take its place, a probe gets the answer itself."""
+        job.answer = answer
+        self._answers.append(job)
+        self._answer_bytes += answer.nbytes
+        while len(self._answers) > ANSWERS_KEPT or self._answer_bytes > ANSWER_BYTES_KEPT:
+            oldest = self._answers.popleft()
+            if oldest.answer is not None:
+                self._answer_bytes -= oldest.answer.nbytes
+                oldest.answer = None

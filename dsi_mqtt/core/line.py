@@ -1,0 +1,95 @@
+"""The requests a door holds, and which of them may run next.
+
+    recording ──(its count is retained)──► waiting ◄──────(its attempt broke)──────┐
+                                              └──(its turn)──► running ──(answer)──► answering
+
+A *suspect* may have ended a node: it runs alone. Nothing starts beside it, and it starts when
+nothing else runs. Suspects go before the others, or a busy door would never come to them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from dsi_mqtt.core.attempt import Attempt
+from dsi_mqtt.core.request import Input, Reply
+
+AGAIN_FIRST_S: Final = 2.0
+
+State = Literal["recording", "waiting", "running", "answering"]
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """An input in a door's hands, from its first delivery until its answer is taken.
+
+    receipts: deliveries to acknowledge with the answer. attempt: in the chain now, only while
+    running. broken: attempts that ended without evidence of health; stale: those refused in a
+    row. deaths: nodes that ended while they may have held it.
+    """
+
+    id: bytes
+    given: Input
+    deadline: float
+    receipts: list[int] = field(default_factory=list)
+    state: State = "waiting"
+    attempts: int = 0
+    attempt: Attempt | None = None
+    broken: int = 0
+    stale: int = 0
+    deaths: int = 0
+    suspect: bool = False
+    counted: int = 0
+    not_before: float = 0.0
+    probe_at: float = 0.0
+    probes: int = 0
+    reply: Reply | None = None
+    again_at: float = 0.0
+    again_s: float = AGAIN_FIRST_S
+
+    @property
+    def key(self) -> str:
+        return self.given.key
+
+
+class Line:
+    """Requests in the state `waiting`, in order."""
+
+    def __init__(self) -> None:
+        self._suspects: deque[Request] = deque()
+        self._others: deque[Request] = deque()
+
+    def __len__(self) -> int:
+        return len(self._suspects) + len(self._others)
+
+    def join(self, request: Request, *, first: bool = False) -> None:
+        """At the end; `first`: at the front, for a request that has waited before."""
+        line = self._suspects if request.suspect else self._others
+        if first:
+            line.appendleft(request)
+        else:
+            line.append(request)
+
+    def leave(self, request: Request) -> None:
+        for line in (self._suspects, self._others):
+            if request in line:
+                line.remove(request)
+
+    def take(self, running: Collection[Request], window: int, now: float) -> Request | None:
+        """Takes out the one that may start beside those running, if any may."""
+        if any(request.suspect for request in running) or len(running) >= window:
+            return None
+        if self._suspects:
+            return None if running else self._first_due(self._suspects, now)
+        return self._first_due(self._others, now)
+
+    @staticmethod
+    def _first_due(line: deque[Request], now: float) -> Request | None:
+        for request in line:
+            if request.not_before <= now:
+                line.remove(request)
+                return request
+        return None
