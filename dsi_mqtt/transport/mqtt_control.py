@@ -156,6 +156,8 @@ class MqttControlConnection:
             self._check_entered(entering)
         except BaseException as error:
             entering.add_done_callback(self._undo)
+            if self._paho.socket() is not None:
+                entering.cancel()  # the thread is done; only the answer is missing
             if isinstance(error, TimeoutError):
                 raise unreachable(str(self._address), error) from None
             raise

@@ -1,22 +1,27 @@
-"""The data connection against a broker that does what the test says."""
+"""Connections to a broker that does what the test says."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import mqtt5
 import pytest
 
 from dsi_mqtt.errors import BrokerRefusedError, BrokerUnreachableError, ConnectionLostError
 from dsi_mqtt.transport.address import BrokerAddress
-from dsi_mqtt.transport.base import ConnectOptions, Message
+from dsi_mqtt.transport.base import Connection, ConnectOptions, Message
+from dsi_mqtt.transport.mqtt_control import MqttControlConnection
 from dsi_mqtt.transport.mqtt_data import MqttDataConnection
 from dsi_mqtt.transport.mqtt_stream import RECEIVE_BYTES
+
+if TYPE_CHECKING:
+    from tests.transport.conftest import Kind
 
 PATIENCE_S = 20.0
 P = TypeVar("P")
@@ -68,10 +73,17 @@ Script = Callable[[Peer], Awaitable[None]]
 @dataclass
 class ScriptedBroker:
     address: BrokerAddress
-    opened: list[MqttDataConnection] = field(default_factory=list)
+    opened: list[Connection] = field(default_factory=list)
 
-    async def connect(self, **options: Any) -> MqttDataConnection:
+    async def data(self, **options: Any) -> MqttDataConnection:
         connection = await MqttDataConnection.open(self.address, ConnectOptions(**options))
+        self.opened.append(connection)
+        return connection
+
+    async def connect(self, kind: Kind, **options: Any) -> Connection:
+        if kind == "data":
+            return await self.data(**options)
+        connection = await MqttControlConnection.open(self.address, ConnectOptions(**options))
         self.opened.append(connection)
         return connection
 
@@ -103,7 +115,7 @@ async def scripted(script: Script) -> AsyncIterator[ScriptedBroker]:
             await server.wait_closed()
 
 
-async def end_of(connection: MqttDataConnection) -> str:
+async def end_of(connection: Connection) -> str:
     with pytest.raises(ConnectionLostError) as lost:
         async for _ in connection.messages():
             pass
@@ -118,29 +130,29 @@ async def end_of(connection: MqttDataConnection) -> str:
     [
         (b"", "closed it; is it an MQTT 5 broker"),
         (b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", "MQTT 5"),
-        (b"\x20\x02\x00\x01", "malformed"),  # an MQTT 3.1.1 CONNACK: wrong protocol version
-        (mqtt5.PingRespPacket().write() + mqtt5.SubAckPacket(1, []).write(), "unexpected"),
+        (b"\x20\x02\x00\x01", "malformed|version"),  # an MQTT 3.1.1 CONNACK: wrong protocol version
+        (mqtt5.PingRespPacket().write() + mqtt5.SubAckPacket(1, []).write(), "MQTT 5"),
         (
             mqtt5.ConnAckPacket(reason_code=mqtt5.ConnAckReasonCode.SERVER_BUSY).write(),
             "refuses the connection: server busy",
         ),
     ],
 )
-async def test_who_is_no_mqtt_5_broker_is_told_apart(answer: bytes, says: str) -> None:
+async def test_who_is_no_mqtt_5_broker_is_told_apart(kind: Kind, answer: bytes, says: str) -> None:
     async def script(peer: Peer) -> None:
         await peer.receive(mqtt5.ConnectPacket)
         peer.send(answer)
 
     async with scripted(script) as broker:
         with pytest.raises(BrokerRefusedError, match=says) as refused:
-            await broker.connect()
+            await broker.connect(kind)
         assert str(broker.address) in str(refused.value)
 
 
-async def test_who_does_not_answer_is_unreachable() -> None:
+async def test_who_does_not_answer_is_unreachable(kind: Kind) -> None:
     async with scripted(Peer.gone) as broker:
         with pytest.raises(BrokerUnreachableError, match="timed out"):
-            await broker.connect(connect_timeout_s=0.05)
+            await broker.connect(kind, connect_timeout_s=0.05)
 
 
 async def test_a_host_without_a_name_is_unreachable() -> None:
@@ -148,7 +160,7 @@ async def test_a_host_without_a_name_is_unreachable() -> None:
         await MqttDataConnection.open(BrokerAddress("no.such.host.invalid"), ConnectOptions())
 
 
-async def test_a_cancelled_opening_leaves_no_socket() -> None:
+async def test_a_cancelled_opening_leaves_no_socket(kind: Kind) -> None:
     asked = asyncio.Event()
 
     async def script(peer: Peer) -> None:
@@ -157,7 +169,7 @@ async def test_a_cancelled_opening_leaves_no_socket() -> None:
         await peer.gone()
 
     async with scripted(script) as broker:
-        opening = asyncio.create_task(broker.connect())
+        opening = asyncio.create_task(broker.connect(kind))
         await asked.wait()
         opening.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -167,39 +179,56 @@ async def test_a_cancelled_opening_leaves_no_socket() -> None:
 # -- what a broker may get wrong -----------------------------------------------------------------
 
 
+TAKEN_OVER = mqtt5.DisconnectReasonCode.SESSION_TAKEN_OVER
+
+
 @pytest.mark.parametrize(
     ("sent", "says"),
     [
-        (b"\x30\xff\xff\xff\xff\x01", "malformed"),
-        (b"\x30\x02\x00\x05", "malformed"),
-        (b"\x00\x00", "malformed"),
-        (mqtt5.ConnAckPacket().write(), "unexpected ConnAckPacket"),
-        (mqtt5.PubAckPacket(77).write(), "unexpected PubAckPacket"),
-        (mqtt5.ConnectPacket("c").write(), "unexpected ConnectPacket"),
-        (
-            mqtt5.PublishPacket("a", b"", qos=mqtt5.QoS.EXACTLY_ONCE, packet_id=1).write(),
-            "QoS 2",
-        ),
-        (
-            mqtt5.DisconnectPacket(
-                reason_code=mqtt5.DisconnectReasonCode.SESSION_TAKEN_OVER
-            ).write(),
-            "session taken over",
-        ),
+        (b"\x30\xff\xff\xff\xff\x01", "malformed packet|protocol error"),
+        (b"\x30\x02\x00\x05", "malformed packet|protocol error|malformed utf"),
+        (b"\x00\x00", "malformed packet|protocol error"),
+        (mqtt5.ConnectPacket("c").write(), "unexpected ConnectPacket|protocol error"),
+        (mqtt5.DisconnectPacket(reason_code=TAKEN_OVER).write(), "session taken over"),
     ],
 )
-async def test_what_a_broker_must_not_send_ends_the_connection(sent: bytes, says: str) -> None:
+async def test_what_a_broker_must_not_send_ends_the_connection(
+    kind: Kind, sent: bytes, says: str
+) -> None:
     async def script(peer: Peer) -> None:
         await peer.admit()
         peer.send(sent)
         await peer.gone()
 
     async with scripted(script) as broker:
-        connection = await broker.connect()
-        publishing = asyncio.create_task(connection.publish(Message("a", b"", qos=1)))
-        assert says in await end_of(connection)
+        connection = await broker.connect(kind)
+        assert re.search(says, await end_of(connection))
         with pytest.raises(ConnectionLostError):
-            await publishing
+            await connection.publish(Message("a", b"", qos=1))
+
+
+QOS_2 = mqtt5.QoS.EXACTLY_ONCE
+
+
+@pytest.mark.parametrize(
+    ("sent", "says"),
+    [
+        (mqtt5.ConnAckPacket().write(), "unexpected ConnAckPacket"),
+        (mqtt5.PubAckPacket(77).write(), "unexpected PubAckPacket"),
+        (mqtt5.PublishPacket("a", b"", qos=QOS_2, packet_id=1).write(), "QoS 2"),
+    ],
+)
+async def test_what_nobody_asked_for_ends_a_data_connection(sent: bytes, says: str) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.admit()
+        await peer.receive(mqtt5.PublishPacket)
+        peer.send(sent)
+        await peer.gone()
+
+    async with scripted(script) as broker:
+        connection = await broker.data()
+        with pytest.raises(ConnectionLostError, match=says):
+            await connection.publish(Message("a", b"", qos=1))
 
 
 async def test_an_answer_of_the_wrong_kind_ends_the_connection() -> None:
@@ -210,12 +239,12 @@ async def test_an_answer_of_the_wrong_kind_ends_the_connection() -> None:
         await peer.gone()
 
     async with scripted(script) as broker:
-        connection = await broker.connect()
+        connection = await broker.data()
         with pytest.raises(ConnectionLostError, match="unexpected PubAckPacket"):
             await connection.subscribe("a")
 
 
-async def test_packets_may_come_in_any_pieces() -> None:
+async def test_packets_may_come_in_any_pieces(kind: Kind) -> None:
     sizes = (0, 1, 120, 130, 20_000, RECEIVE_BYTES, 3 * RECEIVE_BYTES, 5)
     stream = b"".join(mqtt5.PublishPacket("a", bytes([n % 251]) * n).write() for n in sizes)
 
@@ -229,7 +258,7 @@ async def test_packets_may_come_in_any_pieces() -> None:
         await peer.gone()
 
     async with scripted(script) as broker:
-        connection = await broker.connect()
+        connection = await broker.connect(kind)
         got = [await anext(connection.messages()) for _ in sizes]
         connection.abort()
 
@@ -239,7 +268,7 @@ async def test_packets_may_come_in_any_pieces() -> None:
 # -- answers -------------------------------------------------------------------------------------
 
 
-async def test_a_refused_subscription_names_its_filter() -> None:
+async def test_a_refused_subscription_names_its_filter(kind: Kind) -> None:
     async def script(peer: Peer) -> None:
         await peer.admit()
         for code in (
@@ -249,21 +278,31 @@ async def test_a_refused_subscription_names_its_filter() -> None:
             asked = await peer.receive(mqtt5.SubscribePacket)
             assert asked.topic_filters[0].retain_as_published
             peer.send(mqtt5.SubAckPacket(asked.packet_id, [code]))
-        left = await peer.receive(mqtt5.UnsubscribePacket)
-        peer.send(mqtt5.UnsubAckPacket(left.packet_id, [mqtt5.UnsubAckReasonCode.NOT_AUTHORIZED]))
         await peer.gone()
 
     async with scripted(script) as broker:
-        connection = await broker.connect()
+        connection = await broker.connect(kind)
         with pytest.raises(BrokerRefusedError, match="subscribe to 'a/#': not authorized"):
             await connection.subscribe("a/#", qos=1)
         with pytest.raises(BrokerRefusedError, match="grants 'a/#' at QoS 0 only"):
             await connection.subscribe("a/#", qos=1)
+
+
+async def test_a_refused_unsubscription_names_its_filter() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.admit()
+        left = await peer.receive(mqtt5.UnsubscribePacket)
+        code = mqtt5.UnsubAckReasonCode.NOT_AUTHORIZED
+        peer.send(mqtt5.UnsubAckPacket(left.packet_id, [code]))
+        await peer.gone()
+
+    async with scripted(script) as broker:
+        connection = await broker.data()
         with pytest.raises(BrokerRefusedError, match="unsubscribe from 'a/#': not authorized"):
             await connection.unsubscribe("a/#")
 
 
-async def test_a_refused_message_names_its_topic() -> None:
+async def test_a_refused_message_names_its_topic(kind: Kind) -> None:
     async def script(peer: Peer) -> None:
         await peer.admit()
         asked = await peer.receive(mqtt5.PublishPacket)
@@ -273,25 +312,25 @@ async def test_a_refused_message_names_its_topic() -> None:
         await peer.gone()
 
     async with scripted(script) as broker:
-        connection = await broker.connect()
+        connection = await broker.connect(kind)
         with pytest.raises(BrokerRefusedError, match="a message to a/b: not authorized"):
             await connection.publish(Message("a/b", b"", qos=1))
 
 
-async def test_what_a_broker_does_not_offer_is_not_asked_of_it() -> None:
+async def test_what_a_broker_does_not_offer_is_not_asked_of_it(kind: Kind) -> None:
     async def script(peer: Peer) -> None:
         await peer.admit(max_qos=mqtt5.QoS.AT_MOST_ONCE, retain_available=False)
         await peer.gone()
 
     async with scripted(script) as broker:
-        connection = await broker.connect()
+        connection = await broker.connect(kind)
         with pytest.raises(BrokerRefusedError, match="no QoS 1"):
             await connection.publish(Message("a", b"", qos=1))
         with pytest.raises(BrokerRefusedError, match="retains no messages"):
             await connection.publish(Message("a", b"", retain=True))
 
 
-async def test_the_brokers_receive_maximum_holds_even_after_cancellations() -> None:
+async def test_the_brokers_receive_maximum_holds_even_after_cancellations(kind: Kind) -> None:
     """Three may be in flight; a publish that nobody waits for any more still is."""
 
     async def script(peer: Peer) -> None:
@@ -307,7 +346,7 @@ async def test_the_brokers_receive_maximum_holds_even_after_cancellations() -> N
         await peer.gone()
 
     async with scripted(script) as broker:
-        connection = await broker.connect()
+        connection = await broker.connect(kind)
         publishing = [
             asyncio.create_task(connection.publish(Message("a", b"", qos=1))) for _ in range(14)
         ]
@@ -316,7 +355,7 @@ async def test_the_brokers_receive_maximum_holds_even_after_cancellations() -> N
         publishing[12].cancel()  # waiting for its turn, as the last
         publishing[13].cancel()
         for waiting in publishing[1:9]:
-            connection.publish_soon(Message("fence", b""))
+            await connection.publish(Message("fence", b""))
             await waiting
         answers = await asyncio.gather(*publishing[9:12])
 
@@ -339,7 +378,7 @@ async def test_packet_ids_in_use_are_passed_over() -> None:
         await peer.gone()
 
     async with scripted(script) as broker:
-        connection = await broker.connect()
+        connection = await broker.data()
         first = asyncio.create_task(connection.publish(Message("a", b"", qos=1)))
         await asyncio.sleep(0)
 
@@ -367,7 +406,7 @@ async def test_the_brokers_keep_alive_overrules_ours() -> None:
         await peer.gone()
 
     async with scripted(script) as broker:
-        await broker.connect(keep_alive_s=3600)
+        await broker.data(keep_alive_s=3600)
         await pinged.wait()
 
 
@@ -377,7 +416,7 @@ async def test_a_broker_that_answers_no_ping_is_lost() -> None:
         await peer.gone()
 
     async with scripted(script) as broker:
-        connection = await broker.connect(keep_alive_s=0)
+        connection = await broker.data(keep_alive_s=0)
         connection._stream.keep_alive(0.02)
         assert "has not answered for 0.02 s" in await end_of(connection)
 
@@ -401,7 +440,7 @@ async def test_pings_go_on_while_nothing_more_is_read() -> None:
         await peer.gone()
 
     async with scripted(script) as broker:
-        connection = await broker.connect(keep_alive_s=0, hold_count=1)
+        connection = await broker.data(keep_alive_s=0, hold_count=1)
         connection._stream.keep_alive(0.02)
         await pinged.wait()
         for _ in range(8):
@@ -429,7 +468,7 @@ async def test_publish_waits_for_a_broker_that_does_not_read() -> None:
         await peer.gone()
 
     async with scripted(script) as broker:
-        connection = await broker.connect()
+        connection = await broker.data()
         payload = bytes(1024 * 1024)
         publishing = await blocked(connection, Message("a", payload))
         draining = asyncio.create_task(connection.drained())
@@ -452,7 +491,7 @@ async def test_who_waits_to_write_is_told_of_the_end() -> None:
         peer.writer.transport.abort()
 
     async with scripted(script) as broker:
-        connection = await broker.connect()
+        connection = await broker.data()
         for _ in range(64):
             connection.publish_soon(Message("a", bytes(1024 * 1024)))
         publishing = asyncio.create_task(connection.publish(Message("a", b"")))
@@ -475,7 +514,7 @@ async def test_close_does_not_wait_for_a_broker_that_does_not_read(
         await closed.wait()
 
     async with scripted(script) as broker:
-        connection = await broker.connect()
+        connection = await broker.data()
         for _ in range(64):
             connection.publish_soon(Message("a", bytes(1024 * 1024)))
         await connection.close()
@@ -492,7 +531,7 @@ async def test_close_sends_what_was_published_and_then_says_goodbye() -> None:
         await peer.gone()
 
     async with scripted(script) as broker:
-        connection = await broker.connect()
+        connection = await broker.data()
         for _ in range(8):
             connection.publish_soon(Message("a", bytes(1024 * 1024)))
         await connection.close()
