@@ -1,8 +1,8 @@
 """Activations as bytes: a msgpack header, then the tensors' raw bytes, in chunks.
 
 A chunk is one MQTT message. The first carries the whole header, the others only what tells
-them apart; the size is declared in the first and checked before memory is taken for it. The
-checksum covers all raw bytes. Nothing here ever unpickles.
+them apart; the size is declared in the first and checked before memory is taken for it. Each
+message carries a checksum of all of it. Nothing here ever unpickles.
 
 A broker stores a whole message before it forwards it, so chunks of about 256 KB let sending,
 forwarding and receiving overlap (docs/decisions/0002).
@@ -15,9 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, cast
 
-import msgpack
 import numpy as np
-import xxhash
 
 from dsi_mqtt.core.activation import Tensor, Tensors, expected_bytes
 from dsi_mqtt.core.message import Activation, Header
@@ -29,7 +27,9 @@ from dsi_mqtt.wire.header import (
     details,
     header_of,
     identity,
+    is_sound,
     request_id,
+    sealed,
     shown,
     text,
 )
@@ -67,7 +67,6 @@ class _Declared:
 
     header: Header
     specs: tuple[_Spec, ...]
-    checksum: object
 
 
 def encode(activation: Activation, *, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
@@ -82,11 +81,9 @@ def encode(activation: Activation, *, chunk_bytes: int = CHUNK_BYTES) -> Iterato
         if i == 0:
             fields.update(details(header))
             fields["tensors"] = specs
-            if total:
-                fields["xxh3"] = xxhash.xxh3_64_intdigest(raw)
         fields["chunk"] = {"i": i, "n": pieces, "offset": offset, "total": total}
-        packed: bytes = msgpack.packb(fields)
-        yield b"".join((packed, raw[offset : offset + chunk_bytes])) if total else packed
+        piece = raw[offset : offset + chunk_bytes]
+        yield b"".join((sealed(fields, piece), piece))
 
 
 def _lay_out(tensors: Tensors) -> tuple[memoryview, list[Fields]]:
@@ -139,7 +136,9 @@ def _declared(fields: Fields, total: int) -> _Declared:
         raise BrokenActivationError(message, header) from None
     except WireError as error:
         raise BrokenActivationError(str(error), header) from None
-    return _Declared(header, specs, fields.get("xxh3"))
+    if max((spec.stop for spec in specs), default=0) != total:
+        raise BrokenActivationError("tensors do not account for all bytes declared", header)
+    return _Declared(header, specs)
 
 
 def _spec(spec: Fields, total: int) -> _Spec:
@@ -192,6 +191,8 @@ class Assembler:
         message is not readable at all.
         """
         fields, raw = decode(payload)
+        if not is_sound(payload):
+            raise self._damaged(fields)
         chunk = _chunk(fields)
         if chunk.i == 0 and chunk.n == 1:
             return self._whole(fields, chunk, raw)
@@ -274,6 +275,14 @@ class Assembler:
             raise BrokenActivationError(message, partial.declared.header)
         return _finish(partial.declared, partial.buffer)
 
+    def _damaged(self, fields: Fields) -> BrokenActivationError:
+        """What was damaged is given up under the name it bears; a wrong one hurts nobody."""
+        key = _key(fields)
+        partial = self._partial.get(key)
+        self._drop(key)
+        header = partial.declared.header if partial else header_of(fields)
+        return BrokenActivationError("checksum differs: the activation was damaged", header)
+
     def _drop(self, key: AssemblyKey) -> None:
         partial = self._partial.pop(key, None)
         if partial is not None:
@@ -296,9 +305,6 @@ def _key(fields: Fields) -> AssemblyKey:
 
 
 def _finish(declared: _Declared, raw: memoryview) -> Activation:
-    if len(raw) and xxhash.xxh3_64_intdigest(raw) != declared.checksum:
-        message = "checksum differs: the activation was damaged"
-        raise BrokenActivationError(message, declared.header)
     return Activation(
         declared.header,
         tuple(Tensor(s.name, s.dtype, s.shape, raw[s.start : s.stop]) for s in declared.specs),

@@ -1,10 +1,15 @@
-"""Headers of activations: msgpack maps, read by hand because they pass for every hop."""
+"""Headers of activations: msgpack maps, read by hand because they pass for every hop.
+
+Each message is sealed: `xxh3`, the first key, is the checksum of everything else in it, header
+and raw bytes. It shows damage, not forgery.
+"""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
 import msgpack
+import xxhash
 
 from dsi_mqtt.core.activation import Row
 from dsi_mqtt.core.message import (
@@ -22,6 +27,9 @@ from dsi_mqtt.errors import WireError
 HEADER_MAX: Final = 64 * 1024
 REQUEST_ID_BYTES: Final = 16
 _PEEK: Final = 2048
+_SEAL: Final = msgpack.packb("xxh3") + b"\xcf"  # before the eight bytes of an unsigned integer
+_SEAL_BYTES: Final = 8
+_SEAL_BY: Final = 3 + len(_SEAL)  # behind the longest beginning of a map
 
 Fields = dict[str, Any]
 
@@ -80,6 +88,30 @@ def details(header: Header) -> Fields:
     if header.failure is not None:
         fields["error"] = {"code": header.failure.code, "message": header.failure.message}
     return fields
+
+
+def sealed(fields: Fields, raw: memoryview) -> bytes:
+    """The packed header of a message whose raw bytes are `raw`."""
+    packed: bytes = msgpack.packb({"xxh3": (1 << 64) - 1} | fields)
+    at = packed.index(_SEAL) + len(_SEAL)
+    before, after = packed[:at], packed[at + _SEAL_BYTES :]
+    return b"".join((before, _checksum(before, after, raw), after))
+
+
+def is_sound(payload: bytes | memoryview) -> bool:
+    """Whether a message is as it was sealed."""
+    view = memoryview(payload)
+    at = bytes(view[:_SEAL_BY]).find(_SEAL) + len(_SEAL)
+    end = at + _SEAL_BYTES
+    return at >= len(_SEAL) and _checksum(view[:at], view[end:]) == view[at:end]
+
+
+def _checksum(*parts: bytes | memoryview) -> bytes:
+    checksum = xxhash.xxh3_64()
+    for part in parts:
+        checksum.update(part)
+    digest: bytes = checksum.digest()
+    return digest
 
 
 def decode(payload: bytes | memoryview) -> tuple[Fields, memoryview]:
