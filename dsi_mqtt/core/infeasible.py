@@ -21,7 +21,9 @@ from dsi_mqtt.errors import one_sentence
 
 # Expansions for one question. A placement that is not found within them does not count, so that
 # a remedy stays true, and may ask for more than the least.
-_EXPANSIONS: Final = 1_000
+_EXPANSIONS: Final = 150
+# Nodes for which more memory is tried.
+_CANDIDATES: Final = 8
 _STEPS_PER_MIB: Final = 10
 
 
@@ -136,13 +138,13 @@ def _more_memory(situation: Situation) -> tuple[str, str]:
     """The node and the remedy that asks for the least; "nodes" where no single one is enough."""
     total = _steps(situation)
     least, best = total + 1, ""
-    for node in sorted(situation.nodes, key=lambda node: node.node):
-        if _grown(situation, least - 1, node.node).possible():
+    for name in _worth_growing(situation):
+        if _grown(situation, least - 1, name).possible():
 
-            def suffices(steps: int, name: str = node.node) -> bool:
+            def suffices(steps: int, name: str = name) -> bool:
                 return _grown(situation, steps, name).possible()
 
-            least, best = _least(suffices, least - 1), node.node
+            least, best = _least(suffices, least - 1), name
     if best:
         return best, f"{_mib(least)} MiB more of weights on node {best}"
     if _grown(situation, total).possible():
@@ -150,6 +152,17 @@ def _more_memory(situation: Situation) -> tuple[str, str]:
         return "nodes", f"{_mib(steps)} MiB more of weights on every node"
     whole = _grown(situation, total)
     return "nodes", f"{_mib(total)} MiB more of weights on every node; {_more_segments(whole)}"
+
+
+def _worth_growing(situation: Situation) -> list[str]:
+    """The roomiest nodes, of those without which no growth helps."""
+    problem = situation.problem()
+    useful = set(range(len(problem.nodes)))
+    for group in problem.memory.short():
+        useful &= group.nodes
+    free = problem.memory.free
+    roomiest = sorted(useful, key=lambda node: (-free[node], node))
+    return [problem.nodes[node].node for node in roomiest[:_CANDIDATES]]
 
 
 def _grown(situation: Situation, steps: int, name: str | None = None) -> Situation:
@@ -176,13 +189,12 @@ def _memory_message(situation: Situation) -> str:
                 f"unit {unit} weighs {size / 2**20:.1f} MiB, and no node that may compute it can "
                 f"hold more than {max(rooms) / 2**20:.1f} MiB"
             )
-    for group in problem.memory.groups:
-        if group.need[0] > group.have:
-            names = ", ".join(problem.nodes[node].node for node in sorted(group.nodes))
-            return (
-                f"{group.need[0] / 2**20:.1f} MiB of weights must be on {names}, and "
-                f"{group.have / 2**20:.1f} MiB are free there"
-            )
+    for group in problem.memory.short():
+        names = ", ".join(problem.nodes[node].node for node in sorted(group.nodes))
+        return (
+            f"{group.need[0] / 2**20:.1f} MiB of weights must be on nodes that have "
+            f"{group.have / 2**20:.1f} MiB free: {names}"
+        )
     total = situation.graph.weight_bytes(situation.graph.whole)
     return (
         f"no cut of the {total / 2**20:.1f} MiB of weights fits the {len(problem.nodes)} nodes "

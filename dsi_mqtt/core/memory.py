@@ -138,6 +138,10 @@ class Memory:
                 return False
         return True
 
+    def short(self) -> list[Group]:
+        """Groups that have too little before anything is placed."""
+        return [group for group in self.groups if group.need[0] > group.have]
+
     def covers(self, light: Loads, heavy: Loads) -> bool:
         """Whether `light`, loads of some nodes in `heavy`, leaves room for whatever that does."""
         others = {load.node: load for load in heavy}

@@ -23,8 +23,8 @@ from dsi_mqtt.errors import ConfigError
 
 __all__ = ["Infeasible", "Plan", "PlannedHop", "PlannedSegment", "check", "plan"]
 
-# Expansions after which the search gives the best it has; a few seconds.
-EXPANSIONS: Final = 4_000
+# Expansions after which the search gives the best it has; less than a second.
+EXPANSIONS: Final = 5_000
 
 
 @dataclass(frozen=True, slots=True)
