@@ -70,7 +70,7 @@ class TorchEngine:
         self._purpose.prepare(units, self._head)
 
     def drop(self, units: UnitRange) -> None:
-        self._model.holding.drop(units)
+        self._model.drop(units)
 
     def loaded_bytes(self) -> int:
         return self._model.holding.held_bytes()

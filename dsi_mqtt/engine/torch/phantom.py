@@ -73,15 +73,12 @@ class Phantom(torch.Tensor):
         del types
         if func in _FILLS or func in _FULLS:
             return _filled(func, args, kwargs or {})
-        leaves, spec = pytree.tree_flatten((args, kwargs or {}))
         sources: set[str] = set()
-        for leaf in leaves:
-            if type(leaf) is Phantom:
-                sources |= leaf.sources
+        hollow_args = [_hollow(value, sources) for value in args]
+        hollow_kwargs = {name: _hollow(value, sources) for name, value in (kwargs or {}).items()}
         written = args[0] if func._schema.is_mutable else None  # noqa: SLF001 - no public way
         if written is not None and type(written) is not Phantom:
             raise NeedsValueError(str(func), frozenset(sources))
-        hollow_args, hollow_kwargs = pytree.tree_unflatten(map(_hollow, leaves), spec)
         try:
             out = func(*hollow_args, **hollow_kwargs)
         except (NotImplementedError, RuntimeError) as error:
@@ -97,7 +94,7 @@ class Phantom(torch.Tensor):
 
 def phantom_like(tensor: torch.Tensor, sources: Iterable[str] = ()) -> Phantom:
     """A phantom with the shape, strides and dtype of `tensor`."""
-    return Phantom(_hollow(tensor), set(sources))
+    return Phantom(_hollow(tensor, set()), set(sources))
 
 
 def phantom(shape: Iterable[int], dtype: torch.dtype, sources: Iterable[str] = ()) -> Phantom:
@@ -113,12 +110,17 @@ def sources_of(value: object) -> set[str]:
     return set().union(*(phantom.sources for phantom in phantoms_in(value)))
 
 
-def _hollow(leaf: Tree) -> Tree:
-    if type(leaf) is Phantom:
-        return leaf.inner
-    if isinstance(leaf, torch.Tensor):
-        return torch.empty_strided(leaf.shape, leaf.stride(), dtype=leaf.dtype, device=_META)
-    return _META if isinstance(leaf, torch.device) else leaf
+def _hollow(value: Tree, sources: set[str]) -> Tree:
+    """`value` with its tensors on meta; what phantoms in it come from is added to `sources`."""
+    kind = type(value)
+    if kind is Phantom:
+        sources |= value.sources
+        return value.inner
+    if isinstance(value, torch.Tensor):
+        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=_META)
+    if kind is list or kind is tuple:
+        return kind(_hollow(item, sources) for item in value)
+    return _META if kind is torch.device else value
 
 
 def _wrap(out: Tree, func: Operation, sources: set[str]) -> Tree:

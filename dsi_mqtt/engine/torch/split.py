@@ -8,7 +8,8 @@ positions and windows are thereby the model's own work, with the layers' true in
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final
 
 import torch
 from torch import nn
@@ -27,6 +28,9 @@ from dsi_mqtt.engine.torch.taps import Forward, Taps, stream_of, with_stream
 from dsi_mqtt.engine.torch.trees import Tree
 from dsi_mqtt.errors import SplitError, WireError
 
+# Shapes that a segment meets in turn, lengths of texts for the most part.
+_KNOWN_MAX: Final = 4096
+
 
 class SplitModel:
     """A model of which any units may be held and run. Not for two threads at once."""
@@ -43,10 +47,15 @@ class SplitModel:
         self.holding = holding
         self.structure: Structure = find_structure(module, reference, levels)
         self._taps = Taps(module, self.structure.blocks)
-        self._steady: dict[int, Tree] = {}
+        self._known = _Known()
 
     def load(self, units: UnitRange) -> None:
+        self._known.outside.clear()
         self.holding.load(units, self.structure.needs)
+
+    def drop(self, units: UnitRange) -> None:
+        self._known.outside.clear()
+        self.holding.drop(units)
 
     def run(
         self, units: UnitRange, inputs: Mapping[str, torch.Tensor], stream: torch.Tensor | None
@@ -56,7 +65,7 @@ class SplitModel:
         inputs: the model's keyword arguments; phantoms where only the shape came.
         stream: what entered unit `units.start`; None when that is the prelude.
         """
-        segment = _SegmentPass(units, len(self.structure.blocks), stream, self._steady)
+        segment = _SegmentPass(units, len(self.structure.blocks), stream, self._known)
         try:
             with torch.inference_mode(), self._taps.running(segment):
                 result = self.module(**inputs)
@@ -76,13 +85,44 @@ class _StreamEnds(Exception):  # noqa: N818 - it ends a forward early and is no 
 
 
 @dataclass(slots=True)
+class _Known:
+    """What parts of the model that a segment does not hold were seen to return.
+
+    kept: blocks that keep the shape of their stream; such a one always does. Its result with
+        the stream left out, or None where the result is the stream alone.
+    outside: results of modules beside the blocks, by module and shapes of the arguments. Only
+        while the weights held are the same.
+    """
+
+    kept: dict[int, Tree] = field(default_factory=dict)
+    outside: dict[Tree, Tree] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
 class _SegmentPass:
-    """last: the unit of the last block. steady: see `_skip`; kept from pass to pass."""
+    """last: the unit of the last block. entered: whether what came is in the model's flow."""
 
     units: UnitRange
     last: int
     stream: torch.Tensor | None
-    steady: dict[int, Tree]
+    known: _Known
+    entered: bool = False
+
+    def outside(
+        self, path: str, forward: Forward, args: tuple[Tree, ...], kwargs: dict[str, Tree]
+    ) -> Tree:
+        """Ahead of the segment a module is not run again for shapes it was seen with."""
+        key = None if self.units.start == 0 or self.entered else _key(path, args, kwargs)
+        if key is None:
+            return forward(*args, **kwargs)
+        if key not in self.known.outside:
+            result = forward(*args, **kwargs)
+            if type(result) is not Phantom:
+                return result
+            if len(self.known.outside) >= _KNOWN_MAX:
+                self.known.outside.clear()
+            self.known.outside[key] = result
+        return phantom_like(self.known.outside[key], self.known.outside[key].sources)
 
     def block(
         self, unit: int, forward: Forward, args: tuple[Tree, ...], kwargs: dict[str, Tree]
@@ -110,6 +150,7 @@ class _SegmentPass:
                 f"hidden_states is {self.stream.dtype} {tuple(self.stream.shape)}, units "
                 f"{self.units} expect {expected.dtype} {tuple(expected.shape)}"
             )
+        self.entered = True
         return with_stream(value, self.stream)
 
     def _skip(
@@ -117,25 +158,40 @@ class _SegmentPass:
     ) -> Tree:
         """What a block below the segment returns, as a phantom.
 
-        A block that once kept the shape of its stream always does, so it need not run again: its
-        result is remembered with the stream left out. Others, at the ends of stages, run on
-        phantoms, which costs their operations but no arithmetic.
+        Blocks that change the shape, at the ends of stages, run on phantoms each time, which
+        costs their operations but no arithmetic.
         """
+        kept = self.known.kept
+        if unit in kept and kept[unit] is None and args and type(args[0]) is Phantom:
+            return args[0]
         stream = stream_of((args, kwargs))
         assert stream is not None  # noqa: S101 - the trace saw the block with one
-        if not isinstance(stream, Phantom):
+        if type(stream) is not Phantom:
             stream = phantom_like(stream)
             args, kwargs = with_stream((args, kwargs), stream)
-        if unit in self.steady:
-            return with_stream(self.steady[unit], stream)
+        if unit in kept:
+            return stream if kept[unit] is None else with_stream(kept[unit], stream)
         try:
             result = forward(*args, **kwargs)
         except NeedsValueError:
             result = stream
         left = stream_of(result)
         if left is not None and left.shape == stream.shape and len(phantoms_in(result)) == 1:
-            self.steady[unit] = with_stream(result, phantom_like(stream))
+            kept[unit] = None if left is result else with_stream(result, phantom_like(stream))
         return result
+
+
+def _key(path: str, args: tuple[Tree, ...], kwargs: dict[str, Tree]) -> Tree:
+    """What tells calls with other shapes apart; None for arguments of which that is not known."""
+    parts: list[Tree] = [path]
+    for name, value in (*enumerate(args), *kwargs.items()):
+        if isinstance(value, torch.Tensor):
+            parts.append((name, type(value), value.shape, value.stride(), value.dtype))
+        elif value is None or isinstance(value, bool | int | float | str):
+            parts.append((name, value))
+        else:
+            return None
+    return tuple(parts)
 
 
 def _end(value: Tree) -> None:

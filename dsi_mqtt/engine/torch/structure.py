@@ -168,6 +168,12 @@ class _Trace:
             result = self._unseen(unit, fresh, (args, kwargs))
         return self._next_unit(result) if unit == len(self.blocks) else result
 
+    def outside(
+        self, path: str, forward: Forward, args: tuple[Tree, ...], kwargs: dict[str, Tree]
+    ) -> Tree:
+        del path
+        return forward(*args, **kwargs)
+
     def finish(self, output: Tree) -> None:
         if len(self.needs) != len(self.blocks) + 1:
             raise SplitError("the model returned before its last block was called")

@@ -25,18 +25,27 @@ class Pass(Protocol):
     ) -> Tree:
         """Stands in for one call of the block that is unit `unit`."""
 
+    def outside(
+        self, path: str, forward: Forward, args: tuple[Tree, ...], kwargs: dict[str, Tree]
+    ) -> Tree:
+        """Stands in for one call of the module at `path`, which neither is nor holds a block."""
+
 
 class Taps:
-    """blocks: paths of the modules that are units 1, 2 and so on."""
+    """Taps on the blocks, and on the outermost modules beside them that have weights."""
 
     def __init__(self, model: nn.Module, blocks: tuple[str, ...]) -> None:
-        self._modules = [model.get_submodule(path) for path in blocks]
+        """blocks: paths of the modules that are units 1, 2 and so on."""
         self._pass: Pass | None = None
+        self._modules = [model.get_submodule(path) for path in blocks]
+        self._outside = [model.get_submodule(path) for path in _beside(model, blocks)]
         for unit, module in enumerate(self._modules, start=1):
-            module.forward = partial(self._call, unit, module.forward)
+            module.forward = partial(self._block, unit, module.forward)
+        for path, module in zip(_beside(model, blocks), self._outside, strict=True):
+            module.forward = partial(self._beside, path, module.forward)
 
     def remove(self) -> None:
-        for module in self._modules:
+        for module in (*self._modules, *self._outside):
             del module.forward
 
     @contextmanager
@@ -47,10 +56,27 @@ class Taps:
         finally:
             self._pass = None
 
-    def _call(self, unit: int, forward: Forward, *args: Tree, **kwargs: Tree) -> Tree:
+    def _block(self, unit: int, forward: Forward, *args: Tree, **kwargs: Tree) -> Tree:
         if self._pass is None:
             return forward(*args, **kwargs)
         return self._pass.block(unit, forward, args, kwargs)
+
+    def _beside(self, path: str, forward: Forward, *args: Tree, **kwargs: Tree) -> Tree:
+        if self._pass is None:
+            return forward(*args, **kwargs)
+        return self._pass.outside(path, forward, args, kwargs)
+
+
+def _beside(model: nn.Module, blocks: tuple[str, ...]) -> list[str]:
+    found: list[str] = []
+    for path, module in model.named_modules():
+        within = any(path.startswith(f"{other}.") for other in (*blocks, *found))
+        around = any(
+            block == path or block.startswith(f"{path}." if path else "") for block in blocks
+        )
+        if not within and not around and next(module.parameters(), None) is not None:
+            found.append(path)
+    return found
 
 
 def stream_of(value: Tree) -> torch.Tensor | None:

@@ -92,7 +92,7 @@ def run_chain(parts: SplitModel, cuts: tuple[UnitRange, ...], request: Request) 
         try:
             result = parts.run(units, crossing.inputs, stream)
         finally:
-            parts.holding.drop(units)
+            parts.drop(units)
         if units is not cuts[-1]:
             stream, crossing = unpack(pack(result, crossing, carried), carried, dtypes)
     return result

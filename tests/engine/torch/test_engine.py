@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsi_mqtt.core.activation import JSON, Row, Tensor, pack_body, unpack_body
@@ -299,6 +299,7 @@ def test_a_result_that_is_not_a_number_is_no_answer(bert: Path) -> None:
         engine.forward(engine.graph.whole, (Row(),), pack_body(JSON, b"[1, 2]"))
 
 
+@settings(deadline=None, max_examples=30)
 @given(
     texts=st.lists(st.text(min_size=1, max_size=40).filter(str.strip), min_size=1, max_size=3),
     cuts=st.sets(st.integers(1, 7), max_size=3),

@@ -67,7 +67,7 @@ def chain(model: SplitModel, cuts: tuple[int, ...], request: Request) -> Any:
         units = UnitRange(start, stop)
         model.load(units)
         result = model.run(units, request.inputs, stream)
-        model.holding.drop(units)
+        model.drop(units)
         if stop <= len(model.structure.blocks) + 1:
             stream, request = unpack(copied(pack(result, request, carried)), carried, dtypes)
     return result
