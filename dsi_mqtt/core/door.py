@@ -4,7 +4,6 @@ Life of an input:
 
     arrives ─► (repeats an answered one: the kept answer goes out again)
        │       (repeats one in progress: attached to it)
-       │       (handed out again by the broker: its count is retained first)
        ▼
     waiting ─► running: one attempt is in the chain ─► answering ─► acknowledged
        ▲          │ evidence that the attempt broke (`attempts`)
@@ -13,7 +12,8 @@ Life of an input:
 Only an answer counts. The input stays unacknowledged until the broker has taken its answer, so
 that a dead door's inputs go to the next door. What was handed out again, or was in a chain when
 a node of it died, is a *suspect* and runs alone (`line`), so that a poisonous input is found by
-its own deaths and answered with an error at the third.
+its own deaths and answered with an error at the third. Of what was handed out again a count is
+retained before it runs, for a poisonous input ends its door as well.
 
 Results count from whichever attempt they come; failures only from the present one. A door that
 is named no more finishes what it holds, on whichever table serves by then, and admits nothing.
@@ -53,7 +53,7 @@ class Door:
 
     def __init__(self, node: str, incarnation: str, spec: Deployment, peers: Peers) -> None:
         self._spec = spec
-        self._attempts = Attempts((node, incarnation), peers, self._give_up)
+        self._attempts = Attempts((node, incarnation), peers, self._give_up, self._count)
         self._requests: dict[bytes, Request] = {}
         self._by_key: dict[str, Request] = {}
         self._kept = KeptAnswers()
@@ -166,7 +166,7 @@ class Door:
         request = self._by_key.get(record.key)
         if request is None or request.state != "recording":
             return []
-        return self._attempts.join(request, now)
+        return self._attempts.counted(request, now)
 
     def ingress_lost(self) -> None:
         """Receipts of that connection mean nothing any more; the broker will repeat the inputs."""
@@ -188,17 +188,16 @@ class Door:
 
     def _admit(self, request: Request, now: float) -> Effects:
         self._requests[request.id] = self._by_key[request.key] = request
-        if request.given.duplicate or self._redeliveries.count(request.key):
-            return self._count(request, now)
+        # A door died holding it, so it may be why.
+        again = request.given.duplicate or self._redeliveries.count(request.key) > 0
+        request.redelivered = request.suspect = again
         return self._attempts.join(request, now)
 
     def _count(self, request: Request, now: float) -> Effects:
-        """A door died holding it, so it may be why. Counted before it runs, alone."""
-        request.suspect = True
+        """Counted when it is about to run: what only waited has ended no door."""
         request.counted = self._redeliveries.add(request.key, now)
         if request.counted >= POISON_AT:
             return self._give_up(request, POISON, now)
-        request.state = "recording"
         return self._tell(request, now)
 
     # --- the chain ----------------------------------------------------------------------------

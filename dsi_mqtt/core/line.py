@@ -1,7 +1,8 @@
 """The requests a door holds, and which of them may run next.
 
-    recording ──(its count is retained)──► waiting ◄──────(its attempt broke)──────┐
-                                              └──(its turn)──► running ──(answer)──► answering
+    waiting ◄────────────(its attempt broke)─────────────┐
+       ├──(its turn)──────────────────────────────────► running ──(answer)──► answering
+       └──(its turn, and a door died with it)──► recording ──(its count is retained)──► running
 
 A *suspect* may have ended a node: it runs alone. Nothing starts beside it, and it starts when
 nothing else runs. Suspects go before the others, or a busy door would never come to them.
@@ -27,8 +28,9 @@ class Request:
     """An input in a door's hands, from its first delivery until its answer is taken.
 
     receipts: deliveries to acknowledge with the answer. attempt: in the chain now, only while
-    running. broken: attempts that ended without evidence of health; stale: those refused in a
-    row. deaths: nodes that ended while they may have held it.
+    running. broken: attempts that ended on evidence; stale: those that a node refused. deaths:
+    nodes of the chain that ended while they may have held it. redelivered: handed out again by
+    the broker, so that an earlier door may have ended by it; counted: how often, by now.
     """
 
     id: bytes
@@ -42,6 +44,7 @@ class Request:
     stale: int = 0
     deaths: int = 0
     suspect: bool = False
+    redelivered: bool = False
     counted: int = 0
     not_before: float = 0.0
     probe_at: float = 0.0
