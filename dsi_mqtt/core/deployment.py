@@ -136,7 +136,13 @@ class Deployment:
 def parse_units(text: str, field_name: str) -> UnitRange:
     """Reads "2:5" as [2, 5). Raises ConfigError naming `field_name`."""
     start, colon, stop = text.partition(":")
-    if colon and start.isdecimal() and stop.isdecimal() and int(start) < int(stop):
+    if (
+        text.isascii()
+        and colon
+        and start.isdecimal()
+        and stop.isdecimal()
+        and int(start) < int(stop)
+    ):
         return UnitRange(int(start), int(stop))
     raise ConfigError(
         f'{field_name}: {text!r} is no unit range; write "start:stop" with start < stop, quoted'

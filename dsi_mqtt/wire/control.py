@@ -43,23 +43,27 @@ class Codec(Generic[T]):
     def __init__(self, kind: type[T], *, limit: int = CONTROL_MAX) -> None:
         self._adapter: TypeAdapter[Any] = TypeAdapter(_tuple_of(kind), config=WIRE_CONFIG)
         self._limit = limit
-        self._what = kind.__name__
+        self.kind = kind
 
     def encode(self, value: T) -> bytes:
         """Raises TooLargeError."""
         payload: bytes = self._adapter.dump_json((value,), by_alias=True)[1:-1]
         if len(payload) > self._limit:
-            raise TooLargeError(f"{self._what} of {len(payload)} bytes is over {self._limit}")
+            raise TooLargeError(
+                f"{self.kind.__name__} of {len(payload)} bytes is over {self._limit}"
+            )
         return payload
 
     def decode(self, payload: bytes | memoryview) -> T:
         """Raises WireError naming the first field that is wrong, TooLargeError."""
         if len(payload) > self._limit:
-            raise TooLargeError(f"{self._what} of {len(payload)} bytes is over {self._limit}")
+            raise TooLargeError(
+                f"{self.kind.__name__} of {len(payload)} bytes is over {self._limit}"
+            )
         try:
             (value,) = self._adapter.validate_json(b"[%b]" % bytes(payload))
         except ValidationError as error:
-            raise WireError(f"{self._what}: {first_complaint(error)}") from None
+            raise WireError(f"{self.kind.__name__}: {first_complaint(error)}") from None
         return cast("T", value)
 
 

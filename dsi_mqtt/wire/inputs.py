@@ -28,7 +28,7 @@ def parse_input(payload: bytes, content_type: str | None) -> ParsedInput:
 
     What is wrong although an id could be read is a `complaint`, so that the answer can name it.
     """
-    kind = (content_type or JSON).split(";")[0].strip().lower()
+    kind = (content_type or "").split(";")[0].strip().lower() or JSON
     if len(kind) > CONTENT_TYPE_MAX or not kind.isascii():
         raise InvalidInputError(f"Content Type {kind!r:.40} cannot be read")
     if kind != JSON:

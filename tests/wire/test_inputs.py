@@ -1,0 +1,174 @@
+"""What devices send and get, also what they should not send."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dsi_mqtt.core.message import Failure
+from dsi_mqtt.core.request import ParsedInput
+from dsi_mqtt.errors import REQUEST_ERRORS, InvalidInputError, RequestError
+from dsi_mqtt.wire.inputs import answer_error, answer_ok, parse_input, read_answer
+
+TEXT = st.text(max_size=20)
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+)
+
+
+@given(VALUES)
+@settings(deadline=None)
+def test_any_json_value_is_an_input(value: Any) -> None:
+    parsed = parse_input(json.dumps({"input": value, "id": "a"}).encode(), None)
+    assert (parsed.identity, parsed.content_type, parsed.complaint) == (
+        "a",
+        "application/json",
+        None,
+    )
+    assert json.loads(parsed.body) == value
+
+
+@given(VALUES, st.none() | TEXT)
+@settings(deadline=None)
+def test_a_result_comes_back_as_it_was_made(value: Any, identity: str | None) -> None:
+    answer = answer_ok(identity, "application/json", json.dumps(value).encode())
+    assert json.loads(answer) == {"id": identity, "status": "ok", "result": value}
+    assert read_answer(answer) == value
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["application/json", "Application/JSON; charset=utf-8", " application/json ", "", ";", None],
+)
+def test_json_is_assumed_and_recognised(kind: str | None) -> None:
+    assert parse_input(b'{"input": 1}', kind) == ParsedInput(None, "application/json", b"1")
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "image/jpeg", "application/x-npy"])
+def test_other_content_is_taken_as_it_is(kind: str) -> None:
+    assert parse_input(b"\xff\x00{", f"{kind.upper()}; a=b") == ParsedInput(
+        None, kind, b"\xff\x00{"
+    )
+
+
+@pytest.mark.parametrize("kind", ["x" * 129, "text/plaïn"])
+def test_a_content_type_that_cannot_be_one_is_refused(kind: str) -> None:
+    with pytest.raises(InvalidInputError, match="Content Type"):
+        parse_input(b"x", kind)
+
+
+@pytest.mark.parametrize(("given", "identity"), [("7", "7"), (7, "7"), (-1, "-1"), (None, None)])
+def test_an_id_is_text_and_whole_numbers_become_it(given: object, identity: str | None) -> None:
+    payload = json.dumps({"input": 1, "id": given}).encode()
+    assert parse_input(payload, None).identity == identity
+
+
+@pytest.mark.parametrize("given", ["", "x" * 129, True, 1.5, [], {}, 10**200, "\ud800"])
+def test_what_is_no_id_is_refused(given: object) -> None:
+    with pytest.raises(InvalidInputError, match="id must be text of 1 to 128"):
+        parse_input(json.dumps({"input": 1, "id": given}).encode(), None)
+
+
+@pytest.mark.parametrize(
+    ("payload", "said"),
+    [
+        (b'{"id": "a"}', "field input is missing; send"),
+        (b'{"id": "a", "inputs": 1, "text": 2}', "missing; found inputs, text; send"),
+        (b'{"id": "a", "input": 1e999}', "a number or a depth that JSON cannot carry"),
+        (b'{"id": "a", "input": [{"x": -1e999}]}', "a number or a depth"),
+    ],
+)
+def test_a_complaint_keeps_the_id_so_that_the_answer_can_name_it(payload: bytes, said: str) -> None:
+    parsed = parse_input(payload, None)
+    assert (parsed.identity, parsed.body) == ("a", b"")
+    assert parsed.complaint is not None
+    assert said in parsed.complaint
+
+
+@pytest.mark.parametrize(
+    ("payload", "said"),
+    [
+        (b"", "not JSON"),
+        (b"{", "not JSON"),
+        (b"hello", "not JSON"),
+        (b"\xff\xfe\xfd", "not JSON"),
+        (b'{"input": NaN}', "NaN is no JSON number"),
+        (b'{"input": -Infinity}', "-Infinity is no JSON number"),
+        (b'{"input": ' + b"9" * 5000 + b"}", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b'{"input":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "not JSON"),
+        (b"[1]", "a JSON array, not an object"),
+        (b'"x"', "a JSON string, not an object"),
+        (b"1", "a JSON number, not an object"),
+        (b"true", "a JSON boolean, not an object"),
+        (b"null", "a JSON null, not an object"),
+    ],
+)
+def test_what_is_no_envelope_is_refused_with_advice(payload: bytes, said: str) -> None:
+    with pytest.raises(InvalidInputError) as refused:
+        parse_input(payload, None)
+    assert said in str(refused.value)
+    assert len(str(refused.value)) <= 200
+    assert refused.value.code == "invalid_input"
+
+
+@given(st.binary(max_size=60) | VALUES.map(lambda value: json.dumps(value).encode()))
+@settings(deadline=None, max_examples=300)
+def test_no_payload_raises_anything_else(payload: bytes) -> None:
+    try:
+        parsed = parse_input(payload, None)
+    except InvalidInputError:
+        return
+    assert parsed.complaint or json.loads(parsed.body) == json.loads(payload)["input"]
+
+
+@pytest.mark.parametrize("code", sorted(REQUEST_ERRORS))
+def test_an_error_answer_raises_what_it_stands_for(code: str) -> None:
+    answer = answer_error("a", Failure(code, "a reason"))
+    assert json.loads(answer) == {
+        "id": "a",
+        "status": "error",
+        "error": {"code": code, "message": "a reason"},
+    }
+    with pytest.raises(REQUEST_ERRORS[code], match="a reason") as raised:
+        read_answer(answer)
+    assert raised.value.code == code
+
+
+def test_a_code_of_a_newer_side_is_still_an_error() -> None:
+    with pytest.raises(RequestError, match="too warm"):
+        read_answer(answer_error(None, Failure("overheated", "too warm")))
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b'"ok"',
+        b"{}",
+        b'{"status":"ok"}',
+        b'{"status":"error"}',
+        b'{"status":"error","error":[]}',
+        b'{"status":"error","error":{"code":"failed"}}',
+        b"[" * 100_000,
+    ],
+)
+def test_an_answer_that_cannot_be_read_is_an_error_too(payload: bytes) -> None:
+    with pytest.raises(RequestError, match="cannot be read"):
+        read_answer(payload)
+
+
+def test_a_head_must_make_json() -> None:
+    with pytest.raises(InvalidInputError, match="results must be JSON"):
+        answer_ok("a", "image/png", b"\x89PNG")
