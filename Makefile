@@ -41,7 +41,7 @@ format: $(STAMP)
 # The C program that `dsi-mqtt bench hop` compares with.
 baseline: $(HOP)
 
-$(HOP): benchmarks/baseline/hop.c benchmarks/baseline/Makefile
+$(HOP): dsi_mqtt/cli/bench_data/hop.c benchmarks/baseline/Makefile
 	@mkdir -p $(@D)
 	@$(MAKE) --silent -C benchmarks/baseline OUT=$(abspath $@)
 

@@ -7,6 +7,7 @@
     ├── SplitError             a split of this model would compute something else
     ├── InfeasibleError        no placement satisfies the constraints
     ├── MachineError           this machine lacks something (a program, a port, memory)
+    │   └── BaselineError            what a benchmark compares with cannot be built
     ├── WireError              bytes from elsewhere are not what they claim to be
     │   └── TooLargeError      … or larger than agreed
     ├── TransportError
@@ -71,6 +72,12 @@ class MachineError(DsiError):
     """This machine lacks something: a program, a free port, memory."""
 
     exit_code: ClassVar[int] = 6
+
+
+class BaselineError(MachineError):
+    """What a benchmark compares with cannot be built: without it no figure is shown."""
+
+    exit_code: ClassVar[int] = 2
 
 
 class WireError(DsiError):

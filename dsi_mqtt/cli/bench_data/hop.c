@@ -18,6 +18,7 @@
 #include <mosquitto.h>
 #include <mqtt_protocol.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -25,6 +26,9 @@
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
+#ifdef __linux__
+#include <sys/prctl.h>
+#endif
 
 enum { TOPIC_MAX = 128, SILENCE_MAX_MS = 30000, KEEP_ALIVE_S = 60 };
 
@@ -52,6 +56,20 @@ static void check(int code, const char *what)
 {
 	if (code != MOSQ_ERR_SUCCESS)
 		fail(what, code == MOSQ_ERR_ERRNO ? strerror(errno) : mosquitto_strerror(code));
+}
+
+/* Asks the kernel to end this process when the command that started it ends. */
+static void end_with_parent(void)
+{
+#ifdef __linux__
+	const char *parent = getenv("DSI_MQTT_PARENT");
+
+	if (!parent)
+		return;
+	prctl(PR_SET_PDEATHSIG, SIGTERM);
+	if (getppid() != atoi(parent))
+		exit(0);
+#endif
 }
 
 static double now_us(void)
@@ -304,6 +322,7 @@ int main(int argc, char **argv)
 	struct options options = parse(argc, argv);
 	const char *role = argv[argc - 1];
 
+	end_with_parent();
 	if (strcmp(role, "ping") == 0)
 		run_ping(&options);
 	else if (strcmp(role, "pong") == 0)

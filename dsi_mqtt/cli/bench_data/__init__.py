@@ -1,0 +1,1 @@
+"""Sources of the programs that benchmarks compare with."""
