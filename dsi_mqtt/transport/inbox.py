@@ -44,26 +44,25 @@ class Inbox(AsyncIterator[Message]):
         self._waiting: deque[Message] = deque()
         self._held: dict[int, tuple[int, int]] = {}
         self._charged = 0
+        self._full = False
         self._reader: asyncio.Future[None] | None = None
         self._end: str | None = None
 
     @property
     def full(self) -> bool:
         """Whether nothing more should be put in. An empty inbox admits a message of any size."""
-        return (self._count_max is not None and len(self._held) >= self._count_max) or (
-            self._bytes_max is not None and self._charged >= self._bytes_max
-        )
+        return self._full
 
     def hold(self, packet_id: int, nbytes: int) -> int:
         """The receipt for a message of `nbytes` payload bytes that will await `release`."""
         receipt = next(_receipts)
         self._held[receipt] = (packet_id, nbytes + RECORD_BYTES)
-        self._charged += nbytes + RECORD_BYTES
+        self._charge(nbytes + RECORD_BYTES)
         return receipt
 
     def put(self, message: Message) -> None:
         if message.receipt is None:
-            self._charged += len(message.payload) + RECORD_BYTES
+            self._charge(len(message.payload) + RECORD_BYTES)
         self._waiting.append(message)
         self._wake()
 
@@ -71,10 +70,8 @@ class Inbox(AsyncIterator[Message]):
         """The packet id to acknowledge; None for what is not, or no longer, held here."""
         if receipt is None or receipt not in self._held:
             return None
-        was_full = self.full
         packet_id, cost = self._held.pop(receipt)
-        self._charged -= cost
-        self._tell_room(was_full)
+        self._charge(-cost)
         return packet_id
 
     def end(self, reason: str) -> None:
@@ -92,9 +89,7 @@ class Inbox(AsyncIterator[Message]):
             await self._arrival()
         message = self._waiting.popleft()
         if message.receipt is None:
-            was_full = self.full
-            self._charged -= len(message.payload) + RECORD_BYTES
-            self._tell_room(was_full)
+            self._charge(-len(message.payload) - RECORD_BYTES)
         return message
 
     async def _arrival(self) -> None:
@@ -110,6 +105,12 @@ class Inbox(AsyncIterator[Message]):
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
 
-    def _tell_room(self, was_full: bool) -> None:
-        if was_full and not self.full:
+    def _charge(self, cost: int) -> None:
+        """Counts, then tells whether that filled the inbox or made room in it."""
+        self._charged += cost
+        was_full = self._full
+        self._full = (self._count_max is not None and len(self._held) >= self._count_max) or (
+            self._bytes_max is not None and self._charged >= self._bytes_max
+        )
+        if was_full and not self._full:
             self.on_room()

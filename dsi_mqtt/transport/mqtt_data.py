@@ -25,6 +25,7 @@ from dsi_mqtt.transport.mqtt_packets import (
     connect_packet,
     granted_limits,
     publish_header,
+    publish_packet,
     reason_text,
     received_message,
 )
@@ -41,6 +42,8 @@ from dsi_mqtt.transport.topics import check_filter
 
 PACKET_ID_MAX: Final = 65_535
 CLOSE_TIMEOUT_S: Final = 2.0
+# Up to this size a copy of the payload is cheaper than a second write.
+JOIN_BYTES: Final = 8 * 1024
 
 Answer = mqtt5.PubAckPacket | mqtt5.SubAckPacket | mqtt5.UnsubAckPacket
 AnswerT = TypeVar("AnswerT", mqtt5.PubAckPacket, mqtt5.SubAckPacket, mqtt5.UnsubAckPacket)
@@ -50,7 +53,7 @@ class MqttDataConnection:
     """One connection, from CONNACK to its end. Made by `open`."""
 
     def __init__(self, address: BrokerAddress, options: ConnectOptions) -> None:
-        self._address = address
+        self._broker = str(address)
         self._inbox = Inbox(count_max=options.hold_count, bytes_max=options.hold_bytes)
         self._stream = PacketStream(self)
         self._inbox.on_room = self._stream.resume
@@ -97,7 +100,7 @@ class MqttDataConnection:
         answer = await self._exchange(packet_id, packet, mqtt5.SubAckPacket)
         for code in answer.reason_codes:
             self._check_reason(code, f"to subscribe to {topic_filter!r}")
-            check_granted(int(code), qos, str(self._address), topic_filter)
+            check_granted(int(code), qos, self._broker, topic_filter)
 
     async def unsubscribe(self, topic_filter: str) -> None:
         packet_id = self._free_packet_id()
@@ -109,7 +112,7 @@ class MqttDataConnection:
     async def publish(self, message: Message) -> bool:
         if message.qos:
             return await self._publish_acknowledged(message)
-        self.publish_soon(message)
+        self._write(message, None)
         if self._stream.congested:
             await self.drained()
         return True
@@ -152,7 +155,7 @@ class MqttDataConnection:
             self._stream.end(f"the broker sent an unexpected {type(packet).__name__}")
 
     def stream_ended(self, reason: str) -> None:
-        self._end = f"the connection to broker {self._address} ended: {reason}"
+        self._end = f"the connection to broker {self._broker} ended: {reason}"
         self._inbox.end(self._end)
         if not self._connack.done():
             self._connack.set_result(None)
@@ -201,12 +204,19 @@ class MqttDataConnection:
         return answer.reason_code != mqtt5.PubAckReasonCode.NO_MATCHING_SUBSCRIBERS
 
     def _write(self, message: Message, packet_id: int | None) -> None:
+        """A small packet in one piece; a large payload behind its header, without a copy."""
         self._check_live()
-        check_message(message, self._limits, str(self._address))
-        header = publish_header(message, packet_id)
-        size = len(header) + len(message.payload)
-        check_size(message, size, self._limits, str(self._address))
-        self._stream.write_with_payload(header, message.payload)
+        check_message(message, self._limits, self._broker)
+        payload = message.payload
+        if len(payload) <= JOIN_BYTES:
+            packet = publish_packet(message, packet_id)
+            check_size(message, len(packet), self._limits, self._broker)
+            self._stream.write(packet)
+        else:
+            header = publish_header(message, packet_id)
+            check_size(message, len(header) + len(payload), self._limits, self._broker)
+            self._stream.write(header)
+            self._stream.write(payload)
 
     async def _exchange(self, packet_id: int, packet: bytes, kind: type[AnswerT]) -> AnswerT:
         self._check_live()
@@ -240,7 +250,7 @@ class MqttDataConnection:
                 return self._packet_id
 
     def _check_reason(self, code: ReasonCode, what: str) -> None:
-        check_reason(int(code), reason_text(code), str(self._address), what)
+        check_reason(int(code), reason_text(code), self._broker, what)
 
     def _check_live(self) -> None:
         if self._end is not None:

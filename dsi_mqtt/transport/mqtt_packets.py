@@ -64,11 +64,24 @@ def granted_limits(packet: mqtt5.ConnAckPacket) -> BrokerLimits:
     )
 
 
+def publish_packet(message: Message, packet_id: int | None) -> bytes:
+    return _publish(message, bytes(message.payload), packet_id)
+
+
 def publish_header(message: Message, packet_id: int | None) -> bytes:
     """PUBLISH up to its payload, which is written behind it without passing through the codec."""
-    empty = mqtt5.PublishPacket(
+    empty = _publish(message, b"", packet_id)
+    length_end = 2
+    while empty[length_end - 1] & 0x80:
+        length_end += 1
+    rest = empty[length_end:]
+    return empty[:1] + encoded_length(len(rest) + len(message.payload)) + rest
+
+
+def _publish(message: Message, payload: bytes, packet_id: int | None) -> bytes:
+    return mqtt5.PublishPacket(
         message.topic,
-        b"",
+        payload,
         qos=QOS[message.qos],
         retain=message.retain,
         packet_id=packet_id,
@@ -78,11 +91,6 @@ def publish_header(message: Message, packet_id: int | None) -> bytes:
         correlation_data=message.correlation_data,
         user_properties=list(message.user_properties),
     ).write()
-    length_end = 2
-    while empty[length_end - 1] & 0x80:
-        length_end += 1
-    rest = empty[length_end:]
-    return empty[:1] + encoded_length(len(rest) + len(message.payload)) + rest
 
 
 def packet_size(message: Message) -> int:

@@ -18,8 +18,6 @@ import mqtt5
 RECEIVE_BYTES: Final = 640 * 1024
 # Bytes the transport may queue before writers wait.
 WRITE_HIGH_BYTES: Final = 1024 * 1024
-# A payload up to this size is joined to its header: one copy is cheaper than a second write.
-JOIN_BYTES: Final = 8 * 1024
 
 _FIXED_HEADER_MAX: Final = 5
 _SILENT_TICKS_MAX: Final = 2
@@ -116,7 +114,7 @@ class PacketStream(asyncio.BufferedProtocol):
         length = 0
         while self._start < self._end and not self._paused and not self._ended:
             try:
-                length = packet_length(self._buffer[self._start : self._end])
+                length = packet_length(self._buffer, self._start, self._end)
                 if not 0 < length <= self._end - self._start:
                     break
                 packet, _ = mqtt5.read(self._buffer[self._start : self._start + length])
@@ -155,20 +153,13 @@ class PacketStream(asyncio.BufferedProtocol):
 
     # -- writing ---------------------------------------------------------------------------------
 
-    def write(self, data: bytes) -> None:
-        """Queues a packet. On an ended stream nothing happens: its reader has been told."""
+    def write(self, data: bytes | memoryview) -> None:
+        """Queues bytes, which must not change any more.
+
+        On an ended stream nothing happens: its reader has been told.
+        """
         if not self._ended:
             self._live().write(data)
-
-    def write_with_payload(self, header: bytes, payload: bytes | memoryview) -> None:
-        """Queues a packet whose payload stands behind its header, a large one without a copy."""
-        if self._ended:
-            return
-        if len(payload) <= JOIN_BYTES:
-            self._live().write(header + payload)
-        else:
-            self._live().write(header)
-            self._live().write(payload)
 
     async def drained(self) -> None:
         """Returns when the socket takes bytes again, or the stream has ended."""
@@ -238,16 +229,18 @@ class PacketStream(asyncio.BufferedProtocol):
         return self._transport
 
 
-def packet_length(data: memoryview) -> int:
-    """Bytes of the packet that `data` begins with, 0 while its fixed header is incomplete.
+def packet_length(data: memoryview, start: int, end: int) -> int:
+    """Bytes of the packet that begins at `start`, 0 while its fixed header is incomplete.
 
     Raises ValueError for a length field of more than four bytes (MQTT 5, section 1.5.5).
     """
-    length = 0
-    for index in range(1, min(len(data), _FIXED_HEADER_MAX)):
-        length |= (data[index] & 0x7F) << (7 * (index - 1))
-        if data[index] < 0x80:  # noqa: PLR2004 - the continuation bit
-            return 1 + index + length
-    if len(data) >= _FIXED_HEADER_MAX:
+    length = shift = 0
+    for index in range(start + 1, min(end, start + _FIXED_HEADER_MAX)):
+        byte = data[index]
+        length |= (byte & 0x7F) << shift
+        if byte < 0x80:  # noqa: PLR2004 - the continuation bit
+            return index + 1 - start + length
+        shift += 7
+    if end - start >= _FIXED_HEADER_MAX:
         raise ValueError("its length field never ends")
     return 0

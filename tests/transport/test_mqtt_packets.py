@@ -15,6 +15,7 @@ from dsi_mqtt.transport.mqtt_packets import (
     encoded_length,
     packet_size,
     publish_header,
+    publish_packet,
     received_message,
 )
 from dsi_mqtt.transport.mqtt_stream import packet_length
@@ -36,6 +37,10 @@ MESSAGES = st.builds(
 )
 
 
+def length_of(data: bytes) -> int:
+    return packet_length(memoryview(b"before" + data + b"after"), 6, 6 + len(data))
+
+
 @given(MESSAGES)
 def test_header_and_payload_are_the_packet_of_the_codec(message: Message) -> None:
     packet_id = 9 if message.qos else None
@@ -55,8 +60,9 @@ def test_header_and_payload_are_the_packet_of_the_codec(message: Message) -> Non
     ).write()
 
     assert written == whole
+    assert publish_packet(message, packet_id) == whole
     assert packet_size(message) == len(whole)
-    assert packet_length(memoryview(whole)) == len(whole)
+    assert length_of(whole) == len(whole)
     packet, _ = mqtt5.read(memoryview(whole))
     assert isinstance(packet, mqtt5.PublishPacket)
     assert received_message(packet, None) == message
@@ -65,9 +71,9 @@ def test_header_and_payload_are_the_packet_of_the_codec(message: Message) -> Non
 @pytest.mark.parametrize("length", [0, 127, 128, 16_383, 16_384, 2_097_151, 2_097_152])
 def test_lengths_at_the_borders_of_their_bytes(length: int) -> None:
     encoded = encoded_length(length)
-    assert packet_length(memoryview(b"\x30" + encoded)) == 1 + len(encoded) + length
+    assert length_of(b"\x30" + encoded) == 1 + len(encoded) + length
     for cut in range(len(encoded)):
-        assert packet_length(memoryview(b"\x30" + encoded[:cut])) == 0
+        assert length_of(b"\x30" + encoded[:cut]) == 0
 
 
 def test_no_packet_is_longer_than_mqtt_allows() -> None:
@@ -82,9 +88,9 @@ def test_the_length_of_anything_is_a_number_or_refused(data: bytes) -> None:
     endless = len(data) >= 5 and all(byte & 0x80 for byte in data[1:5])
     if endless:
         with pytest.raises(ValueError, match="never ends"):
-            packet_length(memoryview(data))
+            length_of(data)
     else:
-        assert 0 <= packet_length(memoryview(data)) <= REMAINING_LENGTH_MAX + 5
+        assert 0 <= length_of(data) <= REMAINING_LENGTH_MAX + 5
 
 
 def test_connect_says_what_the_options_say() -> None:
