@@ -1,0 +1,150 @@
+"""Who may import whom: docs/structure.md as a test, read from the source."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "dsi_mqtt"
+HEAVY = {"torch", "transformers", "safetensors", "PIL"}
+
+# Lower rooms first; rooms of one floor never import each other.
+FLOORS = (
+    {"errors"},
+    {"core"},
+    {"wire", "transport", "engine"},
+    {"worker", "orchestrator", "client", "gateway", "dashboard"},
+    {"sim"},
+    {"cli"},
+)
+# What the pure core may use of the standard library: nothing that waits, measures time, draws
+# lots, or talks to the outside.
+PURE = {
+    "__future__",
+    "bisect",
+    "collections",
+    "dataclasses",
+    "enum",
+    "fractions",
+    "functools",
+    "heapq",
+    "itertools",
+    "math",
+    "numpy",
+    "operator",
+    "statistics",
+    "types",
+    "typing",
+}
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package by its dotted name."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports(path: Path, *, at_start: bool = False) -> Iterator[str]:
+    """Dotted names that a file imports. at_start: only those that loading it runs."""
+    tree = ast.parse(path.read_text("utf-8"), str(path))
+    inside: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            inside.update(child for child in ast.walk(node) if child is not node)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            inside.update(child for part in node.body for child in ast.walk(part))
+    for node in ast.walk(tree):
+        if at_start and node in inside:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: relative imports hide which room is entered"
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                yield name if name in MODULES else str(node.module)
+
+
+def room(module: str) -> str:
+    """The room of "dsi_mqtt.room.…"; of the package itself, ""."""
+    return [*module.split("."), ""][1]
+
+
+def floor(name: str) -> int:
+    return next(i for i, rooms in enumerate(FLOORS) if name in rooms)
+
+
+ROOMS = {room(module) for module in MODULES} - {""}
+
+
+def test_every_room_is_on_the_map() -> None:
+    assert set().union(*FLOORS) >= ROOMS
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if room(module)])
+def test_a_room_imports_only_what_lies_below_it(module: str) -> None:
+    own = room(module)
+    for name in imports(MODULES[module]):
+        other = room(name) if name.split(".")[0] == "dsi_mqtt" else ""
+        if name == "dsi_mqtt":
+            assert own == "cli", f"{module} imports the package's front"
+        elif other and other != own:
+            assert floor(other) < floor(own), f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if room(module) == "core"])
+def test_the_core_is_pure(module: str) -> None:
+    foreign = {name.split(".")[0] for name in imports(MODULES[module])} - {"dsi_mqtt"}
+    assert foreign <= PURE
+    tree = ast.parse(MODULES[module].read_text("utf-8"))
+    waiting = ast.AsyncFunctionDef | ast.Await | ast.AsyncFor | ast.AsyncWith
+    assert not [node for node in ast.walk(tree) if isinstance(node, waiting)]
+
+
+def test_only_its_own_room_imports_torch() -> None:
+    users = {
+        module
+        for module, path in MODULES.items()
+        if any(name.split(".")[0] in HEAVY for name in imports(path))
+    }
+    allowed = {module for module in MODULES if module.startswith("dsi_mqtt.engine.torch")}
+    # An independent answer to compare the chain with, and no part of what serves.
+    assert users - allowed <= {"dsi_mqtt.cli.demo_reference"}
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    graph = {
+        module: {name for name in imports(path, at_start=True) if name in MODULES} - {module}
+        for module, path in MODULES.items()
+    }
+    assert len(list(TopologicalSorter(graph).static_order())) == len(MODULES)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import dsi_mqtt",
+        "from dsi_mqtt import Client",
+        "import dsi_mqtt.worker.app, dsi_mqtt.orchestrator.app",
+        "import dsi_mqtt.engine.select",
+        "import dsi_mqtt.cli.program",
+    ],
+)
+def test_no_torch_is_loaded_before_a_model_needs_it(statement: str) -> None:
+    script = f"{statement}\nimport sys\nprint(*(sys.modules.keys() & {HEAVY!r}))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == []
