@@ -69,7 +69,7 @@ class DemoPlan:
 
         Raises ConfigError: the model is not installed, or `kill` is no gateway.
         """
-        nodes = _GATEWAYS
+        nodes: tuple[SiteNode, ...] = _GATEWAYS
         if caps is not None:
             mib = None if caps[0] is None else caps[0] / MIB
             nodes = tuple(replace(node, memory_mib=mib) for node in nodes)

@@ -28,7 +28,7 @@ from dsi_mqtt.engine.select import TierFactory
 from dsi_mqtt.errors import ConfigError, InfeasibleError, UnknownDeploymentError
 from dsi_mqtt.transport.base import ControlConnection, Message
 from dsi_mqtt.transport.loop import run
-from dsi_mqtt.wire.files import read_deployment
+from dsi_mqtt.wire.files import read_site
 from dsi_mqtt.wire.topics import Topics, check_name
 
 WAIT_S: Final = 180.0
@@ -36,7 +36,7 @@ MIB: Final = 1024 * 1024
 
 
 def deploy(
-    file: Annotated[Path, typer.Argument(help="The deployment, as YAML.")],
+    file: Annotated[Path, typer.Argument(help="One deployment or several, as YAML.")],
     broker: BrokerOption = DEFAULT_URL,
     root: RootOption = ROOT,
     check_only: Annotated[
@@ -46,15 +46,21 @@ def deploy(
     timeout: Annotated[float, typer.Option(help="Seconds to wait.")] = WAIT_S,
 ) -> None:
     """Deploy a model, or change how it is deployed."""
-    deployment = read_deployment(file)
+    deployments, _ = read_site(file)
+    for deployment in deployments:
+        say_without_effect(deployment)
+        if check_only:
+            _check(deployment, file)
+            continue
+        table = run(_deploy(deployment, broker, Topics(root), timeout if wait else None))
+        if table is not None:
+            Console().print(placement(table))
+
+
+def say_without_effect(deployment: Deployment) -> None:
+    """Nobody should believe in a setting that does nothing."""
     for note in without_effect(deployment):
-        print(f"note: {file.name}: {note} has no effect in this version", file=sys.stderr)
-    if check_only:
-        _check(deployment, file)
-        return
-    table = run(_deploy(deployment, broker, Topics(root), timeout if wait else None))
-    if table is not None:
-        Console().print(placement(table))
+        print(f"note: {deployment.name}: {note} has no effect yet", file=sys.stderr)
 
 
 def undeploy(
@@ -82,7 +88,7 @@ def _check(deployment: Deployment, file: Path) -> None:
     except ConfigError as error:
         raise ConfigError(f"{file.name}: {error}") from None
     Console().print(units_table(engine.graph))
-    print(f"{file.name} can be deployed")
+    print(f"{deployment.name} can be deployed")
 
 
 async def _deploy(

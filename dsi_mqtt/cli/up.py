@@ -20,9 +20,9 @@ from dsi_mqtt.cli.common import (
     state_folder,
     until_stopped,
 )
-from dsi_mqtt.cli.deploy import WAIT_S, placement, until_serving
+from dsi_mqtt.cli.deploy import WAIT_S, placement, say_without_effect, until_serving
 from dsi_mqtt.cli.site import Site, nodes_for, running_site
-from dsi_mqtt.core.deployment import Deployment, without_effect
+from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.transport.base import Message
 from dsi_mqtt.transport.loop import run
 from dsi_mqtt.wire.files import read_site
@@ -44,8 +44,7 @@ def up(
     """Run brokers, workers and orchestrator on this machine, and deploy; Ctrl-C ends it all."""
     deployments, site = read_site(file)
     for deployment in deployments:
-        for note in without_effect(deployment):
-            print(f"note: {deployment.name}: {note} has no effect in this version", file=sys.stderr)
+        say_without_effect(deployment)
     nodes = nodes_for(deployments, site)
     folder = state or state_folder() / f"up-{port}"
 

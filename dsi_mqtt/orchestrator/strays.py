@@ -1,8 +1,9 @@
-"""Answers for inputs that no door will ever see: those of unknown deployments.
+"""Answers for inputs that no door will see: of unknown deployments, and of those without a door.
 
 A device that misspells a deployment publishes to a topic nobody subscribes to, and would wait for
-ever. This runs beside the broker, where every input passes anyway, so it costs no link anything
-and shows nobody anything new. An input of a deployment that exists is none of its business.
+ever; so would one whose deployment cannot be placed anywhere. This runs beside the broker, where
+every input passes anyway, so it costs no link anything and shows nobody anything new. An input
+of a deployment that has a door is none of its business.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import logging
 from typing import Final
 
 from dsi_mqtt.core.message import Failure
-from dsi_mqtt.errors import ConnectionLostError, InvalidInputError
+from dsi_mqtt.core.table import TableDocument
+from dsi_mqtt.errors import ConnectionLostError, InvalidInputError, WireError, one_sentence
 from dsi_mqtt.transport.base import ConnectOptions, ControlConnection, Message, Transport
 from dsi_mqtt.transport.lasting import Backoff, keep_connected
 from dsi_mqtt.wire.inputs import answer_error, parse_input
@@ -20,7 +22,7 @@ from dsi_mqtt.wire.topics import Topics
 
 log = logging.getLogger(__name__)
 
-# A deployment that is being published just now gets the time to arrive.
+# A deployment or table that is being published just now gets the time to arrive.
 PATIENCE_S: Final = 1.0
 WAITING_MAX: Final = 256
 
@@ -32,7 +34,8 @@ class StrayAnswerer:
         self._url = url
         self._transport = transport
         self._topics = Topics(root)
-        self._known: set[str] = set()
+        self._specs: set[str] = set()
+        self._tables: dict[str, TableDocument] = {}
 
     async def run(self) -> None:
         async def connect() -> ControlConnection:
@@ -41,7 +44,8 @@ class StrayAnswerer:
         await keep_connected(connect, self._serve, backoff=Backoff(last_s=3.0))
 
     async def _serve(self, connection: ControlConnection) -> None:
-        self._known.clear()
+        self._specs.clear()
+        self._tables.clear()
         topics = self._topics
         for topic in (topics.spec, topics.table):
             await connection.subscribe(topic.filter(), qos=1)
@@ -51,8 +55,9 @@ class StrayAnswerer:
             async for message in connection.messages():
                 self._note(message)
                 parts = topics.input.parts(message.topic)
-                stray = parts is not None and parts["deployment"] not in self._known
-                if parts is None or not stray or not message.payload or len(waiting) >= WAITING_MAX:
+                if parts is None or not message.payload or len(waiting) >= WAITING_MAX:
+                    continue
+                if self._refusal(parts["deployment"]) is None:
                     continue
                 task = asyncio.create_task(self._answer(connection, message, **parts))
                 waiting.add(task)
@@ -62,18 +67,40 @@ class StrayAnswerer:
                 task.cancel()
 
     def _note(self, message: Message) -> None:
-        for topic in (self._topics.spec, self._topics.table):
-            parts = topic.parts(message.topic)
-            if parts is not None and message.payload:
-                self._known.add(parts["deployment"])
-            elif parts is not None:
-                self._known.discard(parts["deployment"])
+        spec = self._topics.spec.parts(message.topic)
+        if spec is not None:
+            (self._specs.add if message.payload else self._specs.discard)(spec["deployment"])
+        table = self._topics.table.parts(message.topic)
+        if table is None:
+            return
+        self._tables.pop(table["deployment"], None)
+        if message.payload:
+            try:
+                document = self._topics.table.payload.decode(message.payload)
+            except WireError as error:
+                log.warning("%s is ignored: %s", message.topic, error)
+            else:
+                self._tables[table["deployment"]] = document
+
+    def _refusal(self, deployment: str) -> Failure | None:
+        """Why nobody will serve an input of this deployment; None when its door will see it."""
+        document = self._tables.get(deployment)
+        if document is None and deployment not in self._specs:
+            sentence = f"deployment {deployment[:64]!r} does not exist here; check its spelling"
+            return Failure("unknown_deployment", sentence)
+        serve = document.serve if document else None
+        if serve is not None and serve.door is not None:
+            return None
+        reason = (serve.reason if serve else None) or "it is being prepared"
+        sentence = f"deployment {deployment[:64]!r} serves nothing now: {reason}"
+        return Failure("unavailable", one_sentence(sentence))
 
     async def _answer(
         self, connection: ControlConnection, message: Message, *, deployment: str, device: str
     ) -> None:
         await asyncio.sleep(PATIENCE_S)
-        if deployment in self._known:
+        failure = self._refusal(deployment)
+        if failure is None:
             return
         own = self._topics.answers(deployment, device)
         asked = message.response_topic
@@ -82,8 +109,6 @@ class StrayAnswerer:
             identity = parse_input(bytes(message.payload), message.content_type).identity
         except InvalidInputError:
             identity = None
-        sentence = f"deployment {deployment[:64]!r} does not exist here; check the topic's spelling"
-        failure = Failure("unknown_deployment", sentence)
         answer = Message(
             topic,
             answer_error(identity, failure),
