@@ -173,6 +173,20 @@ class Door:
         self._passed_over.clear()
         for request in self._requests.values():
             request.receipts.clear()
+        if self._leaving:
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Named no more and without ingress: what is not in the chain is left to the next door."""
+        for request in list(self._requests.values()):
+            if request.state in ("waiting", "recording"):
+                self._attempts.end(request, cancel=False)
+                self._forget(request)
+
+    def _forget(self, request: Request) -> None:
+        del self._requests[request.id]
+        if self._by_key.get(request.key) is request:
+            del self._by_key[request.key]
 
     def _life_s(self, given: Input) -> float:
         life = self._spec.sla.deadline_ms / 1000
@@ -233,9 +247,7 @@ class Door:
         request = self._requests.get(request_id)
         if request is None or request.reply is None:
             return []
-        del self._requests[request.id]
-        if self._by_key.get(request.key) is request:
-            del self._by_key[request.key]
+        self._forget(request)
         # Other errors may pass, so their input may be tried again.
         if request.reply.failure is None or request.reply.failure == POISON:
             self._kept.keep(request.key, request.reply, now + self._spec.input.dedupe_s)

@@ -44,11 +44,14 @@ class Ingress:
     def is_open(self) -> bool:
         return self.state == "open"
 
+    @property
+    def is_connected(self) -> bool:
+        return self.state in ("opening", "open")
+
     def named(self, door: Door, now: float) -> Effects:
         """The serving table names this node and incarnation."""
         self._door = door
-        connected = self.state in ("opening", "open")
-        if connected and self._session != (door.ingress, door.session):
+        if self.is_connected and self._session != (door.ingress, door.session):
             return self._open()  # the session has another name or place now
         if self.state == "absent":
             self.state = "waiting"
@@ -72,14 +75,14 @@ class Ingress:
         return self._open_if_free(now)
 
     def opened(self) -> Effects:
-        if self.state in ("opening", "open"):
+        if self.is_connected:
             self.state = "open"
             return []
         return [CloseIngress(self._deployment, forget=False)]
 
     def lost(self, now: float) -> Effects:
         """The connection ended, or could not be opened."""
-        if self.state not in ("opening", "open"):
+        if not self.is_connected:
             return []
         if self._door is None:
             self.state = "absent"

@@ -193,9 +193,11 @@ class Worker:
         effects: Effects = []
         if undeployed:
             effects += door.refuse_all(_UNDEPLOYED, now)
+        ingress.finishing()
+        if not ingress.is_connected:
+            door.let_go()
         if not door.idle:
             # What it holds is answered first, on the connection it came by.
-            ingress.finishing()
             return effects + door.replaced(self._serving(name), now)
         del self._doors[name], self._ingresses[name]
         return [*effects, *ingress.not_named(forget=undeployed), ReportStatus()]

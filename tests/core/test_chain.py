@@ -1,0 +1,207 @@
+"""A whole chain on virtual time, under faults: what holds at every step, and when they end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.core.build import NAME
+from tests.core.harness import Node, Site, expected
+
+
+# --- what holds at every step -----------------------------------------------------------------
+
+
+def check_step(site: Site, node: Node) -> None:
+    """The door's window, suspects alone, and the credit of every edge."""
+    worker = node.machine
+    for door in worker._doors.values():
+        running = list(door._attempts._running.values())
+        assert len(running) <= site.window, "more attempts in the chain than the window allows"
+        assert len(running) == 1 or not any(r.suspect for r in running), "a suspect had company"
+        assert all((r.attempt is None) == (r.state == "recording") for r in running)
+    for key, edge in worker._relay._edges._outgoing.items():
+        receiver = next((n for n in site.alive() if n.incarnation == key.receiver), None)
+        if receiver is None or receiver.machine._holdings.table(NAME, key.stamp) is None:
+            continue  # its end of the edge is gone
+        incoming = receiver.machine._relay._edges._incoming.get(key)
+        consumed = incoming._consumed if incoming else (0, 0)
+        assert edge._sent[0] >= consumed[0], "more was consumed than was sent"
+        messages = edge._sent[1] - consumed[1]
+        nbytes = edge._sent[0] - consumed[0]
+        assert messages <= edge._window[1], "more activations on an edge than its window"
+        assert nbytes <= edge._window[0] or messages == 1, "more bytes on an edge than its window"
+
+
+# --- what holds when all is quiet -------------------------------------------------------------
+
+
+def check_rest(site: Site) -> None:
+    """No machine keeps anything of requests, attempts or tables that are over."""
+    serve = site.serving
+    assert serve is not None
+    assert serve.door is not None
+    for node in site.alive():
+        worker = node.machine
+        keeps_door = (node.name, node.incarnation) == (serve.door.node, serve.door.incarnation)
+        assert list(worker._doors) == ([NAME] if keeps_door else [])
+        for door in worker._doors.values():
+            assert door.idle
+            assert not door._by_key
+            assert not len(door._attempts._line)
+            assert not door._passed_over
+            assert not len(door._redeliveries)
+        relay = worker._relay
+        assert not relay._jobs._live
+        assert not relay._by_number
+        assert not relay._computing
+        assert not any(relay._queues.values())
+        model = worker._holdings._models[NAME]
+        assert set(model.tables) == {serve.stamp}, f"{node.name} keeps old tables"
+        assert {key.stamp for key in relay._edges._outgoing} <= {serve.stamp}
+        assert {key.stamp for key in relay._edges._incoming} <= {serve.stamp}
+        assert not any(edge._waiting for edge in relay._edges._outgoing.values())
+        wanted = {
+            unit
+            for segment in serve.segments
+            if segment.replicas[0].node == node.name
+            for unit in range(*segment.units)
+        }
+        assert model.loaded == node.engine == wanted, f"{node.name} holds other units than wanted"
+    assert not site.broker.queue
+    assert not site.broker.unacknowledged
+    assert not site.broker.records
+    assert site.broker.holder is site.nodes[serve.door.node]
+
+
+def check_answers(site: Site, *, errors: frozenset[str] = frozenset()) -> None:
+    """One answer for each input: the right result, or an error of a kind that is allowed."""
+    for outcome in site.client.outcomes.values():
+        assert len(outcome.results) + len(outcome.errors) == 1, f"{outcome} has no single answer"
+        if outcome.results:
+            assert outcome.results == [expected(outcome.text)]
+        else:
+            allowed = errors
+            if "poison" in outcome.text:
+                allowed = frozenset({"poison"})
+            elif "raise" in outcome.text:
+                allowed = frozenset({"model_failed"})
+            assert set(outcome.errors) <= allowed, f"{outcome}"
+    for text, results in site.client.plain.items():
+        assert results, f"{text} has no answer"
+        assert set(results) == {expected(text)}
+
+
+def totals(site: Site) -> tuple[int, int, int]:
+    """Retries, errors and repetitions, over all doors there are."""
+    loads = [load for node in site.alive() for load in node.machine.door_loads()]
+    return (
+        sum(load.retried for load in loads),
+        sum(load.errors for load in loads),
+        sum(load.duplicates for load in loads),
+    )
+
+
+def come_to_rest(site: Site) -> None:
+    assert site.run_until(lambda: site.client.settled, 130.0), "an input was never answered"
+    site.run(15.0)
+    # Deaths late in a run can still be followed by a change of table.
+    assert site.run_until(lambda: site.document is not None and not site.document.prepare, 10.0)
+    site.run(15.0)
+
+
+# --- no faults --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_without_faults_nothing_is_retried_and_nothing_fails(seed: int) -> None:
+    site = Site(seed)
+    site.check = check_step
+    for number in range(40):
+        site.client.submit("large" if number % 10 == 9 else "input")
+        site.client.submit_plain()
+        site.run(site.rng.uniform(0.05, 0.35))
+    come_to_rest(site)
+    check_answers(site)
+    check_rest(site)
+    assert totals(site) == (0, 0, 0)
+    assert site.client.pending.resent == 0
+    assert all(len(results) == 1 for results in site.client.plain.values())
+
+
+# --- faults -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Fault:
+    """At `at` seconds into the run; `node` picks one of those alive."""
+
+    kind: str
+    at: float
+    node: int = 0
+
+
+def kill(site: Site, fault: Fault, *, will: bool) -> None:
+    alive = site.alive()
+    if len(alive) > 1:
+        node = alive[fault.node % len(alive)]
+        node.kill(will=will)
+        site.after(0.2 + (fault.node % 7) * 0.5, node.start)
+
+
+def kill_door(site: Site, fault: Fault) -> None:
+    holder = site.broker.holder
+    if holder is not None and len(site.alive()) > 1:
+        holder.kill(will=bool(fault.node % 2))
+        site.after(1.0, holder.start)
+
+
+def move(site: Site, _fault: Fault) -> None:
+    site.maker.moving = True
+
+
+def cut_data(site: Site, fault: Fault) -> None:
+    site.nodes[f"n{fault.node % len(site.nodes)}"].cut_data(0.1 + (fault.node % 5) * 0.2)
+
+
+def disturb(site: Site, fault: Fault) -> None:
+    """For a second, links lose a fifth and repeat a fifth of the activations."""
+    site.loss = site.repetition = 0.2
+
+    def calm() -> None:
+        site.loss = site.repetition = 0.0
+
+    site.after(1.0, calm)
+
+
+FAULTS: dict[str, Callable[[Site, Fault], None]] = {
+    "kill with will": lambda site, fault: kill(site, fault, will=True),
+    "kill in silence": lambda site, fault: kill(site, fault, will=False),
+    "kill the door": kill_door,
+    "move": move,
+    "cut data": cut_data,
+    "cut ingress": lambda site, _fault: site.broker.cut(),
+    "disturb links": disturb,
+    "forget ingress": lambda site, _fault: site.broker.forget(),
+    "poison": lambda site, _fault: site.client.submit("poison"),
+    "raise": lambda site, _fault: site.client.submit("raise"),
+}
+
+
+def play(seed: int, faults: list[Fault], *, plain: bool) -> Site:
+    """Load for ten seconds with faults in it, then quiet."""
+    site = Site(seed)
+    site.check = check_step
+    for fault in faults:
+        site.after(fault.at, lambda fault=fault: FAULTS[fault.kind](site, fault))  # type: ignore[misc]
+    for _ in range(40):
+        site.client.submit("input")
+        if plain:
+            site.client.submit_plain()
+        site.run(site.rng.uniform(0.0, 0.5))
+    come_to_rest(site)
+    return site
