@@ -166,6 +166,8 @@ class MqttControlConnection:
 
     def _check_entered(self, entering: asyncio.Task[aiomqtt.Client]) -> None:
         self._check_reason(self._connack, "the connection")
+        if self._connack is not None:
+            return  # admitted, even where it has ended already
         if not entering.done():
             raise BrokerRefusedError(f"{self._end}; is it an MQTT 5 broker?")
         error = entering.exception()
