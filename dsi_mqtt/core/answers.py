@@ -3,7 +3,7 @@
 | kept | why | until |
 |---|---|---|
 | results | a repeated id is answered without computing again | `input.dedupe_s`, 4096, 32 MiB |
-| redelivery counts | an input that ends its door is found at the third time | answered, or unused |
+| deaths | an input that ends its node is found at the third | answered, or unused |
 | retry budget | a breaking chain is not loaded with its own repetitions | earned by answers |
 """
 
@@ -13,7 +13,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
-from dsi_mqtt.core.request import Redelivery, Reply
+from dsi_mqtt.core.request import Reply
 
 KEPT_MAX: Final = 4096
 KEPT_BYTES_MAX: Final = 32 * 1024 * 1024
@@ -68,8 +68,11 @@ class KeptAnswers:
             self._nbytes -= len(kept.reply.body)
 
 
-class Redeliveries:
-    """How often the broker handed out each input again after a door died; retained by the shell."""
+class Deaths:
+    """How many nodes have ended while they may have held an input; the shell retains it.
+
+    Only of inputs that run alone because of it, and of those whose earlier door left a record.
+    """
 
     def __init__(self) -> None:
         self._counts: dict[str, tuple[int, float]] = {}
@@ -77,18 +80,12 @@ class Redeliveries:
     def __len__(self) -> int:
         return len(self._counts)
 
-    def found(self, record: Redelivery, now: float) -> None:
-        """A retained count of an earlier door."""
-        self._counts[record.key] = max(record.count, self.count(record.key)), now
-
-    def count(self, key: str) -> int:
+    def of(self, key: str) -> int:
         return self._counts.get(key, (0, 0.0))[0]
 
-    def add(self, key: str, now: float) -> int:
-        """Counts one more; returns how many there are now."""
-        count = self.count(key) + 1
-        self._counts[key] = count, now
-        return count
+    def found(self, key: str, count: int, now: float) -> None:
+        """A count, of this door or an earlier one. It never falls before it is cleared."""
+        self._counts[key] = max(count, self.of(key)), now
 
     def cleared(self, key: str) -> None:
         self._counts.pop(key, None)

@@ -46,22 +46,22 @@ BROKEN: Final = Failure("unavailable", "the chain broke repeatedly; try again la
 NO_TIME: Final = Failure("deadline", "the time left does not cover another attempt; try again")
 
 GiveUp = Callable[[Request, Failure, float], Effects]
-Count = Callable[[Request, float], Effects]
+Retain = Callable[[Request, float], Effects]
 
 
 class Attempts:
     """State machine of the requests that wait or run.
 
     give_up: called with a request, why and `now` when it ends without a result.
-    count: called when it is the turn of one whose redelivery has to be counted before it runs;
-    `counted` is the answer.
+    retain: called when it is the turn of a suspect whose deaths are not retained yet; `retained`
+    is the answer.
     """
 
-    def __init__(self, door: Member, peers: Peers, give_up: GiveUp, count: Count) -> None:
+    def __init__(self, door: Member, peers: Peers, give_up: GiveUp, retain: Retain) -> None:
         self._door = door
         self._peers = peers
         self._give_up = give_up
-        self._count = count
+        self._retain = retain
         self._table: Table | None = None
         self._line = Line()
         self._running: dict[bytes, Request] = {}
@@ -118,8 +118,8 @@ class Attempts:
         self._line.join(request)
         return self.pump(now)
 
-    def counted(self, request: Request, now: float) -> Effects:
-        """Its count is retained: it is still its turn."""
+    def retained(self, request: Request, now: float) -> Effects:
+        """Its deaths are retained: it is still its turn."""
         self._running.pop(request.id, None)
         request.state = "waiting"
         self._line.join(request, first=True)
@@ -181,10 +181,10 @@ class Attempts:
             # A first attempt is always worth it; another only if the forecast fits what is left.
             if request.attempts and request.deadline - now < _forecast_s(table):
                 effects += self._give_up(request, NO_TIME, now)
-            elif request.redelivered and not request.counted:
+            elif request.redelivered or request.recorded < request.deaths:
                 request.state = "recording"
                 self._running[request.id] = request  # nothing runs beside it from here on
-                effects += self._count(request, now)
+                effects += self._retain(request, now)
             else:
                 effects.append(self._start(request, table, now))
         return effects

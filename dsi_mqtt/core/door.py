@@ -12,8 +12,8 @@ Life of an input:
 Only an answer counts. The input stays unacknowledged until the broker has taken its answer, so
 that a dead door's inputs go to the next door. What was handed out again, or was in a chain when
 a node of it died, is a *suspect* and runs alone (`line`), so that a poisonous input is found by
-its own deaths and answered with an error at the third. Of what was handed out again a count is
-retained before it runs, for a poisonous input ends its door as well.
+its own deaths and answered with an error at the third. Their count is retained before it runs,
+for a poisonous input may end its door as well.
 
 Results count from whichever attempt they come; failures only from the present one. A door that
 is named no more finishes what it holds, on whichever table serves by then, and admits nothing.
@@ -26,7 +26,7 @@ from typing import Final
 
 from dsi_mqtt.core.activation import unpack_body
 from dsi_mqtt.core.admission import complaint
-from dsi_mqtt.core.answers import KeptAnswers, Redeliveries
+from dsi_mqtt.core.answers import Deaths, KeptAnswers
 from dsi_mqtt.core.attempts import POISON, POISON_AT, Attempts
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.effects import (
@@ -53,11 +53,11 @@ class Door:
 
     def __init__(self, node: str, incarnation: str, spec: Deployment, peers: Peers) -> None:
         self._spec = spec
-        self._attempts = Attempts((node, incarnation), peers, self._give_up, self._count)
+        self._attempts = Attempts((node, incarnation), peers, self._give_up, self._retain)
         self._requests: dict[bytes, Request] = {}
         self._by_key: dict[str, Request] = {}
         self._kept = KeptAnswers()
-        self._redeliveries = Redeliveries()
+        self._deaths = Deaths()
         self._passed_over: list[Input] = []
         self._refusal: Failure | None = None
         self._leaving = False
@@ -159,14 +159,14 @@ class Door:
 
     def record_found(self, record: Redelivery, now: float) -> None:
         """A retained count from before this door."""
-        self._redeliveries.found(record, now)
+        self._deaths.found(record.key, record.count, now)
 
     def record_written(self, record: Redelivery, now: float) -> Effects:
-        """The count is retained, so the input may run now."""
+        """The deaths are retained, so the input may run now."""
         request = self._by_key.get(record.key)
         if request is None or request.state != "recording":
             return []
-        return self._attempts.counted(request, now)
+        return self._attempts.retained(request, now)
 
     def ingress_lost(self) -> None:
         """Receipts of that connection mean nothing any more; the broker will repeat the inputs."""
@@ -203,15 +203,19 @@ class Door:
     def _admit(self, request: Request, now: float) -> Effects:
         self._requests[request.id] = self._by_key[request.key] = request
         # A door died holding it, so it may be why.
-        again = request.given.duplicate or self._redeliveries.count(request.key) > 0
+        again = request.given.duplicate or self._deaths.of(request.key) > 0
         request.redelivered = request.suspect = again
         return self._attempts.join(request, now)
 
-    def _count(self, request: Request, now: float) -> Effects:
-        """Counted when it is about to run: what only waited has ended no door."""
-        request.counted = self._redeliveries.add(request.key, now)
-        if request.counted >= POISON_AT:
+    def _retain(self, request: Request, now: float) -> Effects:
+        """Deaths are counted when a suspect is about to run: what only waited has ended no door."""
+        if request.redelivered:
+            request.redelivered = False
+            request.deaths += self._deaths.of(request.key) + 1
+        if request.deaths >= POISON_AT:
             return self._give_up(request, POISON, now)
+        request.recorded = request.deaths
+        self._deaths.found(request.key, request.deaths, now)
         return self._tell(request, now)
 
     # --- the chain ----------------------------------------------------------------------------
@@ -252,7 +256,7 @@ class Door:
         if request.reply.failure is None or request.reply.failure == POISON:
             self._kept.keep(request.key, request.reply, now + self._spec.input.dedupe_s)
         effects: Effects = [Acknowledge(self.deployment, r) for r in request.receipts]
-        if request.counted:
+        if self._deaths.of(request.key):
             effects += self._clear_record(request.key)
         return effects
 
@@ -265,7 +269,7 @@ class Door:
                 effects += self._tell(request, now)
         effects += self._attempts.tick(now)
         self._kept.expire(now)
-        for key in self._redeliveries.unused(now, self._spec.input.dedupe_s):
+        for key in self._deaths.unused(now, self._spec.input.dedupe_s):
             if key not in self._by_key:
                 effects += self._clear_record(key)
         if self.oldest() != self._told_oldest:
@@ -291,15 +295,15 @@ class Door:
         return self._tell(request, now)
 
     def _tell(self, request: Request, now: float) -> Effects:
-        """Has the count or the answer written; again, later and later, until it is confirmed."""
+        """Has the deaths or the answer written; again, later and later, until it is confirmed."""
         request.again_at = now + request.again_s
         request.again_s = min(request.again_s * 2, AGAIN_MAX_S)
         if request.reply is not None:
             return [PublishReply(self.deployment, request.id, request.reply)]
-        return [WriteRecord(self.deployment, Redelivery(request.key, request.counted))]
+        return [WriteRecord(self.deployment, Redelivery(request.key, request.recorded))]
 
     def _clear_record(self, key: str) -> Effects:
-        self._redeliveries.cleared(key)
+        self._deaths.cleared(key)
         return [WriteRecord(self.deployment, Redelivery(key, 0))]
 
     def _too_late(self, request: Request) -> Failure:

@@ -2,7 +2,7 @@
 
     waiting ◄────────────(its attempt broke)─────────────┐
        ├──(its turn)──────────────────────────────────► running ──(answer)──► answering
-       └──(its turn, and a door died with it)──► recording ──(its count is retained)──► running
+       └──(its turn, and a node died with it)──► recording ──(that is retained)──► running
 
 A *suspect* may have ended a node: it runs alone. Nothing starts beside it, and it starts when
 nothing else runs. Suspects go before the others, or a busy door would never come to them.
@@ -29,8 +29,8 @@ class Request:
 
     receipts: deliveries to acknowledge with the answer. attempt: in the chain now, only while
     running. broken: attempts that ended on evidence; stale: those that a node refused. deaths:
-    nodes of the chain that ended while they may have held it. redelivered: handed out again by
-    the broker, so that an earlier door may have ended by it; counted: how often, by now.
+    nodes that ended while they may have held it; recorded: how many of them are retained.
+    redelivered: handed out again by the broker, because a door died that is yet to be counted.
     """
 
     id: bytes
@@ -45,7 +45,7 @@ class Request:
     deaths: int = 0
     suspect: bool = False
     redelivered: bool = False
-    counted: int = 0
+    recorded: int = 0
     not_before: float = 0.0
     probe_at: float = 0.0
     probes: int = 0

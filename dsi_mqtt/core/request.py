@@ -95,7 +95,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Redelivery:
-    """Retained record: how often the broker handed this input out again after a door died."""
+    """Retained record: how many nodes have ended while they may have held this input."""
 
     key: str
     count: int

@@ -9,9 +9,7 @@ Nothing here decides what is right; `invariants` does.
 from __future__ import annotations
 
 import heapq
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from itertools import count
 from random import Random
 from typing import Any
@@ -19,21 +17,18 @@ from typing import Any
 from dsi_mqtt.core import effects as fx
 from dsi_mqtt.core import events as ev
 from dsi_mqtt.core.activation import Tensor, Tensors, pack_body, unpack_body
-from dsi_mqtt.core.client import ClientEffects, PendingInputs, SendInput
 from dsi_mqtt.core.message import WORK, Activation, Failure
 from dsi_mqtt.core.model import UnitRange
 from dsi_mqtt.core.node import Capabilities, NodeStatus
-from dsi_mqtt.core.request import Input, ParsedInput, Redelivery, Reply
-from dsi_mqtt.core.table import BrokerUrls, Stamp, Table, TableDocument
+from dsi_mqtt.core.table import BrokerUrls, Table, TableDocument
 from dsi_mqtt.core.worker import Worker
-from tests.core.build import NAME, Member, document, make_graph, make_spec, make_table
+from tests.core.build import NAME, make_graph, make_spec
+from tests.core.harness_broker import LINK_S, IngressBroker, SimClient
+from tests.core.harness_maker import UNITS, TableMaker
 
-UNITS = 6
 TICK_S = 0.05
-LINK_S = 0.002
 CONTROL_S = 0.005
 PADDING = (100, 300, 900)
-CREDIT = (2000, 3)
 OVERSIZE = 5000
 
 Action = Callable[[], None]
@@ -44,19 +39,12 @@ def expected(text: str) -> str:
     return text + "".join(f",{unit}" for unit in range(UNITS))
 
 
-@dataclass
-class Delivery:
-    """One input as the ingress broker holds it."""
-
-    id: bytes | None
-    text: str
-    duplicate: bool = False
-
-
 class Site:
     """Everything at one place, driven by `run`."""
 
-    def __init__(self, seed: int, *, nodes: int = 4, window: int = 4, settle_s: float = 0.0) -> None:
+    def __init__(
+        self, seed: int, *, nodes: int = 4, window: int = 4, settle_s: float = 0.0
+    ) -> None:
         self.rng = Random(seed)
         self.now = 0.0
         self.window = window
@@ -161,7 +149,6 @@ class Node:
         self.worker: Worker | None = None
         self.life = 0
         self.data_up = False
-        self.ingress_receipts: dict[int, Delivery] = {}
         self.engine: set[int] = set()
         self.computed = 0
         self._engine_free = 0.0
@@ -338,273 +325,3 @@ def _read(tensors: Tensors) -> str:
 def _write(text: str, size: int) -> Tensors:
     data = text.encode().ljust(size, b"\0")
     return (Tensor("h", "uint8", (len(data),), data),)
-
-
-class IngressBroker:
-    """One durable MQTT session, retained redelivery counts, and the topic of answers."""
-
-    def __init__(self, site: Site) -> None:
-        self.site = site
-        self.queue: deque[Delivery] = deque()
-        self.unacknowledged: dict[int, Delivery] = {}
-        self.records: dict[str, int] = {}
-        self.take_overs = 0
-        self._receipts = count(1)
-        self._holder: tuple[str, int] | None = None
-        self._hold_count = 0
-
-    @property
-    def holder(self) -> Node | None:
-        if self._holder is None:
-            return None
-        node = self.site.nodes[self._holder[0]]
-        return node if node.worker is not None and node.life == self._holder[1] else None
-
-    def publish(self, delivery: Delivery) -> None:
-        self.site.after(LINK_S, lambda: self._enqueue(delivery))
-
-    def open(self, node: Node, hold_count: int) -> None:
-        life = node.life
-
-        def connect() -> None:
-            if node.worker is None or node.life != life:
-                return
-            for key, number in list(self.records.items()):
-                node.handle(ev.RecordFound(NAME, Redelivery(key, number)))
-            if self.holder is not None and self.holder is not node:
-                self.take_overs += 1
-                self.cut()
-            self._requeue()
-            self._holder, self._hold_count = (node.name, life), hold_count
-            node.handle(ev.IngressOpened(NAME))
-            self._push()
-
-        self.site.after(0.01, connect)
-
-    def close(self, node: Node) -> None:
-        if self.holder is node:
-            self._holder = None
-            self._requeue()
-
-    def left(self, name: str) -> None:
-        if self._holder is not None and self._holder[0] == name:
-            self._holder = None
-            self._requeue()
-
-    def cut(self) -> None:
-        """The holder's connection ends without a reason."""
-        holder = self.holder
-        self._holder = None
-        self._requeue()
-        if holder is not None:
-            holder.handle(ev.IngressLost(NAME))
-
-    def forget(self) -> None:
-        """Killed: the MQTT session, what it held, and retained counts are gone."""
-        self.queue.clear()
-        self.unacknowledged.clear()
-        self.records.clear()
-        self.cut()
-        self.site.client.reconnect(0.3)
-
-    def acknowledged(self, node: Node, receipt: int) -> None:
-        if self.holder is node:
-            self.unacknowledged.pop(receipt, None)
-            self._push()
-
-    def reply(self, node: Node, request: bytes, reply: Reply) -> None:
-        def taken() -> None:
-            self.site.client.receive(reply)
-            node_event = ev.ReplyPublished(NAME, request)
-            node.soon(LINK_S, node_event)
-
-        self.site.after(LINK_S, taken)
-
-    def record(self, node: Node, record: Redelivery) -> None:
-        if record.count:
-            self.records[record.key] = record.count
-            node.soon(LINK_S, ev.RecordWritten(NAME, record))
-        else:
-            self.records.pop(record.key, None)
-
-    def _enqueue(self, delivery: Delivery) -> None:
-        self.queue.append(delivery)
-        self._push()
-
-    def _requeue(self) -> None:
-        again = [replace(d, duplicate=True) for d in self.unacknowledged.values()]
-        self.unacknowledged.clear()
-        self.queue.extendleft(reversed(again))
-
-    def _push(self) -> None:
-        while self.queue and len(self.unacknowledged) < self._hold_count:
-            holder = self.holder
-            if holder is None:
-                return
-            delivery = self.queue.popleft()
-            receipt = next(self._receipts)
-            self.unacknowledged[receipt] = delivery
-            holder.soon(LINK_S, ev.InputArrived(NAME, self._input(receipt, delivery)))
-
-    def _input(self, receipt: int, delivery: Delivery) -> Input:
-        body = delivery.text.encode()
-        return Input(
-            receipt=receipt,
-            request=self.site.rng.randbytes(16),
-            device="plain" if delivery.id is None else "device",
-            parsed=ParsedInput(None, "text/plain", body),
-            digest=body.hex(),
-            nbytes=len(body),
-            correlation=delivery.id,
-            duplicate=delivery.duplicate,
-        )
-
-
-@dataclass
-class Outcome:
-    """What one client saw of one input."""
-
-    text: str
-    results: list[str] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
-    given_up: bool = False
-
-    @property
-    def settled(self) -> bool:
-        return bool(self.results or self.errors or self.given_up)
-
-
-class SimClient:
-    """A device with the project's client, and a plain one that publishes once and waits."""
-
-    def __init__(self, site: Site) -> None:
-        self.site = site
-        self.pending = PendingInputs()
-        self.outcomes: dict[bytes, Outcome] = {}
-        self.plain: dict[str, list[str]] = {}
-        self._numbers = count(1)
-        self._act(self.pending.connected(site.now))
-        self._up = True
-        site.every(0.1, lambda: self._act(self.pending.tick(site.now)))
-
-    @property
-    def settled(self) -> bool:
-        return all(o.settled for o in self.outcomes.values()) and all(self.plain.values())
-
-    def submit(self, text: str) -> None:
-        number = next(self._numbers)
-        id_ = number.to_bytes(16, "big")
-        self.outcomes[id_] = Outcome(f"{text}-{number}")
-        self._act(self.pending.submitted(id_, self.site.now + 120.0, self.site.now))
-
-    def submit_plain(self) -> None:
-        text = f"plain-{next(self._numbers)}"
-        self.plain[text] = []
-        self.site.broker.publish(Delivery(None, text))
-
-    def receive(self, reply: Reply) -> None:
-        word = reply.failure.code if reply.failure else ""
-        if reply.correlation is None:
-            if not reply.failure:
-                self.plain[reply.body.decode().split(",")[0]].append(reply.body.decode())
-            return
-        outcome = self.outcomes[reply.correlation]
-        if not self._up or not self.pending.answered(reply.correlation):
-            return
-        if word:
-            outcome.errors.append(word)
-        else:
-            outcome.results.append(reply.body.decode())
-
-    def reconnect(self, seconds: float) -> None:
-        self._up = False
-        self.pending.disconnected()
-
-        def back() -> None:
-            self._up = True
-            self._act(self.pending.connected(self.site.now))
-
-        self.site.after(seconds, back)
-
-    def _act(self, effects: ClientEffects) -> None:
-        for effect in effects:
-            if isinstance(effect, SendInput):
-                delivery = Delivery(effect.id, self.outcomes[effect.id].text)
-                self.site.broker.publish(delivery)
-            else:
-                self.outcomes[effect.id].given_up = True
-
-
-class TableMaker:
-    """Makes tables as an orchestrator would: prepare, wait until all are ready, serve."""
-
-    def __init__(self, site: Site) -> None:
-        self.site = site
-        self.alive: dict[str, NodeStatus] = {}
-        self.moving = False
-        self._wills: dict[str, tuple[str, float]] = {}
-        self._epochs = count(1)
-
-    def status_arrived(self, status: NodeStatus) -> None:
-        known = self.alive.get(status.node)
-        if status.state == "offline":
-            if known is not None and known.incarnation == status.incarnation:
-                self._wills[status.node] = (status.incarnation, self.site.now)
-            return
-        self._wills.pop(status.node, None)
-        self.alive[status.node] = status
-
-    def gone(self, node: str, incarnation: str) -> None:
-        known = self.alive.get(node)
-        if known is not None and known.incarnation == incarnation:
-            del self.alive[node]
-
-    def reconsider(self) -> None:
-        for node, (incarnation, since) in list(self._wills.items()):
-            if self.site.now - since > 0.25:  # a will is a hint
-                del self._wills[node]
-                self.gone(node, incarnation)
-        shown = self.site.document
-        serve, prepare = (shown.serve, shown.prepare) if shown else (None, None)
-        if prepare is not None and self._whole(prepare):
-            if self._ready(prepare):
-                self.site.publish_document(document(replace(prepare, state="serving")))
-            return
-        broken = serve is None or not self._whole(serve)
-        if (broken or self.moving or prepare is not None) and self.alive and self._enough():
-            self.moving = False
-            self.site.publish_document(document(serve, self._draw()))
-
-    def _enough(self) -> bool:
-        """At the start everybody is waited for."""
-        return self.site.document is not None or len(self.alive) == len(self.site.nodes)
-
-    def _draw(self) -> Table:
-        rng, names = self.site.rng, sorted(self.alive)
-        cuts = [0, *sorted(rng.sample(range(1, UNITS), rng.randint(1, 3))), UNITS]
-        chosen = [self._member(rng.choice(names)) for _ in cuts[1:]]
-        return make_table(
-            *zip(chosen, zip(cuts, cuts[1:], strict=False), strict=True),
-            epoch=next(self._epochs),
-            door=self._member(rng.choice(names)),
-            window=self.site.window,
-            credit=CREDIT,
-        )
-
-    def _member(self, node: str) -> Member:
-        return node, self.alive[node].incarnation
-
-    def _whole(self, table: Table) -> bool:
-        return all(
-            node in self.alive and self.alive[node].incarnation == incarnation
-            for node, incarnation in table.members()
-        )
-
-    def _ready(self, table: Table) -> bool:
-        ready = {
-            (status.node, holding.segment)
-            for status in self.alive.values()
-            for holding in status.holdings
-            if holding.stamp == table.stamp and holding.state == "ready"
-        }
-        return all((s.replicas[0].node, s.id) in ready for s in table.segments)

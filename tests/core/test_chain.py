@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from tests.core.build import NAME
 from tests.core.harness import Node, Site, expected
 
-
 # --- what holds at every step -----------------------------------------------------------------
 
 
@@ -54,7 +53,7 @@ def check_rest(site: Site) -> None:
             assert not door._by_key
             assert not len(door._attempts._line)
             assert not door._passed_over
-            assert not len(door._redeliveries)
+            assert not len(door._deaths)
         relay = worker._relay
         assert not relay._jobs._live
         assert not relay._by_number
@@ -205,3 +204,90 @@ def play(seed: int, faults: list[Fault], *, plain: bool) -> Site:
         site.run(site.rng.uniform(0.0, 0.5))
     come_to_rest(site)
     return site
+
+
+def allowed_errors(site: Site) -> frozenset[str]:
+    """Three deaths may make an innocent input look poisonous; nothing else may fail one."""
+    return frozenset({"poison"}) if site.deaths >= 3 else frozenset()
+
+
+faults_of_any_kind = st.lists(
+    st.builds(
+        Fault,
+        kind=st.sampled_from(sorted(FAULTS)),
+        at=st.floats(0.0, 9.0),
+        node=st.integers(0, 99),
+    ),
+    max_size=8,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(seed=st.integers(0, 2**32), faults=faults_of_any_kind)
+def test_every_input_gets_its_one_answer_and_nothing_is_left_over(
+    seed: int, faults: list[Fault]
+) -> None:
+    # A plain client publishes once: it has its answer only while the broker remembers.
+    site = play(seed, faults, plain=all(fault.kind != "forget ingress" for fault in faults))
+    check_answers(site, errors=allowed_errors(site))
+    check_rest(site)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_planned_moves_lose_nothing_and_repeat_nothing(seed: int) -> None:
+    site = play(seed, [Fault("move", at) for at in (1.0, 4.0, 7.0)], plain=True)
+    check_answers(site)
+    check_rest(site)
+    assert totals(site)[:2] == (0, 0)
+    assert site.broker.take_overs == 0
+    assert all(len(results) == 1 for results in site.client.plain.values())
+
+
+@pytest.mark.parametrize("will", [True, False])
+def test_a_node_that_dies_in_the_chain_costs_time_and_no_input(will: bool) -> None:
+    for seed in range(4):
+        site = Site(seed)
+        site.check = check_step
+        serve = site.serving
+        assert serve is not None
+        assert serve.door is not None
+        victims = sorted({s.replicas[0].node for s in serve.segments} - {serve.door.node})
+        for _ in range(10):
+            site.client.submit("input")
+            site.client.submit_plain()
+        site.run(0.05)
+        for victim in victims:
+            site.nodes[victim].kill(will=will)
+        come_to_rest(site)
+        check_answers(site)
+
+
+def test_a_poisonous_input_ends_three_nodes_and_no_more() -> None:
+    for seed in range(5):
+        site = Site(seed)
+        site.check = check_step
+        site.client.submit("input")
+        site.client.submit("poison")
+        for _ in range(6):
+            site.client.submit("input")
+        come_to_rest(site)
+        check_answers(site)
+        check_rest(site)
+        assert site.deaths == 3
+
+
+def test_two_doors_do_not_take_the_ingress_from_each_other() -> None:
+    """The old door is cut off while the new one waits for it: it does not come back for it."""
+    for seed in range(5):
+        site = Site(seed)
+        site.check = check_step
+        for _ in range(10):
+            site.client.submit("input")
+        for _ in range(5):
+            site.maker.moving = True
+            site.run(0.3)
+            site.broker.cut()
+            site.run(1.0)
+        come_to_rest(site)
+        check_answers(site)
+        assert site.broker.take_overs == 0

@@ -1,0 +1,92 @@
+"""One who makes tables as an orchestrator would, at random places."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import count, pairwise
+from typing import TYPE_CHECKING
+
+from dsi_mqtt.core.node import NodeStatus
+from dsi_mqtt.core.table import Table
+from tests.core.build import Member, document, make_table
+
+if TYPE_CHECKING:
+    from tests.core.harness import Site
+
+UNITS = 6
+CREDIT = (2000, 3)
+
+
+class TableMaker:
+    """Makes tables as an orchestrator would: prepare, wait until all are ready, serve."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.alive: dict[str, NodeStatus] = {}
+        self.moving = False
+        self._wills: dict[str, tuple[str, float]] = {}
+        self._epochs = count(1)
+
+    def status_arrived(self, status: NodeStatus) -> None:
+        known = self.alive.get(status.node)
+        if status.state == "offline":
+            if known is not None and known.incarnation == status.incarnation:
+                self._wills[status.node] = (status.incarnation, self.site.now)
+            return
+        self._wills.pop(status.node, None)
+        self.alive[status.node] = status
+
+    def gone(self, node: str, incarnation: str) -> None:
+        known = self.alive.get(node)
+        if known is not None and known.incarnation == incarnation:
+            del self.alive[node]
+
+    def reconsider(self) -> None:
+        for node, (incarnation, since) in list(self._wills.items()):
+            if self.site.now - since > 0.25:  # a will is a hint
+                del self._wills[node]
+                self.gone(node, incarnation)
+        shown = self.site.document
+        serve, prepare = (shown.serve, shown.prepare) if shown else (None, None)
+        if prepare is not None and self._whole(prepare):
+            if self._ready(prepare):
+                self.site.publish_document(document(replace(prepare, state="serving")))
+            return
+        broken = serve is None or not self._whole(serve)
+        if (broken or self.moving or prepare is not None) and self.alive and self._enough():
+            self.moving = False
+            self.site.publish_document(document(serve, self._draw()))
+
+    def _enough(self) -> bool:
+        """At the start everybody is waited for."""
+        return self.site.document is not None or len(self.alive) == len(self.site.nodes)
+
+    def _draw(self) -> Table:
+        rng, names = self.site.rng, sorted(self.alive)
+        cuts = [0, *sorted(rng.sample(range(1, UNITS), rng.randint(1, 3))), UNITS]
+        chosen = [self._member(rng.choice(names)) for _ in cuts[1:]]
+        return make_table(
+            *zip(chosen, pairwise(cuts), strict=True),
+            epoch=next(self._epochs),
+            door=self._member(rng.choice(names)),
+            window=self.site.window,
+            credit=CREDIT,
+        )
+
+    def _member(self, node: str) -> Member:
+        return node, self.alive[node].incarnation
+
+    def _whole(self, table: Table) -> bool:
+        return all(
+            node in self.alive and self.alive[node].incarnation == incarnation
+            for node, incarnation in table.members()
+        )
+
+    def _ready(self, table: Table) -> bool:
+        ready = {
+            (status.node, holding.segment)
+            for status in self.alive.values()
+            for holding in status.holdings
+            if holding.stamp == table.stamp and holding.state == "ready"
+        }
+        return all((s.replicas[0].node, s.id) in ready for s in table.segments)
