@@ -36,7 +36,7 @@ TIMEOUT_S: Final = 60.0
 @dataclass(slots=True)
 class _Call:
     message: Message
-    answer: asyncio.Future[bytes]
+    answer: asyncio.Future[Message]
 
 
 class Client:
@@ -120,7 +120,8 @@ class Client:
         """The result for one input.
 
         inputs: any JSON value (a text, a list of texts, numbers), bytes (an image; name the
-        `content_type`), or a numpy array. Returns the result as a JSON value.
+        `content_type`), or a numpy array. Returns the result as a JSON value (bytes where the
+        model makes something else).
 
         Raises UnknownDeploymentError, DeadlineError after `timeout_s`, or another RequestError
         that says why there is no result.
@@ -141,7 +142,8 @@ class Client:
         self._calls[id_] = call
         try:
             self._act(self._pending.submitted(id_, now + timeout_s, now))
-            return read_answer(await call.answer)
+            answer = await call.answer
+            return read_answer(bytes(answer.payload), answer.content_type)
         finally:
             self._calls.pop(id_, None)
             self._pending.withdrawn(id_)
@@ -184,7 +186,7 @@ class Client:
         elif message.correlation_data is not None:
             call = self._calls.get(message.correlation_data)
             if self._pending.answered(message.correlation_data) and call is not None:
-                call.answer.set_result(bytes(message.payload))
+                call.answer.set_result(message)
 
     @property
     def _marker_topic(self) -> str:

@@ -1,10 +1,12 @@
 """What devices send and get: JSON or raw bytes in, JSON out.
 
 In:  `{"input": <any JSON value>, "id": "optional"}` as application/json, which is also assumed
-     when no Content Type is given (MQTT 3.1.1 has none); or, with MQTT 5, raw bytes with another
-     Content Type (text/plain, image/jpeg, application/x-npy, …).
+     when no Content Type is given (MQTT 3.1.1 has none). Any other JSON is the input itself; an
+     object may have an `id` beside its fields. With MQTT 5 also raw bytes with another Content
+     Type (text/plain, image/jpeg, application/x-npy, …).
 Out: `{"id": …, "status": "ok", "result": …}` or
-     `{"id": …, "status": "error", "error": {"code": …, "message": …}}`.
+     `{"id": …, "status": "error", "error": {"code": …, "message": …}}`; a result that is no JSON
+     goes out as it is, under its own Content Type.
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ from dsi_mqtt.errors import InvalidInputError, request_error
 
 ID_MAX: Final = 128
 CONTENT_TYPE_MAX: Final = 128
-_FIELDS: Final = frozenset({"input", "id"})
 _ADVICE: Final = 'send {"input": …, "id": "optional"}'
 
 
@@ -37,29 +38,23 @@ def parse_input(payload: bytes, content_type: str | None) -> ParsedInput:
         document = json.loads(payload, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"payload is not JSON ({error}); {_ADVICE}") from None
-    if not isinstance(document, dict):
-        raise InvalidInputError(f"payload is a JSON {_kind(document)}, not an object; {_ADVICE}")
-    identity = _identity(document)
+    identity = _identity(document) if isinstance(document, dict) else None
+    if isinstance(document, dict) and not document.keys() - {"id"}:
+        return ParsedInput(identity, kind, b"", f"field input is missing; {_ADVICE}")
     try:
-        return ParsedInput(identity, kind, _body(document), _complaint(document))
+        return ParsedInput(identity, kind, _body(document))
     except (ValueError, RecursionError):
-        complaint = f"field input holds a number or a depth that JSON cannot carry; {_ADVICE}"
+        complaint = f"the input holds a number or a depth that JSON cannot carry; {_ADVICE}"
         return ParsedInput(identity, kind, b"", complaint)
 
 
-def _complaint(document: dict[str, Any]) -> str | None:
-    if "input" in document:
-        return None
-    unknown = sorted(document.keys() - _FIELDS)
-    found = f"; found {', '.join(unknown)[:60]}" if unknown else ""
-    return f"field input is missing{found}; {_ADVICE}"
-
-
-def _body(document: dict[str, Any]) -> bytes:
+def _body(document: object) -> bytes:
     """The input as JSON. Raises ValueError for infinity, which a number like 1e999 is read as."""
-    if "input" not in document:
-        return b""
-    text = json.dumps(document["input"], ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    given = document
+    if isinstance(document, dict):
+        bare = {key: value for key, value in document.items() if key != "id"}
+        given = document.get("input", bare)
+    text = json.dumps(given, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.encode(errors="surrogatepass")
 
 
@@ -83,15 +78,8 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON number")
 
 
-def _kind(value: object) -> str:
-    names = {list: "array", str: "string", bool: "boolean", type(None): "null"}
-    return names.get(type(value), "number")
-
-
-def answer_ok(identity: str | None, content_type: str, body: bytes) -> bytes:
-    """The answer with a result. The head's result is JSON; anything else is named, not lost."""
-    if content_type != JSON:
-        raise InvalidInputError(f"the head made {content_type!r:.40}, results must be JSON")
+def answer_ok(identity: str | None, body: bytes) -> bytes:
+    """The answer with a result; `body` is JSON."""
     return b'{"id":%b,"status":"ok","result":%b}' % (json.dumps(identity).encode(), body)
 
 
@@ -100,8 +88,10 @@ def answer_error(identity: str | None, failure: Failure) -> bytes:
     return json.dumps({"id": identity, "status": "error", "error": error}).encode()
 
 
-def read_answer(payload: bytes) -> Any:  # noqa: ANN401 — a result is any JSON value
-    """The result. Raises the RequestError an error answer stands for."""
+def read_answer(payload: bytes, content_type: str | None = JSON) -> Any:  # noqa: ANN401
+    """The result: a JSON value, or bytes. Raises the RequestError an error answer stands for."""
+    if content_type not in (None, JSON):
+        return payload
     try:
         document = json.loads(payload)
         if document["status"] == "ok":

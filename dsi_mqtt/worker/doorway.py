@@ -16,6 +16,7 @@ from typing import Final
 import xxhash
 
 from dsi_mqtt.core import events as ev
+from dsi_mqtt.core.activation import JSON
 from dsi_mqtt.core.effects import (
     Acknowledge,
     ClearRetained,
@@ -224,20 +225,18 @@ class Doorway:
         topic = reply.topic or self._topics.result.name(
             deployment=self._deployment, device=reply.device
         )
-        message = Message(
-            topic, b"", qos=1, content_type="application/json", correlation_data=reply.correlation
-        )
+        message = Message(topic, b"", qos=1, content_type=JSON, correlation_data=reply.correlation)
         if reply.failure is not None:
             return replace(
                 message,
                 payload=answer_error(reply.identity, reply.failure),
                 user_properties=(("status", "error"), ("code", reply.failure.code)),
             )
-        return replace(
-            message,
-            payload=answer_ok(reply.identity, reply.content_type, reply.body),
-            user_properties=(("status", "ok"),),
-        )
+        if reply.content_type != JSON:
+            message = replace(message, content_type=reply.content_type, payload=reply.body)
+        else:
+            message = replace(message, payload=answer_ok(reply.identity, reply.body))
+        return replace(message, user_properties=(("status", "ok"),))
 
 
 async def _watch(connection: DataConnection) -> None:
