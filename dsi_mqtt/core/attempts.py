@@ -52,9 +52,9 @@ Retain = Callable[[Request, float], Effects]
 class Attempts:
     """State machine of the requests that wait or run.
 
-    give_up: called with a request, why and `now` when it ends without a result.
-    retain: called when it is the turn of a suspect whose deaths are not retained yet; `retained`
-    is the answer.
+    starting: whether anything may start; what runs goes on. give_up: called with a request, why
+    and `now` when it ends without a result. retain: called when it is the turn of a suspect whose
+    deaths are not retained yet; `retained` is the answer.
     """
 
     def __init__(self, door: Member, peers: Peers, give_up: GiveUp, retain: Retain) -> None:
@@ -66,6 +66,7 @@ class Attempts:
         self._line = Line()
         self._running: dict[bytes, Request] = {}
         self._budget = RetryBudget()
+        self.starting = True
         self.retried = 0
 
     # --- questions ----------------------------------------------------------------------------
@@ -171,7 +172,7 @@ class Attempts:
     def pump(self, now: float) -> Effects:
         """Starts what may run, while there is a chain to run it on."""
         table = self._table
-        if table is None or table.state != "serving" or table.door is None:
+        if table is None or table.state != "serving" or table.door is None or not self.starting:
             return []
         if self._peers.lacks(table):
             return []  # it will be replaced, or its node will speak again

@@ -104,6 +104,7 @@ class Door:
     def named(self, table: Table, now: float) -> Effects:
         """The serving table names this door."""
         self._leaving, self._refusal = False, None
+        self._attempts.starting = True
         return [*self._attempts.table_changed(table, now), *self._admit_passed_over(now)]
 
     def replaced(self, table: Table | None, now: float) -> Effects:
@@ -178,6 +179,7 @@ class Door:
 
     def let_go(self) -> None:
         """Named no more and without ingress: what is not in the chain is left to the next door."""
+        self._attempts.starting = False
         for request in list(self._requests.values()):
             if request.state in ("waiting", "recording"):
                 self._attempts.end(request, cancel=False)

@@ -232,12 +232,13 @@ class Node:
         self.site.after(delay, arrive)
 
     def handle(self, event: ev.Event) -> None:
-        if self.worker is None:
+        worker = self.worker
+        if worker is None:
             return
-        for effect in self.worker.handle(event, self.site.now):
+        for effect in worker.handle(event, self.site.now):
             self._perform(effect)
-            if self.worker is None:
-                return
+            if self.worker is not worker:
+                return  # it died of it
         self.site.check(self.site, self)
 
     def _perform(self, effect: fx.Effect) -> None:
