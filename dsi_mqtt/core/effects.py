@@ -45,13 +45,17 @@ class ReportStatus:
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    """Run a segment; answer with Computed or ComputeFailed carrying the same job number."""
+    """Run a segment; answer with Computed or ComputeFailed carrying the same job number.
+
+    batch_max: rows that an input may bring, where `units` read one; None: any number.
+    """
 
     job: int
     deployment: str
     units: UnitRange
     rows: tuple[Row, ...]
     tensors: Tensors
+    batch_max: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -224,8 +224,11 @@ class Relay:
             job.phase, job.started = "computing", now
             self._computing[deployment] = job
             self._by_number[job.number] = job
-            tensors = job.activation.tensors
-            effects.append(Compute(job.number, deployment, job.units, header.rows, tensors))
+            tensors, spec = job.activation.tensors, self._holdings.spec(deployment)
+            batch_max = spec.input.batch_max if spec is not None else None
+            effects.append(
+                Compute(job.number, deployment, job.units, header.rows, tensors, batch_max)
+            )
         return effects
 
     def _drop_late(self, deployment: str, now: float) -> Effects:

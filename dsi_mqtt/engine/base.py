@@ -39,12 +39,20 @@ class Engine(Protocol):
     def warm_up(self, units: UnitRange) -> float:
         """Runs one reference row through loaded `units`; returns the seconds of a warm pass."""
 
-    def forward(self, units: UnitRange, rows: tuple[Row, ...], tensors: Tensors) -> Tensors:
+    def forward(
+        self,
+        units: UnitRange,
+        rows: tuple[Row, ...],
+        tensors: Tensors,
+        *,
+        batch_max: int | None = None,
+    ) -> Tensors:
         """Computes the segment `units`.
 
         tensors: a body (see `core.activation`) when `units` starts at the prelude, else the
             activation of the segment before. Returns the activation for the next segment, or a
             body when `units` ends with the head.
+        batch_max: the prelude refuses a body with more rows than this before computing anything.
         """
 
     def open(self, session: str) -> None: ...

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from dsi_mqtt.core.activation import JSON, TEXT, Row, Tensor, Tensors, pack_body, unpack_body
 from dsi_mqtt.core.model import ModelGraph, ModelSpec, Unit, UnitRange
+from dsi_mqtt.engine.batch import check_batch
 from dsi_mqtt.engine.fake_options import FakeOptions, is_number, of_unit, read_options
 from dsi_mqtt.errors import (
     CheckpointError,
@@ -119,10 +120,21 @@ class FakeEngine:
         self._sleep(cost)
         return cost
 
-    def forward(self, units: UnitRange, rows: tuple[Row, ...], tensors: Tensors) -> Tensors:
+    def forward(
+        self,
+        units: UnitRange,
+        rows: tuple[Row, ...],
+        tensors: Tensors,
+        *,
+        batch_max: int | None = None,
+    ) -> Tensors:
         self._require(units)
         in_session = tuple(row for row in rows if row.session)
-        batch = self._read_body(tensors, in_session) if units.start == 0 else self._unpack(tensors)
+        if units.start == 0:
+            batch = self._read_body(tensors, in_session)
+            check_batch(len(batch.hidden), batch_max)
+        else:
+            batch = self._unpack(tensors)
         if in_session and sum(row.tokens for row in in_session) != len(batch.hidden):
             raise WireError(f"rows announce other positions than the {len(batch.hidden)} that came")
         cost = sum(self._options.cost_s(unit) for unit in range(*units))

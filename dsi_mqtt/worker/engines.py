@@ -141,7 +141,7 @@ def _computed(
 ) -> ev.Computed | ev.ComputeFailed:
     started = clock()
     try:
-        tensors = engine.forward(job.units, job.rows, job.tensors)
+        tensors = engine.forward(job.units, job.rows, job.tensors, batch_max=job.batch_max)
     except RequestError as error:
         return ev.ComputeFailed(job.job, Failure(error.code, str(error)))
     except WireError as error:

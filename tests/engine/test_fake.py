@@ -128,6 +128,19 @@ def test_unreadable_inputs_are_their_senders_fault(kind: str, body: bytes) -> No
         opened().forward(UnitRange(0, 6), ROW, pack_body(kind, body))
 
 
+def test_the_prelude_takes_no_more_rows_than_it_may() -> None:
+    slept: list[float] = []
+    engine = FakeFactory(sleep=slept.append).open(ModelSpec(tier="fake", options={"unit_ms": 1}))
+    engine.load(engine.graph.whole)
+    slept.clear()
+    three = pack_body(JSON, b'["a", "b", "c"]')
+    with pytest.raises(InvalidInputError, match=r"3 rows.* 2 at once \(input.batch_max\)"):
+        engine.forward(UnitRange(0, 3), ROW, three, batch_max=2)
+    assert slept == []
+    activation = engine.forward(UnitRange(0, 3), ROW, three, batch_max=3)
+    assert engine.forward(UnitRange(3, 6), ROW, activation, batch_max=1)
+
+
 @pytest.mark.parametrize(
     "shape", [(4,), (1, 4), (2, 3)], ids=["narrow", "narrow batch", "other rows"]
 )

@@ -15,6 +15,7 @@ import torch
 
 from dsi_mqtt.core.activation import JSON, Row, Tensors, pack_body, unpack_body
 from dsi_mqtt.core.model import ModelGraph, UnitRange
+from dsi_mqtt.engine.batch import check_batch
 from dsi_mqtt.engine.torch.crossing import pack, unpack
 from dsi_mqtt.engine.torch.requests import Request
 from dsi_mqtt.engine.torch.split import SplitModel
@@ -90,7 +91,14 @@ class TorchEngine:
             seconds.append(time.perf_counter() - began)
         return min(seconds)
 
-    def forward(self, units: UnitRange, rows: tuple[Row, ...], tensors: Tensors) -> Tensors:
+    def forward(
+        self,
+        units: UnitRange,
+        rows: tuple[Row, ...],
+        tensors: Tensors,
+        *,
+        batch_max: int | None = None,
+    ) -> Tensors:
         self._require(units)
         for row in rows:
             if row.session:
@@ -99,6 +107,7 @@ class TorchEngine:
         stream = None
         if units.start == 0:
             request = self._purpose.read(*unpack_body(tensors))
+            check_batch(request.size, batch_max)
         else:
             stream, request = unpack(tensors, carried, self._dtypes)
         try:

@@ -17,3 +17,8 @@ class Request:
 
     inputs: Mapping[str, torch.Tensor]
     batched: bool
+
+    @property
+    def size(self) -> int:
+        """Rows."""
+        return len(next(iter(self.inputs.values())))

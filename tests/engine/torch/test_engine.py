@@ -19,7 +19,13 @@ from dsi_mqtt.core.model import ModelSpec, Tie, UnitRange
 from dsi_mqtt.engine.torch import TorchEngine, TorchFactory
 from dsi_mqtt.engine.torch.checkpoint import open_checkpoint
 from dsi_mqtt.engine.weights import FolderSource, Weight
-from dsi_mqtt.errors import CheckpointError, ConfigError, ModelFailedError, WireError
+from dsi_mqtt.errors import (
+    CheckpointError,
+    ConfigError,
+    InvalidInputError,
+    ModelFailedError,
+    WireError,
+)
 
 
 class SpySource:
@@ -289,6 +295,13 @@ def test_activations_that_do_not_fit_are_refused(
     given_tensors = tuple(tensor for tensor in tensors.values() if tensor is not None)
     with pytest.raises(WireError, match=reason):
         minilm_engine.forward(UnitRange(3, 5), (Row(),), given_tensors)
+
+
+def test_the_prelude_takes_no_more_rows_than_it_may(minilm_engine: TorchEngine) -> None:
+    body = pack_body(JSON, b'["Two roads", "diverged in a yellow wood"]')
+    with pytest.raises(InvalidInputError, match=r"2 rows.* 1 at once \(input.batch_max\)"):
+        minilm_engine.forward(UnitRange(0, 1), (Row(),), body, batch_max=1)
+    assert minilm_engine.forward(UnitRange(0, 1), (Row(),), body, batch_max=2)
 
 
 def test_a_result_that_is_not_a_number_is_no_answer(bert: Path) -> None:
