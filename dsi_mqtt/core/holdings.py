@@ -36,12 +36,13 @@ _ZERO: Final = Stamp(0, "", 0)
 
 @dataclass(slots=True)
 class Holding:
-    """One segment of one table on this node."""
+    """One segment of one table on this node. too_large: it failed for want of room only."""
 
     stamp: Stamp
     segment: Segment
     state: HoldingState = "waiting"
     reason: str | None = None
+    too_large: bool = False
 
 
 @dataclass(slots=True)
@@ -210,34 +211,26 @@ class Holdings:
 
     def _settle(self, deployment: str, model: _Model) -> Effects:
         effects = self._release(deployment, model)
-        for key in sorted(model.holdings):
-            holding = model.holdings[key]
-            unfit = _unfit(model, model.tables[key[0]])
-            if unfit is not None:
-                if holding.state != "failed":
-                    effects.append(ReportStatus())
-                holding.state, holding.reason = "failed", unfit
-            elif holding.state in ("waiting", "loading") and _complete(model, holding):
-                holding.state = "ready"
-                effects.append(ReportStatus())
-        # What one deployment has released may be the room that another waits for.
-        for name, other in sorted(self._models.items()):
+        for key, holding in sorted(model.holdings.items()):
+            effects += _judge(model, model.tables[key[0]], holding)
+        # What one deployment lets go of may be the room that another waits for.
+        models = sorted(self._models.items())
+        for name, other in models:
+            effects += self._weigh(name, other)
+        for name, other in models:
+            effects += _drop(name, other)
+        for name, other in models:
             effects += self._load_next(name, other)
         return effects
 
     def _release(self, deployment: str, model: _Model) -> Effects:
-        """Lets go of tables nobody uses, then of units no holding needs."""
+        """Lets go of tables that nobody uses, and of a model that nobody wants."""
         for stamp in [stamp for stamp in model.tables if not _in_use(model, stamp)]:
             del model.tables[stamp]
         gone = [key for key in model.holdings if key[0] not in model.tables]
         for key in gone:
             del model.holdings[key]
         effects: Effects = [ReportStatus()] if gone else []
-        needed = {u for h in model.holdings.values() for u in range(*h.segment.units)}
-        # What is being loaded is dropped when it has come: the engine would do it in that order.
-        unneeded = model.loaded - needed - set(range(*(model.loading or (0, 0))))
-        effects += [DropUnits(deployment, run) for run in _runs(unneeded)]
-        model.loaded -= unneeded
         if model.spec is None and not model.holdings and model.opened is not None:
             effects += [*self._close(deployment, model), ReportStatus()]
         return effects
@@ -253,25 +246,35 @@ class Holdings:
         model.loaded.clear()
         model.warm_ms.clear()
         for holding in model.holdings.values():
-            holding.state, holding.reason = "waiting", None
+            holding.state, holding.reason, holding.too_large = "waiting", None, False
+
+    def _weigh(self, deployment: str, model: _Model) -> Effects:
+        """Fails what does not fit beside what is there to stay, and takes up what now does."""
+        effects: Effects = []
+        for key, holding in sorted(model.holdings.items()):
+            wanting = holding.state in ("waiting", "loading") or holding.too_large
+            if model.graph is None or not wanting or not _is_current(model, key[0]):
+                continue
+            wanted = self._bytes_with(holding, deployment, present=False)
+            too_large = wanted > self._cap
+            if too_large != holding.too_large:
+                holding.too_large = too_large
+                holding.state = "failed" if too_large else "waiting"
+                holding.reason = _shortage(holding, wanted, self._cap) if too_large else None
+                effects.append(ReportStatus())
+        return effects
 
     def _load_next(self, deployment: str, model: _Model) -> Effects:
         """Loads one segment at a time, in the order of tables and segments."""
         if model.graph is None or model.spec is None or model.loading is not None:
             return []
-        effects: Effects = []
-        for key in sorted(model.holdings):
-            holding = model.holdings[key]
+        for key, holding in sorted(model.holdings.items()):
             if holding.state not in ("waiting", "loading") or not _is_current(model, key[0]):
                 continue
-            wanted = self._bytes_with(holding, deployment, present=False)
-            if wanted > self._cap:
-                holding.state, holding.reason = "failed", _shortage(holding, wanted, self._cap)
-                effects.append(ReportStatus())
-            elif self._bytes_with(holding, deployment, present=True) <= self._cap:
+            if self._bytes_with(holding, deployment, present=True) <= self._cap:
                 holding.state, model.loading = "loading", holding.segment.units
-                return [*effects, LoadUnits(deployment, model.loading), ReportStatus()]
-        return effects
+                return [LoadUnits(deployment, model.loading), ReportStatus()]
+        return []
 
     def _bytes_with(self, holding: Holding, deployment: str, *, present: bool) -> int:
         """Bytes of weights here with `holding`.
@@ -307,6 +310,27 @@ def _in_use(model: _Model, stamp: Stamp) -> bool:
         return False
     given_up = stamp > serve.stamp  # it was prepared and never served
     return not given_up and stamp >= model.oldest_in_use
+
+
+def _judge(model: _Model, table: Table, holding: Holding) -> Effects:
+    """Ready, failed, or as before."""
+    unfit = _unfit(model, table)
+    before = holding.state
+    if unfit is not None:
+        holding.state, holding.reason, holding.too_large = "failed", unfit, False
+    elif before in ("waiting", "loading") and _complete(model, holding):
+        holding.state = "ready"
+    return [ReportStatus()] if holding.state != before else []
+
+
+def _drop(deployment: str, model: _Model) -> Effects:
+    """Lets go of units that no holding needs."""
+    held = [h for h in model.holdings.values() if h.state != "failed"]
+    needed = {unit for holding in held for unit in range(*holding.segment.units)}
+    # What is being loaded is dropped when it has come: the engine would do it in that order.
+    unneeded = model.loaded - needed - set(range(*(model.loading or (0, 0))))
+    model.loaded -= unneeded
+    return [DropUnits(deployment, run) for run in _runs(unneeded)]
 
 
 def _unfit(model: _Model, table: Table) -> str | None:
