@@ -1,0 +1,486 @@
+"""One deployment in the orchestrator's hands: when it publishes which document."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from dsi_mqtt.core.deployment import Deployment, Policy, Privacy, SplitPart
+from dsi_mqtt.core.model import ModelGraph
+from dsi_mqtt.core.plan import Infeasible, plan
+from dsi_mqtt.core.profile import views
+from dsi_mqtt.core.served import DESCRIBE_S, FORGIVE_S, SETTLE_S
+from dsi_mqtt.core.table import Stamp, TableDocument
+from tests.core.orchestra import GRAPH, NAME, SPEC, Node, Site, placed, serving
+
+
+def three(**changes: object) -> tuple[Node, Node, Node]:
+    """Nodes that hold three units each: two of them are needed."""
+    a, b, c = (Node(name, f"{name}1", room=3) for name in "abc")
+    for name, value in changes.items():
+        setattr(c, name, value)
+    return a, b, c
+
+
+def moving(cooldown_s: float = 0.0, min_gain: float = 0.15) -> Deployment:
+    return replace(SPEC, policy=Policy(cooldown_s=cooldown_s, min_gain=min_gain))
+
+
+# --- the first placement ----------------------------------------------------------------------
+
+
+def test_the_first_placement_waits_for_those_who_come() -> None:
+    site = Site(Node("a", "a1", gflops=1))
+    site.deploy()
+    site.run(SETTLE_S * 0.8)
+    site.join(Node("b", "b1", gflops=100))
+    site.run(SETTLE_S * 0.9)
+    assert site.published == []
+    site.until(lambda: site.serves("b"))
+    assert site.kinds() == ["place"]
+
+
+def test_and_for_those_who_have_yet_to_describe_the_model() -> None:
+    site = Site(Node("a", "a1", gflops=1), Node("b", "b1", gflops=100, describes=20.0))
+    site.deploy()
+    site.run(19.0)
+    assert site.published == []
+    site.until(lambda: site.serves("b"))
+
+
+def test_but_not_for_ever() -> None:
+    site = Site(Node("a", "a1"), Node("b", "b1", describes=None))
+    site.deploy()
+    site.run(DESCRIBE_S - 1)
+    assert site.published == []
+    site.until(lambda: site.serves("a"))
+
+
+def test_a_node_that_comes_and_goes_does_not_hold_it_up_for_ever() -> None:
+    site = Site(Node("a", "a1"))
+    site.deploy()
+    for i in range(int(DESCRIBE_S / 10) + 1):
+        site.join(Node("b", f"b{i}", describes=None))
+        site.run(10.0)
+    assert site.serves("a")
+
+
+def test_a_table_serves_only_when_every_part_is_ready() -> None:
+    a, b, _ = three()
+    b.loads = 20.0
+    site = Site(a, b)
+    site.deploy()
+    site.until(lambda: NAME in site.documents)
+    assert site.document.serve is None
+    assert site.prepare.state == "preparing"
+    site.run(15.0)
+    assert site.document.serve is None
+    prepared = site.prepare
+    site.until(site.serves)
+    assert site.serve == replace(prepared, state="serving")
+
+
+def test_a_table_says_everything_that_its_readers_need() -> None:
+    table = serving(*three()[:2]).serve
+    assert (table.deployment, table.leader, table.decision) == (NAME, "n1", "hazards-n1-1")
+    assert placed(table) in ([("a", "0:3"), ("b", "3:6")], [("b", "0:3"), ("a", "3:6")])
+    assert table.model is not None
+    assert (table.model.digest, table.model.units) == (GRAPH.digest, 6)
+    assert table.door is not None
+    assert table.door.session == "hazards-secret-1-0"
+    assert table.door.ingress == "mqtt://c"
+    assert [(hop.source, hop.target) for hop in table.hops] == [("s0", "s1")]
+    assert table.brokers.keys() == {"a", "b"}
+    assert table.forecast is not None
+    assert table.forecast.p50_ms > 0
+
+
+# --- nodes that go, fail and drain ------------------------------------------------------------
+
+
+def test_a_node_lost_in_serving_is_replaced_before_the_old_table_ends() -> None:
+    site = serving(*three())
+    old = site.serve
+    lost = placed(old)[1][0]
+    site.kill(lost)
+    site.until(lambda: site.document.prepare is not None)
+    assert site.serve == old
+    assert lost not in dict(placed(site.prepare))
+    site.until(site.serves)
+    assert site.kinds() == ["place", "remap"]
+    assert site.decided[-1].reason == f"node {lost} is gone"
+
+
+def test_a_node_that_falls_silent_is_lost_too() -> None:
+    site = serving(*three())
+    lost = placed(site.serve)[0][0]
+    site.vanish(lost)
+    site.until(lambda: site.serves(*({"a", "b", "c"} - {lost})))
+
+
+def test_a_node_lost_in_preparing_leaves_what_serves_untouched() -> None:
+    site = serving(Node("a", "a1", gflops=1), spec=moving())
+    old = site.serve
+    site.join(Node("b", "b1", gflops=100, loads=None))
+    site.until(lambda: site.document.prepare is not None)
+    assert placed(site.prepare) == [("b", "0:6")]
+    site.kill("b")
+    site.until(site.serves)
+    assert placed(site.serve) == placed(old)
+    assert site.serve.stamp > site.published[-2].order[0]
+
+
+def test_a_new_life_of_a_node_is_another_node() -> None:
+    site = serving(Node("a", "a1"))
+    site.join(Node("a", "a2"))
+    site.until(lambda: site.serves() and site.serve.members() == {("a", "a2")})
+
+
+def test_a_chain_that_broke_is_mended_without_waiting_for_a_newcomer() -> None:
+    site = serving(*three())
+    site.join(Node("d", "d1", describes=30.0))
+    site.kill(placed(site.serve)[0][0])
+    site.until(site.serves, within=2.0)
+
+
+def test_but_what_cannot_be_mended_waits_for_the_newcomer() -> None:
+    a, b, _ = three()
+    site = serving(a, b)
+    old = site.serve
+    site.join(Node("b", "b2", room=3, describes=30.0))
+    site.run(25.0)
+    assert site.serve == old
+    site.until(site.serves)
+    assert ("b", "b2") in site.serve.members()
+
+
+def test_a_failed_part_excludes_its_node_and_does_not_break_what_serves() -> None:
+    site = serving(Node("a", "a1", gflops=1), spec=moving())
+    site.join(Node("b", "b1", gflops=100, fails="no room on the disk"))
+    site.until(lambda: site.document.prepare is not None)
+    site.until(lambda: site.document.prepare is None)
+    assert site.serves("a")
+    count = len(site.published)
+    site.run(5.0)
+    assert len(site.published) == count
+
+
+def test_a_node_that_serves_and_fails_to_prepare_goes_on_serving() -> None:
+    a, b, c = three()
+    site = serving(a, b, spec=moving())
+    a.fails = b.fails = "out of memory"
+    site.join(replace(c, gflops=100.0))
+    site.until(lambda: site.document.prepare is not None)
+    site.until(lambda: site.document.prepare is None)
+    assert site.serves("a", "b")
+    assert "unavailable" not in site.kinds()
+
+
+def test_a_failure_is_forgiven_after_a_while() -> None:
+    site = serving(Node("a", "a1", gflops=1), spec=moving())
+    site.join(Node("b", "b1", gflops=100, fails="busy"))
+    site.run(5.0)
+    site.nodes["b"].fails = None
+    site.run(FORGIVE_S)
+    assert site.serves("a")
+    site.join(Node("c", "c1", gflops=1))  # any fact makes it look again
+    site.until(lambda: site.serves("b"))
+
+
+def test_when_nobody_else_can_the_failure_is_told() -> None:
+    site = Site(Node("a", "a1", fails="layer 3 is missing in the checkpoint"))
+    site.deploy()
+    site.until(lambda: "unavailable" in site.kinds())
+    assert site.serve.reason is not None
+    assert site.serve.reason.startswith("node a: layer 3 is missing in the checkpoint; ")
+
+
+def test_a_draining_node_is_left_once_its_part_is_ready_elsewhere() -> None:
+    site = serving(*three())
+    drained = placed(site.serve)[0][0]
+    site.nodes[drained].state = "draining"
+    site.until(lambda: site.serves(*({"a", "b", "c"} - {drained})))
+    assert site.serve.door is not None
+    assert site.serve.door.node != drained
+    assert site.decided[-1].reason == f"node {drained} drains"
+
+
+def test_a_draining_node_stays_where_there_is_no_other_place() -> None:
+    a, b, c = three()
+    site = serving(a, b)
+    old = site.serve
+    a.state = "draining"
+    site.run(5.0)
+    assert site.serve == old
+    assert site.kinds() == ["place", "keep"]
+    site.join(c)
+    site.until(lambda: site.serves("b", "c"))
+
+
+def test_a_node_that_drains_while_its_part_is_prepared_is_left_afterwards() -> None:
+    site = serving(Node("a", "a1", gflops=1), spec=moving())
+    site.join(Node("b", "b1", gflops=100, loads=5.0))
+    site.until(lambda: site.document.prepare is not None)
+    site.nodes["b"].state = "draining"
+    site.until(lambda: site.serves("a"))
+    assert "b" not in dict(placed(site.serve))
+
+
+# --- spares -----------------------------------------------------------------------------------
+
+
+def test_a_spare_is_used_only_when_needed_and_given_back() -> None:
+    a, b, c = three(spare=True, gflops=100.0)
+    site = serving(a, b, c)
+    assert site.serves("a", "b")
+    site.kill("a")
+    site.until(lambda: site.serves("b", "c"))
+    site.join(Node("a", "a2", room=3))
+    site.until(lambda: site.serves("a", "b"))
+
+
+# --- better plans -----------------------------------------------------------------------------
+
+
+def test_a_small_gain_moves_nothing() -> None:
+    site = serving(Node("a", "a1", gflops=10), spec=moving(min_gain=0.15))
+    site.join(Node("b", "b1", gflops=11))
+    site.run(20.0)
+    assert site.serves("a")
+    assert len(site.published) == 2
+    site.join(Node("c", "c1", gflops=20))
+    site.until(lambda: site.serves("c"))
+
+
+def test_a_cooldown_holds_a_better_plan_back_and_lets_it_go() -> None:
+    site = Site(Node("a", "a1", gflops=1))
+    site.deploy(moving(cooldown_s=30.0))
+    site.until(site.serves)
+    site.join(Node("b", "b1", gflops=100))
+    site.run(29.0)
+    assert site.serves("a")
+    site.until(lambda: site.serves("b"), within=3.0)
+    assert site.decided[-1].reason == "a better placement was held back by the cooldown"
+
+
+def test_nothing_is_published_while_nothing_changes() -> None:
+    site = serving(*three())
+    count = len(site.published)
+    site.run(120.0)
+    assert len(site.published) == count
+
+
+# --- the deployment changes -------------------------------------------------------------------
+
+
+def test_a_change_that_the_chain_satisfies_moves_nothing() -> None:
+    site = serving(*three())
+    old = site.document
+    site.deploy(replace(SPEC, policy=Policy(cooldown_s=1.0)))
+    site.run(5.0)
+    assert site.document == old
+
+
+@pytest.mark.parametrize("loads", [0.3, 5.0])
+def test_a_tighter_privacy_rule_moves_the_chain_even_in_the_cooldown(loads: float) -> None:
+    site = serving(Node("a", "a1"), Node("b", "b1", gflops=1, zone="plant", loads=loads))
+    assert site.serves("a")
+    site.deploy(replace(SPEC, privacy=Privacy({"0:6": ("plant",)})))
+    site.until(lambda: site.serves("b"))
+    assert site.serve.door is not None
+    assert site.serve.door.node == "b"
+
+
+def test_a_change_during_a_preparation_is_not_lost_when_it_becomes_ready() -> None:
+    site = serving(Node("a", "a1", gflops=1, zone="plant"), spec=moving())
+    site.join(Node("b", "b1", gflops=100, loads=2.0))
+    site.until(lambda: site.document.prepare is not None)
+    site.run(1.5)
+    site.deploy(replace(moving(), privacy=Privacy({"0:6": ("plant",)})))
+    site.join(Node("c", "c1"))
+    site.run(10.0)
+    assert site.serves("a")
+    assert all("b" not in dict(placed(d.serve)) for d in site.published if d.serve)
+
+
+def test_cuts_by_hand_are_followed_also_when_only_the_nodes_change() -> None:
+    def by_hand(*nodes: str) -> Deployment:
+        parts = tuple(SplitPart(f"{3 * i}:{3 * i + 3}", (node,)) for i, node in enumerate(nodes))
+        return replace(SPEC, split=parts)
+
+    site = serving(*three(), spec=by_hand("a", "b"))
+    assert placed(site.serve) == [("a", "0:3"), ("b", "3:6")]
+    site.deploy(by_hand("a", "c"))
+    site.until(lambda: placed(site.serve) == [("a", "0:3"), ("c", "3:6")])
+
+
+def test_a_contradiction_is_told_and_mended() -> None:
+    site = serving(Node("a", "a1"))
+    site.deploy(replace(SPEC, privacy=Privacy({"0:9": ("edge",)})))
+    site.until(lambda: site.serve.state == "unavailable")
+    assert "goes beyond the 6 units" in (site.serve.reason or "")
+    site.deploy()
+    site.until(site.serves)
+
+
+def test_another_model_is_loaded_beside_the_old_one() -> None:
+    nodes = three()
+    site = serving(*nodes)
+    for node in nodes:
+        node.graph = ModelGraph("sha256:2", "fake", GRAPH.units)
+    site.until(lambda: site.document.prepare is not None)
+    assert site.serve.state == "serving"
+    site.until(site.serves)
+    assert site.serve.model is not None
+    assert site.serve.model.digest == "sha256:2"
+
+
+# --- nothing feasible -------------------------------------------------------------------------
+
+
+def test_what_is_infeasible_says_why_and_a_new_node_mends_it() -> None:
+    a, b, _ = three()
+    site = Site(a)
+    site.deploy()
+    site.until(lambda: NAME in site.documents)
+    assert site.serve.state == "unavailable"
+    told = plan(SPEC, GRAPH, views([(a.status(site.now), None)], GRAPH, NAME))
+    assert isinstance(told, Infeasible)
+    assert site.serve.reason == told.sentence
+    assert (site.serve.segments, site.document.prepare) == ((), None)
+    count = len(site.published)
+    site.run(10.0)
+    assert len(site.published) == count
+    site.join(b)
+    site.until(lambda: site.serves("a", "b"))
+
+
+def test_while_nothing_serves_a_door_in_an_allowed_zone_holds_the_same_session() -> None:
+    spec = replace(SPEC, privacy=Privacy({"0:1": ("plant",)}))
+    nodes = (
+        Node("a", "a1", room=2, zone="plant"),
+        Node("b", "b1", room=4),
+        Node("c", "c1", room=1, zone="plant"),
+    )
+    site = serving(*nodes, spec=spec)
+    door = site.serve.door
+    assert door is not None
+    assert door.node == "a"
+    site.kill("a")
+    site.until(lambda: site.serve.state == "unavailable")
+    waiting = site.serve.door
+    assert waiting is not None
+    assert (waiting.node, waiting.session) == ("c", door.session)
+    site.kill("c")
+    site.until(lambda: site.serve.door is None)
+    site.join(Node("a", "a2", room=2, zone="plant"))
+    site.until(site.serves)
+    assert site.serve.door is not None
+    assert site.serve.door.session == door.session
+
+
+def test_a_broken_chain_whose_trouble_was_told_before_is_still_declared_unavailable() -> None:
+    a, b, _ = three()
+    site = serving(a, b)
+    a.state = "draining"
+    site.until(lambda: site.kinds()[-1] == "keep")
+    site.kill("b")
+    site.until(lambda: site.serve.state == "unavailable")
+
+
+def test_where_there_is_no_room_for_both_the_broken_chain_goes_first() -> None:
+    a, b, _ = three()
+    site = serving(a, b)
+    site.kill("b")
+    site.until(lambda: site.serve.state == "unavailable")
+    site.join(Node("b", "b2", room=3))
+    site.until(site.serves)
+    # A rule that swaps the two: neither can hold all six units.
+    first = placed(site.serve)[0][0]
+    pin = {"5:6": first}
+    site.deploy(replace(SPEC, policy=Policy(pin=pin)))
+    site.until(lambda: site.document.prepare is not None)
+    assert site.serve.reason == "makes room for the next table"
+    assert site.serve.door == site.prepare.door
+    assert site.prepare.stamp > site.serve.stamp
+    site.until(site.serves)
+    assert placed(site.serve)[1][0] == first
+
+
+# --- undeploying ------------------------------------------------------------------------------
+
+
+def test_undeploying_ends_the_chain_and_then_clears_the_topic() -> None:
+    site = serving(*three())
+    site.undeploy()
+    site.run(0.05)
+    assert (site.serve.state, site.serve.door, site.serve.segments) == ("unavailable", None, ())
+    site.until(lambda: NAME not in site.documents)
+    assert site.kinds()[-1] == "remove"
+
+
+def test_undeploying_waits_until_everybody_has_released() -> None:
+    nodes = three()
+    site = serving(*nodes)
+    holder = site.nodes[placed(site.serve)[0][0]]
+    holder.releases = False
+    site.undeploy()
+    site.run(5.0)
+    assert NAME in site.documents
+    holder.parts.clear()
+    site.until(lambda: NAME not in site.documents)
+
+
+def test_a_name_deployed_again_goes_on_above_its_old_epochs() -> None:
+    site = serving(*three())
+    site.undeploy()
+    site.until(lambda: NAME not in site.documents)
+    newest = max(node.seen for node in site.nodes.values())
+    site.deploy()
+    site.until(site.serves)
+    assert site.serve.epoch > newest[0].epoch
+    assert len({decided.id for decided in site.decided}) == len(site.decided)
+
+
+# --- retained state that fell back ------------------------------------------------------------
+
+
+def test_what_fell_back_is_written_again_by_a_leader_that_remembers() -> None:
+    site = serving(*three())
+    newest = site.document
+    site.documents[NAME] = site.published[0]
+    site.orchestrator.disconnected()
+    site.orchestrator.lead_lost(site.now)
+    site.reconnect()
+    site.until(lambda: site.document == newest)
+
+
+def test_what_fell_back_is_replaced_by_a_leader_that_does_not_know_it() -> None:
+    site = serving(*three())
+    older = site.document
+    site.kill(placed(site.serve)[0][0])
+    site.until(site.serves)
+    newest = site.document
+    site.documents = {NAME: older}
+    site.restart()
+    site.until(lambda: site.serves() and site.document.order > newest.order)
+    assert all(node.seen == site.document.order for node in site.nodes.values())
+
+
+def test_a_retained_table_without_deployment_is_removed_by_the_next_leader() -> None:
+    site = serving(*three())
+    del site.specs[NAME]
+    site.restart()
+    site.until(lambda: NAME not in site.documents)
+
+
+def test_older_documents_change_nothing() -> None:
+    site = serving(*three())
+    old = site.document
+    assert old.serve is not None
+    for stamp in (Stamp(1, "z", 99), old.serve.stamp):
+        aged = replace(old.serve, term=stamp.term, leader=stamp.leader, epoch=stamp.epoch - 1)
+        site.orchestrator.document_seen(NAME, TableDocument(aged), site.now)
+    site.run(3.0)
+    assert site.document == old
