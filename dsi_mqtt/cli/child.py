@@ -73,6 +73,9 @@ class Children:
         self._children[name] = child
         return child
 
+    def child(self, name: str) -> Child:
+        return self._children[name]
+
     def log_path(self, name: str) -> Path:
         return self._logs / f"{name}.log"
 

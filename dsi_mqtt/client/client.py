@@ -18,7 +18,9 @@ from dsi_mqtt.core.client import ClientEffects, PendingInputs, SendInput
 from dsi_mqtt.errors import (
     ConnectionLostError,
     DeadlineError,
+    DsiError,
     InvalidInputError,
+    TooLargeError,
     TransportError,
     UnknownDeploymentError,
 )
@@ -242,10 +244,16 @@ class Client:
             await connection.publish(message)
         except ConnectionLostError:
             return  # sent again on the next connection
+        except TooLargeError:
+            limit = connection.limits.max_packet_size
+            sentence = (
+                f"the input has {len(message.payload)} bytes, the broker takes {limit} a packet"
+            )
+            self._fail(message, InvalidInputError(f"{sentence}; send less"))
         except TransportError as error:
             self._fail(message, error)
 
-    def _fail(self, message: Message, error: TransportError) -> None:
+    def _fail(self, message: Message, error: DsiError) -> None:
         call = self._calls.get(message.correlation_data or b"")
         if call is not None and not call.answer.done():
             call.answer.set_exception(error)
