@@ -1,0 +1,148 @@
+"""The right to an ingress: who may take the session, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dsi_mqtt.core.effects import CloseIngress, EchoNonce, Effects, OpenIngress
+from dsi_mqtt.core.ingress import HAND_OVER_S, PROVE_S, Ingress
+from dsi_mqtt.core.table import Door
+from tests.core.build import NAME
+
+DOOR = Door("a", "a1", "mqtt://broker", "session", 4)
+OPEN = [OpenIngress(NAME, DOOR, 8, 1000)]
+ECHO = [EchoNonce(NAME)]
+CLOSE = [CloseIngress(NAME, forget=False)]
+
+
+def ingress() -> Ingress:
+    return Ingress(NAME, 8, 1000)
+
+
+def opened() -> Ingress:
+    held = ingress()
+    assert held.named(DOOR, 0.0) == OPEN
+    assert held.opened() == []
+    assert held.is_open
+    return held
+
+
+def test_lost_it_comes_back_only_after_the_nonce() -> None:
+    held = opened()
+    assert held.lost(1.0) == ECHO
+    assert not held.is_open
+    assert held.named(DOOR, 1.1) == []
+    assert held.held_elsewhere(held=False, now=1.2) == []
+    assert held.tick(1.3) == []
+    assert held.nonce_returned() == OPEN
+    assert held.nonce_returned() == [], "one nonce, one connection"
+
+
+def test_an_unanswered_nonce_is_sent_again() -> None:
+    held = opened()
+    held.lost(1.0)
+    assert held.tick(1.0 + PROVE_S) == ECHO
+    assert held.tick(1.1 + PROVE_S) == []
+    assert held.tick(1.0 + 2 * PROVE_S) == ECHO
+
+
+def test_a_broker_that_refuses_is_not_asked_in_a_loop() -> None:
+    held = ingress()
+    held.named(DOOR, 0.0)
+    assert held.lost(0.0) == [], "it never had it: no nonce at once"
+    assert held.tick(PROVE_S / 2) == []
+    assert held.tick(PROVE_S) == ECHO
+    assert held.nonce_returned() == OPEN
+    assert held.lost(PROVE_S) == []
+
+
+def test_a_hand_over_waits_for_the_other_door() -> None:
+    held = ingress()
+    held.held_elsewhere(held=True, now=0.0)
+    assert held.named(DOOR, 0.0) == []
+    assert held.tick(HAND_OVER_S / 2) == []
+    assert held.held_elsewhere(held=False, now=HAND_OVER_S / 2) == OPEN
+
+
+def test_a_door_that_does_not_let_go_is_not_waited_for_for_ever() -> None:
+    held = ingress()
+    held.held_elsewhere(held=True, now=0.0)
+    held.named(DOOR, 0.0)
+    assert held.tick(HAND_OVER_S) == OPEN
+
+
+def test_named_no_more_it_closes_and_a_late_opening_is_closed_too() -> None:
+    held = ingress()
+    held.named(DOOR, 0.0)
+    assert held.not_named(forget=False) == CLOSE
+    assert held.opened() == CLOSE
+    assert not held.is_open
+
+
+def test_undeployed_the_session_is_ended() -> None:
+    assert opened().not_named(forget=True) == [CloseIngress(NAME, forget=True)]
+
+
+def test_a_door_that_finishes_keeps_its_connection_and_does_not_come_back_for_it() -> None:
+    held = opened()
+    held.finishing()
+    assert held.is_open
+    assert held.lost(1.0) == []
+    assert held.nonce_returned() == []
+    assert held.tick(100.0) == []
+
+
+def test_a_door_that_finishes_while_proving_gives_up() -> None:
+    held = opened()
+    held.lost(1.0)
+    held.finishing()
+    assert held.nonce_returned() == []
+    assert held.tick(100.0) == []
+
+
+def test_another_session_or_broker_is_opened_instead_and_a_window_changes_nothing() -> None:
+    held = opened()
+    assert held.named(replace(DOOR, window=9), 1.0) == []
+    moved = replace(DOOR, session="other")
+    assert held.named(moved, 2.0) == [OpenIngress(NAME, moved, 8, 1000)]
+    assert not held.is_open
+
+
+def act(held: Ingress, event: str, now: float) -> Effects:
+    if event == "finishing":
+        held.finishing()
+        return []
+    acts: dict[str, Callable[[], Effects]] = {
+        "named": lambda: held.named(DOOR, now),
+        "gone": lambda: held.not_named(forget=False),
+        "elsewhere": lambda: held.held_elsewhere(held=True, now=now),
+        "free": lambda: held.held_elsewhere(held=False, now=now),
+        "opened": held.opened,
+        "lost": lambda: held.lost(now),
+        "nonce": held.nonce_returned,
+        "wait": lambda: held.tick(now),
+    }
+    return acts[event]()
+
+
+EVENTS = ["named", "finishing", "gone", "elsewhere", "free", "opened", "lost", "nonce", "wait"]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from(EVENTS), max_size=40))
+def test_after_a_loss_nothing_is_opened_without_a_nonce(events: list[str]) -> None:
+    held, proven = ingress(), True
+    for step, event in enumerate(events):
+        had, named = held.is_connected, held._door is not None
+        effects = act(held, event, step * 0.3)
+        if event == "lost" and had and named:
+            proven = False
+        if event in ("nonce", "gone", "finishing"):
+            proven = True  # proven anew, or given up: a new right begins with a new name
+        if any(isinstance(effect, OpenIngress) for effect in effects):
+            assert proven
+            assert held._door is not None
