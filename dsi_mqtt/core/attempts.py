@@ -102,7 +102,7 @@ class Attempts:
         Ends attempts on tables with a dead member; a hint needs a newer table as well.
         """
         effects: Effects = []
-        for request in list(self._running.values()):
+        for request in reversed(list(self._running.values())):  # each goes to the front again
             used = request.attempt.table if request.attempt else None
             if used is None:
                 continue
