@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -111,10 +112,11 @@ async def dsi_mqtt(*arguments: str, stdin: str = "") -> Finished:
 
 
 class LiveSite:
-    """What runs, and what it says of itself."""
+    """What runs, and what it says of itself. deaths: how often each process ended by itself."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, deaths: Counter[str]) -> None:
         self.site = site
+        self.deaths = deaths
         self.topics = Topics()
 
     @property
@@ -233,10 +235,17 @@ async def live_site(
     folder: Path, nodes: Sequence[SiteNode] = NODES, *, restart: bool = False
 ) -> AsyncIterator[LiveSite]:
     """folder: for state and logs. restart: whether what ends by itself is started again."""
+    deaths = Counter[str]()
     async with running_site(
-        nodes, root=ROOT, port=0, data_port=0, state=folder, restart=restart
+        nodes,
+        root=ROOT,
+        port=0,
+        data_port=0,
+        state=folder,
+        restart=restart,
+        ended=lambda child, _: deaths.update([child.name]),
     ) as site:
-        live = LiveSite(site)
+        live = LiveSite(site, deaths)
         for node in nodes:
             await live.online(node.id)
         yield live
