@@ -11,13 +11,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, TypeVar, cast
 
+import mqtt5
 import pytest
 import pytest_asyncio
 import uvloop
 
 from dsi_mqtt.errors import ConnectionLostError
+from dsi_mqtt.transport.address import BrokerAddress
 from dsi_mqtt.transport.base import (
     BrokerLimits,
     Connection,
@@ -36,6 +38,8 @@ from dsi_mqtt.transport.mosquitto import (
     find_mosquitto,
 )
 from dsi_mqtt.transport.mqtt import MqttTransport
+from dsi_mqtt.transport.mqtt_control import MqttControlConnection
+from dsi_mqtt.transport.mqtt_data import MqttDataConnection
 
 Kind = Literal["control", "data"]
 
@@ -116,6 +120,106 @@ class Site:
 
     def _options(self, client: str, options: dict[str, Any]) -> ConnectOptions:
         return ConnectOptions(client_id=self.name(client) if client else "", **options)
+
+
+P = TypeVar("P")
+
+
+@dataclass
+class Peer:
+    """The broker's end of one connection, a packet at a time."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    async def receive(self, kind: type[P]) -> P:
+        """The next packet, which must be of this kind; pings are answered."""
+        while True:
+            packet = await self._next()
+            if isinstance(packet, mqtt5.PingReqPacket) and kind is not mqtt5.PingReqPacket:
+                self.send(mqtt5.PingRespPacket())
+                continue
+            assert isinstance(packet, kind), packet
+            return packet
+
+    def send(self, *packets: Any) -> None:
+        for packet in packets:
+            self.writer.write(packet if isinstance(packet, bytes) else packet.write())
+
+    async def admit(self, **connack: Any) -> mqtt5.ConnectPacket:
+        connect = await self.receive(mqtt5.ConnectPacket)
+        self.send(mqtt5.ConnAckPacket(**connack))
+        return connect
+
+    async def gone(self) -> None:
+        """Returns when the client has closed its end."""
+        while await self.reader.read(65536):
+            pass
+
+    async def _next(self) -> Any:
+        head = await self.reader.readexactly(2)
+        while head[-1] & 0x80:
+            head += await self.reader.readexactly(1)
+        length = sum((byte & 0x7F) << (7 * index) for index, byte in enumerate(head[1:]))
+        packet, _ = mqtt5.read(memoryview(head + await self.reader.readexactly(length)))
+        return packet
+
+
+Script = Callable[[Peer], Awaitable[None]]
+
+
+@dataclass
+class ScriptedBroker:
+    address: BrokerAddress
+    opened: list[Connection] = field(default_factory=list)
+
+    async def data(self, **options: Any) -> MqttDataConnection:
+        connection = await MqttDataConnection.open(self.address, ConnectOptions(**options))
+        self.opened.append(connection)
+        return connection
+
+    async def connect(self, kind: Kind, **options: Any) -> Connection:
+        if kind == "data":
+            return await self.data(**options)
+        connection = await MqttControlConnection.open(self.address, ConnectOptions(**options))
+        self.opened.append(connection)
+        return connection
+
+
+@contextlib.asynccontextmanager
+async def _scripted(script: Script) -> AsyncIterator[ScriptedBroker]:
+    """Runs the script on the one connection made to it; its errors are the test's."""
+    playing: list[asyncio.Task[None]] = []
+
+    async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await script(Peer(reader, writer))
+        finally:
+            writer.close()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        playing.append(asyncio.create_task(play(reader, writer)))
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    broker = ScriptedBroker(BrokerAddress(*server.sockets[0].getsockname()[:2]))
+    async with asyncio.timeout(PATIENCE_S):
+        try:
+            yield broker
+        finally:
+            for connection in broker.opened:
+                connection.abort()
+            server.close()
+            await asyncio.gather(*playing)
+            await server.wait_closed()
+
+
+Scripted = Callable[[Script], contextlib.AbstractAsyncContextManager[ScriptedBroker]]
+
+
+@pytest.fixture
+def scripted() -> Scripted:
+    """Makes brokers that do what the test says."""
+    return _scripted
 
 
 def pytest_asyncio_loop_factories(

@@ -81,9 +81,10 @@ async def test_concurrent_publishes_are_all_acknowledged_and_all_arrive(
     await receiver.subscribe(site.name("in"), qos=1)
     taking = asyncio.create_task(site.take(receiver, 200))
 
-    answers = await asyncio.gather(
-        *(sender.publish(Message(site.name("in"), b"%d" % n, qos=1)) for n in range(200))
-    )
+    async with asyncio.timeout(20):
+        answers = await asyncio.gather(
+            *(sender.publish(Message(site.name("in"), b"%d" % n, qos=1)) for n in range(200))
+        )
 
     assert answers == [True] * 200
     assert {int(bytes(message.payload)) for message in await taking} == set(range(200))

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import mqtt5
 import pytest
@@ -16,103 +13,11 @@ import pytest
 from dsi_mqtt.errors import BrokerRefusedError, BrokerUnreachableError, ConnectionLostError
 from dsi_mqtt.transport.address import BrokerAddress
 from dsi_mqtt.transport.base import Connection, ConnectOptions, Message
-from dsi_mqtt.transport.mqtt_control import MqttControlConnection
 from dsi_mqtt.transport.mqtt_data import MqttDataConnection
 from dsi_mqtt.transport.mqtt_stream import RECEIVE_BYTES
 
 if TYPE_CHECKING:
-    from tests.transport.conftest import Kind
-
-PATIENCE_S = 20.0
-P = TypeVar("P")
-
-
-@dataclass
-class Peer:
-    """The broker's end of one connection, a packet at a time."""
-
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-
-    async def receive(self, kind: type[P]) -> P:
-        """The next packet, which must be of this kind; pings are answered."""
-        while True:
-            packet = await self._next()
-            if isinstance(packet, mqtt5.PingReqPacket) and kind is not mqtt5.PingReqPacket:
-                self.send(mqtt5.PingRespPacket())
-                continue
-            assert isinstance(packet, kind), packet
-            return packet
-
-    def send(self, *packets: Any) -> None:
-        for packet in packets:
-            self.writer.write(packet if isinstance(packet, bytes) else packet.write())
-
-    async def admit(self, **connack: Any) -> mqtt5.ConnectPacket:
-        connect = await self.receive(mqtt5.ConnectPacket)
-        self.send(mqtt5.ConnAckPacket(**connack))
-        return connect
-
-    async def gone(self) -> None:
-        """Returns when the client has closed its end."""
-        while await self.reader.read(65536):
-            pass
-
-    async def _next(self) -> Any:
-        head = await self.reader.readexactly(2)
-        while head[-1] & 0x80:
-            head += await self.reader.readexactly(1)
-        length = sum((byte & 0x7F) << (7 * index) for index, byte in enumerate(head[1:]))
-        packet, _ = mqtt5.read(memoryview(head + await self.reader.readexactly(length)))
-        return packet
-
-
-Script = Callable[[Peer], Awaitable[None]]
-
-
-@dataclass
-class ScriptedBroker:
-    address: BrokerAddress
-    opened: list[Connection] = field(default_factory=list)
-
-    async def data(self, **options: Any) -> MqttDataConnection:
-        connection = await MqttDataConnection.open(self.address, ConnectOptions(**options))
-        self.opened.append(connection)
-        return connection
-
-    async def connect(self, kind: Kind, **options: Any) -> Connection:
-        if kind == "data":
-            return await self.data(**options)
-        connection = await MqttControlConnection.open(self.address, ConnectOptions(**options))
-        self.opened.append(connection)
-        return connection
-
-
-@contextlib.asynccontextmanager
-async def scripted(script: Script) -> AsyncIterator[ScriptedBroker]:
-    """Runs the script on the one connection made to it; its errors are the test's."""
-    playing: list[asyncio.Task[None]] = []
-
-    async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            await script(Peer(reader, writer))
-        finally:
-            writer.close()
-
-    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        playing.append(asyncio.create_task(play(reader, writer)))
-
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
-    broker = ScriptedBroker(BrokerAddress(*server.sockets[0].getsockname()[:2]))
-    async with asyncio.timeout(PATIENCE_S):
-        try:
-            yield broker
-        finally:
-            for connection in broker.opened:
-                connection.abort()
-            server.close()
-            await asyncio.gather(*playing)
-            await server.wait_closed()
+    from tests.transport.conftest import Kind, Peer, Scripted
 
 
 async def end_of(connection: Connection) -> str:
@@ -120,6 +25,10 @@ async def end_of(connection: Connection) -> str:
         async for _ in connection.messages():
             pass
     return str(lost.value)
+
+
+async def silent(peer: Peer) -> None:
+    await peer.gone()
 
 
 # -- opening -------------------------------------------------------------------------------------
@@ -138,7 +47,9 @@ async def end_of(connection: Connection) -> str:
         ),
     ],
 )
-async def test_who_is_no_mqtt_5_broker_is_told_apart(kind: Kind, answer: bytes, says: str) -> None:
+async def test_who_is_no_mqtt_5_broker_is_told_apart(
+    scripted: Scripted, kind: Kind, answer: bytes, says: str
+) -> None:
     async def script(peer: Peer) -> None:
         await peer.receive(mqtt5.ConnectPacket)
         peer.send(answer)
@@ -149,8 +60,8 @@ async def test_who_is_no_mqtt_5_broker_is_told_apart(kind: Kind, answer: bytes, 
         assert str(broker.address) in str(refused.value)
 
 
-async def test_who_does_not_answer_is_unreachable(kind: Kind) -> None:
-    async with scripted(Peer.gone) as broker:
+async def test_who_does_not_answer_is_unreachable(scripted: Scripted, kind: Kind) -> None:
+    async with scripted(silent) as broker:
         with pytest.raises(BrokerUnreachableError, match="timed out"):
             await broker.connect(kind, connect_timeout_s=0.05)
 
@@ -160,7 +71,7 @@ async def test_a_host_without_a_name_is_unreachable() -> None:
         await MqttDataConnection.open(BrokerAddress("no.such.host.invalid"), ConnectOptions())
 
 
-async def test_a_cancelled_opening_leaves_no_socket(kind: Kind) -> None:
+async def test_a_cancelled_opening_leaves_no_socket(scripted: Scripted, kind: Kind) -> None:
     asked = asyncio.Event()
 
     async def script(peer: Peer) -> None:
@@ -193,7 +104,7 @@ TAKEN_OVER = mqtt5.DisconnectReasonCode.SESSION_TAKEN_OVER
     ],
 )
 async def test_what_a_broker_must_not_send_ends_the_connection(
-    kind: Kind, sent: bytes, says: str
+    scripted: Scripted, kind: Kind, sent: bytes, says: str
 ) -> None:
     async def script(peer: Peer) -> None:
         await peer.admit()
@@ -218,7 +129,9 @@ QOS_2 = mqtt5.QoS.EXACTLY_ONCE
         (mqtt5.PublishPacket("a", b"", qos=QOS_2, packet_id=1).write(), "QoS 2"),
     ],
 )
-async def test_what_nobody_asked_for_ends_a_data_connection(sent: bytes, says: str) -> None:
+async def test_what_nobody_asked_for_ends_a_data_connection(
+    scripted: Scripted, sent: bytes, says: str
+) -> None:
     async def script(peer: Peer) -> None:
         await peer.admit()
         await peer.receive(mqtt5.PublishPacket)
@@ -231,7 +144,7 @@ async def test_what_nobody_asked_for_ends_a_data_connection(sent: bytes, says: s
             await connection.publish(Message("a", b"", qos=1))
 
 
-async def test_an_answer_of_the_wrong_kind_ends_the_connection() -> None:
+async def test_an_answer_of_the_wrong_kind_ends_the_connection(scripted: Scripted) -> None:
     async def script(peer: Peer) -> None:
         await peer.admit()
         asked = await peer.receive(mqtt5.SubscribePacket)
@@ -244,7 +157,7 @@ async def test_an_answer_of_the_wrong_kind_ends_the_connection() -> None:
             await connection.subscribe("a")
 
 
-async def test_packets_may_come_in_any_pieces(kind: Kind) -> None:
+async def test_packets_may_come_in_any_pieces(scripted: Scripted, kind: Kind) -> None:
     sizes = (0, 1, 120, 130, 20_000, RECEIVE_BYTES, 3 * RECEIVE_BYTES, 5)
     stream = b"".join(mqtt5.PublishPacket("a", bytes([n % 251]) * n).write() for n in sizes)
 
@@ -268,7 +181,7 @@ async def test_packets_may_come_in_any_pieces(kind: Kind) -> None:
 # -- answers -------------------------------------------------------------------------------------
 
 
-async def test_a_refused_subscription_names_its_filter(kind: Kind) -> None:
+async def test_a_refused_subscription_names_its_filter(scripted: Scripted, kind: Kind) -> None:
     async def script(peer: Peer) -> None:
         await peer.admit()
         for code in (
@@ -288,7 +201,7 @@ async def test_a_refused_subscription_names_its_filter(kind: Kind) -> None:
             await connection.subscribe("a/#", qos=1)
 
 
-async def test_a_refused_unsubscription_names_its_filter() -> None:
+async def test_a_refused_unsubscription_names_its_filter(scripted: Scripted) -> None:
     async def script(peer: Peer) -> None:
         await peer.admit()
         left = await peer.receive(mqtt5.UnsubscribePacket)
@@ -302,7 +215,7 @@ async def test_a_refused_unsubscription_names_its_filter() -> None:
             await connection.unsubscribe("a/#")
 
 
-async def test_a_refused_message_names_its_topic(kind: Kind) -> None:
+async def test_a_refused_message_names_its_topic(scripted: Scripted, kind: Kind) -> None:
     async def script(peer: Peer) -> None:
         await peer.admit()
         asked = await peer.receive(mqtt5.PublishPacket)
@@ -317,7 +230,9 @@ async def test_a_refused_message_names_its_topic(kind: Kind) -> None:
             await connection.publish(Message("a/b", b"", qos=1))
 
 
-async def test_what_a_broker_does_not_offer_is_not_asked_of_it(kind: Kind) -> None:
+async def test_what_a_broker_does_not_offer_is_not_asked_of_it(
+    scripted: Scripted, kind: Kind
+) -> None:
     async def script(peer: Peer) -> None:
         await peer.admit(max_qos=mqtt5.QoS.AT_MOST_ONCE, retain_available=False)
         await peer.gone()
@@ -330,7 +245,9 @@ async def test_what_a_broker_does_not_offer_is_not_asked_of_it(kind: Kind) -> No
             await connection.publish(Message("a", b"", retain=True))
 
 
-async def test_the_brokers_receive_maximum_holds_even_after_cancellations(kind: Kind) -> None:
+async def test_the_brokers_receive_maximum_holds_even_after_cancellations(
+    scripted: Scripted, kind: Kind
+) -> None:
     """Three may be in flight; a publish that nobody waits for any more still is."""
 
     async def script(peer: Peer) -> None:
@@ -362,7 +279,22 @@ async def test_the_brokers_receive_maximum_holds_even_after_cancellations(kind: 
     assert answers == [True, True, True]
 
 
-async def test_packet_ids_in_use_are_passed_over() -> None:
+async def test_who_waits_for_a_place_in_flight_is_told_of_the_end(
+    scripted: Scripted, kind: Kind
+) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.admit(receive_max=1)
+        await peer.receive(mqtt5.PublishPacket)
+
+    async with scripted(script) as broker:
+        connection = await broker.connect(kind)
+        publishing = [connection.publish(Message("a", b"", qos=1)) for _ in range(5)]
+        ends = await asyncio.gather(*publishing, return_exceptions=True)
+
+    assert [type(end) for end in ends] == [ConnectionLostError] * 5
+
+
+async def test_packet_ids_in_use_are_passed_over(scripted: Scripted) -> None:
     seen: list[int] = []
 
     async def script(peer: Peer) -> None:
@@ -390,148 +322,3 @@ async def test_packet_ids_in_use_are_passed_over() -> None:
         assert await first
 
     assert (min(seen), max(seen)) == (2, 65_535)
-
-
-# -- keep-alive ----------------------------------------------------------------------------------
-
-
-async def test_the_brokers_keep_alive_overrules_ours() -> None:
-    pinged = asyncio.Event()
-
-    async def script(peer: Peer) -> None:
-        connect = await peer.admit(server_keep_alive=1)
-        assert connect.keep_alive == 3600
-        await peer.receive(mqtt5.PingReqPacket)
-        pinged.set()
-        await peer.gone()
-
-    async with scripted(script) as broker:
-        await broker.data(keep_alive_s=3600)
-        await pinged.wait()
-
-
-async def test_a_broker_that_answers_no_ping_is_lost() -> None:
-    async def script(peer: Peer) -> None:
-        await peer.admit()
-        await peer.gone()
-
-    async with scripted(script) as broker:
-        connection = await broker.data(keep_alive_s=0)
-        connection._stream.keep_alive(0.02)
-        assert "has not answered for 0.02 s" in await end_of(connection)
-
-
-async def test_pings_go_on_while_nothing_more_is_read() -> None:
-    """The bound is reached and the receive buffer full."""
-    pinged = asyncio.Event()
-
-    async def script(peer: Peer) -> None:
-        await peer.admit()
-        payload = bytes(RECEIVE_BYTES // 2)
-        for packet_id in range(1, 9):
-            peer.send(
-                mqtt5.PublishPacket("a", payload, qos=mqtt5.QoS.AT_LEAST_ONCE, packet_id=packet_id)
-            )
-        for _ in range(4):  # twice as long as silence is borne
-            await peer.receive(mqtt5.PingReqPacket)
-        pinged.set()
-        for packet_id in range(1, 9):
-            assert (await peer.receive(mqtt5.PubAckPacket)).packet_id == packet_id
-        await peer.gone()
-
-    async with scripted(script) as broker:
-        connection = await broker.data(keep_alive_s=0, hold_count=1)
-        connection._stream.keep_alive(0.02)
-        await pinged.wait()
-        for _ in range(8):
-            connection.acknowledge(await anext(connection.messages()))
-
-
-# -- writing -------------------------------------------------------------------------------------
-
-
-async def blocked(connection: MqttDataConnection, message: Message) -> asyncio.Task[bool]:
-    """A publish that waits, for sockets and buffers are full."""
-    while True:
-        publishing = asyncio.create_task(connection.publish(message))
-        await asyncio.sleep(0)
-        if not publishing.done():
-            return publishing
-
-
-async def test_publish_waits_for_a_broker_that_does_not_read() -> None:
-    may_read = asyncio.Event()
-
-    async def script(peer: Peer) -> None:
-        await peer.admit()
-        await may_read.wait()
-        await peer.gone()
-
-    async with scripted(script) as broker:
-        connection = await broker.data()
-        payload = bytes(1024 * 1024)
-        publishing = await blocked(connection, Message("a", payload))
-        draining = asyncio.create_task(connection.drained())
-        for _ in range(100):
-            await asyncio.sleep(0)
-        assert not publishing.done()
-        assert not draining.done()
-
-        may_read.set()
-        assert await publishing
-        await draining
-
-
-async def test_who_waits_to_write_is_told_of_the_end() -> None:
-    ending = asyncio.Event()
-
-    async def script(peer: Peer) -> None:
-        await peer.admit()
-        await ending.wait()
-        peer.writer.transport.abort()
-
-    async with scripted(script) as broker:
-        connection = await broker.data()
-        for _ in range(64):
-            connection.publish_soon(Message("a", bytes(1024 * 1024)))
-        publishing = asyncio.create_task(connection.publish(Message("a", b"")))
-        draining = asyncio.create_task(connection.drained())
-        await asyncio.sleep(0)
-        ending.set()
-        for waiting in (publishing, draining):
-            with pytest.raises(ConnectionLostError):
-                await waiting
-
-
-async def test_close_does_not_wait_for_a_broker_that_does_not_read(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("dsi_mqtt.transport.mqtt_data.CLOSE_TIMEOUT_S", 0.05)
-    closed = asyncio.Event()
-
-    async def script(peer: Peer) -> None:
-        await peer.admit()
-        await closed.wait()
-
-    async with scripted(script) as broker:
-        connection = await broker.data()
-        for _ in range(64):
-            connection.publish_soon(Message("a", bytes(1024 * 1024)))
-        await connection.close()
-        closed.set()
-
-
-async def test_close_sends_what_was_published_and_then_says_goodbye() -> None:
-    async def script(peer: Peer) -> None:
-        await peer.admit()
-        for _ in range(8):
-            assert len((await peer.receive(mqtt5.PublishPacket)).payload) == 1024 * 1024
-        left = await peer.receive(mqtt5.DisconnectPacket)
-        assert left.reason_code == mqtt5.DisconnectReasonCode.NORMAL_DISCONNECTION
-        await peer.gone()
-
-    async with scripted(script) as broker:
-        connection = await broker.data()
-        for _ in range(8):
-            connection.publish_soon(Message("a", bytes(1024 * 1024)))
-        await connection.close()
