@@ -167,8 +167,11 @@ class WorkerProcess:
 
     def _close_ingress(self, effect: fx.CloseIngress) -> None:
         doorway = self._doorways.get(effect.deployment)
-        if doorway is not None:
-            self._start(doorway.close(forget=effect.forget), f"close door {effect.deployment}")
+        if doorway is None:
+            return
+        doorway.close()  # at once: the door may be opened again in this very turn
+        if effect.forget:
+            self._start(doorway.forget(), f"forget session {effect.deployment}")
 
     def _echo_nonce(self, effect: fx.EchoNonce) -> None:
         """Asks the control broker whether it hears us; without it nothing comes back."""

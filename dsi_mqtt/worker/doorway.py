@@ -53,18 +53,27 @@ class Doorway:
         self._door: Door | None = None
         self._ingress: asyncio.Task[None] | None = None
         self._answers: asyncio.Task[None] | None = None
+        self._answers_url = ""
+        self._closing: asyncio.Task[None] | None = None
         self._connection: DataConnection | None = None
         self._held: dict[int, Message] = {}
         self._receipts = 0
         self._leaving: asyncio.Queue[Outgoing] = asyncio.Queue()
 
     def open(self, effect: OpenIngress) -> None:
-        if self._answers is None:
-            self._answers = asyncio.create_task(
-                self._keep_answering(effect.door.ingress), name=f"answers {self._deployment}"
-            )
         self._end_ingress()
         self._door = effect.door
+        if self._closing is not None:
+            self._closing.cancel()
+            self._closing = None
+        if self._answers is not None and self._answers_url != effect.door.ingress:
+            self._answers.cancel()
+            self._answers = None
+        if self._answers is None:
+            self._answers_url = effect.door.ingress
+            self._answers = asyncio.create_task(
+                self._keep_answering(self._answers_url), name=f"answers {self._deployment}"
+            )
         self._ingress = asyncio.create_task(
             self._receive(effect), name=f"ingress {self._deployment}"
         )
@@ -78,19 +87,29 @@ class Doorway:
         """Sends now or when the connection is there again; the machine repeats what is lost."""
         self._leaving.put_nowait(effect)
 
-    async def close(self, *, forget: bool) -> None:
-        """Leaves the MQTT session for the next door, or ends it at the broker."""
+    def close(self) -> None:
+        """Leaves the MQTT session for the next door; what is on its way out still goes."""
         self._end_ingress()
-        if self._answers is not None:
-            self._answers.cancel()
-            self._answers = None
-        if forget and self._door is not None:
-            options = ConnectOptions(client_id=self._door.session)  # ends with the connection
-            try:
-                connection = await self._transport.data(self._door.ingress, options)
-                await connection.close()
-            except TransportError as error:
-                log.info("the session of %s is left to expire: %s", self._deployment, error)
+        if self._answers is not None and self._closing is None:
+            self._closing = asyncio.create_task(
+                self._end_answers(self._answers), name=f"last answers {self._deployment}"
+            )
+
+    async def forget(self) -> None:
+        """Ends the MQTT session at the broker."""
+        if self._door is None:
+            return
+        options = ConnectOptions(client_id=self._door.session)  # ends with the connection
+        try:
+            connection = await self._transport.data(self._door.ingress, options)
+            await connection.close()
+        except TransportError as error:
+            log.info("the session of %s is left to expire: %s", self._deployment, error)
+
+    async def _end_answers(self, answers: asyncio.Task[None]) -> None:
+        await self._leaving.join()
+        answers.cancel()
+        self._answers = self._closing = None
 
     # --- ingress ------------------------------------------------------------------------------
 
@@ -203,9 +222,12 @@ class Doorway:
     async def _send(self, connection: DataConnection, effect: Outgoing) -> None:
         try:
             await connection.publish(self._message(effect))
-        except TransportError:
+        except (TransportError, asyncio.CancelledError):
+            # Cancelled, too, is what waits for its acknowledgement when the connection ends.
             self._leaving.put_nowait(effect)
             raise
+        finally:
+            self._leaving.task_done()
         if isinstance(effect, PublishReply):
             self._emit(ev.ReplyPublished(self._deployment, effect.request))
         elif isinstance(effect, WriteRecord) and effect.record.count:
