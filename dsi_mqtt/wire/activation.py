@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -40,8 +40,7 @@ PARTIAL_MAX: Final = 64
 _ALIGNMENT: Final = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(NamedTuple):
     """Place of one message in its activation: number `i` of `n`, its bytes at `offset`."""
 
     i: int
@@ -50,8 +49,7 @@ class Chunk:
     total: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Spec:
+class _Spec(NamedTuple):
     """A tensor as the header declares it: raw bytes `[start, stop)`."""
 
     name: str
@@ -61,8 +59,7 @@ class _Spec:
     stop: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Declared:
+class _Declared(NamedTuple):
     """What the first chunk says of the whole, checked before memory is taken for it."""
 
     header: Header
@@ -116,7 +113,9 @@ def _lay_out(tensors: Tensors) -> tuple[memoryview, list[Fields]]:
 def _chunk(fields: Fields) -> Chunk:
     try:
         given = fields["chunk"]
-        chunk = Chunk(*(count(given[key]) for key in ("i", "n", "offset", "total")))
+        chunk = Chunk(
+            count(given["i"]), count(given["n"]), count(given["offset"]), count(given["total"])
+        )
     except (KeyError, TypeError) as error:
         raise WireError(f"activation chunk is missing or wrong: {error}") from None
     if not (chunk.i < chunk.n and chunk.offset <= chunk.total):
@@ -128,22 +127,20 @@ def _declared(fields: Fields, total: int) -> _Declared:
     """Raises BrokenActivationError when the tensors do not fit `total` raw bytes."""
     header = header_of(fields)
     try:
-        specs = tuple(
-            _spec(spec, total) for spec in cast("list[Fields]", fields.get("tensors", ()))
-        )
+        specs = tuple([_spec(spec, total) for spec in fields.get("tensors", ())])
     except (KeyError, TypeError) as error:
         message = f"activation tensor is described wrongly: {error}"
         raise BrokenActivationError(message, header) from None
     except WireError as error:
         raise BrokenActivationError(str(error), header) from None
-    if max((spec.stop for spec in specs), default=0) != total:
+    if max([spec.stop for spec in specs], default=0) != total:
         raise BrokenActivationError("tensors do not account for all bytes declared", header)
     return _Declared(header, specs)
 
 
 def _spec(spec: Fields, total: int) -> _Spec:
     name, dtype = text(spec["name"]), text(spec["dtype"])
-    shape = tuple(count(dimension) for dimension in spec["shape"])
+    shape = tuple(map(count, spec["shape"]))
     start, size = count(spec["offset"]), count(spec["nbytes"])
     if spec["codec"] != "raw":
         raise WireError(f"tensor codec {shown(spec['codec'])} is unknown")
@@ -305,10 +302,8 @@ def _key(fields: Fields) -> AssemblyKey:
 
 
 def _finish(declared: _Declared, raw: memoryview) -> Activation:
-    return Activation(
-        declared.header,
-        tuple(Tensor(s.name, s.dtype, s.shape, raw[s.start : s.stop]) for s in declared.specs),
-    )
+    tensors = [Tensor(s.name, s.dtype, s.shape, raw[s.start : s.stop]) for s in declared.specs]
+    return Activation(declared.header, tuple(tensors))
 
 
 def _too_large(header: Header, size: int, room: int) -> BrokenActivationError:

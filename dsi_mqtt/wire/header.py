@@ -6,7 +6,8 @@ and raw bytes. It shows damage, not forgery.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
 
 import msgpack
 import xxhash
@@ -32,6 +33,7 @@ _SEAL_BYTES: Final = 8
 _SEAL_BY: Final = 3 + len(_SEAL)  # behind the longest beginning of a map
 
 Fields = dict[str, Any]
+T = TypeVar("T")
 
 
 def identity(header: Header) -> Fields:
@@ -154,56 +156,66 @@ def _unpack(data: memoryview, *, complete: bool) -> tuple[Any, int]:
 def header_of(fields: Fields) -> Header:
     """The typed header. Raises WireError naming what is missing or has the wrong type."""
     try:
-        edge = fields.get("edge")
-        credit = fields.get("credit")
-        failure = fields.get("error")
         return Header(
-            kind=fields["kind"],
-            deployment=text(fields["deployment"]),
-            stamp=Stamp(count(fields["term"]), text(fields["leader"]), count(fields["epoch"])),
-            source=text(fields["from"]),
-            target=text(fields["to"]),
-            request=request_id(fields["request"]),
-            attempt=count(fields["attempt"]),
-            door=text(fields.get("door", "")),
-            rows=tuple(
-                Row(
-                    text(r["session"]),
-                    count(r["position"]),
-                    count(r["tokens"]),
-                    count(r.get("take", 0)),
-                )
-                for r in fields.get("rows", ())
-            ),
-            budget_ms=None if fields.get("budget_ms") is None else count(fields["budget_ms"]),
-            trace=None if fields.get("trace") is None else text(fields["trace"]),
-            stamps=tuple(
-                HopStamp(
-                    text(s["segment"]),
-                    count(s["queue_us"]),
-                    count(s["compute_us"]),
-                    count(s["codec_us"]),
-                )
-                for s in fields.get("stamps", ())
-            ),
-            edge=None
-            if edge is None
-            else EdgeMark(text(edge[0]), text(edge[1]), count(edge[2]), count(edge[3])),
-            credit=None
-            if credit is None
-            else Credit(
-                text(credit["sender"]),
-                text(credit["receiver"]),
-                count(credit["bytes"]),
-                count(credit["messages"]),
-                bool(credit.get("probe", False)),
-            ),
-            failure=None
-            if failure is None
-            else Failure(text(failure["code"]), text(failure["message"])),
+            fields["kind"],
+            text(fields["deployment"]),
+            Stamp(count(fields["term"]), text(fields["leader"]), count(fields["epoch"])),
+            text(fields["from"]),
+            text(fields["to"]),
+            request_id(fields["request"]),
+            count(fields["attempt"]),
+            text(fields.get("door", "")),
+            tuple(map(_row, fields.get("rows", ()))),
+            _optional(fields, "budget_ms", count),
+            _optional(fields, "trace", text),
+            tuple(map(_hop_stamp, fields.get("stamps", ()))),
+            _optional(fields, "edge", _edge_mark),
+            _optional(fields, "credit", _credit),
+            _optional(fields, "error", _failure),
         )
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise WireError(f"activation header field is missing or wrong: {error}") from None
+
+
+def _optional(fields: Fields, name: str, read: Callable[[Any], T]) -> T | None:
+    value = fields.get(name)
+    return None if value is None else read(value)
+
+
+def _row(given: Fields) -> Row:
+    return Row(
+        text(given["session"]),
+        count(given["position"]),
+        count(given["tokens"]),
+        count(given.get("take", 0)),
+    )
+
+
+def _hop_stamp(given: Fields) -> HopStamp:
+    return HopStamp(
+        text(given["segment"]),
+        count(given["queue_us"]),
+        count(given["compute_us"]),
+        count(given["codec_us"]),
+    )
+
+
+def _edge_mark(given: Sequence[object]) -> EdgeMark:
+    return EdgeMark(text(given[0]), text(given[1]), count(given[2]), count(given[3]))
+
+
+def _credit(given: Fields) -> Credit:
+    return Credit(
+        text(given["sender"]),
+        text(given["receiver"]),
+        count(given["bytes"]),
+        count(given["messages"]),
+        bool(given.get("probe", False)),
+    )
+
+
+def _failure(given: Fields) -> Failure:
+    return Failure(text(given["code"]), text(given["message"]))
 
 
 def text(value: object) -> str:
