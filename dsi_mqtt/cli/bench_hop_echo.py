@@ -23,8 +23,8 @@ import numpy as np
 from dsi_mqtt import __version__
 from dsi_mqtt.cli.bench_statistics import spread
 from dsi_mqtt.cli.child import end_with_parent
-from dsi_mqtt.core.activation import Tensor
-from dsi_mqtt.core.draft import CREDIT_BYTES, CREDIT_MESSAGES
+from dsi_mqtt.core.activation import Row, Tensor
+from dsi_mqtt.core.draft import credit_window
 from dsi_mqtt.core.edges import EdgeKey, IncomingEdge, OutgoingEdge
 from dsi_mqtt.core.effects import Effects, Transmit
 from dsi_mqtt.core.message import Activation, Header
@@ -67,13 +67,13 @@ class EchoOptions:
 class EchoNode:
     """One end: an edge to the peer, one from it, and the port they share.
 
-    take: called with each activation once its room on the edge is free again, as a worker's is
-    when a segment has computed it.
+    take: called with each activation that arrives. What it sends goes before the grant that frees
+    the activation's room, as when a segment has computed it.
     """
 
     def __init__(self, options: EchoOptions, take: Callable[[Activation], None]) -> None:
         me, peer, tag = options.role, options.peer, options.tag
-        window = max(CREDIT_BYTES, 2 * options.nbytes), CREDIT_MESSAGES
+        window = credit_window(options.nbytes)
         self._out = OutgoingEdge(
             EdgeKey(tag, _STAMP, me, peer, me, peer), peer, Hop(me, peer, {}, *window)
         )
@@ -112,8 +112,9 @@ class EchoNode:
             raise WireError("echo: an activation came without the mark of its edge")
         nbytes = activation.nbytes
         self._in.arrived(header.edge, nbytes, now)
-        self._perform(self._in.finished(nbytes, now))
+        freed = self._in.finished(nbytes, now)
         self._take(activation)
+        self._perform(freed)
 
     def _broke(self, header: Header) -> NoReturn:
         raise WireError(f"echo: an activation from {header.source} came damaged or with a gap")
@@ -179,6 +180,7 @@ class Ping:
             self._options.peer,
             self._sent.to_bytes(16, "big"),
             door=PING,
+            rows=(Row(),),
         )
         data = memoryview(self._payload)
         self._started = time.monotonic()

@@ -28,7 +28,9 @@ CREDIT_BYTES: Final = 8 * 1024 * 1024
 # All grants to one node must stay under half of what a broker queues for it (256 MiB); a larger
 # activation passes alone.
 CREDIT_BYTES_MAX: Final = 32 * 1024 * 1024
-CREDIT_MESSAGES: Final = 8
+# As many as a door has in its chain: bytes are what bounds an edge, and a grant, which costs its
+# nodes about as much as a small activation, goes out with every eighth of them at most.
+CREDIT_MESSAGES: Final = WINDOW
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +75,13 @@ def draft_table(draft: Draft, stamp: Stamp, nodes: Mapping[str, NodeStatus], ses
 
 
 def _hop(before: Segment, after: Segment, graph: ModelGraph, spec: Deployment) -> Hop:
-    """Room for a few of the largest activations, so that no edge waits for each grant."""
     largest = graph.boundary_bytes(after.units.start) * spec.input.batch_max
-    return Hop(
-        before.id,
-        after.id,
-        {"request": "raw"},
-        min(max(CREDIT_BYTES, 2 * largest), CREDIT_BYTES_MAX),
-        CREDIT_MESSAGES,
-    )
+    return Hop(before.id, after.id, {"request": "raw"}, *credit_window(largest))
+
+
+def credit_window(largest: int) -> tuple[int, int]:
+    """Bytes and messages: a few of the largest activations, so that none waits for each grant."""
+    return min(max(CREDIT_BYTES, 2 * largest), CREDIT_BYTES_MAX), CREDIT_MESSAGES
 
 
 def _brokers(status: NodeStatus) -> BrokerUrls:

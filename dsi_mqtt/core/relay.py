@@ -115,10 +115,12 @@ class Relay:
         deployment = job.header.deployment
         self._computing.pop(deployment, None)
         _measure(job.totals, seconds)
-        effects = self._free(job, now)
+        freed = self._free(job, now)
+        effects: Effects = []
         if job.phase != "cancelled":
             effects += self._hand_on(job, tensors, now, seconds)
-        return effects + self._next(deployment, now)
+        # The next segment waits for the activation, nobody for the grant: it goes behind.
+        return [*effects, *freed, *self._next(deployment, now)]
 
     def compute_failed(self, number: int, failure: Failure, now: float) -> Effects:
         job = self._by_number.pop(number, None)
