@@ -169,10 +169,10 @@ class Served:
 
     def _must_wait(self, now: float) -> bool:
         """Whether those who are about to speak should be heard first."""
-        if self._outlook.graph() is None or not (self._serves() or self._prepares()):
-            return self._still_arriving(now)
-        # Whom the serving table names may yet be heard, after one's own connection was away.
-        return self._serves() and self._intact() is None and not self._members.settled(now)
+        if self._serves() and self._intact() is None and not self._members.settled(now):
+            return True  # whom the table names may yet be heard, after one's own absence
+        is_new = not self._serves() and not self._prepares()
+        return (is_new or self._outlook.graph() is None) and self._still_arriving(now)
 
     def _replan(
         self, spec: Deployment, reason: str, authority: Authority, now: float

@@ -1,0 +1,82 @@
+"""From a plan to a table."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from dsi_mqtt.core.deployment import Deployment, InputLimits
+from dsi_mqtt.core.draft import (
+    CREDIT_BYTES,
+    CREDIT_BYTES_MAX,
+    WINDOW,
+    Draft,
+    draft_table,
+    places,
+    planned_places,
+)
+from dsi_mqtt.core.model import ModelGraph, Unit, UnitRange
+from dsi_mqtt.core.plan import Plan, PlannedHop, PlannedSegment
+from dsi_mqtt.core.table import DOOR, Stamp, Table
+from tests.core.orchestra import GRAPH, SPEC, Node
+
+PLAN = Plan(
+    segments=(
+        PlannedSegment(UnitRange(0, 2), "a", 0.010),
+        PlannedSegment(UnitRange(2, 3), "b", 0.040),
+        PlannedSegment(UnitRange(3, 6), "a", 0.020),
+    ),
+    door="c",
+    latency_s=0.090,
+    access_s=0.004,
+    hops=(PlannedHop(DOOR, "a", 100, 0.001),),
+    optimal=True,
+    bound=0.0,
+    considered=1,
+    single_node_latency_s=None,
+    meets_sla=True,
+)
+
+
+def drafted(spec: Deployment = SPEC, graph: ModelGraph = GRAPH) -> Table:
+    nodes = {name: Node(name, f"{name}1").status(0.0) for name in "abcd"}
+    draft = Draft(spec, graph, PLAN, "d-1", "deployed")
+    return draft_table(draft, Stamp(3, "n", 7), nodes, "hazards-secret")
+
+
+def test_a_table_says_what_was_planned() -> None:
+    table = drafted()
+    assert table.stamp == Stamp(3, "n", 7)
+    assert (table.state, table.reason, table.decision) == ("preparing", "deployed", "d-1")
+    assert [segment.id for segment in table.segments] == ["s0", "s1", "s2"]
+    assert places(table) == planned_places(PLAN)
+    assert table.members() == {("a", "a1"), ("b", "b1"), ("c", "c1")}
+    assert table.brokers.keys() == {"a", "b", "c"}
+    assert table.door is not None
+    assert (table.door.node, table.door.session, table.door.window) == (
+        "c",
+        "hazards-secret",
+        WINDOW,
+    )
+    assert (table.transfers, [segment.standbys for segment in table.segments]) == ((), [()] * 3)
+
+
+def test_a_forecast_is_of_the_plan_and_its_slowest_segment() -> None:
+    forecast = drafted().forecast
+    assert forecast is not None
+    assert (forecast.p50_ms, forecast.p95_ms, forecast.rate_per_s) == (90.0, 90.0, 25.0)
+
+
+@pytest.mark.parametrize(
+    ("output_bytes", "credit"),
+    [(4096, CREDIT_BYTES), (1 << 20, 2 * 8 << 20), (1 << 30, CREDIT_BYTES_MAX)],
+)
+def test_credit_has_room_for_two_full_batches_within_what_a_broker_queues(
+    output_bytes: int, credit: int
+) -> None:
+    units = tuple(Unit(f"u{i}", 1, 1.0, output_bytes) for i in range(6))
+    table = drafted(replace(SPEC, input=InputLimits(batch_max=8)), replace(GRAPH, units=units))
+    assert [hop.credit_bytes for hop in table.hops] == [credit, credit]
+    assert [(hop.source, hop.target) for hop in table.hops] == [("s0", "s1"), ("s1", "s2")]
+    assert 2 * sum(hop.credit_bytes for hop in table.hops) <= 256 << 20
