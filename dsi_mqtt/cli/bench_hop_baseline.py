@@ -24,7 +24,16 @@ def build_baseline(folder: Path) -> Path:
     compiler = _compiler()
     program = folder / "hop"
     with resources.as_file(resources.files("dsi_mqtt.cli.bench_data") / SOURCE) as source:
-        command = [compiler, "-std=c11", "-O2", "-o", program, source, "-lmosquitto", "-lm"]
+        command: list[str | Path] = [
+            compiler,
+            "-std=c11",
+            "-O2",
+            "-o",
+            program,
+            source,
+            "-lmosquitto",
+            "-lm",
+        ]
         try:
             built = subprocess.run(  # noqa: S603 - a compiler of this machine on our own source
                 command, capture_output=True, text=True, check=False, timeout=_BUILD_TIMEOUT_S

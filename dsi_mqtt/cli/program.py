@@ -12,7 +12,7 @@
 | 7 | the broker cannot be reached or refuses us |
 | 8 | a request has no result |
 | 70 | a fault of this program; `--verbose` shows where |
-| 130 | interrupted |
+| 130 | interrupted before it was done; 0 where Ctrl-C is how it ends |
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ import os
 import sys
 from typing import Annotated, Final
 
-import click
 import typer
+from typer.exceptions import TyperException
 
 from dsi_mqtt import __version__
-#from dsi_mqtt.cli.bench import app as bench_app
+from dsi_mqtt.cli.bench import app as bench_app
 from dsi_mqtt.cli.broker import broker
 from dsi_mqtt.cli.child import end_with_parent
 from dsi_mqtt.cli.demo import demo
@@ -38,13 +38,14 @@ from dsi_mqtt.cli.orchestrator import orchestrator
 from dsi_mqtt.cli.status import status
 from dsi_mqtt.cli.up import up
 from dsi_mqtt.cli.worker import worker
-from dsi_mqtt.errors import DsiError, one_sentence
+from dsi_mqtt.errors import MESSAGE_MAX, DsiError, one_sentence
 
+NAME: Final = "dsi-mqtt"
 FAULT: Final = 70
 INTERRUPTED: Final = 130
 
 app = typer.Typer(
-    name="dsi-mqtt",
+    name=NAME,
     help="Split one model over several edge gateways, over MQTT, orchestrated at run time.",
     no_args_is_help=True,
     add_completion=False,
@@ -65,7 +66,7 @@ for command in (
     doctor,
 ):
     app.command()(command)
-#app.add_typer(bench_app, name="bench")
+app.add_typer(bench_app, name="bench")
 
 
 def _print_version(wanted: bool) -> None:
@@ -101,14 +102,11 @@ def program() -> None:
     """Runs the command line and ends the process with its exit code."""
     end_with_parent()
     try:
-        result = app(standalone_mode=False)
+        result = app(prog_name=NAME, standalone_mode=False)
         code = result if isinstance(result, int) else 0
-    except click.exceptions.Abort:
-        code = INTERRUPTED
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-    except KeyboardInterrupt:
+    except TyperException as error:
+        code = _report_usage(error)
+    except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has left; there is nobody to tell.
@@ -119,18 +117,30 @@ def program() -> None:
     sys.exit(code)
 
 
+def _report_usage(error: TyperException) -> int:
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else NAME
+    if len(sys.argv) == 1:
+        print(error.format_message(), file=sys.stderr)  # the help: nothing was asked for
+        return error.exit_code
+    sentence = error.format_message().rstrip(".")
+    advice = f"; see `{command} --help`"
+    print(f"{NAME}: {sentence[: MESSAGE_MAX - len(advice)]}{advice}", file=sys.stderr)
+    return error.exit_code
+
+
 def _report(error: BaseException) -> int:
     cause = _first_cause(error)
     if isinstance(cause, SystemExit):
         return cause.code if isinstance(cause.code, int) else FAULT
     logging.getLogger(__name__).debug("what happened", exc_info=error)
     if isinstance(cause, DsiError):
-        print(f"dsi-mqtt: {cause}", file=sys.stderr)
+        print(f"{NAME}: {cause}", file=sys.stderr)
         return cause.exit_code
-    if isinstance(cause, (KeyboardInterrupt, click.exceptions.Abort)):
+    if isinstance(cause, (KeyboardInterrupt, typer.Abort)):
         return INTERRUPTED
     sentence = one_sentence(f"{type(cause).__name__}: {cause}")
-    print(f"dsi-mqtt: this should not happen: {sentence} (-v shows where)", file=sys.stderr)
+    print(f"{NAME}: this should not happen: {sentence} (-v shows where)", file=sys.stderr)
     return FAULT
 
 
