@@ -18,8 +18,9 @@ from dsi_mqtt.core.bounds import Bounds, Prices
 from dsi_mqtt.core.problem import Nanoseconds, Problem
 
 _ROUNDS: Final = 40
-# Rounds without a higher bound after which steps are halved.
+# Rounds without a higher bound after which steps are halved, and the length that ends it.
 _PATIENCE: Final = 4
+_SHORTEST: Final = 0.1
 # Doors that the ascent looks at together.
 _DOORS: Final = 5
 # Sums of weights beyond which a node counts as divisible at will.
@@ -67,7 +68,7 @@ def _ascended(
         excess = _excess(bounds, weights, rooms)
         excess[(shares <= 0) & (excess < 0)] = 0.0
         length = float((excess**2).sum())
-        if not length or bound >= ceiling:
+        if not length or bound >= ceiling or reach < _SHORTEST:
             break
         shares = np.maximum(0.0, shares + reach * (ceiling - bound) / length * excess)
     return best

@@ -263,14 +263,24 @@ def test_infeasible_names_constraint_field_and_remedy(
 
 
 def test_split_whose_names_cannot_be_in_all_the_zones_it_needs() -> None:
-    privacy = Privacy({"0:1": ("x",), "1:2": ("y",), "2:3": ("z",)})
-    parts = tuple(SplitPart(f"{i}:{i + 1}", ("a", "b")) for i in range(3))
+    privacy = Privacy({"0:1": ("x",), "1:2": ("y",), "2:3": ("z",), "3:4": ("x",)})
+    parts = tuple(SplitPart(f"{i}:{i + 1}", ("a", "b")) for i in range(4))
     rules = replace(DEPLOYMENT, privacy=privacy, split=parts)
-    rules = replace(rules, privacy=Privacy({**privacy.units, "0:1": ("x", "z")}))
-    nodes = (node("a", 90, "x", units=3), node("b", 90, "y", units=3))
-    found = plan(rules, graph(10, 10, 10), nodes)
+    nodes = (node("a", 90, "x", units=4), node("b", 90, "y", units=4))
+    found = plan(rules, graph(10, 10, 10, 10), nodes)
     assert isinstance(found, Infeasible)
     assert (found.constraint, found.field) == ("split", "split[2].nodes")
+    assert found.remedy.startswith("set split to null; then start a node in zone z")
+
+
+def test_a_pinned_node_that_has_to_move_leaves_a_gap_behind() -> None:
+    privacy = Privacy({"0:1": ("y",), "1:2": ("x",), "2:3": ("y",)})
+    rules = replace(DEPLOYMENT, privacy=privacy, policy=Policy(pin={"1:2": "p"}))
+    found = plan(rules, graph(10, 10, 10), (node("p", 90, "y", units=3),))
+    assert isinstance(found, Infeasible)
+    assert found.remedy == (
+        "move node p to zone x; start a node in zone y; let each hold 20.0 MiB of weights at least"
+    )
 
 
 # --- extremes -------------------------------------------------------------------------------------
