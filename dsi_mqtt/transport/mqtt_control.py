@@ -172,7 +172,9 @@ class MqttControlConnection:
             raise BrokerRefusedError(f"{self._end}; is it an MQTT 5 broker?")
         error = entering.exception()
         if isinstance(error, aiomqtt.MqttError):
-            raise unreachable(str(self._address), OSError(str(error)))
+            cause = error.__context__  # aiomqtt keeps the sentence of it, with the number
+            told = cause if isinstance(cause, OSError) else OSError(str(error))
+            raise unreachable(str(self._address), told)
         entering.result()
 
     def _undo(self, entering: asyncio.Task[aiomqtt.Client]) -> None:

@@ -146,7 +146,6 @@ class PacketStream(asyncio.BufferedProtocol):
             return
         self._reading = room
         if room:
-            self._heard = True  # what was sent while nobody read is no silence
             self._live().resume_reading()
         else:
             self._live().pause_reading()

@@ -227,7 +227,7 @@ def pytest_asyncio_loop_factories(
 ) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Processes run on uvloop where it is installed, on asyncio's own loop where not."""
     factories = {"asyncio": asyncio.new_event_loop}
-    if item.path.name in {"test_contract.py", "test_data_contract.py"}:
+    if item.path.stem.endswith("contract"):
         factories["uvloop"] = uvloop.new_event_loop
     return factories
 

@@ -206,7 +206,8 @@ async def test_any_other_error_ends_it_and_sends_the_will(error: Exception) -> N
 
     assert raised.value is error
     assert site.told == []
-    assert (await anext(watcher.messages())).topic == "will"
+    async with asyncio.timeout(5):
+        assert (await anext(watcher.messages())).topic == "will"
 
 
 async def test_an_error_of_another_kind_while_connecting_ends_it() -> None:
