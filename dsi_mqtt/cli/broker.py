@@ -12,7 +12,14 @@ from typing import Annotated, Final
 
 import typer
 
-from dsi_mqtt.cli.common import ROOT, RootOption, control_connection, state_folder, until_stopped
+from dsi_mqtt.cli.common import (
+    PORT_MAX,
+    ROOT,
+    RootOption,
+    control_connection,
+    state_folder,
+    until_stopped,
+)
 from dsi_mqtt.core.node import Site
 from dsi_mqtt.orchestrator.strays import StrayAnswerer
 from dsi_mqtt.transport.base import Message
@@ -29,8 +36,12 @@ WATCH_S: Final = 0.5
 
 
 def broker(
-    port: Annotated[int, typer.Option(help="Port for control and inputs.")] = CONTROL_PORT,
-    data_port: Annotated[int, typer.Option(help="Port for tensors.")] = DATA_PORT,
+    port: Annotated[
+        int, typer.Option(min=0, max=PORT_MAX, help="Port for control and inputs; 0: a free one.")
+    ] = CONTROL_PORT,
+    data_port: Annotated[
+        int, typer.Option(min=0, max=PORT_MAX, help="Port for tensors; 0: a free one.")
+    ] = DATA_PORT,
     bind: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     open_to_network: Annotated[
         bool,
@@ -39,7 +50,10 @@ def broker(
     state: Annotated[Path | None, typer.Option(help="Folder for what survives a restart.")] = None,
     root: RootOption = ROOT,
 ) -> None:
-    """Run both brokers of a site: one for control and inputs, one for tensors."""
+    """Run both brokers of a site.
+
+    One is for control and inputs, the other for tensors.
+    """
 
     async def serve() -> None:
         folder = state or state_folder() / f"broker-{port}"

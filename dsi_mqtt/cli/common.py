@@ -20,6 +20,7 @@ from dsi_mqtt.transport.mqtt import MqttTransport
 from dsi_mqtt.transport.retained import read_retained
 from dsi_mqtt.wire.topics import ROOT, Topics
 
+PORT_MAX: Final = 65535
 DEFAULT_URL: Final = "mqtt://127.0.0.1:1883"
 
 T = TypeVar("T")
@@ -44,11 +45,19 @@ __all__ = ["DEFAULT_URL", "ROOT", "BrokerOption", "DataBrokerOption", "JsonOptio
 
 
 async def until_stopped(work: Coroutine[Any, Any, T]) -> T | None:
-    """Runs `work` until it ends or this process is asked to stop; then `work` is cancelled."""
+    """Runs `work` until it ends or this process is asked to stop; then `work` is cancelled.
+
+    Asked again, it is still let finish what it does to end cleanly.
+    """
     loop = asyncio.get_running_loop()
     task = loop.create_task(work)
+
+    def stop() -> None:
+        if not task.cancelling():
+            task.cancel()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, task.cancel)
+        loop.add_signal_handler(number, stop)
     try:
         return await task
     except asyncio.CancelledError:

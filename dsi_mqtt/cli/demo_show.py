@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from dsi_mqtt.core.site import SiteNode
 from dsi_mqtt.core.table import Table
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 SCHEMA: Final = "dsi.demo/1"
 MIB: Final = 1024 * 1024
 SHOWN_ANSWERS: Final = 5
-_TEXT_WIDTH: Final = 70
+_TEXT_WIDTH: Final = 100
 
 
 def show_chain(table: Table, nodes: Sequence[SiteNode], console: Console) -> None:
@@ -87,13 +89,16 @@ def _show_answers(outcome: Outcome, console: Console) -> None:
     for i in range(0, step * SHOWN_ANSWERS, step):
         report, match = outcome.reports[i], outcome.matches[i]
         hazard = outcome.hazards[match.hazard]
-        text = report.text if len(report.text) <= _TEXT_WIDTH else report.text[:_TEXT_WIDTH] + "…"
-        console.print(f"  “{text}” ({report.source})", markup=False)
-        console.print(
-            f"    → {hazard.title} ({match.similarity:.2f}): {hazard.action}", markup=False
-        )
+        text = _shortened(report.text, min(_TEXT_WIDTH, console.width - 4))
+        console.print(Text(f"  “{text}”"))
+        told = f"{report.source}: {hazard.title} ({match.similarity:.2f}). {hazard.action}"
+        console.print(Padding(Text(told), (0, 0, 0, 4)))
     share = right / len(outcome.reports)
     console.print(f"{right} of {len(outcome.reports)} as a person would say ({share:.0%})\n")
+
+
+def _shortened(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1].rstrip() + "…"
 
 
 def _latency(outcome: Outcome) -> dict[str, float]:

@@ -69,7 +69,10 @@ def undeploy(
     root: RootOption = ROOT,
     timeout: Annotated[float, typer.Option(help="Seconds to wait.")] = 30.0,
 ) -> None:
-    """Remove a deployment: its inputs are refused, its weights released."""
+    """Remove a deployment.
+
+    Its inputs are refused from then on, and its weights released.
+    """
     check_name(name, "name")
     run(_undeploy(name, broker, Topics(root), timeout))
     print(f"{name} is removed")
@@ -179,9 +182,8 @@ def units_table(graph: ModelGraph) -> RichTable:
 
 def placement(table: Table) -> RichTable:
     """Which segment runs where."""
-    shown = RichTable(
-        "segment", "units", "node", box=None, pad_edge=False, title=f"{table.deployment} serves"
-    )
+    shown = RichTable("segment", "units", "node", box=None, pad_edge=False)
+    shown.title, shown.title_justify, shown.title_style = f"{table.deployment} serves", "left", ""
     for segment in table.segments:
         nodes = ", ".join(replica.node for replica in segment.replicas)
         shown.add_row(segment.id, str(segment.units), nodes)

@@ -31,7 +31,7 @@ def drain(
     undo: Annotated[bool, typer.Option(help="Let the node take part again.")] = False,
     timeout: Annotated[float, typer.Option(help="Seconds to wait.")] = 60.0,
 ) -> None:
-    """Move everything away from a node, then say that it may be switched off."""
+    """Empty a node, so that it may be switched off."""
     check_name(node, "node")
     run(_drain(node, broker, Topics(root), undo=undo, timeout_s=timeout))
     print(f"{node} takes part again" if undo else f"{node} holds nothing and may be switched off")

@@ -34,19 +34,25 @@ def infer(
     root: RootOption = ROOT,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for each.")] = 60.0,
 ) -> None:
-    """Send inputs and print the results, one JSON value a line, in the order of the inputs."""
+    """Send inputs and print the results.
+
+    One JSON value a line, in the order of the inputs.
+    """
     bodies = [*_texts(inputs or [], as_json=as_json), *(_file(path) for path in file or [])]
     if not bodies:
         raise ConfigError("inputs: nothing to send; give a text, - or --file")
     failed = run(_infer(name, bodies, broker, root, timeout))
-    if failed is not None:
-        raise failed
+    if failed and len(bodies) > 1:
+        sentence = f"{len(failed)} of {len(bodies)} inputs have no result; the first: {failed[0]}"
+        raise type(failed[0])(sentence)
+    if failed:
+        raise failed[0]
 
 
 async def _infer(
     name: str, bodies: list[tuple[Any, str | None]], url: str, root: str, timeout_s: float
-) -> RequestError | None:
-    """Prints each answer; returns the first error."""
+) -> list[RequestError]:
+    """Prints each answer; returns those that were errors."""
     room = asyncio.Semaphore(AT_ONCE)
 
     async def one(client: Client, body: Any, kind: str | None) -> Any:  # noqa: ANN401
@@ -56,17 +62,16 @@ async def _infer(
             except RequestError as error:
                 return error
 
-    first: RequestError | None = None
+    failed: list[RequestError] = []
     async with Client(url, root=root) as client:
         answers = [asyncio.create_task(one(client, body, kind)) for body, kind in bodies]
         for answer in answers:
             result = await answer
             if isinstance(result, RequestError):
-                first = first or result
-                print(f"dsi-mqtt: {result}", file=sys.stderr)
+                failed.append(result)
                 result = {"error": {"code": result.code, "message": str(result)}}
             print(json_module.dumps(result, ensure_ascii=False), flush=True)
-    return first
+    return failed
 
 
 def _texts(inputs: list[str], *, as_json: bool) -> list[tuple[Any, str | None]]:

@@ -31,7 +31,10 @@ def orchestrator(
         ),
     ] = False,
 ) -> None:
-    """Run the orchestrator. Several may run; one leads, the others stand by."""
+    """Run an orchestrator: it plans, and publishes the tables.
+
+    Several may run; one leads, the others stand by.
+    """
 
     async def serve() -> None:
         async with control_connection(broker):

@@ -22,6 +22,7 @@ from dsi_mqtt.cli.common import (
     RootOption,
     control_connection,
     marker,
+    until_stopped,
 )
 from dsi_mqtt.cli.run_record import run_record
 from dsi_mqtt.cli.watching import Picture, watch
@@ -43,7 +44,7 @@ def status(
     once: Annotated[bool, typer.Option("--once", help="Print it once and end.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Show nodes and deployments as they are now; Ctrl-C ends it."""
+    """Show nodes and deployments, live; Ctrl-C ends it."""
     record = run_record("status")
     topics = Topics(root)
     console = Console()
@@ -54,7 +55,7 @@ def status(
         else:
             console.print(view(picture, time.monotonic()))
         return
-    run(_live(broker, topics, console))
+    run(until_stopped(_live(broker, topics, console)))
 
 
 async def _once(url: str, topics: Topics) -> Picture:
@@ -133,19 +134,28 @@ def _deployment(picture: Picture, name: str) -> RenderableType:
         line.append(f"; epoch {found.prepare.epoch} is being prepared", style="yellow")
     if table.forecast is not None:
         line.append(f"; forecast {table.forecast.p50_ms:.1f} ms without queueing")
-    return Group(line, _chain(picture, table)) if table.segments else line
+    parts: list[RenderableType] = [line]
+    if table.segments:
+        parts.append(_chain(picture, table))
+    if table.door is not None:
+        parts.append(_door(table.door.node, _door_load(picture, table)))
+    return Group(*parts)
+
+
+def _door(node: str, load: DoorLoad | None) -> Text:
+    line = Text(f"door on {node}")
+    if load is not None:
+        line.append(f": {load.answered} answered, ")
+        line.append(
+            f"{load.errors} error{'' if load.errors == 1 else 's'}",
+            style="red" if load.errors else "",
+        )
+        line.append(f", {load.retried} retried; {load.held} held, {load.in_flight} in the chain")
+    return line
 
 
 def _chain(picture: Picture, table: Table) -> RichTable:
-    shown = RichTable(
-        "", "units", "node", "requests", "queue", "compute", "sent on", box=None, pad_edge=False
-    )
-    if table.door is not None:
-        door = _door_load(picture, table)
-        held = f"{door.in_flight} in flight, {door.held} held" if door else "-"
-        answered = str(door.answered) if door else "-"
-        errors = f"{door.errors} errors, {door.retried} retried" if door else "-"
-        shown.add_row("door", "", table.door.node, answered, held, "", errors)
+    shown = _columns("segment", "units", "node", "requests", "queue", "compute", "sent on")
     for segment in table.segments:
         for replica in segment.replicas:
             load = _segment_load(picture, table.deployment, segment.id, replica.node)
@@ -156,9 +166,24 @@ def _chain(picture: Picture, table: Table) -> RichTable:
                 str(load.requests) if load else "-",
                 str(load.queued) if load else "-",
                 f"{load.compute_ms:.1f} ms" if load and load.compute_ms is not None else "-",
-                f"{load.bytes_out / MIB:.1f} MiB" if load else "-",
+                _size(load.bytes_out) if load else "-",
             )
     return shown
+
+
+def _columns(*names: str) -> RichTable:
+    """A table without lines whose rows stay one line each: names are cut where it is narrow."""
+    shown = RichTable(box=None, pad_edge=False)
+    for name in names:
+        shown.add_column(name, no_wrap=True, overflow="ellipsis")
+    return shown
+
+
+def _size(nbytes: int) -> str:
+    for unit, size in (("GiB", MIB * 1024), ("MiB", MIB), ("KiB", 1024)):
+        if nbytes >= size:
+            return f"{nbytes / size:.1f} {unit}"
+    return f"{nbytes} B"
 
 
 def _door_load(picture: Picture, table: Table) -> DoorLoad | None:
@@ -176,9 +201,7 @@ def _segment_load(picture: Picture, name: str, segment: str, node: str) -> Segme
 def _nodes(picture: Picture, now: float) -> RenderableType:
     if not picture.live_nodes():
         return Text("\nno node is online; start one with `dsi-mqtt worker`", style="yellow")
-    shown = RichTable(
-        "node", "zone", "state", "weights", "memory", "cpu", "link", box=None, pad_edge=False
-    )
+    shown = _columns("node", "zone", "state", "weights", "memory", "cpu", "link")
     for node in picture.live_nodes():
         telemetry = picture.telemetry.get(node.node)
         heard = picture.heard.get(node.node)

@@ -14,6 +14,7 @@ from rich.console import Console
 from dsi_mqtt.cli.broker import CONTROL_PORT, DATA_PORT
 from dsi_mqtt.cli.child import Child
 from dsi_mqtt.cli.common import (
+    PORT_MAX,
     ROOT,
     RootOption,
     control_connection,
@@ -31,8 +32,12 @@ from dsi_mqtt.wire.topics import Topics
 
 def up(
     file: Annotated[Path, typer.Argument(help="Deployments, and the nodes to run them on.")],
-    port: Annotated[int, typer.Option(help="Port for control and inputs.")] = CONTROL_PORT,
-    data_port: Annotated[int, typer.Option(help="Port for tensors.")] = DATA_PORT,
+    port: Annotated[
+        int, typer.Option(min=0, max=PORT_MAX, help="Port for control and inputs; 0: a free one.")
+    ] = CONTROL_PORT,
+    data_port: Annotated[
+        int, typer.Option(min=0, max=PORT_MAX, help="Port for tensors; 0: a free one.")
+    ] = DATA_PORT,
     broker: Annotated[
         str | None, typer.Option(help="Use this broker instead of starting two.")
     ] = None,
@@ -41,7 +46,10 @@ def up(
     ] = None,
     root: RootOption = ROOT,
 ) -> None:
-    """Run brokers, workers and orchestrator on this machine, and deploy; Ctrl-C ends it all."""
+    """Run a whole site on this machine; Ctrl-C ends it all.
+
+    Brokers, workers and orchestrator, with the deployments of the file on them.
+    """
     deployments, site = read_site(file)
     for deployment in deployments:
         say_without_effect(deployment)

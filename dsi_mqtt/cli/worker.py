@@ -48,7 +48,10 @@ def worker(
     ] = None,
     root: RootOption = ROOT,
 ) -> None:
-    """Run one node: it loads and computes the segments that the table gives it."""
+    """Run one node.
+
+    It loads and computes the segments that the table gives it.
+    """
     node = check_name(name or _host_name(), "--name")
     check_name(zone, "--zone")
     cap = parse_cap(memory_cap, "--memory-cap")
