@@ -37,6 +37,7 @@ class Orchestrator:
         self._served: dict[str, Served] = {}
         self._was_leading = False
         self._numbers = count(1)
+        self._epochs: dict[str, int] = {}
 
     @property
     def leading(self) -> bool:
@@ -108,7 +109,7 @@ class Orchestrator:
             self._was_leading = True
             effects += self._took_over()
         leader = self._leadership
-        authority = Authority(leader.term, leader.nonce, self._secret, self._numbers)
+        authority = Authority(leader.term, leader.nonce, self._secret, self._numbers, self._epochs)
         for name, served in sorted(self._served.items()):
             effects += served.reconsider(authority, now)
             if served.removed:
@@ -132,6 +133,6 @@ class Orchestrator:
         effects: OrchestratorEffects = []
         for name, served in sorted(self._served.items()):
             served.mark("a new leader looks")
-            if served.document is not None:
+            if served.spec is not None and served.document is not None:
                 effects.append(PublishDocument(name, served.document))
         return effects

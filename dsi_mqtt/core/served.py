@@ -65,14 +65,16 @@ ServedEffects = list[PublishDocument | ClearDocument | Decided]
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """In whose name tables are made: the leader's term and nonce, a source of secrets, and the
-    numbers of its decisions.
+    """In whose name tables are made: the leader's term and nonce, and a source of secrets.
+
+    numbers: of its decisions. epochs: its newest of each deployment, also of those removed.
     """
 
     term: int
     nonce: str
     secret: Callable[[], str]
     numbers: Iterator[int]
+    epochs: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,19 +247,17 @@ class Served:
         if not beside:
             serve = self._unavailable("makes room for the next table", table.door, authority)
             table = replace(table, epoch=serve.epoch + 1)
-        self._settle(TableDocument(serve, table))
         self._moved_at = now
         kind = _kind_of(old, draft.plan)
         return [
             Decided(draft.decision, self.name, kind, draft.reason, draft.plan),
-            PublishDocument(self.name, TableDocument(serve, table)),
+            self._decide(TableDocument(serve, table)),
         ]
 
     def _promote(self, prepare: Table, now: float) -> ServedEffects:
-        self._settle(TableDocument(replace(prepare, state="serving"), None))
         self._moved_at = now
         self._dirty, self._later = self._later, None
-        return [PublishDocument(self.name, TableDocument(replace(prepare, state="serving"), None))]
+        return [self._decide(TableDocument(replace(prepare, state="serving")))]
 
     def _keep(self, serve: Table, found: Plan | Infeasible, authority: Authority) -> ServedEffects:
         """What serves goes on serving; a preparation that was under way is given up."""
@@ -282,11 +282,8 @@ class Served:
             self._changed, self._waiting_since = False, None
             return []
         table = self._unavailable(reason, door, authority)
-        self._settle(TableDocument(table, None))
-        return [
-            Decided(table.decision, self.name, "unavailable", reason),
-            PublishDocument(self.name, TableDocument(table, None)),
-        ]
+        decided = Decided(table.decision, self.name, "unavailable", reason)
+        return [decided, self._decide(TableDocument(table))]
 
     def _remove(self, authority: Authority) -> ServedEffects:
         """Undeployed: take the chain out of service, then clear what is retained."""
@@ -301,17 +298,15 @@ class Served:
             self.removed = True
             return [ClearDocument(self.name)]
         table = self._unavailable("this deployment was removed", None, authority)
-        self._settle(TableDocument(table, None))
         self.mark("removed")
-        return [
-            Decided(table.decision, self.name, "remove", "removed by an operator"),
-            PublishDocument(self.name, TableDocument(table, None)),
-        ]
+        decided = Decided(table.decision, self.name, "remove", "removed by an operator")
+        return [decided, self._decide(TableDocument(table))]
 
-    def _settle(self, document: TableDocument) -> None:
+    def _decide(self, document: TableDocument) -> PublishDocument:
         """A decision has been made: nothing before it is waited for any more."""
         self.document = document
         self._changed, self._waiting_since, self._kept_because = False, None, None
+        return PublishDocument(self.name, document)
 
     def _unavailable(self, reason: str, door: Door | None, authority: Authority) -> Table:
         return Table(
@@ -326,9 +321,10 @@ class Served:
 
     def _next(self, authority: Authority) -> Stamp:
         """Above all that was ever published, as far as anybody alive knows."""
-        newest = self._outlook.newest_seen().epoch
+        newest = max(self._outlook.newest_seen().epoch, authority.epochs.get(self.name, 0))
         if self.document is not None:
             newest = max(newest, self.document.order[0].epoch)
+        authority.epochs[self.name] = newest + 1
         return Stamp(authority.term, authority.nonce, newest + 1)
 
     def _decision(self, authority: Authority) -> str:
