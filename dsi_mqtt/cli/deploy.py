@@ -85,11 +85,9 @@ def _check(deployment: Deployment, file: Path) -> None:
     engine = TierFactory().open(deployment.model)
     with Console(stderr=True).status("verifying that segments equal the whole model"):
         engine.verify()
-    try:
-        for note in check(deployment, engine.graph):
-            print(f"note: {note}", file=sys.stderr)
-    except ConfigError as error:
-        raise ConfigError(f"{file.name}: {error}") from None
+    contradictions = check(deployment, engine.graph)
+    if contradictions:
+        raise ConfigError(f"{file.name}: {contradictions[0]}")
     Console().print(units_table(engine.graph))
     print(f"{deployment.name} can be deployed")
 

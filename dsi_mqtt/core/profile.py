@@ -32,6 +32,9 @@ DEFAULT_RTT_MS: Final = 2.0
 # A correction beyond this says that the measurement is wrong, not the estimate.
 CORRECTION_MAX: Final = 50.0
 
+# Requests before serving says more than the warm pass: the first ones run on a busy start.
+SERVED_MIN: Final = 8
+
 # A weight that is read takes part in a multiply-add at least: 2 operations for 8 bytes at most.
 # So an embedding, of which a request reads a few rows, is not charged for its whole table.
 BYTES_PER_FLOP: Final = 4.0
@@ -188,6 +191,7 @@ def _served(
         (load.units, load.compute_ms)
         for load in telemetry.segments
         if load.deployment == deployment
+        and load.requests >= SERVED_MIN
         and _inside(load.units, graph)
         and load.compute_ms is not None
         and _positive(load.compute_ms)

@@ -21,6 +21,7 @@ from dsi_mqtt.core.node import (
 )
 from dsi_mqtt.core.profile import (
     CORRECTION_MAX,
+    SERVED_MIN,
     Link,
     NodeView,
     correction,
@@ -215,3 +216,9 @@ def test_held_bytes_of_a_range_are_those_of_the_segment(start: int, size: int) -
     graph = ModelGraph("sha256:00", "layer", alone, (Tie((0, 2, 5), 5), Tie((1, 2), 3)))
     units = UnitRange(start, min(6, start + size))
     assert held_bytes(graph, range(*units)) == graph.weight_bytes(units)
+
+
+def test_the_first_requests_of_a_busy_start_do_not_count_yet() -> None:
+    warmed = replace(STATUS, holdings=(holding(UnitRange(1, 2), warm_ms=5.5),))
+    few = telemetry(replace(served(UnitRange(1, 2), 33.0), requests=SERVED_MIN - 1))
+    assert correction(warmed, few, GRAPH, "d") == pytest.approx(0.5)
