@@ -14,6 +14,7 @@ now does not fit at all. A model that is opened (again) holds nothing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -43,6 +44,10 @@ class Holding:
     state: HoldingState = "waiting"
     reason: str | None = None
     too_large: bool = False
+
+    @property
+    def wanting(self) -> bool:
+        return self.state == "waiting" or self.too_large
 
 
 @dataclass(slots=True)
@@ -215,8 +220,7 @@ class Holdings:
             effects += _judge(model, model.tables[key[0]], holding)
         # What one deployment lets go of may be the room that another waits for.
         models = sorted(self._models.items())
-        for name, other in models:
-            effects += self._weigh(name, other)
+        effects += self._weigh()
         for name, other in models:
             effects += _drop(name, other)
         for name, other in models:
@@ -248,52 +252,59 @@ class Holdings:
         for holding in model.holdings.values():
             holding.state, holding.reason, holding.too_large = "waiting", None, False
 
-    def _weigh(self, deployment: str, model: _Model) -> Effects:
-        """Fails what does not fit beside what is there to stay, and takes up what now does."""
+    def _weigh(self) -> Effects:
+        """Fails what does not fit beside what is to stay, and takes up what now does.
+
+        What the newest documents ask for is let in by order, what has been begun before the rest,
+        so that everything let in fits together once older tables are released.
+        """
         effects: Effects = []
-        for key, holding in sorted(model.holdings.items()):
-            wanting = holding.state in ("waiting", "loading") or holding.too_large
-            if model.graph is None or not wanting or not _is_current(model, key[0]):
-                continue
-            wanted = self._bytes_with(holding, deployment, present=False)
-            too_large = wanted > self._cap
-            if too_large != holding.too_large:
-                holding.too_large = too_large
-                holding.state = "failed" if too_large else "waiting"
-                holding.reason = _shortage(holding, wanted, self._cap) if too_large else None
-                effects.append(ReportStatus())
+        room: dict[str, set[int]] = {name: set() for name in self._models}
+        for begun in (True, False):
+            for name, model in sorted(self._models.items()):
+                for key, holding in sorted(model.holdings.items()):
+                    wanted = holding.state in ("loading", "ready") if begun else holding.wanting
+                    if wanted and model.graph is not None and _is_current(model, key[0]):
+                        effects += self._let_in(name, holding, room)
         return effects
+
+    def _let_in(self, deployment: str, holding: Holding, room: dict[str, set[int]]) -> Effects:
+        beside = room[deployment]
+        room[deployment] = beside | set(range(*holding.segment.units))
+        nbytes = self._bytes(room)
+        too_large = nbytes > self._cap
+        if too_large:
+            room[deployment] = beside
+        if too_large == holding.too_large:
+            return []
+        holding.too_large = too_large
+        holding.state = "failed" if too_large else "waiting"
+        holding.reason = _shortage(holding, nbytes, self._cap) if too_large else None
+        return [ReportStatus()]
 
     def _load_next(self, deployment: str, model: _Model) -> Effects:
         """Loads one segment at a time, in the order of tables and segments."""
         if model.graph is None or model.spec is None or model.loading is not None:
             return []
+        there = {name: _present(other) for name, other in self._models.items()}
         for key, holding in sorted(model.holdings.items()):
             if holding.state not in ("waiting", "loading") or not _is_current(model, key[0]):
                 continue
-            if self._bytes_with(holding, deployment, present=True) <= self._cap:
+            units = set(range(*holding.segment.units))
+            if self._bytes({**there, deployment: there[deployment] | units}) <= self._cap:
                 holding.state, model.loading = "loading", holding.segment.units
                 return [LoadUnits(deployment, model.loading), ReportStatus()]
         return []
 
-    def _bytes_with(self, holding: Holding, deployment: str, *, present: bool) -> int:
-        """Bytes of weights here with `holding`.
+    def _bytes(self, units: Mapping[str, set[int]]) -> int:
+        """Bytes of the weights of `units` by deployment, shared ones counted once."""
+        graphs = ((model.graph, units[name]) for name, model in self._models.items())
+        return sum(held_bytes(graph, held) for graph, held in graphs if graph is not None)
 
-        present: beside what is there now or on its way; else beside what is there to stay, that
-        is, what the newest documents ask for and has been begun.
-        """
-        total = 0
-        for name, model in self._models.items():
-            if model.graph is None:
-                continue
-            units = set(range(*holding.segment.units)) if name == deployment else set()
-            if present:
-                units |= model.loaded | set(range(*(model.loading or (0, 0))))
-            for key, other in model.holdings.items():
-                if other.state in ("loading", "ready") and (present or _is_current(model, key[0])):
-                    units |= set(range(*other.segment.units))
-            total += held_bytes(model.graph, units)
-        return total
+
+def _present(model: _Model) -> set[int]:
+    """Units that the engine has, or will have."""
+    return model.loaded | set(range(*(model.loading or (0, 0))))
 
 
 def _is_current(model: _Model, stamp: Stamp) -> bool:

@@ -198,6 +198,18 @@ def test_without_table_and_ingress_it_starts_nothing_more() -> None:
     assert desk.door.idle
 
 
+def test_without_them_an_attempt_that_breaks_is_left_to_the_next_door() -> None:
+    desk = Desk().give(make_input(1))
+    (running,) = desk.sent()
+    desk.do(desk.door.replaced(make_table(epoch=2, door=C), desk.now))
+    desk.door.ingress_lost()
+    desk.say("lost", running)
+    assert desk.sent() == []
+    desk.door.let_go()
+    assert desk.door.idle
+    assert desk.replies() == []
+
+
 def test_undeployed_everything_held_and_everything_to_come_is_answered() -> None:
     desk = Desk(make_table(window=1)).give(make_input(1), make_input(2))
     desk.do(desk.door.refuse_all(Failure("unavailable", "removed"), desk.now))

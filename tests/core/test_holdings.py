@@ -185,6 +185,18 @@ def test_what_another_deployment_is_loading_counts() -> None:
     assert holdings.holding_reports()[1].state == "failed"
 
 
+def test_what_was_begun_and_given_up_does_not_stand_in_the_way() -> None:
+    holdings = opened(cap=40)
+    first = make_table((B, (0, 1)), (A, (1, 5)), (B, (5, 6)), epoch=1)
+    then = make_table((A, (0, 2)), (A, (2, 6)), epoch=2)
+    assert loads(holdings.document_arrived(NAME, document(None, first))) == [UnitRange(1, 5)]
+    assert not loads(holdings.document_arrived(NAME, document(None, then)))
+    effects = holdings.units_loaded(NAME, UnitRange(1, 5), 1.0)
+    assert drops(effects) == [UnitRange(2, 5)]
+    assert loads(effects) == [UnitRange(0, 2)]
+    assert states(holdings) == {(2, "s0"): "loading", (2, "s1"): "failed"}
+
+
 def test_a_refused_model_fails_what_is_wanted_and_a_new_spec_tries_again() -> None:
     holdings = Holdings("a", "a1", 1000)
     holdings.spec_arrived(make_spec())
@@ -354,4 +366,4 @@ class Convergence(RuleBasedStateMachine):
 
 
 TestConvergence = Convergence.TestCase
-TestConvergence.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestConvergence.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)
