@@ -67,8 +67,8 @@ class EchoOptions:
 class EchoNode:
     """One end: an edge to the peer, one from it, and the port they share.
 
-    take: called with each activation that arrives. What it sends goes before the grant that frees
-    the activation's room, as when a segment has computed it.
+    take: called with each activation once its room on the edge is free again, as a worker's is
+    when a segment has computed it.
     """
 
     def __init__(self, options: EchoOptions, take: Callable[[Activation], None]) -> None:
@@ -112,9 +112,8 @@ class EchoNode:
             raise WireError("echo: an activation came without the mark of its edge")
         nbytes = activation.nbytes
         self._in.arrived(header.edge, nbytes, now)
-        freed = self._in.finished(nbytes, now)
+        self._perform(self._in.finished(nbytes, now))
         self._take(activation)
-        self._perform(freed)
 
     def _broke(self, header: Header) -> NoReturn:
         raise WireError(f"echo: an activation from {header.source} came damaged or with a gap")

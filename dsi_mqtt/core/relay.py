@@ -115,12 +115,10 @@ class Relay:
         deployment = job.header.deployment
         self._computing.pop(deployment, None)
         _measure(job.totals, seconds)
-        freed = self._free(job, now)
-        effects: Effects = []
+        effects = self._free(job, now)
         if job.phase != "cancelled":
             effects += self._hand_on(job, tensors, now, seconds)
-        # The next segment waits for the activation, nobody for the grant: it goes behind.
-        return [*effects, *freed, *self._next(deployment, now)]
+        return effects + self._next(deployment, now)
 
     def compute_failed(self, number: int, failure: Failure, now: float) -> Effects:
         job = self._by_number.pop(number, None)

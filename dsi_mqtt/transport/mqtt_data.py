@@ -42,7 +42,8 @@ from dsi_mqtt.transport.topics import check_filter
 
 PACKET_ID_MAX: Final = 65_535
 CLOSE_TIMEOUT_S: Final = 2.0
-# Up to this size a copy of the payload is cheaper than gathering it behind its header.
+# Up to this size a copy of the payload is cheaper than a second write. Above it two writes are
+# also faster than one that gathers both: the broker wakes for the header while we still write.
 JOIN_BYTES: Final = 8 * 1024
 
 Answer = mqtt5.PubAckPacket | mqtt5.SubAckPacket | mqtt5.UnsubAckPacket
@@ -215,7 +216,8 @@ class MqttDataConnection:
         else:
             header = publish_header(message, packet_id)
             check_size(message, len(header) + len(payload), self._limits, self._broker)
-            self._stream.write_together(header, payload)
+            self._stream.write(header)
+            self._stream.write(payload)
 
     async def _exchange(self, packet_id: int, packet: bytes, kind: type[AnswerT]) -> AnswerT:
         self._check_live()

@@ -160,11 +160,6 @@ class PacketStream(asyncio.BufferedProtocol):
         if not self._ended:
             self._live().write(data)
 
-    def write_together(self, *parts: bytes | memoryview) -> None:
-        """Queues parts of one packet as one write: else the broker wakes for the first alone."""
-        if not self._ended:
-            self._live().writelines(parts)
-
     async def drained(self) -> None:
         """Returns when the socket takes bytes again, or the stream has ended."""
         while self._congested and not self._ended:
