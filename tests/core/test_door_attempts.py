@@ -153,6 +153,13 @@ def test_the_will_of_an_earlier_life_changes_nothing() -> None:
     assert len(desk.sent()) == 1
 
 
+def test_the_will_of_another_life_proves_nothing_about_this_one() -> None:
+    desk = Desk().hear(("b", "b0"), "offline").give(make_input(1))
+    assert len(desk.sent()) == 1
+    desk.hear(("b", "b2"), "offline")
+    assert desk.look() == []
+
+
 def test_probes_go_out_and_silence_is_evidence() -> None:
     desk = Desk().give(make_input(1))
     desk.sent()

@@ -232,6 +232,13 @@ def test_an_old_table_goes_with_its_dead_door() -> None:
     assert not node.knows(OLD)
 
 
+def test_an_old_table_does_not_go_with_an_earlier_life_of_its_door() -> None:
+    node = moved()
+    node.hear(make_status(C, oldest=NEW.stamp))
+    assert node.hear(make_status(("b", "b0"), "offline")) == []
+    assert node.knows(OLD)
+
+
 def test_a_door_that_fell_silent_keeps_an_old_table_for_one_deadline_only() -> None:
     node = moved()
     node.hear(make_status(C, oldest=NEW.stamp))
