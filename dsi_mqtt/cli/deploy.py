@@ -21,7 +21,7 @@ from dsi_mqtt.cli.common import (
 )
 from dsi_mqtt.cli.watching import Picture, watch
 from dsi_mqtt.core.deployment import Deployment, without_effect
-from dsi_mqtt.core.model import ModelGraph
+from dsi_mqtt.core.model import ModelGraph, UnitRange
 from dsi_mqtt.core.rules import check
 from dsi_mqtt.core.table import Table
 from dsi_mqtt.engine.select import TierFactory
@@ -85,6 +85,10 @@ def _check(deployment: Deployment, file: Path) -> None:
     engine = TierFactory().open(deployment.model)
     with Console(stderr=True).status("verifying that segments equal the whole model"):
         engine.verify()
+        # Unit by unit, so that a model larger than this machine's memory can be checked too.
+        for units in (UnitRange(unit, unit + 1) for unit in range(len(engine.graph.units))):
+            engine.load(units)
+            engine.drop(units)
     contradictions = check(deployment, engine.graph)
     if contradictions:
         raise ConfigError(f"{file.name}: {contradictions[0]}")

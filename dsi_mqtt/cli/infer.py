@@ -15,6 +15,7 @@ from dsi_mqtt.cli.common import DEFAULT_URL, ROOT, BrokerOption, RootOption
 from dsi_mqtt.client import Client
 from dsi_mqtt.errors import ConfigError, RequestError
 from dsi_mqtt.transport.loop import run
+from dsi_mqtt.wire.topics import check_name
 
 AT_ONCE: Final = 8
 
@@ -38,6 +39,7 @@ def infer(
 
     One JSON value a line, in the order of the inputs.
     """
+    check_name(name, "name")
     bodies = [*_texts(inputs or [], as_json=as_json), *(_file(path) for path in file or [])]
     if not bodies:
         raise ConfigError("inputs: nothing to send; give a text, - or --file")

@@ -66,7 +66,9 @@ for command in (
     doctor,
 ):
     app.command()(command)
-app.add_typer(bench_app, name="bench")
+app.add_typer(
+    bench_app, name="bench", short_help="Measure what this system costs, beside a baseline."
+)
 
 
 def _print_version(wanted: bool) -> None:
@@ -118,12 +120,12 @@ def program() -> None:
 
 
 def _report_usage(error: TyperException) -> int:
-    context = getattr(error, "ctx", None)
+    context, message = getattr(error, "ctx", None), error.format_message()
     command = context.command_path if context is not None else NAME
-    if len(sys.argv) == 1:
-        print(error.format_message(), file=sys.stderr)  # the help: nothing was asked for
+    if context is not None and message == context.get_help():
+        print(message, file=sys.stderr)  # nothing was asked for
         return error.exit_code
-    sentence = error.format_message().rstrip(".")
+    sentence = one_sentence(message).rstrip(".")
     advice = f"; see `{command} --help`"
     print(f"{NAME}: {sentence[: MESSAGE_MAX - len(advice)]}{advice}", file=sys.stderr)
     return error.exit_code
@@ -139,8 +141,8 @@ def _report(error: BaseException) -> int:
         return cause.exit_code
     if isinstance(cause, (KeyboardInterrupt, typer.Abort)):
         return INTERRUPTED
-    sentence = one_sentence(f"{type(cause).__name__}: {cause}")
-    print(f"{NAME}: this should not happen: {sentence} (-v shows where)", file=sys.stderr)
+    told = f"this should not happen (-v shows where): {type(cause).__name__}: {cause}"
+    print(f"{NAME}: {one_sentence(told)}", file=sys.stderr)
     return FAULT
 
 

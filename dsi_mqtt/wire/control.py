@@ -76,7 +76,9 @@ def first_complaint(error: ValidationError, words: Mapping[str, str] | None = No
 
     words: by pydantic's error type, what to say instead of its own message.
     """
-    complaint: Any = error.errors(include_url=False, include_context=False)[0]
+    complaints: list[Any] = list(error.errors(include_url=False, include_context=False))
+    # A name that is not known explains the one that is missing.
+    complaint = min(complaints, key=lambda found: found["type"] != "unexpected_keyword_argument")
     path = ""
     for part in complaint["loc"][1:]:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
