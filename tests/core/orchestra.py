@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from dsi_mqtt.core.deployment import Deployment
+from dsi_mqtt.core.deployment import Deployment, Policy
 from dsi_mqtt.core.leadership import DropLead, PublishLeader, TakeLead
 from dsi_mqtt.core.model import ModelGraph, ModelSpec, Unit
 from dsi_mqtt.core.node import (
@@ -295,3 +295,15 @@ def serving(*nodes: Node, spec: Deployment = SPEC) -> Site:
     site = Site(*nodes)
     site.deploy(spec)
     return site.until(site.serves).run(10.0)
+
+
+def three(**changes: object) -> tuple[Node, Node, Node]:
+    """Nodes that hold three units each: two of them are needed."""
+    a, b, c = (Node(name, f"{name}1", room=3) for name in "abc")
+    for name, value in changes.items():
+        setattr(c, name, value)
+    return a, b, c
+
+
+def moving(cooldown_s: float = 0.0, min_gain: float = 0.15) -> Deployment:
+    return replace(SPEC, policy=Policy(cooldown_s=cooldown_s, min_gain=min_gain))

@@ -101,7 +101,10 @@ def test_after_the_own_connection_was_away_nobody_dies_for_a_grace_time(why: str
     known.telemetry_arrived(telemetry(B), back + GRACE_S - 0.1)
     assert known.tick(back + GRACE_S - 0.01) == []
     assert not known.settled(back + GRACE_S - 0.01)
-    known.status_arrived(A, back + GRACE_S - 0.01)
+    if why == "will after":
+        known.status_arrived(A, back + GRACE_S - 0.01)
+    else:
+        known.telemetry_arrived(telemetry(A), back + GRACE_S - 0.01)
     assert known.tick(back + GRACE_S) == []
 
 

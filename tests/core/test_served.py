@@ -8,24 +8,8 @@ import pytest
 
 from dsi_mqtt.core.deployment import Deployment, Policy, Privacy, SplitPart
 from dsi_mqtt.core.model import ModelGraph
-from dsi_mqtt.core.plan import Infeasible, plan
-from dsi_mqtt.core.profile import views
 from dsi_mqtt.core.served import DESCRIBE_S, FORGIVE_S, SETTLE_S
-from dsi_mqtt.core.table import Stamp, TableDocument
-from tests.core.orchestra import GRAPH, NAME, SPEC, Node, Site, placed, serving
-
-
-def three(**changes: object) -> tuple[Node, Node, Node]:
-    """Nodes that hold three units each: two of them are needed."""
-    a, b, c = (Node(name, f"{name}1", room=3) for name in "abc")
-    for name, value in changes.items():
-        setattr(c, name, value)
-    return a, b, c
-
-
-def moving(cooldown_s: float = 0.0, min_gain: float = 0.15) -> Deployment:
-    return replace(SPEC, policy=Policy(cooldown_s=cooldown_s, min_gain=min_gain))
-
+from tests.core.orchestra import GRAPH, NAME, SPEC, Node, Site, moving, placed, serving, three
 
 # --- the first placement ----------------------------------------------------------------------
 
@@ -38,7 +22,7 @@ def test_the_first_placement_waits_for_those_who_come() -> None:
     site.run(SETTLE_S * 0.9)
     assert site.published == []
     site.until(lambda: site.serves("b"))
-    assert site.kinds() == ["place"]
+    assert [(decided.kind, decided.reason) for decided in site.decided] == [("place", "deployed")]
 
 
 def test_and_for_those_who_have_yet_to_describe_the_model() -> None:
@@ -64,6 +48,12 @@ def test_a_node_that_comes_and_goes_does_not_hold_it_up_for_ever() -> None:
         site.join(Node("b", f"b{i}", describes=None))
         site.run(10.0)
     assert site.serves("a")
+
+
+def test_a_node_with_other_weights_takes_no_part() -> None:
+    other = ModelGraph("sha256:2", "fake", GRAPH.units)
+    site = serving(Node("a", "a1"), Node("b", "b1"), Node("c", "c1", gflops=100, graph=other))
+    assert "c" not in dict(placed(site.serve))
 
 
 def test_a_table_serves_only_when_every_part_is_ready() -> None:
@@ -119,6 +109,12 @@ def test_a_node_that_falls_silent_is_lost_too() -> None:
     site.until(lambda: site.serves(*({"a", "b", "c"} - {lost})))
 
 
+def test_also_the_only_one() -> None:
+    site = serving(Node("a", "a1"))
+    site.vanish("a")
+    site.until(lambda: site.serve.state == "unavailable")
+
+
 def test_a_node_lost_in_preparing_leaves_what_serves_untouched() -> None:
     site = serving(Node("a", "a1", gflops=1), spec=moving())
     old = site.serve
@@ -153,6 +149,16 @@ def test_but_what_cannot_be_mended_waits_for_the_newcomer() -> None:
     assert site.serve == old
     site.until(site.serves)
     assert ("b", "b2") in site.serve.members()
+
+
+def test_and_not_for_ever() -> None:
+    a, b, _ = three()
+    site = serving(a, b)
+    old = site.serve
+    site.join(Node("b", "b2", room=3, describes=None))
+    site.run(DESCRIBE_S - 1)
+    assert site.serve == old
+    site.until(lambda: site.serve.state == "unavailable")
 
 
 def test_a_failed_part_excludes_its_node_and_does_not_break_what_serves() -> None:
@@ -208,9 +214,11 @@ def test_a_draining_node_is_left_once_its_part_is_ready_elsewhere() -> None:
 
 def test_a_draining_node_stays_where_there_is_no_other_place() -> None:
     a, b, c = three()
-    site = serving(a, b)
+    site = serving(a, b, spec=replace(SPEC, policy=Policy(forbid=("x",))))
     old = site.serve
     a.state = "draining"
+    site.run(5.0)
+    site.join(Node("x", "x1"))  # a fact that does not help, and is not told again
     site.run(5.0)
     assert site.serve == old
     assert site.kinds() == ["place", "keep"]
@@ -315,6 +323,20 @@ def test_cuts_by_hand_are_followed_also_when_only_the_nodes_change() -> None:
     site.until(lambda: placed(site.serve) == [("a", "0:3"), ("c", "3:6")])
 
 
+def test_a_door_that_may_no_longer_see_inputs_moves_although_no_segment_does() -> None:
+    parts = (SplitPart("0:3", ("a",)), SplitPart("3:6", ("b",)))
+    by_hand = replace(SPEC, split=parts)
+    nodes = Node("a", "a1", zone="zone of a"), Node("b", "b1", zone="zone of b")
+    site = serving(*nodes, spec=by_hand)
+    assert site.serve.door is not None
+    other, end = ("a", "0:1") if site.serve.door.node == "b" else ("b", "5:6")
+    site.deploy(replace(by_hand, privacy=Privacy({end: (f"zone of {other}",)})))
+    site.until(
+        lambda: site.serves() and site.serve.door is not None and site.serve.door.node == other
+    )
+    assert placed(site.serve) == [("a", "0:3"), ("b", "3:6")]
+
+
 def test_a_contradiction_is_told_and_mended() -> None:
     site = serving(Node("a", "a1"))
     site.deploy(replace(SPEC, privacy=Privacy({"0:9": ("edge",)})))
@@ -334,153 +356,3 @@ def test_another_model_is_loaded_beside_the_old_one() -> None:
     site.until(site.serves)
     assert site.serve.model is not None
     assert site.serve.model.digest == "sha256:2"
-
-
-# --- nothing feasible -------------------------------------------------------------------------
-
-
-def test_what_is_infeasible_says_why_and_a_new_node_mends_it() -> None:
-    a, b, _ = three()
-    site = Site(a)
-    site.deploy()
-    site.until(lambda: NAME in site.documents)
-    assert site.serve.state == "unavailable"
-    told = plan(SPEC, GRAPH, views([(a.status(site.now), None)], GRAPH, NAME))
-    assert isinstance(told, Infeasible)
-    assert site.serve.reason == told.sentence
-    assert (site.serve.segments, site.document.prepare) == ((), None)
-    count = len(site.published)
-    site.run(10.0)
-    assert len(site.published) == count
-    site.join(b)
-    site.until(lambda: site.serves("a", "b"))
-
-
-def test_while_nothing_serves_a_door_in_an_allowed_zone_holds_the_same_session() -> None:
-    spec = replace(SPEC, privacy=Privacy({"0:1": ("plant",)}))
-    nodes = (
-        Node("a", "a1", room=2, zone="plant"),
-        Node("b", "b1", room=4),
-        Node("c", "c1", room=1, zone="plant"),
-    )
-    site = serving(*nodes, spec=spec)
-    door = site.serve.door
-    assert door is not None
-    assert door.node == "a"
-    site.kill("a")
-    site.until(lambda: site.serve.state == "unavailable")
-    waiting = site.serve.door
-    assert waiting is not None
-    assert (waiting.node, waiting.session) == ("c", door.session)
-    site.kill("c")
-    site.until(lambda: site.serve.door is None)
-    site.join(Node("a", "a2", room=2, zone="plant"))
-    site.until(site.serves)
-    assert site.serve.door is not None
-    assert site.serve.door.session == door.session
-
-
-def test_a_broken_chain_whose_trouble_was_told_before_is_still_declared_unavailable() -> None:
-    a, b, _ = three()
-    site = serving(a, b)
-    a.state = "draining"
-    site.until(lambda: site.kinds()[-1] == "keep")
-    site.kill("b")
-    site.until(lambda: site.serve.state == "unavailable")
-
-
-def test_where_there_is_no_room_for_both_the_broken_chain_goes_first() -> None:
-    a, b, _ = three()
-    site = serving(a, b)
-    site.kill("b")
-    site.until(lambda: site.serve.state == "unavailable")
-    site.join(Node("b", "b2", room=3))
-    site.until(site.serves)
-    # A rule that swaps the two: neither can hold all six units.
-    first = placed(site.serve)[0][0]
-    pin = {"5:6": first}
-    site.deploy(replace(SPEC, policy=Policy(pin=pin)))
-    site.until(lambda: site.document.prepare is not None)
-    assert site.serve.reason == "makes room for the next table"
-    assert site.serve.door == site.prepare.door
-    assert site.prepare.stamp > site.serve.stamp
-    site.until(site.serves)
-    assert placed(site.serve)[1][0] == first
-
-
-# --- undeploying ------------------------------------------------------------------------------
-
-
-def test_undeploying_ends_the_chain_and_then_clears_the_topic() -> None:
-    site = serving(*three())
-    site.undeploy()
-    site.run(0.05)
-    assert (site.serve.state, site.serve.door, site.serve.segments) == ("unavailable", None, ())
-    site.until(lambda: NAME not in site.documents)
-    assert site.kinds()[-1] == "remove"
-
-
-def test_undeploying_waits_until_everybody_has_released() -> None:
-    nodes = three()
-    site = serving(*nodes)
-    holder = site.nodes[placed(site.serve)[0][0]]
-    holder.releases = False
-    site.undeploy()
-    site.run(5.0)
-    assert NAME in site.documents
-    holder.parts.clear()
-    site.until(lambda: NAME not in site.documents)
-
-
-def test_a_name_deployed_again_goes_on_above_its_old_epochs() -> None:
-    site = serving(*three())
-    site.undeploy()
-    site.until(lambda: NAME not in site.documents)
-    newest = max(node.seen for node in site.nodes.values())
-    site.deploy()
-    site.until(site.serves)
-    assert site.serve.epoch > newest[0].epoch
-    assert len({decided.id for decided in site.decided}) == len(site.decided)
-
-
-# --- retained state that fell back ------------------------------------------------------------
-
-
-def test_what_fell_back_is_written_again_by_a_leader_that_remembers() -> None:
-    site = serving(*three())
-    newest = site.document
-    site.documents[NAME] = site.published[0]
-    site.orchestrator.disconnected()
-    site.orchestrator.lead_lost(site.now)
-    site.reconnect()
-    site.until(lambda: site.document == newest)
-
-
-def test_what_fell_back_is_replaced_by_a_leader_that_does_not_know_it() -> None:
-    site = serving(*three())
-    older = site.document
-    site.kill(placed(site.serve)[0][0])
-    site.until(site.serves)
-    newest = site.document
-    site.documents = {NAME: older}
-    site.restart()
-    site.until(lambda: site.serves() and site.document.order > newest.order)
-    assert all(node.seen == site.document.order for node in site.nodes.values())
-
-
-def test_a_retained_table_without_deployment_is_removed_by_the_next_leader() -> None:
-    site = serving(*three())
-    del site.specs[NAME]
-    site.restart()
-    site.until(lambda: NAME not in site.documents)
-
-
-def test_older_documents_change_nothing() -> None:
-    site = serving(*three())
-    old = site.document
-    assert old.serve is not None
-    for stamp in (Stamp(1, "z", 99), old.serve.stamp):
-        aged = replace(old.serve, term=stamp.term, leader=stamp.leader, epoch=stamp.epoch - 1)
-        site.orchestrator.document_seen(NAME, TableDocument(aged), site.now)
-    site.run(3.0)
-    assert site.document == old
