@@ -60,9 +60,11 @@ def broker(
         async with site_brokers(
             folder, port, data_port, root=root, bind=bind, open_to_network=open_to_network
         ) as site:
-            print(f"control and inputs  mqtt://{bind}:{site.control.port}", flush=True)
-            print(f"tensors             mqtt://{bind}:{site.data.port}", flush=True)
-            print(f"Mosquitto {site.control.version}, state in {folder}; Ctrl-C ends it")
+            print(f"control and inputs  mqtt://{bind}:{site.control.port}")
+            print(f"tensors             mqtt://{bind}:{site.data.port}")
+            print(
+                f"Mosquitto {site.control.version}, state in {folder}; Ctrl-C ends it", flush=True
+            )
             await site.watch()
 
     run(until_stopped(serve()))

@@ -85,7 +85,7 @@ class Children:
             self._children[name].process.kill()
 
     async def stop(self) -> None:
-        """Ends all, politely at first."""
+        """Ends all, politely at first: after `STOP_S` those that have not ended are killed."""
         children = list(self._children.values())
         self._children.clear()
         for child in children:
@@ -93,12 +93,14 @@ class Children:
                 child.watch.cancel()
             with contextlib.suppress(ProcessLookupError):
                 child.process.terminate()
-        for child in children:
-            try:
-                await asyncio.wait_for(child.process.wait(), STOP_S)
-            except TimeoutError:
-                child.process.kill()
-                await child.process.wait()
+        ends = {asyncio.create_task(child.process.wait()): child for child in children}
+        if not ends:
+            return
+        _, late = await asyncio.wait(ends, timeout=STOP_S)
+        for end in late:
+            with contextlib.suppress(ProcessLookupError):
+                ends[end].process.kill()
+        await asyncio.gather(*ends)
 
     async def _spawn(self, name: str, arguments: tuple[str, ...]) -> asyncio.subprocess.Process:
         self._logs.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ from dsi_mqtt.cli.common import (
 )
 from dsi_mqtt.orchestrator.app import OrchestratorProcess
 from dsi_mqtt.orchestrator.strays import StrayAnswerer
+from dsi_mqtt.transport.address import parse_broker_url
 from dsi_mqtt.transport.loop import run
 from dsi_mqtt.transport.mqtt import MqttTransport
 
@@ -39,6 +40,7 @@ def orchestrator(
     async def serve() -> None:
         async with control_connection(broker):
             pass  # a wrong address is said at once, and not retried for ever
+        print(f"orchestrator at {parse_broker_url(broker)}; Ctrl-C ends it", flush=True)
         transport = MqttTransport()
         process = OrchestratorProcess(broker, transport, root=root)
         if answer_strays:

@@ -24,6 +24,7 @@ from dsi_mqtt.cli.common import (
 from dsi_mqtt.cli.deploy import WAIT_S, placement, say_without_effect, until_serving
 from dsi_mqtt.cli.site import Site, nodes_for, running_site
 from dsi_mqtt.core.deployment import Deployment
+from dsi_mqtt.transport.address import parse_broker_url
 from dsi_mqtt.transport.base import Message
 from dsi_mqtt.transport.loop import run
 from dsi_mqtt.wire.files import read_site
@@ -68,7 +69,8 @@ def up(
             ended=_say_ended,
         ) as running:
             await _deploy_all(running, deployments, Topics(root))
-            print(f"everything runs; broker {running.url}, logs in {folder / 'logs'}")
+            where = parse_broker_url(running.url)
+            print(f"everything runs; broker at {where}, logs in {folder / 'logs'}")
             print("`dsi-mqtt status` shows it live; Ctrl-C ends it all", flush=True)
             if running.brokers is not None:
                 await running.brokers.watch()

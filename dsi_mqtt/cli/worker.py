@@ -20,6 +20,7 @@ from dsi_mqtt.cli.common import (
 )
 from dsi_mqtt.engine.select import TierFactory
 from dsi_mqtt.errors import ConfigError
+from dsi_mqtt.transport.address import parse_broker_url
 from dsi_mqtt.transport.loop import run
 from dsi_mqtt.transport.mqtt import MqttTransport
 from dsi_mqtt.wire.topics import Topics, check_name
@@ -58,6 +59,9 @@ def worker(
 
     async def serve() -> None:
         brokers = await home_brokers(broker, data_broker, Topics(root))
+        print(
+            f"node {node} in zone {zone}, at {parse_broker_url(broker)}; Ctrl-C ends it", flush=True
+        )
         config = WorkerConfig(
             node=node,
             zone=zone,

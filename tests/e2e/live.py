@@ -111,6 +111,52 @@ async def dsi_mqtt(*arguments: str, stdin: str = "") -> Finished:
     return await run_program(sys.executable, "-m", "dsi_mqtt.cli", *arguments, stdin=stdin)
 
 
+class Running:
+    """A command that goes on until it is asked to end. Its output is read line by line."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self.lines: list[str] = []
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    async def said(self, text: str) -> str:
+        """The next line of its output with `text` in it; fails when the command ends first."""
+        assert self._process.stdout is not None
+        async with asyncio.timeout(PATIENCE_S):
+            while line := (await self._process.stdout.readline()).decode():
+                self.lines.append(line)
+                if text in line:
+                    return line
+        raise AssertionError(f"ended without saying {text!r}: {self.lines}, {await self.ended()}")
+
+    def interrupt(self) -> None:
+        """Ctrl-C."""
+        self._process.send_signal(signal.SIGINT)
+
+    async def ended(self) -> Finished:
+        async with asyncio.timeout(PATIENCE_S):
+            out, err = await self._process.communicate()
+        return Finished(self._process.returncode or 0, out.decode(), err.decode())
+
+
+@asynccontextmanager
+async def running(*arguments: str) -> AsyncIterator[Running]:
+    """A command of the program as a process of its own, which has ended at the end."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "dsi_mqtt.cli", *arguments,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        yield Running(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
 class LiveSite:
     """What runs, and what it says of itself. deaths: how often each process ended by itself."""
 

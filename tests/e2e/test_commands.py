@@ -1,0 +1,230 @@
+"""The commands as processes of their own: what they say, and that Ctrl-C leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pty
+import signal
+import socket
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import psutil
+import pytest
+
+from dsi_mqtt.transport.mosquitto import MosquittoProcess, control_settings, find_mosquitto
+from dsi_mqtt.transport.retained import read_retained
+from dsi_mqtt.wire.topics import Topics
+from tests.e2e.live import (
+    PATIENCE_S,
+    LiveSite,
+    dsi_mqtt,
+    left_over,
+    running,
+    unsplit,
+)
+
+pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
+
+ECHO = """
+schema: dsi.deployment/1
+name: echo
+model: {tier: fake, options: {units: 6, unit_ms: 1, weight_mib: 1}}
+---
+schema: dsi.nodes/1
+nodes: [{id: north, zone: roadside, memory_mib: 4}, {id: south, zone: roadside, memory_mib: 4}]
+"""
+
+
+def port_in(line: str) -> str:
+    return line.partition("127.0.0.1:")[2].partition(",")[0].strip()
+
+
+async def test_up_runs_a_site_until_ctrl_c(tmp_path: Path) -> None:
+    file, state = tmp_path / "echo.yaml", tmp_path / "state"
+    file.write_text(ECHO)
+    ports = ("--port", "0", "--data-port", "0", "--state", str(state))
+    async with running("up", str(file), *ports) as site:
+        line = await site.said("everything runs")
+        assert any(shown.split()[:1] == ["s1"] for shown in site.lines), site.lines
+        url = f"mqtt://127.0.0.1:{port_in(line)}"
+        asked = await dsi_mqtt("infer", "echo", "x", "--broker", url)
+        assert (asked.code, json.loads(asked.out)) == (0, unsplit("x"))
+        taken = await dsi_mqtt(
+            "up", str(file), "--port", port_in(line), "--state", str(state / "b")
+        )
+        assert taken.code == 6
+        assert "in use by another program" in taken.err
+        site.interrupt()
+        ended = await site.ended()
+    assert (ended.code, ended.err) == (0, "")
+    assert not left_over(str(tmp_path), url)
+    logs = {path.stem: path.read_text() for path in (state / "logs").glob("*.log")}
+    assert logs.keys() == {"orchestrator", "north", "south"}
+    assert not [text for text in logs.values() if "Traceback" in text]
+
+
+async def test_broker_worker_and_orchestrator_by_hand_until_ctrl_c(tmp_path: Path) -> None:
+    """As on several machines; the worker outlives its broker and ends while it is away."""
+    ports = ("--port", "0", "--data-port", "0", "--state", str(tmp_path / "state"))
+    async with running("broker", *ports) as broker:
+        url = f"mqtt://127.0.0.1:{port_in(await broker.said('control and inputs'))}"
+        await broker.said("Ctrl-C ends it")
+        where = ("--broker", url)
+        async with (
+            running("worker", "--name", "one", *where) as worker,
+            running("orchestrator", *where) as orchestrator,
+        ):
+            await worker.said("node one in zone edge")
+            await orchestrator.said("orchestrator at 127.0.0.1")
+            file = tmp_path / "echo.yaml"
+            file.write_text(ECHO.partition("---")[0])
+            deployed = await dsi_mqtt("deploy", str(file), *where)
+            assert deployed.code == 0, deployed
+            assert deployed.out.splitlines()[0].strip() == "echo serves"
+            orchestrator.interrupt()
+            assert (await orchestrator.ended()).code == 0
+            broker.interrupt()
+            assert (await broker.ended()).code == 0
+            assert worker.pid in psutil.pids()
+            worker.interrupt()
+            ended = await worker.ended()
+    assert ended.code == 0
+    assert "Traceback" not in ended.err
+    assert not left_over(str(tmp_path), url)
+
+
+async def test_a_worker_says_goodbye(calm_site: LiveSite) -> None:
+    async with running(
+        "worker", "--name", "guest", "--root", "test/guest", "--broker", calm_site.url
+    ) as worker:
+        await worker.said("Ctrl-C ends it")
+        worker.interrupt()
+        assert (await worker.ended()).code == 0
+    topics = Topics("test/guest")
+    async with calm_site.connection() as connection:
+        found = await read_retained(connection, [topics.status.filter()], "test/guest/marker")
+    states = [topics.status.payload.decode(message.payload).state for message in found]
+    assert states in ([], ["offline"])
+
+
+async def test_status_in_a_terminal_until_ctrl_c(calm_site: LiveSite) -> None:
+    ours, theirs = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "dsi_mqtt.cli", "status", "--broker", calm_site.url,
+        stdin=theirs, stdout=theirs, stderr=theirs,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "80", "LINES": "40"},
+    )  # fmt: skip
+    os.close(theirs)
+    try:
+        shown = await read_until(ours, b"city-spare")
+        process.send_signal(signal.SIGINT)
+        async with asyncio.timeout(PATIENCE_S):
+            assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        os.close(ours)
+    assert b"hazards: " in shown
+    assert b"Traceback" not in shown
+
+
+async def read_until(terminal: int, text: bytes) -> bytes:
+    """What a terminal shows, up to the first `text`."""
+    loop, read = asyncio.get_running_loop(), bytearray()
+    found: asyncio.Future[None] = loop.create_future()
+
+    def more() -> None:
+        read.extend(os.read(terminal, 65536))
+        if text in read and not found.done():
+            found.set_result(None)
+
+    loop.add_reader(terminal, more)
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            await found
+    finally:
+        loop.remove_reader(terminal)
+    return bytes(read)
+
+
+async def test_status_fits_a_terminal_of_80_columns(calm_site: LiveSite) -> None:
+    shown = await dsi_mqtt("status", "--once", "--broker", calm_site.url)
+    assert shown.code == 0
+    assert max(len(line.rstrip()) for line in shown.out.splitlines()) <= 80
+    for text in ("hazards: serving", "door on city", "city-spare", "online, spare", "0:2"):
+        assert text in shown.out
+
+
+async def test_status_for_programs_is_one_object(calm_site: LiveSite) -> None:
+    shown = await dsi_mqtt("status", "--json", "--broker", calm_site.url)
+    assert (shown.code, shown.err) == (0, "")
+    document = json.loads(shown.out)
+    assert document["schema"] == "dsi.status/1"
+    assert {node["node"] for node in document["nodes"]} == document["telemetry"].keys()
+    assert document["deployments"]["hazards"]["serve"]["state"] == "serving"
+
+
+async def test_infer_prints_a_value_a_line(calm_site: LiveSite, tmp_path: Path) -> None:
+    file = tmp_path / "report.txt"
+    file.write_text("from a file")
+    where = ("--broker", calm_site.url)
+    mixed = await dsi_mqtt(
+        "infer", "hazards", "one", "-", "--file", str(file), *where, stdin="two\n\nthree\n"
+    )
+    texts = ["one", "two", "three", "from a file"]
+    assert (mixed.code, mixed.err) == (0, "")
+    assert [json.loads(line) for line in mixed.out.splitlines()] == [unsplit(t) for t in texts]
+
+    values = await dsi_mqtt(
+        "infer", "hazards", "--parse", "7", '["a", "b"]', '{"raise": 2}', *where
+    )
+    assert values.code == 8
+    results = [json.loads(line) for line in values.out.splitlines()]
+    assert results[:2] == [unsplit(7), unsplit(["a", "b"])]
+    assert results[2]["error"]["code"] == "model_failed"
+    assert values.err.startswith(
+        "dsi-mqtt: 1 of 3 inputs have no result; the first: the model raised"
+    )
+    assert len(values.err.splitlines()) == 1
+
+
+async def test_a_mosquitto_that_wants_a_password(tmp_path: Path) -> None:
+    async with MosquittoProcess(control_settings()) as former:
+        port = former.port
+    config = tmp_path / "mosquitto.conf"
+    config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous false\nlog_type all\n")
+    process = await asyncio.create_subprocess_exec(
+        str(find_mosquitto()), "-c", str(config), stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        assert process.stderr is not None
+        async with asyncio.timeout(PATIENCE_S):
+            while b"running" not in await process.stderr.readline():
+                pass
+        where = ("--broker", f"mqtt://127.0.0.1:{port}")
+        for command in (("status", "--once"), ("worker",), ("infer", "x", "y")):
+            ended = await dsi_mqtt(*command, *where)
+            assert (ended.code, ended.out) == (7, "")
+            assert ended.err == (
+                f"dsi-mqtt: broker 127.0.0.1:{port} refuses the connection: not authorized\n"
+            )
+    finally:
+        process.terminate()
+        await process.communicate()
+
+
+async def test_a_broker_that_says_nothing() -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent:  # nobody accepts
+        port = silent.getsockname()[1]
+        where = ("--broker", f"mqtt://127.0.0.1:{port}")
+        ends = await asyncio.gather(
+            dsi_mqtt("status", "--once", *where), dsi_mqtt("infer", "x", "y", *where)
+        )
+    for ended in ends:
+        assert (ended.code, ended.out) == (7, "")
+        assert f"no MQTT broker answers at 127.0.0.1:{port} (it timed out)" in ended.err
