@@ -14,7 +14,7 @@ Level = Literal["ok", "warn", "fail"]
 Role = Literal["control", "data", "control and data"]
 
 # All credits granted for one receiver stay under half of what its broker queues for it, and 500
-# messages are twelve senders with 8 MiB and 8 messages each, in chunks of 256 KiB.
+# messages are ten senders with 8 MiB and 16 messages each, in chunks of 256 KiB.
 DATA_QUEUE: Final = 1_000
 # Inputs that wait while a door moves: what a deployment queues at most.
 CONTROL_QUEUE: Final = 200
@@ -113,7 +113,7 @@ class MachineFacts:
 _OPTIONAL: Final[dict[str, str]] = {
     "torch": "clients and the orchestrator run here, segments do not; pip install 'dsi-mqtt[node]'",
     "transformers": "no segment of a transformers model runs here; pip install 'dsi-mqtt[node]'",
-    "uvloop": "hops are a fifth slower without it; pip install uvloop",
+    "uvloop": "small hops take a third longer without it; pip install uvloop",
 }
 
 
