@@ -17,7 +17,7 @@ from dsi_mqtt.transport.mosquitto import find_mosquitto, mosquitto_version
 PACKAGES: Final = (
     "aiomqtt",
     "mqtt5",
-    "msgpack",
+    "msgspec",
     "numpy",
     "paho-mqtt",
     "psutil",

@@ -21,17 +21,16 @@ from dsi_mqtt.core.activation import Tensor, Tensors, expected_bytes
 from dsi_mqtt.core.message import Activation, Header
 from dsi_mqtt.errors import TooLargeError, WireError
 from dsi_mqtt.wire.header import (
+    Chunk,
     Fields,
-    count,
+    TensorSpec,
     decode,
-    details,
+    decode_tensors,
+    first_fields,
     header_of,
-    identity,
     is_sound,
-    request_id,
+    next_fields,
     sealed,
-    shown,
-    text,
 )
 
 CHUNK_BYTES: Final = 256 * 1024
@@ -40,30 +39,11 @@ PARTIAL_MAX: Final = 64
 _ALIGNMENT: Final = 16
 
 
-class Chunk(NamedTuple):
-    """Place of one message in its activation: number `i` of `n`, its bytes at `offset`."""
-
-    i: int
-    n: int
-    offset: int
-    total: int
-
-
-class _Spec(NamedTuple):
-    """A tensor as the header declares it: raw bytes `[start, stop)`."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    stop: int
-
-
 class _Declared(NamedTuple):
     """What the first chunk says of the whole, checked before memory is taken for it."""
 
     header: Header
-    specs: tuple[_Spec, ...]
+    specs: tuple[TensorSpec, ...]
 
 
 def encode(activation: Activation, *, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
@@ -71,21 +51,20 @@ def encode(activation: Activation, *, chunk_bytes: int = CHUNK_BYTES) -> Iterato
     raw, specs = _lay_out(activation.tensors)
     total = len(raw)
     pieces = max(1, -(-total // chunk_bytes))
-    header = activation.header
     for i in range(pieces):
         offset = i * chunk_bytes
-        fields = identity(header)
-        if i == 0:
-            fields.update(details(header))
-            fields["tensors"] = specs
-        fields["chunk"] = {"i": i, "n": pieces, "offset": offset, "total": total}
         piece = raw[offset : offset + chunk_bytes]
+        chunk = Chunk(i, pieces, offset, total)
+        if i == 0:
+            fields = first_fields(activation.header, chunk, specs)
+        else:
+            fields = next_fields(activation.header, chunk)
         yield b"".join((sealed(fields, piece), piece))
 
 
-def _lay_out(tensors: Tensors) -> tuple[memoryview, list[Fields]]:
+def _lay_out(tensors: Tensors) -> tuple[memoryview, list[TensorSpec]]:
     """All tensors in one buffer, each at an aligned offset, and what describes them."""
-    specs: list[Fields] = []
+    specs: list[TensorSpec] = []
     pieces: list[bytes | memoryview] = []
     offset = 0
     for tensor in tensors:
@@ -94,14 +73,7 @@ def _lay_out(tensors: Tensors) -> tuple[memoryview, list[Fields]]:
             pieces.append(bytes(gap))
             offset += gap
         specs.append(
-            {
-                "name": tensor.name,
-                "dtype": tensor.dtype,
-                "shape": tensor.shape,
-                "codec": "raw",
-                "offset": offset,
-                "nbytes": tensor.nbytes,
-            }
+            TensorSpec(tensor.name, tensor.dtype, tensor.shape, "raw", offset, tensor.nbytes)
         )
         pieces.append(tensor.data)
         offset += tensor.nbytes
@@ -111,13 +83,7 @@ def _lay_out(tensors: Tensors) -> tuple[memoryview, list[Fields]]:
 
 
 def _chunk(fields: Fields) -> Chunk:
-    try:
-        given = fields["chunk"]
-        chunk = Chunk(
-            count(given["i"]), count(given["n"]), count(given["offset"]), count(given["total"])
-        )
-    except (KeyError, TypeError) as error:
-        raise WireError(f"activation chunk is missing or wrong: {error}") from None
+    chunk = fields.chunk
     if not (chunk.i < chunk.n and chunk.offset <= chunk.total):
         raise WireError(f"activation chunk {chunk.i} of {chunk.n} lies outside of its activation")
     return chunk
@@ -127,26 +93,22 @@ def _declared(fields: Fields, total: int) -> _Declared:
     """Raises BrokenActivationError when the tensors do not fit `total` raw bytes."""
     header = header_of(fields)
     try:
-        specs = tuple([_spec(spec, total) for spec in fields.get("tensors", ())])
-    except (KeyError, TypeError) as error:
-        message = f"activation tensor is described wrongly: {error}"
-        raise BrokenActivationError(message, header) from None
+        specs = decode_tensors(fields.tensors)
+        stop = max([_stop(spec) for spec in specs], default=0)
     except WireError as error:
         raise BrokenActivationError(str(error), header) from None
-    if max([spec.stop for spec in specs], default=0) != total:
+    if stop != total:
         raise BrokenActivationError("tensors do not account for all bytes declared", header)
     return _Declared(header, specs)
 
 
-def _spec(spec: Fields, total: int) -> _Spec:
-    name, dtype = text(spec["name"]), text(spec["dtype"])
-    shape = tuple(map(count, spec["shape"]))
-    start, size = count(spec["offset"]), count(spec["nbytes"])
-    if spec["codec"] != "raw":
-        raise WireError(f"tensor codec {shown(spec['codec'])} is unknown")
-    if size != expected_bytes(dtype, shape) or start + size > total:
-        raise WireError(f"tensor {shown(name)} does not fit its declared size")
-    return _Spec(name, dtype, shape, start, start + size)
+def _stop(spec: TensorSpec) -> int:
+    """Where the tensor's raw bytes end. Raises WireError when it cannot have that many."""
+    if spec.codec != "raw":
+        raise WireError(f"tensor codec {spec.codec!r:.40} is unknown")
+    if spec.nbytes != expected_bytes(spec.dtype, spec.shape):
+        raise WireError(f"tensor {spec.name!r:.40} does not fit its declared size")
+    return spec.offset + spec.nbytes
 
 
 # --- reassembly -------------------------------------------------------------------------------
@@ -287,22 +249,15 @@ class Assembler:
 
 
 def _key(fields: Fields) -> AssemblyKey:
-    try:
-        edge = fields.get("edge")
-        sender = text(edge[0]) if edge else ""
-        return (
-            sender,
-            request_id(fields["request"]),
-            count(fields["attempt"]),
-            text(fields["from"]),
-            text(fields["to"]),
-        )
-    except (KeyError, TypeError, IndexError) as error:
-        raise WireError(f"activation header field is missing or wrong: {error}") from None
+    sender = "" if fields.edge is None else fields.edge[0]
+    return sender, fields.request, fields.attempt, fields.source, fields.target
 
 
 def _finish(declared: _Declared, raw: memoryview) -> Activation:
-    tensors = [Tensor(s.name, s.dtype, s.shape, raw[s.start : s.stop]) for s in declared.specs]
+    tensors = [
+        Tensor(s.name, s.dtype, s.shape, raw[s.offset : s.offset + s.nbytes])
+        for s in declared.specs
+    ]
     return Activation(declared.header, tuple(tensors))
 
 

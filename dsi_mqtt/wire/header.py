@@ -1,243 +1,283 @@
-"""Headers of activations: msgpack maps, read by hand because they pass for every hop.
+"""Headers of activations: msgpack maps, read straight into types because they pass on every hop.
 
-Each message is sealed: `xxh3`, the first key, is the checksum of everything else in it, header
-and raw bytes. It shows damage, not forgery.
+Two keys come first and have fixed widths, so that they are found before anything is read: `xxh3`,
+the checksum of everything else in the message, header and raw bytes (it shows damage, not
+forgery), and `size`, the bytes of the header, behind which the raw bytes begin.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeVar
+import struct
+from typing import Annotated, Any, Final
 
-import msgpack
+import msgspec
 import xxhash
 
 from dsi_mqtt.core.activation import Row
 from dsi_mqtt.core.message import (
-    KINDS,
     VERSION,
     Credit,
     EdgeMark,
     Failure,
     Header,
     HopStamp,
+    MessageKind,
 )
 from dsi_mqtt.core.table import Stamp
 from dsi_mqtt.errors import WireError
 
 HEADER_MAX: Final = 64 * 1024
 REQUEST_ID_BYTES: Final = 16
-_PEEK: Final = 2048
-_SEAL: Final = msgpack.packb("xxh3") + b"\xcf"  # before the eight bytes of an unsigned integer
-_SEAL_BYTES: Final = 8
-_SEAL_BY: Final = 3 + len(_SEAL)  # behind the longest beginning of a map
+# What the first two keys hold until they are known: each takes its widest form.
+UNSEALED: Final = (1 << 64) - 1
+UNSIZED: Final = (1 << 32) - 1
 
-Fields = dict[str, Any]
-T = TypeVar("T")
+# Behind the map's own one or three bytes: key and value of `xxh3`, then of `size`.
+_FRONT: Final = struct.Struct(">6s8s6sI")
+_SEAL_KEY: Final = b"\xa4xxh3\xcf"
+_SIZE_KEY: Final = b"\xa4size\xce"
+_SEAL_AT: Final = len(_SEAL_KEY)
+_SEAL_END: Final = _SEAL_AT + 8
+_SMALL_MAP_END: Final = 0x90
+_LARGE_MAP_BYTES: Final = 3
 
+_NO_TENSORS: Final = msgspec.Raw(b"\x90")  # an empty array
 
-def identity(header: Header) -> Fields:
-    """What every chunk carries: whose it is."""
-    fields: Fields = {
-        "v": VERSION,
-        "kind": header.kind,
-        "deployment": header.deployment,
-        "term": header.stamp.term,
-        "leader": header.stamp.leader,
-        "epoch": header.stamp.epoch,
-        "from": header.source,
-        "to": header.target,
-        "request": header.request,
-        "attempt": header.attempt,
-    }
-    if header.edge is not None:
-        mark = header.edge
-        fields["edge"] = (mark.sender, mark.receiver, mark.sent_bytes, mark.sent_messages)
-    return fields
+Count = Annotated[int, msgspec.Meta(ge=0)]
+RequestId = Annotated[bytes, msgspec.Meta(min_length=REQUEST_ID_BYTES, max_length=REQUEST_ID_BYTES)]
 
 
-def details(header: Header) -> Fields:
-    """What only the first chunk carries."""
-    fields: Fields = {"door": header.door}
-    if header.rows:
-        fields["rows"] = [
-            {"session": r.session, "position": r.position, "tokens": r.tokens, "take": r.take}
-            for r in header.rows
-        ]
-    if header.budget_ms is not None:
-        fields["budget_ms"] = header.budget_ms
-    if header.trace is not None:
-        fields["trace"] = header.trace
-    if header.stamps:
-        fields["stamps"] = [
-            {
-                "segment": s.segment,
-                "queue_us": s.queue_us,
-                "compute_us": s.compute_us,
-                "codec_us": s.codec_us,
-            }
-            for s in header.stamps
-        ]
+class Chunk(msgspec.Struct, frozen=True, gc=False):
+    """Place of one message in its activation: number `i` of `n`, its bytes at `offset`."""
+
+    i: Count
+    n: Count
+    offset: Count
+    total: Count
+
+
+class TensorSpec(msgspec.Struct, frozen=True, gc=False):
+    """A tensor as the header declares it, `nbytes` raw bytes from `offset`."""
+
+    name: str
+    dtype: str
+    shape: tuple[Count, ...]
+    codec: str
+    offset: Count
+    nbytes: Count
+
+
+class CreditFields(msgspec.Struct, gc=False):
+    sender: str
+    receiver: str
+    bytes: Count
+    messages: Count
+    probe: bool = False
+
+
+class Fields(
+    msgspec.Struct,
+    omit_defaults=True,
+    rename={"source": "from", "target": "to", "failure": "error"},
+):
+    """A header as it stands on the wire. All chunks carry what has no default, and `edge`.
+
+    tensors: still packed, for what is wrong in it is the fault of an attempt that can be named.
+    """
+
+    xxh3: int
+    size: int
+    v: int
+    kind: MessageKind
+    deployment: str
+    term: Count
+    leader: str
+    epoch: Count
+    source: str
+    target: str
+    request: RequestId
+    attempt: Count
+    chunk: Chunk
+    edge: tuple[str, str, Count, Count] | None = None
+    door: str = ""
+    rows: tuple[Row, ...] = ()
+    budget_ms: Count | None = None
+    trace: str | None = None
+    stamps: tuple[HopStamp, ...] = ()
+    credit: CreditFields | None = None
+    failure: Failure | None = None
+    tensors: msgspec.Raw = _NO_TENSORS
+
+
+class _Version(msgspec.Struct):
+    v: int = VERSION
+
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_decoder: Final = msgspec.msgpack.Decoder(Fields)
+_version_decoder: Final = msgspec.msgpack.Decoder(_Version)
+_tensors_decoder: Final = msgspec.msgpack.Decoder(tuple[TensorSpec, ...])
+
+
+# --- writing ----------------------------------------------------------------------------------
+
+
+def first_fields(header: Header, chunk: Chunk, specs: list[TensorSpec]) -> Fields:
+    """What the first chunk carries: everything."""
+    fields = next_fields(header, chunk)
+    fields.door = header.door
+    fields.rows = header.rows
+    fields.budget_ms = header.budget_ms
+    fields.trace = header.trace
+    fields.stamps = header.stamps
+    fields.failure = header.failure
     if header.credit is not None:
         credit = header.credit
-        fields["credit"] = {
-            "sender": credit.sender,
-            "receiver": credit.receiver,
-            "bytes": credit.nbytes,
-            "messages": credit.messages,
-            "probe": credit.probe,
-        }
-    if header.failure is not None:
-        fields["error"] = {"code": header.failure.code, "message": header.failure.message}
+        fields.credit = CreditFields(
+            credit.sender, credit.receiver, credit.nbytes, credit.messages, credit.probe
+        )
+    if specs:
+        fields.tensors = msgspec.Raw(_encoder.encode(specs))
     return fields
 
 
-def sealed(fields: Fields, raw: memoryview) -> bytes:
+def next_fields(header: Header, chunk: Chunk) -> Fields:
+    """What every later chunk carries: whose it is."""
+    stamp, mark = header.stamp, header.edge
+    return Fields(
+        UNSEALED,
+        UNSIZED,
+        VERSION,
+        header.kind,
+        header.deployment,
+        stamp.term,
+        stamp.leader,
+        stamp.epoch,
+        header.source,
+        header.target,
+        header.request,
+        header.attempt,
+        chunk,
+        None if mark is None else (mark.sender, mark.receiver, mark.sent_bytes, mark.sent_messages),
+    )
+
+
+def sealed(fields: Fields | dict[str, Any], raw: memoryview) -> bytearray:
     """The packed header of a message whose raw bytes are `raw`."""
-    packed: bytes = msgpack.packb({"xxh3": (1 << 64) - 1} | fields)
-    at = packed.index(_SEAL) + len(_SEAL)
-    before, after = packed[:at], packed[at + _SEAL_BYTES :]
-    return b"".join((before, _checksum(before, after, raw), after))
+    packed = bytearray(_encoder.encode(fields))
+    start = _front_at(packed)
+    at, end = start + _SEAL_AT, start + _SEAL_END
+    _FRONT.pack_into(packed, start, _SEAL_KEY, bytes(8), _SIZE_KEY, len(packed))
+    packed[at:end] = _checksum(packed[:at], packed[end:], raw)
+    return packed
+
+
+# --- reading ----------------------------------------------------------------------------------
+
+
+def decode(payload: bytes | memoryview) -> tuple[Fields, memoryview]:
+    """One message as its header fields and its raw bytes; whether it is damaged is not looked at.
+
+    Raises WireError on anything that is not a header of this version.
+    """
+    view = memoryview(payload)
+    size = _header_bytes(view)
+    try:
+        fields = _decoder.decode(view[:size])
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise _refusal(view[:size], error) from None
+    if fields.v != VERSION:
+        raise _other_version(fields.v)
+    return fields, view[size:]
+
+
+def decode_tensors(packed: msgspec.Raw) -> tuple[TensorSpec, ...]:
+    """Raises WireError."""
+    try:
+        return _tensors_decoder.decode(packed)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise WireError(f"activation tensor is described wrongly: {error}") from None
 
 
 def is_sound(payload: bytes | memoryview) -> bool:
-    """Whether a message is as it was sealed."""
+    """Whether a message that can be decoded is as it was sealed."""
     view = memoryview(payload)
-    at = bytes(view[:_SEAL_BY]).find(_SEAL) + len(_SEAL)
-    end = at + _SEAL_BYTES
-    return at >= len(_SEAL) and _checksum(view[:at], view[end:]) == view[at:end]
+    start = _front_at(view)
+    at, end = start + _SEAL_AT, start + _SEAL_END
+    return _checksum(view[:at], view[end:]) == view[at:end]
 
 
-def _checksum(*parts: bytes | memoryview) -> bytes:
+def header_of(fields: Fields) -> Header:
+    """The header that the rest of the system knows. Raises WireError for a negative count."""
+    for row in fields.rows:
+        _check_counts("rows", row.position, row.tokens, row.take)
+    for stamp in fields.stamps:
+        _check_counts("stamps", stamp.queue_us, stamp.compute_us, stamp.codec_us)
+    edge, credit = fields.edge, fields.credit
+    return Header(
+        fields.kind,
+        fields.deployment,
+        Stamp(fields.term, fields.leader, fields.epoch),
+        fields.source,
+        fields.target,
+        fields.request,
+        fields.attempt,
+        fields.door,
+        fields.rows,
+        fields.budget_ms,
+        fields.trace,
+        fields.stamps,
+        None if edge is None else EdgeMark(*edge),
+        None
+        if credit is None
+        else Credit(credit.sender, credit.receiver, credit.bytes, credit.messages, credit.probe),
+        fields.failure,
+    )
+
+
+def _header_bytes(view: memoryview) -> int:
+    """The header's size, read before the header."""
+    try:
+        seal_key, _, size_key, size = _FRONT.unpack_from(view, _front_at(view))
+    except (IndexError, struct.error):
+        raise WireError("activation message is too short to have a header") from None
+    if seal_key != _SEAL_KEY or size_key != _SIZE_KEY:
+        raise WireError("activation message does not begin with its checksum and header size")
+    if size > min(HEADER_MAX, len(view)):
+        raise WireError(f"activation header is cut short or over {HEADER_MAX} bytes")
+    return int(size)
+
+
+def _front_at(message: bytearray | memoryview) -> int:
+    return 1 if message[0] < _SMALL_MAP_END else _LARGE_MAP_BYTES
+
+
+def _refusal(header: memoryview, error: Exception) -> WireError:
+    """Of another version the fields may differ, so that is what to say first."""
+    try:
+        version = _version_decoder.decode(header).v
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        version = VERSION
+    if version != VERSION:
+        return _other_version(version)
+    return WireError(f"activation header cannot be read: {error}")
+
+
+def _other_version(version: int) -> WireError:
+    return WireError(
+        f"activation header has version {version}, this program speaks {VERSION}; "
+        "update the older side"
+    )
+
+
+def _check_counts(name: str, *values: int) -> None:
+    if min(values) < 0:
+        raise WireError(f"activation header field {name} holds a negative count")
+
+
+def _checksum(*parts: bytes | bytearray | memoryview) -> bytes:
     checksum = xxhash.xxh3_64()
     for part in parts:
         checksum.update(part)
     digest: bytes = checksum.digest()
     return digest
-
-
-def decode(payload: bytes | memoryview) -> tuple[Fields, memoryview]:
-    """One message as its header fields and its raw bytes.
-
-    Raises WireError on anything that is not a header of this version.
-    """
-    view = memoryview(payload)
-    fields, size = _unpack(view[:_PEEK], complete=len(view) <= _PEEK)
-    if fields is None:
-        fields, size = _unpack(view[:HEADER_MAX], complete=True)
-    if not isinstance(fields, dict):
-        raise WireError("activation header is not a msgpack map; the message is refused")
-    version, kind = fields.get("v"), fields.get("kind")
-    if version != VERSION:
-        raise WireError(
-            f"activation header has version {shown(version)}, this program speaks {VERSION}; "
-            "update the older side"
-        )
-    if not isinstance(kind, str) or kind not in KINDS:
-        raise WireError(f"activation header has the unknown kind {shown(kind)}")
-    return fields, view[size:]
-
-
-def _unpack(data: memoryview, *, complete: bool) -> tuple[Any, int]:
-    unpacker = msgpack.Unpacker(
-        max_buffer_size=HEADER_MAX, max_array_len=8192, max_map_len=256, use_list=True
-    )
-    unpacker.feed(data)
-    try:
-        return unpacker.unpack(), unpacker.tell()
-    except msgpack.OutOfData:
-        if not complete:
-            return None, 0
-        raise WireError(f"activation header is cut short or over {HEADER_MAX} bytes") from None
-    except (ValueError, msgpack.exceptions.UnpackException, RecursionError) as error:
-        raise WireError(f"activation header cannot be read: {error}") from None
-
-
-def header_of(fields: Fields) -> Header:
-    """The typed header. Raises WireError naming what is missing or has the wrong type."""
-    try:
-        return Header(
-            fields["kind"],
-            text(fields["deployment"]),
-            Stamp(count(fields["term"]), text(fields["leader"]), count(fields["epoch"])),
-            text(fields["from"]),
-            text(fields["to"]),
-            request_id(fields["request"]),
-            count(fields["attempt"]),
-            text(fields.get("door", "")),
-            tuple(map(_row, fields.get("rows", ()))),
-            _optional(fields, "budget_ms", count),
-            _optional(fields, "trace", text),
-            tuple(map(_hop_stamp, fields.get("stamps", ()))),
-            _optional(fields, "edge", _edge_mark),
-            _optional(fields, "credit", _credit),
-            _optional(fields, "error", _failure),
-        )
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
-        raise WireError(f"activation header field is missing or wrong: {error}") from None
-
-
-def _optional(fields: Fields, name: str, read: Callable[[Any], T]) -> T | None:
-    value = fields.get(name)
-    return None if value is None else read(value)
-
-
-def _row(given: Fields) -> Row:
-    return Row(
-        text(given["session"]),
-        count(given["position"]),
-        count(given["tokens"]),
-        count(given.get("take", 0)),
-    )
-
-
-def _hop_stamp(given: Fields) -> HopStamp:
-    return HopStamp(
-        text(given["segment"]),
-        count(given["queue_us"]),
-        count(given["compute_us"]),
-        count(given["codec_us"]),
-    )
-
-
-def _edge_mark(given: Sequence[object]) -> EdgeMark:
-    return EdgeMark(text(given[0]), text(given[1]), count(given[2]), count(given[3]))
-
-
-def _credit(given: Fields) -> Credit:
-    return Credit(
-        text(given["sender"]),
-        text(given["receiver"]),
-        count(given["bytes"]),
-        count(given["messages"]),
-        bool(given.get("probe", False)),
-    )
-
-
-def _failure(given: Fields) -> Failure:
-    return Failure(text(given["code"]), text(given["message"]))
-
-
-def text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"text expected, got {type(value).__name__}")
-    return value
-
-
-def count(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise TypeError(f"a count expected, got {shown(value)}")
-    return value
-
-
-def shown(value: object) -> str:
-    """A received value for an error; what is nested is named only, for it may nest deeply."""
-    if isinstance(value, str | bytes | int | float | None):
-        return f"{value!r:.40}"
-    return f"a {type(value).__name__}"
-
-
-def request_id(value: object) -> bytes:
-    if not isinstance(value, bytes) or len(value) != REQUEST_ID_BYTES:
-        raise TypeError(f"request must be {REQUEST_ID_BYTES} bytes")
-    return value

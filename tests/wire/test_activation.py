@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tracemalloc
 from collections.abc import Iterable
+from typing import Any
 
 import msgpack
 import pytest
@@ -25,7 +26,9 @@ from dsi_mqtt.core.message import (
 from dsi_mqtt.core.table import Stamp
 from dsi_mqtt.errors import WireError
 from dsi_mqtt.wire.activation import PARTIAL_MAX, Assembler, BrokenActivationError, encode
-from dsi_mqtt.wire.header import Fields, sealed
+from dsi_mqtt.wire.header import UNSEALED, UNSIZED, sealed
+
+Fields = dict[str, Any]
 
 COUNTS = st.integers(0, 2**63 - 1)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -92,17 +95,18 @@ def activation_of(nbytes: int, *, attempt: int = 1, sender: str = "") -> Activat
 
 
 def taken_apart(message: bytes) -> tuple[Fields, bytes]:
-    """Header, without its seal, and raw bytes: to be tampered with."""
+    """Header, without its seal and size, and raw bytes: to be tampered with."""
     unpacker = msgpack.Unpacker()
     unpacker.feed(message)
     fields: Fields = unpacker.unpack()
-    del fields["xxh3"]
+    del fields["xxh3"], fields["size"]
     return fields, message[unpacker.tell() :]
 
 
 def put_together(fields: Fields, raw: bytes = b"") -> bytes:
     """A sound message, whatever it says."""
-    return sealed(fields, memoryview(raw)) + raw
+    front = {"xxh3": UNSEALED, "size": UNSIZED}
+    return bytes(sealed(front | fields, memoryview(raw))) + raw
 
 
 def fields_of(activation: Activation) -> Fields:
