@@ -12,7 +12,6 @@ from dsi_mqtt.cli.common import (
     BrokerOption,
     RootOption,
     control_connection,
-    first_of,
     until_stopped,
 )
 from dsi_mqtt.orchestrator.app import OrchestratorProcess
@@ -20,6 +19,7 @@ from dsi_mqtt.orchestrator.strays import StrayAnswerer
 from dsi_mqtt.transport.address import parse_broker_url
 from dsi_mqtt.transport.loop import run
 from dsi_mqtt.transport.mqtt import MqttTransport
+from dsi_mqtt.transport.together import first_of
 
 
 def orchestrator(

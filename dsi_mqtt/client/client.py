@@ -25,12 +25,13 @@ from dsi_mqtt.errors import (
     UnknownDeploymentError,
 )
 from dsi_mqtt.transport.base import ConnectOptions, DataConnection, Message, Transport
-from dsi_mqtt.transport.lasting import keep_connected
+from dsi_mqtt.transport.lasting import Backoff, keep_connected
 from dsi_mqtt.transport.mqtt import MqttTransport
 from dsi_mqtt.wire.inputs import read_answer
 from dsi_mqtt.wire.topics import ROOT, Topics, check_device, check_name
 
 TICK_S: Final = 0.1
+RECONNECT: Final = Backoff(last_s=3.0)
 ID_BYTES: Final = 16
 TIMEOUT_S: Final = 60.0
 
@@ -93,7 +94,9 @@ class Client:
             return waiting.pop() if waiting else await self._connect()
 
         self._tasks = [
-            asyncio.create_task(keep_connected(connect, self._serve), name="client"),
+            asyncio.create_task(
+                keep_connected(connect, self._serve, backoff=RECONNECT), name="client"
+            ),
             asyncio.create_task(self._tick(), name="client tick"),
         ]
         return self

@@ -32,6 +32,7 @@ from dsi_mqtt.transport.base import (
     Will,
 )
 from dsi_mqtt.transport.lasting import Backoff, keep_connected, log_wait
+from dsi_mqtt.transport.together import first_of
 from dsi_mqtt.wire.topics import Topics
 from dsi_mqtt.worker.doorway import Doorway
 from dsi_mqtt.worker.echo import Echo
@@ -215,15 +216,16 @@ class WorkerProcess:
             for topic_filter in self._reader.filters():
                 await connection.subscribe(topic_filter, qos=1)
             self._dispatch(ev.ControlReconnected())
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._publish_status(connection))
-                async for message in connection.messages():
-                    self._control_message(message)
+            await first_of(self._publish_status(connection), self._read_control(connection))
         except asyncio.CancelledError:
             await self._say_goodbye(connection)
             raise
         finally:
             self._control = None
+
+    async def _read_control(self, connection: ControlConnection) -> None:
+        async for message in connection.messages():
+            self._control_message(message)
 
     async def _publish_status(self, connection: ControlConnection) -> None:
         """Writes the newest status whenever it has changed; several changes make one message."""
@@ -270,16 +272,20 @@ class WorkerProcess:
         self._port.attach(connection)
         self._dispatch(ev.DataReconnected())
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._port.send_waiting(connection))
-                group.create_task(self._echo.send(connection))
-                async for message in connection.messages():
-                    if message.topic == self._echo.topic:
-                        self._echo.returned(message)
-                    else:
-                        self._port.receive(message)
+            await first_of(
+                self._port.send_waiting(connection),
+                self._echo.send(connection),
+                self._read_data(connection),
+            )
         finally:
             self._port.detach()
+
+    async def _read_data(self, connection: DataConnection) -> None:
+        async for message in connection.messages():
+            if message.topic == self._echo.topic:
+                self._echo.returned(message)
+            else:
+                self._port.receive(message)
 
     # --- telemetry ----------------------------------------------------------------------------
 

@@ -24,17 +24,28 @@ from dsi_mqtt.core.effects import (
     PublishReply,
     WriteRecord,
 )
+from dsi_mqtt.core.message import Failure
 from dsi_mqtt.core.request import Input, ParsedInput
 from dsi_mqtt.core.table import Door
-from dsi_mqtt.errors import ConnectionLostError, InvalidInputError, TransportError
+from dsi_mqtt.errors import (
+    BrokerRefusedError,
+    ConnectionLostError,
+    DsiError,
+    InvalidInputError,
+    TooLargeError,
+    TransportError,
+    one_sentence,
+)
 from dsi_mqtt.transport.base import ConnectOptions, DataConnection, Message, Transport
-from dsi_mqtt.transport.lasting import keep_connected
+from dsi_mqtt.transport.lasting import Backoff, keep_connected
 from dsi_mqtt.transport.retained import read_retained
+from dsi_mqtt.transport.together import first_of
 from dsi_mqtt.wire.inputs import answer_error, answer_ok, parse_input
 from dsi_mqtt.wire.topics import Topics
 
 log = logging.getLogger(__name__)
 
+RECONNECT: Final = Backoff(last_s=3.0)
 SESSION_EXPIRY_S: Final = 7 * 24 * 3600
 REQUEST_ID_BYTES: Final = 16
 
@@ -209,29 +220,48 @@ class Doorway:
         async def connect() -> DataConnection:
             return await self._transport.data(url, ConnectOptions())
 
-        await keep_connected(connect, self._answer)
+        await keep_connected(connect, self._answer, backoff=RECONNECT)
 
     async def _answer(self, connection: DataConnection) -> None:
         """Publishes everything that leaves, several at once; ends with the connection."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(_watch(connection))
+        await first_of(_watch(connection), self._send_leaving(connection))
+
+    async def _send_leaving(self, connection: DataConnection) -> None:
+        sending: set[asyncio.Task[None]] = set()
+        try:
             while True:
-                effect = await self._leaving.get()
-                group.create_task(self._send(connection, effect))
+                task = asyncio.create_task(self._send(connection, await self._leaving.get()))
+                sending.add(task)
+                task.add_done_callback(sending.discard)
+        finally:
+            for task in sending:
+                task.cancel()
+            await asyncio.gather(*sending, return_exceptions=True)
 
     async def _send(self, connection: DataConnection, effect: Outgoing) -> None:
         try:
             await connection.publish(self._message(effect))
+        except (TooLargeError, BrokerRefusedError) as error:
+            self._refused(effect, error)
+            return
         except (TransportError, asyncio.CancelledError):
             # Cancelled, too, is what waits for its acknowledgement when the connection ends.
             self._leaving.put_nowait(effect)
-            raise
+            return
         finally:
             self._leaving.task_done()
         if isinstance(effect, PublishReply):
             self._emit(ev.ReplyPublished(self._deployment, effect.request))
         elif isinstance(effect, WriteRecord) and effect.record.count:
             self._emit(ev.RecordWritten(self._deployment, effect.record))
+
+    def _refused(self, effect: Outgoing, error: DsiError) -> None:
+        """The broker does not take it: an answer gives way to the reason, which is short."""
+        log.warning("%s: %s", self._deployment, error)
+        if isinstance(effect, PublishReply) and effect.reply.failure is None:
+            failure = Failure("failed", one_sentence(f"the result cannot be sent: {error}"))
+            reply = replace(effect.reply, failure=failure, body=b"")
+            self._leaving.put_nowait(replace(effect, reply=reply))
 
     def _message(self, effect: Outgoing) -> Message:
         if isinstance(effect, ClearRetained):

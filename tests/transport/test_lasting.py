@@ -23,6 +23,7 @@ from dsi_mqtt.transport.base import ConnectOptions, Message, Will
 from dsi_mqtt.transport.lasting import Backoff, keep_connected
 from dsi_mqtt.transport.memory import MemoryControlConnection, MemoryTransport
 from dsi_mqtt.transport.memory_broker import MemoryBroker
+from dsi_mqtt.transport.together import first_of
 
 BACKOFF = Backoff(first_s=1.0, last_s=30.0, settled_s=10.0)
 
@@ -257,6 +258,29 @@ async def test_cancelled_while_it_waits_it_is_cancelled() -> None:
     with pytest.raises(asyncio.CancelledError):
         await keeping
     assert site.opened == []
+
+
+async def test_a_cancellation_that_comes_with_the_loss_still_ends_it() -> None:
+    site = Site()
+    inside = asyncio.Event()
+
+    async def read(connection: MemoryControlConnection) -> None:
+        inside.set()
+        async for _ in connection.messages():
+            pass
+
+    async def session(connection: MemoryControlConnection) -> None:
+        await first_of(read(connection), asyncio.sleep(3600))
+
+    keeping = asyncio.create_task(site.keep(session))
+    await inside.wait()
+    await asyncio.sleep(0)
+    site.broker.kill()
+    await asyncio.sleep(0)
+    keeping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await keeping
+    assert len(site.opened) == 1
 
 
 @given(st.integers(1, 10_000), st.integers())
