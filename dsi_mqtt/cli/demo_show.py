@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 from rich.console import Console
@@ -11,11 +11,9 @@ from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from dsi_mqtt.cli.demo_outcome import Outcome
 from dsi_mqtt.core.site import SiteNode
 from dsi_mqtt.core.table import Table
-
-if TYPE_CHECKING:
-    from dsi_mqtt.cli.demo_run import Outcome
 
 SCHEMA: Final = "dsi.demo/1"
 MIB: Final = 1024 * 1024
