@@ -451,3 +451,38 @@ VALUES = st.recursive(
 def test_random_fields_raise_nothing_else(changes: dict[str, object]) -> None:
     fields = fields_of(activation_of(8, sender="s")) | changes
     feed(Assembler(), [put_together(fields, bytes(8))])
+
+
+@pytest.mark.parametrize(
+    ("index", "lie", "cut"),
+    [
+        (1, {"offset": 0}, 0),
+        (1, {"offset": 65}, 0),
+        (1, {"i": 2}, 0),
+        (2, {"i": 1}, 0),
+        (1, {"n": 5}, 0),
+        (1, {"n": 2}, 0),
+        (1, {"total": 199}, 0),
+        (1, {"total": 1 << 40}, 0),
+        (3, {}, 1),
+        (3, {}, 8),
+        (1, {}, 1),
+    ],
+)
+def test_a_sound_chunk_in_a_wrong_place_gives_up_its_activation(
+    index: int, lie: dict[str, int], cut: int
+) -> None:
+    activation = activation_of(200, attempt=4)
+    messages = list(encode(activation, chunk_bytes=64))
+    fields, raw = taken_apart(messages[index])
+    assembler = Assembler()
+    assert feed(assembler, messages[:index]) == ([], 0)
+    wrong = put_together(fields | {"chunk": fields["chunk"] | lie}, raw[: len(raw) - cut])
+    headers = []
+    for message in [wrong, *messages[index + 1 :]]:
+        try:
+            assert assembler.feed(message, 0.0) is None
+        except BrokenActivationError as broken:
+            headers.append(broken.header)
+    assert headers[0] == activation.header
+    assert assembler.clear() == []
