@@ -129,10 +129,9 @@ class OutgoingEdge:
             first = self._waiting.popleft()
             activation = first.activation
             self._sent = (self._sent[0] + activation.nbytes, self._sent[1] + 1)
-            header = replace(
-                activation.header,
+            header = activation.header.on_edge(
+                EdgeMark(self.key.sender, self.key.receiver, *self._sent),
                 budget_ms=max(0, int((first.deadline - now) * 1000)),
-                edge=EdgeMark(self.key.sender, self.key.receiver, *self._sent),
             )
             effects.append(Transmit(self._node, Activation(header, activation.tensors)))
         if not self._waiting:

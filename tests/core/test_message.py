@@ -1,0 +1,35 @@
+"""Headers: what is written by hand for speed says what the plain way would."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+from dsi_mqtt.core.activation import Row
+from dsi_mqtt.core.message import Credit, EdgeMark, Failure, Header, HopStamp
+from dsi_mqtt.core.table import Stamp
+
+FULL = Header(
+    "request",
+    "hazards",
+    Stamp(3, "9d21", 17),
+    "s0",
+    "s1",
+    bytes(range(16)),
+    2,
+    door="city",
+    rows=(Row("session", 4, 2, 1),),
+    budget_ms=900,
+    trace="00-ab-cd-01",
+    stamps=(HopStamp("s0", 1, 2, 3),),
+    edge=EdgeMark("a", "b", 1, 1),
+    credit=Credit("a", "b", 1, 1),
+    failure=Failure("failed", "why"),
+)
+
+
+def test_a_header_on_its_edge_keeps_all_else() -> None:
+    mark = EdgeMark("8f3c", "11aa", 4096, 3)
+    assert FULL.on_edge(mark, 250) == replace(FULL, edge=mark, budget_ms=250)
+    # The comparison sees a forgotten field only where it differs from its default.
+    defaults = Header("cancel", "", Stamp(0, "", 0), "", "")
+    assert all(getattr(FULL, f.name) != getattr(defaults, f.name) for f in fields(Header))
