@@ -18,7 +18,7 @@ from dsi_mqtt.core.leadership import GONE, DropLead, PublishLeader, TakeLead
 from dsi_mqtt.core.node import Leader
 from dsi_mqtt.core.orchestrator import Orchestrator, OrchestratorEffects
 from dsi_mqtt.core.served import ClearDocument, Decided, PublishDocument
-from dsi_mqtt.errors import TransportError, WireError
+from dsi_mqtt.errors import TooLargeError, TransportError, WireError
 from dsi_mqtt.transport.base import (
     ConnectOptions,
     ControlConnection,
@@ -187,17 +187,29 @@ class OrchestratorProcess:
             connection = await self._transport.control(self._url, options)
             self._act(self._machine.lead_taken(time.monotonic()))
             while True:
-                await connection.publish(await self._outgoing.get())
+                await self._send(connection, await self._outgoing.get())
         except TransportError as error:
             log.warning("the lead is lost: %s", error)
+            if connection is not None:
+                connection.abort()
             self._act(self._machine.lead_lost(time.monotonic()))
         except asyncio.CancelledError:
             if connection is not None:
                 await _leave(connection, Message(topic, farewell, qos=1, retain=True))
             raise
 
+    async def _send(self, connection: ControlConnection, message: Message) -> None:
+        try:
+            await connection.publish(message)
+        except TooLargeError as error:
+            log.error("%s is not published: %s", message.topic, error)  # noqa: TRY400 — a sentence
+
     def _publish(self, topic: Topic[Any], value: object, **parts: str) -> None:
-        payload = topic.payload.encode(value)
+        try:
+            payload = topic.payload.encode(value)
+        except TooLargeError as error:
+            log.error("%s", error)  # noqa: TRY400 — a sentence says it, a traceback does not
+            return
         self._outgoing.put_nowait(
             Message(topic.name(**parts), payload, qos=topic.qos, retain=topic.retain)
         )
