@@ -105,14 +105,6 @@ def read_yaml(path: Path) -> list[dict[str, Any]]:
     return documents
 
 
-def read_deployment(path: Path) -> Deployment:
-    """One deployment, its paths made absolute. Raises ConfigError naming file and field."""
-    documents = read_yaml(path)
-    if len(documents) != 1:
-        raise ConfigError(f"{path}: holds {len(documents)} documents; one deployment a file")
-    return deployment_of(documents[0], path)
-
-
 def deployment_of(document: dict[str, Any], path: Path) -> Deployment:
     """Validates one YAML document. `path` is named in errors; its folder anchors paths in it."""
     try:
@@ -192,7 +184,7 @@ def _check_site(site: SiteFile) -> None:
     for i, node in enumerate(site.nodes):
         check_name(node.id, f"nodes[{i}].id")
         check_name(node.zone, f"nodes[{i}].zone")
-        if node.memory_mib is not None and not 0 < node.memory_mib < float("inf"):
+        if node.memory_mib is not None and not 0 < node.memory_mib < INFINITY:
             raise ConfigError(f"nodes[{i}].memory_mib: {node.memory_mib} must be greater than 0")
         if node.threads < 1:
             raise ConfigError(f"nodes[{i}].threads: {node.threads} must be 1 or more")

@@ -9,7 +9,7 @@ import pytest
 from dsi_mqtt.core.deployment import CodecError, Deployment, Fallback, SplitPart, parse_units
 from dsi_mqtt.core.model import ModelSpec, UnitRange
 from dsi_mqtt.errors import ConfigError
-from dsi_mqtt.wire.files import read_deployment, read_site, read_yaml
+from dsi_mqtt.wire.files import read_site, read_yaml
 
 HAZARDS = """
 schema: dsi.deployment/1
@@ -58,7 +58,9 @@ model: {path: ./minilm}
 def read(folder: Path, text: str) -> Deployment:
     file = folder / "given.yaml"
     file.write_text(text, "utf-8")
-    return read_deployment(file)
+    deployments, _ = read_site(file)
+    assert len(deployments) == 1
+    return deployments[0]
 
 
 def complaint(folder: Path, text: str) -> str:
@@ -179,7 +181,7 @@ def test_each_wrong_field_is_named_in_one_sentence(tmp_path: Path, line: str, sa
         (b"hazards", "expected fields like"),
         (b"- a\n- b", "expected fields like"),
         (b"name: \xff", "cannot be read: not UTF-8 text"),
-        (b"a: 1\n---\nb: 2", "holds 2 documents"),
+        (b"a: 1\n---\nb: 2", "schema: is missing"),
         (b" " * (1024 * 1024 + 1), "over 1048576 bytes"),
     ],
 )
@@ -187,7 +189,7 @@ def test_what_is_no_deployment_file_is_refused(tmp_path: Path, content: bytes, s
     file = tmp_path / "given.yaml"
     file.write_bytes(content)
     with pytest.raises(ConfigError, match=said):
-        read_deployment(file)
+        read_site(file)
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
