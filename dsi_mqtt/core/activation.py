@@ -77,6 +77,11 @@ def expected_bytes(dtype: str, shape: tuple[int, ...]) -> int:
     return size
 
 
+def media_type(content_type: str) -> str:
+    """The content type without its parameters, in lower case."""
+    return content_type.partition(";")[0].strip().lower()
+
+
 def pack_body(content_type: str, body: bytes | memoryview) -> Tensors:
     kind = content_type.encode()
     return (

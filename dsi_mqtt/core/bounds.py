@@ -10,6 +10,7 @@ programme itself avoids nodes that would overflow.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from dsi_mqtt.core.problem import HOP_NS, SEGMENT_NS, Nanoseconds, Problem
 
 # A segment costs a little more than it does, so that of equal latencies the one with fewer
 # segments is lower. A binary fraction: sums stay exact up to two hours of latency.
-SEGMENT: float = SEGMENT_NS + 2.0**-10
+SEGMENT: Final = SEGMENT_NS + 2.0**-10
 
 Steps = tuple[tuple[int, int, int], ...]
 

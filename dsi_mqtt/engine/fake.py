@@ -24,7 +24,16 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from dsi_mqtt.core.activation import JSON, TEXT, Row, Tensor, Tensors, pack_body, unpack_body
+from dsi_mqtt.core.activation import (
+    JSON,
+    TEXT,
+    Row,
+    Tensor,
+    Tensors,
+    media_type,
+    pack_body,
+    unpack_body,
+)
 from dsi_mqtt.core.model import ModelGraph, ModelSpec, Unit, UnitRange
 from dsi_mqtt.engine.batch import check_batch
 from dsi_mqtt.engine.fake_options import FakeOptions, is_number, of_unit, read_options
@@ -291,7 +300,7 @@ def _affine(options: FakeOptions, unit: int) -> tuple[Floats, Floats]:
 
 def _read_json(tensors: Tensors) -> object:
     content_type, body = unpack_body(tensors)
-    kind = content_type.partition(";")[0].strip().lower()
+    kind = media_type(content_type)
     if kind not in (JSON, TEXT):
         raise InvalidInputError(f"content type {content_type!r} is not read here; send {JSON}")
     try:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from dsi_mqtt.core.activation import JSON
+from dsi_mqtt.core.activation import JSON, media_type
 from dsi_mqtt.core.message import Failure
 from dsi_mqtt.core.request import ParsedInput
 from dsi_mqtt.errors import InvalidInputError, request_error
@@ -29,7 +29,7 @@ def parse_input(payload: bytes, content_type: str | None) -> ParsedInput:
 
     What is wrong although an id could be read is a `complaint`, so that the answer can name it.
     """
-    kind = (content_type or "").split(";")[0].strip().lower() or JSON
+    kind = media_type(content_type or "") or JSON
     if len(kind) > CONTENT_TYPE_MAX or not kind.isascii():
         raise InvalidInputError(f"Content Type {kind!r:.40} cannot be read")
     if kind != JSON:

@@ -19,11 +19,6 @@ _NPY_MAGIC: Final = b"\x93NUMPY"
 IMAGE: Final = "image/"
 
 
-def media_type(content_type: str) -> str:
-    """The content type without its parameters, in lower case."""
-    return content_type.partition(";")[0].strip().lower()
-
-
 def is_array(kind: str, body: bytes) -> bool:
     return kind == NPY or (kind == OCTETS and body.startswith(_NPY_MAGIC))
 

@@ -19,26 +19,22 @@ import transformers
 from transformers.core_model_loading import build_glob_alternation
 from transformers.modeling_utils import PreTrainedModel
 
+from dsi_mqtt.engine.torch.dtypes import DTYPES
 from dsi_mqtt.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 CONFIG: Final = "config.json"
-DTYPES: Final = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-}
+MODEL_DTYPES: Final = ("float32", "float16", "bfloat16")
 # Building patches globals of transformers, so one model at a time.
 building: Final = threading.Lock()
 
 
 def model_dtype(name: str) -> torch.dtype:
-    dtype = DTYPES.get(name)
-    if dtype is None:
-        raise ConfigError(f"model.dtype is {name!r}; give one of {', '.join(DTYPES)}")
-    return dtype
+    if name not in MODEL_DTYPES:
+        raise ConfigError(f"model.dtype is {name!r}; give one of {', '.join(MODEL_DTYPES)}")
+    return DTYPES[name]
 
 
 def read_config(folder: Path) -> PretrainedConfig:

@@ -18,6 +18,7 @@ from typing import Final
 import torch
 
 from dsi_mqtt.core.activation import Tensor, Tensors, expected_bytes
+from dsi_mqtt.engine.torch.dtypes import DTYPES, NAMES
 from dsi_mqtt.engine.torch.phantom import phantom
 from dsi_mqtt.engine.torch.requests import Request
 from dsi_mqtt.errors import WireError
@@ -29,20 +30,6 @@ _SHAPE: Final = "shape."
 _MASK_SUFFIX: Final = "_mask"
 # No input has more elements; a shape that claims them is not computed with.
 _ELEMENTS_MAX: Final = 1 << 31
-
-NAMES: Final = {
-    torch.bool: "bool",
-    torch.uint8: "uint8",
-    torch.int8: "int8",
-    torch.int16: "int16",
-    torch.int32: "int32",
-    torch.int64: "int64",
-    torch.float16: "float16",
-    torch.bfloat16: "bfloat16",
-    torch.float32: "float32",
-    torch.float64: "float64",
-}
-_DTYPES: Final = {name: dtype for dtype, name in NAMES.items()}
 
 
 def to_wire(name: str, value: torch.Tensor) -> Tensor:
@@ -57,8 +44,8 @@ def from_wire(tensor: Tensor) -> torch.Tensor:
     if expected_bytes(tensor.dtype, tensor.shape) != tensor.nbytes:
         raise WireError(f"tensor {tensor.name} is {tensor.nbytes} bytes, {tensor.shape} is not")
     if not tensor.nbytes:
-        return torch.empty(tensor.shape, dtype=_DTYPES[tensor.dtype])
-    values = torch.frombuffer(bytearray(tensor.data), dtype=_DTYPES[tensor.dtype])
+        return torch.empty(tensor.shape, dtype=DTYPES[tensor.dtype])
+    values = torch.frombuffer(bytearray(tensor.data), dtype=DTYPES[tensor.dtype])
     return values.reshape(tensor.shape)
 
 

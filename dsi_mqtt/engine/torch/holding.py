@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from dsi_mqtt.engine.torch.build import DTYPES, set_tensor, stored_buffers
+from dsi_mqtt.engine.torch.build import set_tensor, stored_buffers
+from dsi_mqtt.engine.torch.dtypes import DTYPES
 from dsi_mqtt.engine.torch.phantom import phantom_like
 from dsi_mqtt.errors import CheckpointError
 
@@ -16,17 +17,6 @@ if TYPE_CHECKING:
     from dsi_mqtt.core.model import UnitRange
     from dsi_mqtt.engine.torch.keys import Recipe
     from dsi_mqtt.engine.weights import Weight, WeightSource
-
-_STORED: dict[str, torch.dtype] = {
-    **DTYPES,
-    "float64": torch.float64,
-    "bool": torch.bool,
-    "uint8": torch.uint8,
-    "int8": torch.int8,
-    "int16": torch.int16,
-    "int32": torch.int32,
-    "int64": torch.int64,
-}
 
 
 class Holding:
@@ -149,7 +139,7 @@ class Holding:
 
 def read_tensor(source: WeightSource, weight: Weight) -> torch.Tensor:
     """A stored tensor, read straight into its own memory."""
-    value = torch.empty(weight.shape, dtype=_STORED[weight.dtype])
+    value = torch.empty(weight.shape, dtype=DTYPES[weight.dtype])
     if weight.nbytes:
         flat = value.reshape(-1).view(torch.uint8)
         source.read_into(weight.name, flat.numpy().data)

@@ -13,12 +13,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from dsi_mqtt.core.activation import JSON, NPY, OCTETS
+from dsi_mqtt.core.activation import JSON, NPY, OCTETS, media_type
 from dsi_mqtt.engine.torch.bodies import (
     IMAGE,
     array_of_numbers,
     is_array,
-    media_type,
     read_array,
     read_json,
 )
@@ -117,10 +116,11 @@ class ImageReader:
         return Request({PIXELS: pixels.to(self._dtype)}, batched=False)
 
     def _check_size(self, size: tuple[int, int]) -> None:
+        """size: width and height."""
         if size[0] * size[1] > self._pixels_max:
             raise InvalidInputError(
                 f"the image has {size[0]} by {size[1]} pixels; "
-                f"at most {self._pixels_max} are decoded"
+                f"at most {self._pixels_max} are accepted (options.pixels_max)"
             )
 
     def _pixels(self, array: NDArray[Any]) -> Request:
@@ -132,12 +132,8 @@ class ImageReader:
             )
         batch = array.astype(np.float32)
         rows = torch.from_numpy(batch if array.ndim > 3 else batch[None])  # noqa: PLR2004
-        self._check_side((rows.shape[2], rows.shape[3]))
+        self._check_size((rows.shape[3], rows.shape[2]))
         return Request({PIXELS: rows.to(self._dtype)}, batched=array.ndim > 3)  # noqa: PLR2004
-
-    def _check_side(self, side: tuple[int, int]) -> None:
-        if side[0] * side[1] > self._pixels_max:
-            raise InvalidInputError(f"pixels of {side[0]} by {side[1]} are more than is accepted")
 
     def _side(self) -> tuple[int, int]:
         """Height and width the model is made for: its configuration's, else its processor's."""

@@ -14,12 +14,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from dsi_mqtt.core.activation import JSON, NPY
+from dsi_mqtt.core.activation import JSON, NPY, media_type
 from dsi_mqtt.core.model import ModelSpec, UnitRange
 from dsi_mqtt.engine.torch.bodies import (
     array_of_numbers,
     is_array,
-    media_type,
     numbers,
     read_array,
     read_json,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from dsi_mqtt.engine.torch.crossing import NAMES
+from dsi_mqtt.engine.torch.dtypes import NAMES
 from dsi_mqtt.engine.weights import Weight
 from dsi_mqtt.errors import CheckpointError
 

@@ -11,11 +11,10 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
-from dsi_mqtt.core.activation import JSON, NPY, TEXT
+from dsi_mqtt.core.activation import JSON, NPY, TEXT, media_type
 from dsi_mqtt.engine.torch.bodies import (
     array_of_numbers,
     is_array,
-    media_type,
     read_array,
     read_json,
     read_text,
