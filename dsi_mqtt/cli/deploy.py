@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -32,7 +33,10 @@ from dsi_mqtt.wire.files import read_site
 from dsi_mqtt.wire.topics import Topics, check_name
 
 WAIT_S: Final = 180.0
+# How long a table must stand before it counts as the answer to what was deployed.
+SETTLED_S: Final = 1.0
 MIB: Final = 1024 * 1024
+_NOBODY_LEADS: Final = "no orchestrator has answered; is `dsi-mqtt orchestrator` running?"
 
 
 def deploy(
@@ -115,20 +119,21 @@ async def until_serving(
     topics: Topics,
     deployment: Deployment,
     timeout_s: float,
-    say: object = None,
+    say: Callable[[str], None] | None = None,
 ) -> Table:
-    """The table once it serves. Raises InfeasibleError with the reason when it cannot, or when
-    `timeout_s` has passed.
+    """The table once it serves. say: told how far it is.
+
+    Raises InfeasibleError with the reason when it cannot serve, or after `timeout_s`.
     """
     settled: list[tuple[Table, float]] = []
-    last = "no orchestrator has answered; is `dsi-mqtt orchestrator` running?"
+    last = _NOBODY_LEADS
 
     def done(picture: Picture) -> bool:
         nonlocal last
         if picture.specs.get(deployment.name) != deployment:
             return False
         last = _progress(picture, deployment.name)
-        if callable(say):
+        if say is not None:
             say(f"{deployment.name}: {last}")
         document = picture.documents.get(deployment.name)
         table = document.serve if document else None
@@ -154,14 +159,11 @@ async def until_serving(
     return table
 
 
-SETTLED_S: Final = 1.0
-
-
 def _progress(picture: Picture, name: str) -> str:
     document = picture.documents.get(name)
     nodes = picture.live_nodes()
     if picture.leader is None:
-        return "no orchestrator has answered; is `dsi-mqtt orchestrator` running?"
+        return _NOBODY_LEADS
     if not nodes:
         return "no node is online; start one with `dsi-mqtt worker`"
     if document is None:

@@ -26,6 +26,7 @@ from dsi_mqtt.cli.common import (
 )
 from dsi_mqtt.cli.run_record import run_record
 from dsi_mqtt.cli.watching import Picture, watch
+from dsi_mqtt.core.membership import SILENT_S
 from dsi_mqtt.core.node import DoorLoad, NodeStatus, SegmentLoad, Telemetry
 from dsi_mqtt.core.table import Table
 from dsi_mqtt.transport.loop import run
@@ -34,7 +35,6 @@ from dsi_mqtt.wire.topics import Topics
 SCHEMA: Final = "dsi.status/1"
 LISTEN_S: Final = 1.2
 REFRESH_S: Final = 0.5
-SILENT_S: Final = 4.0
 MIB: Final = 1024 * 1024
 
 
