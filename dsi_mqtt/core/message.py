@@ -40,7 +40,10 @@ class HopStamp:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a request has no result; `code` is one of `errors.REQUEST_ERRORS`."""
+    """Why a request has no result.
+
+    code: one of `errors.REQUEST_ERRORS`; where no door sees the input, `unknown_deployment` too.
+    """
 
     code: str
     message: str

@@ -1,7 +1,7 @@
 """Connecting again, in the one place that does.
 
 A connection never comes back by itself: who holds one would not notice what was lost with it.
-Instead a *session* runs on one connection from its beginning (subscribe, write retained state
+Instead *work* runs on one connection from its beginning (subscribe, write retained state
 again) to its end, and then runs anew on the next.
 """
 
@@ -33,7 +33,7 @@ class Backoff:
     """How long to wait before connecting again: doubling, capped, with jitter.
 
     The wait is drawn from the upper half of its step, so that clients of a broker that restarts
-    do not come back as one. A session that held for `settled_s` starts the steps over; two
+    do not come back as one. Work that held for `settled_s` starts the steps over; two
     clients that take one MQTT session from each other never reach that, and so slow down.
     """
 
@@ -57,7 +57,7 @@ def log_wait(error: TransportError, wait_s: float) -> None:
 
 async def keep_connected(
     connect: Callable[[], Awaitable[C]],
-    session: Callable[[C], Awaitable[None]],
+    work: Callable[[C], Awaitable[None]],
     *,
     backoff: Backoff = Backoff(),
     on_wait: Callable[[TransportError, float], None] = log_wait,
@@ -65,12 +65,12 @@ async def keep_connected(
     clock: Callable[[], float] = time.monotonic,
     rng: random.Random | None = None,
 ) -> None:
-    """Runs `session` on a connection, and again on a new one whenever that is lost.
+    """Runs `work` on a connection, and again on a new one whenever that is lost.
 
     on_wait: told why, and for how many seconds, before each wait; a refusal (wrong password, not
         admitted) waits at the slow end, for only a person can mend it.
 
-    Returns when `session` returns. Whatever else it raises than ConnectionLostError (also as a
+    Returns when `work` returns. Whatever else it raises than ConnectionLostError (also as a
     group of nothing else, from a TaskGroup) ends this too: the connection is then aborted, so
     that the will is sent. On return or cancellation it is closed cleanly.
     """
@@ -89,7 +89,7 @@ async def keep_connected(
             wait_s = backoff.wait_s(failures, rng)
         else:
             began = clock()
-            end = await _run(session, connection)
+            end = await _run(work, connection)
             if end is None:
                 return
             failures = 1 if clock() - began >= backoff.settled_s else failures + 1
@@ -99,12 +99,10 @@ async def keep_connected(
         await sleep(wait_s)
 
 
-async def _run(
-    session: Callable[[C], Awaitable[None]], connection: C
-) -> ConnectionLostError | None:
-    """Why the connection was lost; None when the session came to its own end."""
+async def _run(work: Callable[[C], Awaitable[None]], connection: C) -> ConnectionLostError | None:
+    """Why the connection was lost; None when the work came to its own end."""
     try:
-        await session(connection)
+        await work(connection)
     except asyncio.CancelledError:
         await connection.close()
         raise
