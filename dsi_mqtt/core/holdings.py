@@ -29,7 +29,6 @@ from dsi_mqtt.core.effects import (
 )
 from dsi_mqtt.core.model import ModelGraph, ModelSpec, UnitRange
 from dsi_mqtt.core.node import HoldingReport, HoldingState, ModelReport
-from dsi_mqtt.core.profile import held_bytes
 from dsi_mqtt.core.table import Segment, Stamp, Table, TableDocument
 
 _ZERO: Final = Stamp(0, "", 0)
@@ -299,7 +298,7 @@ class Holdings:
     def _bytes(self, units: Mapping[str, set[int]]) -> int:
         """Bytes of the weights of `units` by deployment, shared ones counted once."""
         graphs = ((model.graph, units[name]) for name, model in self._models.items())
-        return sum(held_bytes(graph, held) for graph, held in graphs if graph is not None)
+        return sum(graph.held_bytes(held) for graph, held in graphs if graph is not None)
 
 
 def _present(model: _Model) -> set[int]:

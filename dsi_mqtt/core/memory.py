@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsi_mqtt.core.model import ModelGraph
-from dsi_mqtt.core.profile import NodeView, held_bytes
+from dsi_mqtt.core.profile import NodeView
 
 
 class Load(NamedTuple):
@@ -170,7 +170,7 @@ def _base(graph: ModelGraph, ties_of: Sequence[int], node: int, units: Collectio
     ties = 0
     for unit in units:
         ties |= ties_of[unit]
-    return Load(node, held_bytes(graph, units), ties)
+    return Load(node, graph.held_bytes(units), ties)
 
 
 def _added(

@@ -6,6 +6,7 @@ its post-processing. A segment owns the units `[start, stop)`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -23,10 +24,6 @@ class UnitRange(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.start}:{self.stop}"
-
-    @property
-    def size(self) -> int:
-        return self.stop - self.start
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +86,14 @@ class ModelGraph:
 
     def weight_bytes(self, units: UnitRange) -> int:
         """Bytes of weights a segment `units` loads, shared ones counted once."""
-        total = sum(unit.weight_bytes for unit in self.units[units.start : units.stop])
+        return self.held_bytes(range(*units))
+
+    def held_bytes(self, units: Iterable[int]) -> int:
+        """Bytes of weights of any units held together, shared ones counted once."""
+        held = {unit for unit in units if unit in self.whole}
+        total = sum(self.units[unit].weight_bytes for unit in held)
         for tie in self.ties:
-            held = sum(1 for unit in tie.units if unit in units)
-            total -= max(0, held - 1) * tie.weight_bytes
+            total -= max(0, len(held.intersection(tie.units)) - 1) * tie.weight_bytes
         return total
 
     def boundary_bytes(self, cut: int) -> int:

@@ -234,16 +234,7 @@ def _others_bytes(status: NodeStatus, deployment: str) -> int:
         if graph is None:
             total += sum(holding.weight_bytes for holding in holdings)
         else:
-            total += held_bytes(graph, {u for holding in holdings for u in range(*holding.units)})
-    return total
-
-
-def held_bytes(graph: ModelGraph, units: Iterable[int]) -> int:
-    """Bytes of weights of any units held together, shared weights counted once."""
-    held = {unit for unit in units if unit in graph.whole}
-    total = sum(graph.units[unit].weight_bytes for unit in held)
-    for tie in graph.ties:
-        total -= max(0, len(held.intersection(tie.units)) - 1) * tie.weight_bytes
+            total += graph.held_bytes(u for holding in holdings for u in range(*holding.units))
     return total
 
 

@@ -26,7 +26,6 @@ from dsi_mqtt.core.profile import (
     NodeView,
     correction,
     estimate_s,
-    held_bytes,
     view,
     views,
 )
@@ -207,15 +206,18 @@ def test_shared_weights_count_once(units: set[int], tied: set[int]) -> None:
     alone = tuple(Unit(f"u{i}", 10 + i, 0.0, 1) for i in range(6))
     graph = ModelGraph("sha256:00", "layer", alone, (Tie(tuple(tied), 5),))
     own = sum(alone[unit].weight_bytes - 5 * (unit in tied) for unit in units)
-    assert held_bytes(graph, units) == own + 5 * bool(units & tied)
+    assert graph.held_bytes(units) == own + 5 * bool(units & tied)
 
 
 @given(st.integers(0, 5), st.integers(1, 6))
-def test_held_bytes_of_a_range_are_those_of_the_segment(start: int, size: int) -> None:
+def test_a_segment_weighs_what_its_units_own_and_each_tie_among_them(start: int, size: int) -> None:
     alone = tuple(Unit(f"u{i}", 10 + i, 0.0, 1) for i in range(6))
-    graph = ModelGraph("sha256:00", "layer", alone, (Tie((0, 2, 5), 5), Tie((1, 2), 3)))
+    ties = (Tie((0, 2, 5), 5), Tie((1, 2), 3))
+    graph = ModelGraph("sha256:00", "layer", alone, ties)
     units = UnitRange(start, min(6, start + size))
-    assert held_bytes(graph, range(*units)) == graph.weight_bytes(units)
+    own = sum(10 + i - 5 * (i in (0, 2, 5)) - 3 * (i in (1, 2)) for i in range(*units))
+    shared = sum(tie.weight_bytes for tie in ties if any(unit in units for unit in tie.units))
+    assert graph.weight_bytes(units) == own + shared
 
 
 def test_the_first_requests_of_a_busy_start_do_not_count_yet() -> None:

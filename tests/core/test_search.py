@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from dsi_mqtt.core.infeasible import Situation
 from dsi_mqtt.core.model import ModelGraph, Tie, Unit
 from dsi_mqtt.core.problem import HOP_NS, SEGMENT_NS
-from dsi_mqtt.core.profile import Link, NodeView, held_bytes
+from dsi_mqtt.core.profile import Link, NodeView
 from dsi_mqtt.core.rules import Rules
 from dsi_mqtt.core.search import cheapest
 
@@ -94,7 +94,7 @@ def _steps(assigned: Sequence[int]) -> tuple[int, ...]:
 
 def _fits(case: Tight, assigned: Sequence[int]) -> bool:
     return all(
-        held_bytes(case.graph, [u for u, at in enumerate(assigned) if at == i]) <= node.weight_bytes
+        case.graph.held_bytes(u for u, at in enumerate(assigned) if at == i) <= node.weight_bytes
         for i, node in enumerate(case.nodes)
     )
 
