@@ -141,10 +141,16 @@ class MqttControlConnection:
             on_disconnect(*event)
             self._finish(_end_reason(event[3]))
 
+        loop = asyncio.get_running_loop()
+
+        def wants_to_write(*_: object) -> None:
+            loop.call_soon_threadsafe(self._write_when_ready)  # paho connects on a thread
+
         self._paho.on_connect = connected
         self._paho.on_disconnect = disconnected
         self._paho.on_message = self._received
         self._paho.on_publish = self._answered
+        self._paho.on_socket_register_write = wants_to_write
         self._client._disconnected.add_done_callback(self._broken)  # noqa: SLF001 - see above
 
     async def _enter(self) -> None:
@@ -181,6 +187,21 @@ class MqttControlConnection:
         if not entering.cancelled():
             entering.exception()  # already told, or of no interest any more
         self.abort()
+
+    def _write_when_ready(self) -> None:
+        """Has the loop write what waits; in place of aiomqtt's own, which remembers the number of
+        a socket that may be closed by now, and the number another's.
+        """
+        connection = self._paho.socket()
+        if isinstance(connection, socket.socket) and self._paho.want_write():
+            asyncio.get_running_loop().add_writer(connection.fileno(), self._write)
+
+    def _write(self) -> None:
+        try:
+            self._paho.loop_write()
+        except Exception as error:  # noqa: BLE001 - whatever it is, this connection is broken
+            self._finish(str(error))
+            self._drop_socket()
 
     # -- what paho calls -------------------------------------------------------------------------
 

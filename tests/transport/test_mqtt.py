@@ -294,6 +294,26 @@ async def test_who_waits_for_a_place_in_flight_is_told_of_the_end(
     assert [type(end) for end in ends] == [ConnectionLostError] * 5
 
 
+async def test_a_socket_that_closes_before_it_is_written_to_is_left_alone(
+    scripted: Scripted,
+) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.admit()
+        await peer.gone()
+
+    complaints = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, told: complaints.append(told))
+    async with scripted(script) as broker:
+        connection = await broker.connect("control")
+        publishing = asyncio.create_task(connection.publish(Message("a", b"b", qos=1)))
+        asyncio.get_running_loop().call_soon(connection.abort)
+        with pytest.raises(ConnectionLostError):
+            await publishing
+        for _ in range(3):
+            await asyncio.sleep(0)
+    assert complaints == []
+
+
 async def test_packet_ids_in_use_are_passed_over(scripted: Scripted) -> None:
     seen: list[int] = []
 
