@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import typer
+from rich.console import Console
 
 from dsi_mqtt.core.table import BrokerUrls
 from dsi_mqtt.transport.address import parse_broker_url
@@ -110,3 +111,14 @@ def state_folder() -> Path:
     """Where this user's brokers keep their state and commands their logs."""
     base = os.environ.get("XDG_STATE_HOME")
     return (Path(base) if base else Path.home() / ".local" / "state") / "dsi-mqtt"
+
+
+@contextmanager
+def waiting(console: Console, text: str) -> Iterator[Callable[[str], None]]:
+    """Shows what is waited for; what it yields changes the text. One line where nobody watches."""
+    if not console.is_terminal:
+        console.print(f"{text} …", markup=False)
+        yield lambda _: None
+        return
+    with console.status(text) as line:
+        yield line.update

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from dsi_mqtt.cli.child import Child
-from dsi_mqtt.cli.common import ROOT, control_connection, marker
+from dsi_mqtt.cli.common import ROOT, control_connection, marker, waiting
 from dsi_mqtt.cli.demo_data import Hazard, Report, load_hazards, load_reports
 from dsi_mqtt.cli.demo_match import Match, best_matches, hazard_embeddings
 from dsi_mqtt.cli.demo_outcome import Answers, Outcome
@@ -161,8 +161,11 @@ async def _serve(site: Site, plan: DemoPlan, topics: Topics, console: Console) -
         name = topics.spec.name(deployment=plan.deployment.name)
         await connection.publish(Message(name, payload, qos=1, retain=True))
     async with control_connection(site.url) as connection:
-        with console.status("starting brokers, gateways and orchestrator") as line:
-            return await until_serving(connection, topics, plan.deployment, START_S, line.update)
+        with waiting(console, "starting the gateways; PyTorch takes a while") as say:
+            nodes = frozenset(site.workers)
+            return await until_serving(
+                connection, topics, plan.deployment, START_S, say, nodes=nodes
+            )
 
 
 async def _picture(site: Site, topics: Topics) -> Picture:
@@ -249,7 +252,7 @@ async def _reference(plan: DemoPlan, texts: Sequence[str], console: Console) -> 
     with tempfile.TemporaryDirectory(prefix="dsi-mqtt-") as folder:
         result = Path(folder) / "embeddings.npy"
         lines = "".join(json.dumps(text) + "\n" for text in texts).encode()
-        with console.status("computing the same with the unsplit model"):
+        with waiting(console, "computing the same with the unsplit model"):
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",

@@ -19,6 +19,7 @@ from dsi_mqtt.cli.common import (
     RootOption,
     control_connection,
     marker,
+    waiting,
 )
 from dsi_mqtt.cli.watching import Picture, watch
 from dsi_mqtt.core.deployment import Deployment, without_effect
@@ -34,6 +35,8 @@ from dsi_mqtt.wire.topics import Topics, check_name
 
 WAIT_S: Final = 180.0
 # How long a table must stand before it counts as the answer to what was deployed.
+# An orchestrator that starts together with us leads after about so long.
+PATIENCE_S: Final = 6.0
 SETTLED_S: Final = 1.0
 MIB: Final = 1024 * 1024
 _NOBODY_LEADS: Final = "no orchestrator has answered; is `dsi-mqtt orchestrator` running?"
@@ -87,7 +90,7 @@ def undeploy(
 
 def _check(deployment: Deployment, file: Path) -> None:
     engine = TierFactory().open(deployment.model)
-    with Console(stderr=True).status("verifying that segments equal the whole model"):
+    with waiting(Console(stderr=True), "verifying that segments equal the whole model"):
         engine.verify()
         # Unit by unit, so that a model larger than this machine's memory can be checked too.
         for units in (UnitRange(unit, unit + 1) for unit in range(len(engine.graph.units))):
@@ -109,8 +112,8 @@ async def _deploy(
         await connection.publish(Message(name, payload, qos=1, retain=True))
         if timeout_s is None:
             return None
-        with Console(stderr=True).status(f"{deployment.name}: waiting for an orchestrator") as line:
-            say = line.update
+        console = Console(stderr=True)
+        with waiting(console, f"{deployment.name}: waiting for the orchestrator") as say:
             return await until_serving(connection, topics, deployment, timeout_s, say)
 
 
@@ -120,24 +123,27 @@ async def until_serving(
     deployment: Deployment,
     timeout_s: float,
     say: Callable[[str], None] | None = None,
+    nodes: frozenset[str] = frozenset(),
 ) -> Table:
-    """The table once it serves. say: told how far it is.
+    """The table once it serves. say: told how far it is. nodes: they are on their way, and no
+    refusal is final before they have looked at the model.
 
     Raises InfeasibleError with the reason when it cannot serve, or after `timeout_s`.
     """
     settled: list[tuple[Table, float]] = []
     last = _NOBODY_LEADS
+    started = asyncio.get_running_loop().time()
 
     def done(picture: Picture) -> bool:
         nonlocal last
         if picture.specs.get(deployment.name) != deployment:
             return False
         last = _progress(picture, deployment.name)
-        if say is not None:
+        early = asyncio.get_running_loop().time() - started < PATIENCE_S
+        if say is not None and not (early and last == _NOBODY_LEADS):
             say(f"{deployment.name}: {last}")
-        document = picture.documents.get(deployment.name)
-        table = document.serve if document else None
-        if document is None or table is None or document.prepare is not None:
+        table = _verdict(picture, deployment.name, nodes)
+        if table is None:
             settled.clear()
             return False
         now = asyncio.get_running_loop().time()
@@ -159,6 +165,24 @@ async def until_serving(
     return table
 
 
+def _verdict(picture: Picture, name: str, nodes: frozenset[str]) -> Table | None:
+    """The table that says how it stands, unless it speaks of the past or of too early."""
+    document = picture.documents.get(name)
+    table = document.serve if document else None
+    if document is None or table is None or document.prepare is not None:
+        return None
+    if table.state == "serving":
+        alive = {(status.node, status.incarnation) for status in picture.live_nodes()}
+        return table if table.members() <= alive else None
+    looked = {
+        status.node
+        for status in picture.live_nodes()
+        if any(report.deployment == name for report in status.models)
+    }
+    leads = picture.leader is not None and picture.leader.nonce == table.leader
+    return table if leads and nodes <= looked else None
+
+
 def _progress(picture: Picture, name: str) -> str:
     document = picture.documents.get(name)
     nodes = picture.live_nodes()
@@ -168,7 +192,7 @@ def _progress(picture: Picture, name: str) -> str:
         return "no node is online; start one with `dsi-mqtt worker`"
     if document is None:
         seen = sum(any(m.deployment == name for m in status.models) for status in nodes)
-        return f"{seen} of {len(nodes)} nodes have looked at the model"
+        return f"{seen} of {len(nodes)} nodes have looked at the model (starting takes a while)"
     if document.prepare is not None:
         stamp = document.prepare.stamp
         ready = sum(h.state == "ready" for s in nodes for h in s.holdings if h.stamp == stamp)

@@ -20,6 +20,7 @@ from dsi_mqtt.cli.common import (
     control_connection,
     state_folder,
     until_stopped,
+    waiting,
 )
 from dsi_mqtt.cli.deploy import WAIT_S, placement, say_without_effect, until_serving
 from dsi_mqtt.cli.site import Site, nodes_for, running_site
@@ -89,8 +90,11 @@ async def _deploy_all(site: Site, deployments: Sequence[Deployment], topics: Top
             await connection.publish(Message(name, payload, qos=1, retain=True))
     for deployment in deployments:
         async with control_connection(site.url) as connection:
-            with console.status(f"{deployment.name}: starting") as line:
-                table = await until_serving(connection, topics, deployment, WAIT_S, line.update)
+            with waiting(console, f"{deployment.name}: starting the nodes") as say:
+                nodes = frozenset(site.workers)
+                table = await until_serving(
+                    connection, topics, deployment, WAIT_S, say, nodes=nodes
+                )
         Console().print(placement(table))
 
 

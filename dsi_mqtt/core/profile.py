@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Final
 
@@ -34,6 +34,9 @@ CORRECTION_MAX: Final = 50.0
 
 # Requests before serving says more than the warm pass: the first ones run on a busy start.
 SERVED_MIN: Final = 8
+
+# Measurements of one machine on a busy and on a quiet moment differ by about this factor.
+LIKENESS: Final = 1.5
 
 # A weight that is read takes part in a multiply-add at least: 2 operations for 8 bytes at most.
 # So an embedding, of which a request reads a few rows, is not charged for its whole table.
@@ -151,12 +154,28 @@ def views(
 ) -> tuple[NodeView, ...]:
     """The nodes that can be planned with: online, and telling what their hardware can do.
 
-    Untried nodes are corrected by the median of the tried ones.
+    Untried nodes are corrected by the median of the tried ones. Nodes whose speed differs from
+    the median by less than `LIKENESS` count as equally fast: so small a difference is noise, and
+    must not split a model that one node would serve as well.
     """
     able = [(s, t) for s, t in reports if s.state == "online" and _is_sound(s.capabilities)]
     known = [factor for s, t in able if (factor := correction(s, t, graph, deployment)) is not None]
     usual = median(known) if known else 1.0
-    return tuple(view(s, t, graph, deployment, usual=usual) for s, t in able)
+    return _alike([view(s, t, graph, deployment, usual=usual) for s, t in able])
+
+
+def _alike(nodes: list[NodeView]) -> tuple[NodeView, ...]:
+    totals = [sum(node.unit_s) for node in nodes]
+    if not totals or median(totals) <= 0:
+        return tuple(nodes)
+    middle = median(totals)
+    shares = [total / middle for total in totals]
+    return tuple(
+        replace(node, unit_s=tuple(s / share for s in node.unit_s))
+        if 1 / LIKENESS < share < LIKENESS
+        else node
+        for node, share in zip(nodes, shares, strict=True)
+    )
 
 
 def _is_sound(capabilities: Capabilities | None) -> bool:

@@ -13,11 +13,13 @@ from typing import Final
 
 import numpy as np
 import psutil
+from threadpoolctl import threadpool_limits
 
 from dsi_mqtt.core.node import Capabilities
 
 MEMORY_SHARE: Final = 0.7
-_SIDE: Final = 384
+_SIDE: Final = 256
+_TRIES: Final = 40
 _MIB: Final = 1024 * 1024
 
 
@@ -33,7 +35,7 @@ def measure_capabilities(threads: int, weight_cap: int | None) -> Capabilities:
         threads=threads,
         weight_bytes=cap,
         memory_bytes=memory.total,
-        gflops=_gflops(),
+        gflops=_gflops(threads),
         memory_gib_s=_memory_gib_s(),
         machine=platform.machine(),
         versions={
@@ -52,16 +54,19 @@ def _version(package: str) -> str:
         return ""
 
 
-def _gflops() -> float:
-    """Of a float32 matrix product, the best of a few: what disturbs it only makes it slower."""
+def _gflops(threads: int) -> float:
+    """Of a float32 matrix product on `threads`, the best of many: what disturbs it, such as other
+    nodes that start on the same machine, only makes it slower.
+    """
     a = np.ones((_SIDE, _SIDE), np.float32)
-    seconds = min(_timed(lambda: a @ a) for _ in range(8))
+    with threadpool_limits(threads):
+        seconds = min(_timed(lambda: a @ a) for _ in range(_TRIES))
     return float(2 * _SIDE**3 / seconds / 1e9)
 
 
 def _memory_gib_s() -> float:
     data = np.zeros(16 * _MIB // 4, np.float32)
-    seconds = min(_timed(data.sum) for _ in range(4))
+    seconds = min(_timed(data.sum) for _ in range(_TRIES))
     return float(data.nbytes / seconds / 1024**3)
 
 

@@ -21,6 +21,7 @@ from dsi_mqtt.core.node import (
 )
 from dsi_mqtt.core.profile import (
     CORRECTION_MAX,
+    LIKENESS,
     SERVED_MIN,
     Link,
     NodeView,
@@ -224,3 +225,14 @@ def test_the_first_requests_of_a_busy_start_do_not_count_yet() -> None:
     warmed = replace(STATUS, holdings=(holding(UnitRange(1, 2), warm_ms=5.5),))
     few = telemetry(replace(served(UnitRange(1, 2), 33.0), requests=SERVED_MIN - 1))
     assert correction(warmed, few, GRAPH, "d") == pytest.approx(0.5)
+
+
+def test_nodes_within_measurement_noise_count_as_equally_fast() -> None:
+    def node(name: str, gflops: float) -> NodeStatus:
+        capabilities = replace(HARDWARE, gflops=gflops, memory_gib_s=1e6)
+        return replace(STATUS, node=name, capabilities=capabilities)
+
+    reports = [(node(n, g), None) for n, g in (("a", 9.0), ("b", 10.0), ("c", 11.0), ("d", 40.0))]
+    seen = {view.node: sum(view.unit_s) for view in views(reports, GRAPH, "d")}
+    assert seen["a"] == pytest.approx(seen["b"]) == pytest.approx(seen["c"])
+    assert seen["d"] < seen["a"] / LIKENESS
