@@ -110,32 +110,32 @@ class RequestError(DsiError):
     `code` is stable and travels to the device in the error answer.
     """
 
-    code: ClassVar[str] = "failed"
+    code: str = "failed"
     exit_code: ClassVar[int] = 8
 
 
 class InvalidInputError(RequestError):
-    code: ClassVar[str] = "invalid_input"
+    code = "invalid_input"
 
 
 class DeadlineError(RequestError):
-    code: ClassVar[str] = "deadline"
+    code = "deadline"
 
 
 class UnavailableError(RequestError):
-    code: ClassVar[str] = "unavailable"
+    code = "unavailable"
 
 
 class OverloadedError(RequestError):
-    code: ClassVar[str] = "overloaded"
+    code = "overloaded"
 
 
 class ModelFailedError(RequestError):
-    code: ClassVar[str] = "model_failed"
+    code = "model_failed"
 
 
 class PoisonError(RequestError):
-    code: ClassVar[str] = "poison"
+    code = "poison"
 
 
 REQUEST_ERRORS: Final[dict[str, type[RequestError]]] = {
@@ -153,5 +153,7 @@ REQUEST_ERRORS: Final[dict[str, type[RequestError]]] = {
 
 
 def request_error(code: str, message: str) -> RequestError:
-    """The error for a code received from elsewhere; an unknown code stays a `RequestError`."""
-    return REQUEST_ERRORS.get(code, RequestError)(message)
+    """The error for a code received from elsewhere; with an unknown code a plain `RequestError`."""
+    error = REQUEST_ERRORS.get(code, RequestError)(message)
+    error.code = code
+    return error

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import sys
 
 import dsi_mqtt
+from dsi_mqtt.errors import DsiError
 
 
 async def main() -> None:
@@ -23,4 +25,7 @@ async def main() -> None:
         print(await client.infer(options.deployment, options.input))
 
 
-asyncio.run(main())
+try:
+    asyncio.run(main())
+except DsiError as error:
+    sys.exit(f"{error}")

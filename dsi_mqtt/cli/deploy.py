@@ -89,6 +89,7 @@ def undeploy(
 
 
 def _check(deployment: Deployment, file: Path) -> None:
+    sys.path.insert(0, str(file.parent.resolve()))  # where `up` looks for a factory, too
     engine = TierFactory().open(deployment.model)
     with waiting(Console(stderr=True), "verifying that segments equal the whole model"):
         engine.verify()

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from dsi_mqtt.cli.common import DEFAULT_URL, BrokerOption
 from dsi_mqtt.cli.doctor_machine import is_local, machine_facts, port_holder
 from dsi_mqtt.cli.doctor_probe import Probe
 from dsi_mqtt.cli.run_record import run_record
@@ -33,11 +34,9 @@ INPUT_BYTES: Final = 1_000_000
 
 
 def doctor(
-    control: Annotated[str, typer.Option(help="The broker of state and inputs.")] = (
-        "mqtt://127.0.0.1:1883"
-    ),
-    data: Annotated[
-        str | None, typer.Option(help="The broker of activations; by default the same.")
+    broker: BrokerOption = DEFAULT_URL,
+    data_broker: Annotated[
+        str | None, typer.Option(help="The broker for tensors; by default the same.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     input_bytes: Annotated[
@@ -50,7 +49,7 @@ def doctor(
     a crash cannot be seen from outside: see broker/README.md.
     """
     record = run_record("doctor")
-    findings = run(checkup(control, data, input_bytes))
+    findings = run(checkup(broker, data_broker, input_bytes))
     sound = healthy(findings)
     if json:
         print(json_module.dumps(document(record, findings)))

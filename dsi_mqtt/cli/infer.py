@@ -28,6 +28,10 @@ def infer(
     file: Annotated[
         list[Path] | None, typer.Option("--file", "-f", help="A file to send as it is.")
     ] = None,
+    content_type: Annotated[
+        str | None,
+        typer.Option(help="Of the files, like text/plain; by default what their names tell."),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--parse", help="The inputs are JSON values, not texts.")
     ] = False,
@@ -40,7 +44,10 @@ def infer(
     One JSON value a line, in the order of the inputs.
     """
     check_name(name, "name")
-    bodies = [*_texts(inputs or [], as_json=as_json), *(_file(path) for path in file or [])]
+    bodies = [
+        *_texts(inputs or [], as_json=as_json),
+        *(_file(path, content_type) for path in file or []),
+    ]
     if not bodies:
         raise ConfigError("inputs: nothing to send; give a text, - or --file")
     failed = run(_infer(name, bodies, broker, root, timeout))
@@ -88,8 +95,8 @@ def _texts(inputs: list[str], *, as_json: bool) -> list[tuple[Any, str | None]]:
         raise ConfigError(f"inputs: --parse was given, but this is no JSON: {error}") from None
 
 
-def _file(path: Path) -> tuple[bytes, str | None]:
+def _file(path: Path, content_type: str | None) -> tuple[bytes, str | None]:
     try:
-        return path.read_bytes(), mimetypes.guess_type(path.name)[0]
+        return path.read_bytes(), content_type or mimetypes.guess_type(path.name)[0]
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None

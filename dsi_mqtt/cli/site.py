@@ -47,10 +47,12 @@ async def running_site(
     restart: bool,
     broker: str | None = None,
     ended: Callable[[Child, int], None] | None = None,
+    models: Path | None = None,
 ) -> AsyncIterator[Site]:
     """Starts everything in order and ends it in the opposite one.
 
     state: folder for the brokers' state and the children's logs; None takes one that is removed.
+    models: where the workers find checkpoint folders and the modules of factories.
     broker: an existing broker to use instead of own ones. A port of 0 takes a free one.
     Raises MachineError: no Mosquitto, a port in use.
     """
@@ -69,14 +71,18 @@ async def running_site(
         stack.push_async_callback(children.stop)
         await children.start(ORCHESTRATOR, "orchestrator", "--broker", url, "--root", root)
         workers = {
-            node.id: await children.start(node.id, *worker_arguments(node, url, root))
+            node.id: await children.start(node.id, *worker_arguments(node, url, root, models))
             for node in nodes
         }
         yield Site(url, brokers, children, workers)
 
 
-def worker_arguments(node: SiteNode, url: str, root: str) -> tuple[str, ...]:
+def worker_arguments(
+    node: SiteNode, url: str, root: str, models: Path | None = None
+) -> tuple[str, ...]:
     cap = "none" if node.memory_mib is None else f"{node.memory_mib:g}"
     arguments = ["worker", "--name", node.id, "--zone", node.zone, "--broker", url]
     arguments += ["--root", root, "--memory-cap", cap, "--threads", str(node.threads)]
+    if models is not None:
+        arguments += ["--models", str(models)]
     return (*arguments, "--spare") if node.spare else tuple(arguments)

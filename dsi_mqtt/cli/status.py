@@ -128,6 +128,10 @@ def _deployment(picture: Picture, name: str) -> RenderableType:
         return Text(f"\n{name}: {waits}", style="yellow")
     style = "green" if table.state == "serving" else "red"
     line = Text.assemble(f"\n{name}: ", (table.state, style), f", epoch {table.epoch}")
+    alive = {(status.node, status.incarnation) for status in picture.live_nodes()}
+    gone = sorted({node for node, _ in table.members() - alive})
+    if gone:
+        line.append(f", but {', '.join(gone)} {'is' if len(gone) == 1 else 'are'} gone", "red")
     if table.state != "serving" and table.reason:
         line.append(f", {table.reason}")
     if found.prepare is not None:

@@ -68,6 +68,7 @@ def up(
             restart=True,
             broker=broker,
             ended=_say_ended,
+            models=file.parent.resolve(),
         ) as running:
             await _deploy_all(running, deployments, Topics(root))
             where = parse_broker_url(running.url)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
+import sys
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -45,7 +46,7 @@ def worker(
         bool, typer.Option(help="Take part only when it does not work without this node.")
     ] = False,
     models: Annotated[
-        Path | None, typer.Option(help="Where checkpoint folders lie on this machine.")
+        Path | None, typer.Option(help="Where checkpoint folders and factories' modules lie.")
     ] = None,
     root: RootOption = ROOT,
 ) -> None:
@@ -56,6 +57,8 @@ def worker(
     node = check_name(name or _host_name(), "--name")
     check_name(zone, "--zone")
     cap = parse_cap(memory_cap, "--memory-cap")
+    if models is not None:
+        sys.path.insert(0, str(models.resolve()))  # a factory is imported by its module's name
 
     async def serve() -> None:
         brokers = await home_brokers(broker, data_broker, Topics(root))

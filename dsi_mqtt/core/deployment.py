@@ -152,17 +152,28 @@ def parse_units(text: str, field_name: str) -> UnitRange:
 def without_effect(deployment: Deployment) -> tuple[str, ...]:
     """Fields that are set and that this version accepts but does not act on yet."""
     default = Deployment(name="", model=ModelSpec())
-    found = []
-    if deployment.objective != default.objective:
-        found.append("objective (latency is minimised)")
-    if deployment.codecs.allow != ("raw",):
-        found.append("codecs (every hop is raw)")
-    if deployment.policy.standbys:
-        found.append("policy.standbys")
-    if deployment.policy.use != "builtin":
-        found.append("policy.use")
-    if deployment.fallback is not None:
-        found.append("fallback")
-    if deployment.privacy.max_exposure != default.privacy.max_exposure:
-        found.append("privacy.max_exposure")
+    accepted = {
+        "sla": (
+            "percentile",
+            "rate_per_s",
+            "first_token_ms",
+            "token_ms",
+            "prompt_tokens",
+            "new_tokens",
+        ),
+        "privacy": ("max_exposure",),
+        "policy": ("use", "horizon_s", "standbys"),
+        "codecs": ("allow", "error"),
+    }
+    found = [
+        f"{part}.{name}"
+        for part, names in accepted.items()
+        for name in names
+        if getattr(getattr(deployment, part), name) != getattr(getattr(default, part), name)
+    ]
+    found += [
+        name
+        for name in ("prices", "objective", "generation", "fallback")
+        if getattr(deployment, name) != getattr(default, name)
+    ]
     return tuple(found)

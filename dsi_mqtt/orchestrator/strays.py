@@ -55,7 +55,7 @@ class StrayAnswerer:
             async for message in connection.messages():
                 self._note(message)
                 parts = topics.input.parts(message.topic)
-                if parts is None or not message.payload or len(waiting) >= WAITING_MAX:
+                if parts is None or message.retain or len(waiting) >= WAITING_MAX:
                     continue
                 if self._refusal(parts["deployment"]) is None:
                     continue
@@ -102,15 +102,13 @@ class StrayAnswerer:
         failure = self._refusal(deployment)
         if failure is None:
             return
-        own = self._topics.answers(deployment, device)
-        asked = message.response_topic
-        topic = asked if asked and asked.startswith(own) and asked != own else own + "result"
+        topic = self._topics.own_answer(deployment, device, message.response_topic)
         try:
             identity = parse_input(bytes(message.payload), message.content_type).identity
         except InvalidInputError:
             identity = None
         answer = Message(
-            topic,
+            topic or self._topics.result.name(deployment=deployment, device=device),
             answer_error(identity, failure),
             qos=1,
             content_type="application/json",
@@ -118,7 +116,6 @@ class StrayAnswerer:
             user_properties=(("status", "error"), ("code", failure.code)),
         )
         try:
-            if not set(topic) & set("+#"):
-                await connection.publish(answer)
+            await connection.publish(answer)
         except ConnectionLostError:
             log.debug("the broker went away before a stray input was answered")

@@ -122,6 +122,13 @@ class Topics:
     def all(self) -> dict[str, Topic[object]]:
         return {name: topic for name, topic in vars(self).items() if isinstance(topic, Topic)}
 
+    def own_answer(self, deployment: str, device: str, asked: str | None) -> str | None:
+        """The Response Topic a device asked for, if it lies below the device's own answers."""
+        own = self.answers(deployment, device)
+        if asked is None or not asked.startswith(own) or asked == own or set(asked) & set("+#\0"):
+            return None
+        return asked
+
     def answers(self, deployment: str, device: str) -> str:
         """Prefix that a device's Response Topic must lie below."""
         return f"{self.root}/deploy/{deployment}/out/{device}/"

@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +22,8 @@ from dsi_mqtt.core.node import Telemetry
 from dsi_mqtt.core.table import BrokerUrls
 from dsi_mqtt.core.worker import Worker
 from dsi_mqtt.engine.base import EngineFactory
-from dsi_mqtt.errors import ConnectionLostError, TransportError, WireError
+from dsi_mqtt.errors import ConfigError, ConnectionLostError, TransportError, WireError
+from dsi_mqtt.transport.address import parse_broker_url
 from dsi_mqtt.transport.base import (
     ConnectOptions,
     ControlConnection,
@@ -44,6 +45,8 @@ from dsi_mqtt.worker.vitals import Vitals, measure_capabilities, peak_rss_bytes
 log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.05
+# Two intervals of telemetry: long enough to hear another node of the same name.
+LISTEN_S: Final = 1.1
 KEEP_ALIVE_S: Final = 4
 RECONNECT: Final = Backoff(last_s=3.0)
 DATA_HOLD_BYTES: Final = 512 * 1024 * 1024
@@ -101,6 +104,7 @@ class WorkerProcess:
         self._status_changed = asyncio.Event()
         self._vitals = Vitals()
         self._sequence = 0
+        self._alone = False
         self._perform: dict[type, Callable[[Any], None]] = {
             fx.OpenModel: lambda e: self._engines.open(e.deployment),
             fx.CloseModel: lambda e: self._engines.close(e.deployment),
@@ -211,11 +215,19 @@ class WorkerProcess:
         )
 
     async def _serve_control(self, connection: ControlConnection) -> None:
+        if not self._alone:
+            await self._check_alone(connection)
         self._control = connection
         try:
             for topic_filter in self._reader.filters():
                 await connection.subscribe(topic_filter, qos=1)
             self._dispatch(ev.ControlReconnected())
+            log.info(
+                "node %s in zone %s is at %s, tensors at %s",
+                self._config.node,
+                self._config.zone,
+                *(parse_broker_url(url) for url in astuple(self._config.brokers)),
+            )
             await first_of(self._publish_status(connection), self._read_control(connection))
         except asyncio.CancelledError:
             await self._say_goodbye(connection)
@@ -226,6 +238,25 @@ class WorkerProcess:
     async def _read_control(self, connection: ControlConnection) -> None:
         async for message in connection.messages():
             self._control_message(message)
+
+    async def _check_alone(self, connection: ControlConnection) -> None:
+        """Two nodes of one name would take turns in one status: the later one does not begin.
+
+        Raises ConfigError. Retained words of an earlier life prove nothing; telemetry does.
+        """
+        topic = self._topics.telemetry.name(node=self._config.node)
+        await connection.subscribe(topic)
+        try:
+            async with asyncio.timeout(LISTEN_S):
+                async for _ in connection.messages():
+                    await connection.close()  # without a will: it would speak for the other
+                    raise ConfigError(
+                        f"--name: a node {self._config.node!r} is online already; "
+                        "give this one another"
+                    )
+        except TimeoutError:
+            await connection.unsubscribe(topic)
+        self._alone = True
 
     async def _publish_status(self, connection: ControlConnection) -> None:
         """Writes the newest status whenever it has changed; several changes make one message."""

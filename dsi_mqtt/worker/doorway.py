@@ -175,19 +175,16 @@ class Doorway:
     def _admit(self, message: Message) -> None:
         payload = bytes(message.payload)
         parts = self._topics.input.parts(message.topic)
-        if parts is None or not payload:
-            self._acknowledge(message)  # an empty payload only clears a retained one
+        if parts is None or (message.retain and not payload):
+            self._acknowledge(message)  # a removal of what was retained
             return
         device = parts["device"]
         try:
             parsed = parse_input(payload, message.content_type)
         except InvalidInputError as error:
             parsed = ParsedInput(None, message.content_type or "", b"", str(error))
-        own = self._topics.answers(self._deployment, device)
         asked = message.response_topic
-        foreign = asked is not None and (
-            not asked.startswith(own) or asked == own or bool(set(asked) & set("+#\0"))
-        )
+        own = self._topics.own_answer(self._deployment, device, asked)
         self._receipts += 1
         self._held[self._receipts] = message
         given = Input(
@@ -198,8 +195,8 @@ class Doorway:
             digest=xxhash.xxh3_64_hexdigest(message.topic.encode() + b"\0" + payload),
             nbytes=len(payload),
             correlation=message.correlation_data,
-            response_topic=None if foreign else asked,
-            foreign_topic=foreign,
+            response_topic=own,
+            foreign_topic=asked is not None and own is None,
             duplicate=message.duplicate,
             retained=message.retain,
             expiry_s=message.expiry_s,

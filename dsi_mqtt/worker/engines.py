@@ -81,6 +81,12 @@ class EngineHost:
                 log.debug("loading %s %s failed", deployment, units, exc_info=True)
                 self._emit(ev.UnitsFailed(deployment, units, _sentence(error)))
             else:
+                log.info(
+                    "units %s of %s are loaded; a row takes %.1f ms",
+                    units,
+                    deployment,
+                    seconds * 1000,
+                )
                 self._emit(ev.UnitsLoaded(deployment, units, seconds * 1000))
 
         self._start(run(), f"load {deployment} {units}")

@@ -88,7 +88,7 @@ async def test_a_malformed_address_is_a_mistake_of_the_caller() -> None:
 
 
 def test_json_is_one_object_and_success_is_status_0(control_broker: str, data_broker: str) -> None:
-    result = invoke("--control", control_broker, "--data", data_broker, "--json")
+    result = invoke("--broker", control_broker, "--data-broker", data_broker, "--json")
     document = json.loads(result.stdout)
     assert document["schema"] == "dsi.doctor/1"
     assert document["command"] == "doctor"
@@ -99,7 +99,7 @@ def test_json_is_one_object_and_success_is_status_0(control_broker: str, data_br
 
 
 def test_a_failure_is_status_1_with_what_to_change(unused_port: int) -> None:
-    result = invoke("--control", f"mqtt://127.0.0.1:{unused_port}")
+    result = invoke("--broker", f"mqtt://127.0.0.1:{unused_port}")
     assert result.exit_code == 1
     assert "→ nothing listens on that port: start the broker" in result.stdout
     assert "must be changed" in result.stderr
