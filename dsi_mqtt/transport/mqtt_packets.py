@@ -111,18 +111,19 @@ def encoded_length(length: int) -> bytes:
 
 
 def received_message(packet: mqtt5.PublishPacket, receipt: int | None) -> Message:
+    # By position: names would cost a quarter more, on every message.
     return Message(
-        topic=packet.topic,
-        payload=packet.payload,
-        qos=int(packet.qos),
-        retain=packet.retain,
-        duplicate=packet.duplicate,
-        content_type=packet.content_type,
-        response_topic=packet.response_topic,
-        correlation_data=packet.correlation_data,
-        expiry_s=packet.message_expiry_interval,
-        user_properties=tuple(packet.user_properties),
-        receipt=receipt,
+        packet.topic,
+        packet.payload,
+        int(packet.qos),
+        packet.retain,
+        packet.duplicate,
+        packet.content_type,
+        packet.response_topic,
+        packet.correlation_data,
+        packet.message_expiry_interval,
+        tuple(packet.user_properties),
+        receipt,
     )
 
 
