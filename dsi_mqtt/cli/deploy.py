@@ -38,6 +38,8 @@ WAIT_S: Final = 180.0
 # An orchestrator that starts together with us leads after about so long.
 PATIENCE_S: Final = 6.0
 SETTLED_S: Final = 1.0
+# A refusal is the last word when nodes that have just come have had their part in the plan.
+REFUSED_S: Final = 3.0
 MIB: Final = 1024 * 1024
 _NOBODY_LEADS: Final = "no orchestrator has answered; is `dsi-mqtt orchestrator` running?"
 
@@ -151,7 +153,7 @@ async def until_serving(
         if not settled or settled[0][0] != table:
             settled[:] = [(table, now)]
         # A table that was there before may not know the new deployment yet.
-        return now - settled[0][1] >= SETTLED_S
+        return now - settled[0][1] >= (SETTLED_S if table.state == "serving" else REFUSED_S)
 
     try:
         async with asyncio.timeout(timeout_s):
