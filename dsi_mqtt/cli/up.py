@@ -73,7 +73,7 @@ def up(
             await _deploy_all(running, deployments, Topics(root))
             where = parse_broker_url(running.url)
             print(f"everything runs; broker at {where}, logs in {folder / 'logs'}")
-            print(f"`dsi-mqtt status --broker {running.url}` shows it live; Ctrl-C ends it all", flush=True)
+            print(f"live: dsi-mqtt status --broker mqtt://{where}; Ctrl-C ends it all", flush=True)
             if running.brokers is not None:
                 await running.brokers.watch()
             else:

@@ -233,6 +233,10 @@ def _log_decision(decided: Decided) -> None:
 
 def _told(decided: Decided) -> Sequence[str]:
     places = "nothing"
-    if decided.plan is not None:
-        places = ", ".join(f"{s.units} on {s.node}" for s in decided.plan.segments)
+    plan = decided.plan
+    if plan is not None:
+        places = ", ".join(f"{s.units} on {s.node}" for s in plan.segments)
+        places += f"; {plan.latency_s * 1000:.1f} ms expected, by one node alone "
+        alone = plan.single_node_latency_s
+        places += "none would fit" if alone is None else f"{alone * 1000:.1f} ms"
     return decided.deployment, decided.kind, decided.reason, places
