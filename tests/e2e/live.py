@@ -7,19 +7,15 @@ only for what the site says, and `PATIENCE_S` ends a test in which it does not c
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
-
-import psutil
 
 from dsi_mqtt.cli.common import control_connection, marker
 from dsi_mqtt.cli.deploy import until_serving
@@ -38,8 +34,7 @@ from dsi_mqtt.transport.lasting import keep_connected
 from dsi_mqtt.transport.mqtt import MqttTransport
 from dsi_mqtt.wire.files import deployment_of
 from dsi_mqtt.wire.topics import ROOT, Topics
-
-PATIENCE_S: Final = 60.0
+from tests.e2e.programs import PATIENCE_S, left_over
 
 # No node holds more than two and a half of the model's six units of one MiB, and the first two
 # must stay in the city: three segments, whatever the links are like.
@@ -74,87 +69,6 @@ def unsplit(value: object, **options: Any) -> Any:
     engine.load(engine.graph.whole)
     body = pack_body(JSON, json.dumps(value).encode())
     return json.loads(unpack_body(engine.forward(engine.graph.whole, (Row(),), body))[1])
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """A program that has ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-async def run_program(
-    *command: str, stdin: str = "", environ: dict[str, str] | None = None
-) -> Finished:
-    """Runs it to its end. Raises TimeoutError after `PATIENCE_S`, and ends it then."""
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, **(environ or {})},
-    )
-    try:
-        async with asyncio.timeout(PATIENCE_S):
-            out, err = await process.communicate(stdin.encode())
-    except TimeoutError:
-        process.kill()
-        await process.wait()
-        raise
-    return Finished(process.returncode or 0, out.decode(), err.decode())
-
-
-async def dsi_mqtt(*arguments: str, stdin: str = "") -> Finished:
-    """One command of the program."""
-    return await run_program(sys.executable, "-m", "dsi_mqtt.cli", *arguments, stdin=stdin)
-
-
-class Running:
-    """A command that goes on until it is asked to end. Its output is read line by line."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
-        self.lines: list[str] = []
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    async def said(self, text: str) -> str:
-        """The next line of its output with `text` in it; fails when the command ends first."""
-        assert self._process.stdout is not None
-        async with asyncio.timeout(PATIENCE_S):
-            while line := (await self._process.stdout.readline()).decode():
-                self.lines.append(line)
-                if text in line:
-                    return line
-        raise AssertionError(f"ended without saying {text!r}: {self.lines}, {await self.ended()}")
-
-    def interrupt(self) -> None:
-        """Ctrl-C."""
-        self._process.send_signal(signal.SIGINT)
-
-    async def ended(self) -> Finished:
-        async with asyncio.timeout(PATIENCE_S):
-            out, err = await self._process.communicate()
-        return Finished(self._process.returncode or 0, out.decode(), err.decode())
-
-
-@asynccontextmanager
-async def running(*arguments: str) -> AsyncIterator[Running]:
-    """A command of the program as a process of its own, which has ended at the end."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "dsi_mqtt.cli", *arguments,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        yield Running(process)
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
 
 
 class LiveSite:
@@ -265,15 +179,6 @@ class LiveSite:
         """The last lines that each process has written."""
         files = self.site.children.log_path("x").parent.glob("*.log")
         return {file.stem: file.read_text()[-1500:] for file in files}
-
-
-def left_over(*marks: str) -> list[str]:
-    """The command lines of processes below this one that name one of `marks`."""
-    lines = []
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            lines.append(" ".join(process.cmdline()))
-    return [line for line in lines if any(mark in line for mark in marks)]
 
 
 @asynccontextmanager

@@ -18,7 +18,8 @@ from dsi_mqtt.errors import (
 )
 from dsi_mqtt.transport.base import Message
 from dsi_mqtt.transport.retained import read_retained
-from tests.e2e.live import NODES, PATIENCE_S, Device, LiveSite, deployment, unknown, unsplit
+from tests.e2e.live import NODES, Device, LiveSite, deployment, unknown, unsplit
+from tests.e2e.programs import PATIENCE_S
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
 

@@ -15,7 +15,8 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 import dsi_mqtt
-from tests.e2e.live import PATIENCE_S, Device, LiveSite, run_program, unsplit
+from tests.e2e.live import Device, LiveSite, unsplit
+from tests.e2e.programs import PATIENCE_S, run_program
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
 

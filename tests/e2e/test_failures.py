@@ -11,7 +11,8 @@ from dsi_mqtt.client import Client
 from dsi_mqtt.core.site import SiteNode
 from dsi_mqtt.core.table import Table
 from dsi_mqtt.errors import PoisonError
-from tests.e2e.live import PATIENCE_S, LiveSite, deployment, flowing, live_site, unsplit
+from tests.e2e.live import LiveSite, deployment, flowing, live_site, unsplit
+from tests.e2e.programs import PATIENCE_S
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
 

@@ -13,15 +13,14 @@ from dsi_mqtt.core.table import Door, Table
 from dsi_mqtt.transport.base import ConnectOptions
 from dsi_mqtt.transport.mqtt import MqttTransport
 from tests.e2e.live import (
-    PATIENCE_S,
     LiveSite,
     deployment,
-    dsi_mqtt,
     flowing,
     live_site,
     unknown,
     unsplit,
 )
+from tests.e2e.programs import PATIENCE_S, dsi_mqtt
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
 

@@ -1,0 +1,114 @@
+"""The demo, with its real model: it holds what it claims, and its object is as contracted."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.e2e.programs import COMMAND, PATIENCE_S, in_terminal, run_program
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+MIB = 1024 * 1024
+Shape = dict[str, type | tuple[type, ...]]
+SHAPE: Shape = {
+    "schema": str, "version": str, "command": str, "seed": (int, type(None)), "started_at": str,
+    "host": dict, "inputs": int, "results": int, "errors": int, "lost": int, "duplicates": int,
+    "compared": int, "max_abs_error": float, "segments": int, "term": int, "epoch": int,
+    "latency_ms": dict, "duration_s": float, "broker": dict, "placement": list, "faults": list,
+}  # fmt: skip
+SEGMENT: Shape = {
+    "segment": str, "units": list, "node": str, "zone": str, "pid": int, "weight_bytes": int,
+    "peak_rss_bytes": int, "requests": int, "bytes_out": int,
+}  # fmt: skip
+HOST: Shape = {"cpu": str, "cores": int, "memory_bytes": int, "python": str, "torch": str}
+
+
+async def demo(*arguments: str) -> dict[str, Any]:
+    """Its one object, once it has ended well and shown no traceback."""
+    ended = await run_program(*COMMAND, "demo", "--json", *arguments, patience_s=5 * PATIENCE_S)
+    assert ended.code == 0, ended
+    assert "Traceback" not in ended.err
+    assert max(len(line.rstrip()) for line in ended.err.splitlines()) <= 80
+    document: dict[str, Any] = json.loads(ended.out)
+    return document
+
+
+def check_shape(part: dict[str, Any], shape: Shape) -> None:
+    assert not {name for name, kind in shape.items() if not isinstance(part[name], kind)}, part
+
+
+def check_contract(document: dict[str, Any]) -> None:
+    """Names and types of `dsi.demo/1`, and that what it claims holds."""
+    assert document["schema"] == "dsi.demo/1"
+    check_shape(document, SHAPE)
+    check_shape(document["host"], HOST)
+    for row in document["placement"]:
+        check_shape(row, SEGMENT)
+    assert document["latency_ms"].keys() == {"p50", "p95"}
+    assert 0 < document["latency_ms"]["p50"] <= document["latency_ms"]["p95"]
+    assert document["broker"].keys() == {"name", "version", "pid"}
+    assert document["broker"]["name"] == "mosquitto"
+    assert document["errors"] == document["lost"] == document["duplicates"] == 0
+    assert document["results"] == document["compared"] == document["inputs"]
+    assert document["max_abs_error"] <= 1e-5
+    assert document["segments"] == len(document["placement"])
+    assert [row["segment"] for row in document["placement"]] == [
+        f"s{number}" for number in range(document["segments"])
+    ]
+    bounds = [row["units"] for row in document["placement"]]
+    assert bounds[0][0] == 0
+    assert bounds[-1][1] == 8
+    assert all(one[1] == two[0] for one, two in pairwise(bounds))
+    for row in document["placement"]:
+        assert row["peak_rss_bytes"] <= row["weight_bytes"] + 450 * MIB
+
+
+async def test_the_demo_splits_the_model_in_three() -> None:
+    document = await demo()
+    check_contract(document)
+    assert document["inputs"] == 396
+    assert document["segments"] == 3
+    assert len({row["pid"] for row in document["placement"]}) == 3
+    weights = [round(row["weight_bytes"] / MIB, 1) for row in document["placement"]]
+    assert weights == [59.0, 13.5, 14.1]
+    assert document["placement"][0]["zone"] == "city"
+    assert {row["requests"] for row in document["placement"]} == {396}
+    assert document["faults"] == []
+    pids = {document["broker"]["pid"], *(row["pid"] for row in document["placement"])}
+    assert not pids & set(psutil.pids())
+
+
+async def test_without_a_weight_budget_it_is_one_segment() -> None:
+    document = await demo("--memory-cap", "none", "--inputs", "8")
+    check_contract(document)
+    assert (document["inputs"], document["segments"]) == (8, 1)
+    (row,) = document["placement"]
+    assert (row["units"], row["zone"]) == ([0, 8], "city")
+
+
+async def test_it_survives_the_death_of_a_gateway() -> None:
+    document = await demo("--kill", "city", "--inputs", "90")
+    check_contract(document)
+    assert document["inputs"] == 90
+    (fault,) = document["faults"]
+    assert (fault["fault"], fault["node"]) == ("worker_kill", "city")
+    assert fault["at_input"] >= 30
+    assert document["epoch"] > 1
+    assert "city" not in [row["node"] for row in document["placement"]]
+    assert document["placement"][0]["zone"] == "city"
+
+
+async def test_ctrl_c_ends_it_and_all_that_it_started() -> None:
+    async with in_terminal("demo", "--inputs", "8") as terminal:
+        await terminal.shows("of 4 nodes have looked")
+        children = psutil.Process(terminal.pid).children(recursive=True)
+        assert len(children) == 7  # two brokers, an orchestrator, four nodes
+        terminal.type("\x03")
+        assert await terminal.ended() == 130
+    assert "Traceback" not in terminal.shown
+    assert not [child for child in children if child.is_running()]
