@@ -114,10 +114,14 @@ def state_folder() -> Path:
 
 
 @contextmanager
-def waiting(console: Console, text: str) -> Iterator[Callable[[str], None]]:
-    """Shows what is waited for; what it yields changes the text. One line where nobody watches."""
+def waiting(console: Console, text: str, *, plain: bool = False) -> Iterator[Callable[[str], None]]:
+    """Shows what is waited for; what it yields changes the text.
+
+    plain: where nobody watches a terminal, one line says it all the same.
+    """
     if not console.is_terminal:
-        console.print(f"{text} …", markup=False)
+        if plain:
+            console.print(f"{text} …", markup=False)
         yield lambda _: None
         return
     with console.status(text) as line:

@@ -161,7 +161,7 @@ async def _serve(site: Site, plan: DemoPlan, topics: Topics, console: Console) -
         name = topics.spec.name(deployment=plan.deployment.name)
         await connection.publish(Message(name, payload, qos=1, retain=True))
     async with control_connection(site.url) as connection:
-        with waiting(console, "starting the gateways; PyTorch takes a while") as say:
+        with waiting(console, "starting the gateways; PyTorch takes a while", plain=True) as say:
             nodes = frozenset(site.workers)
             return await until_serving(
                 connection, topics, plan.deployment, START_S, say, nodes=nodes
@@ -252,7 +252,7 @@ async def _reference(plan: DemoPlan, texts: Sequence[str], console: Console) -> 
     with tempfile.TemporaryDirectory(prefix="dsi-mqtt-") as folder:
         result = Path(folder) / "embeddings.npy"
         lines = "".join(json.dumps(text) + "\n" for text in texts).encode()
-        with waiting(console, "computing the same with the unsplit model"):
+        with waiting(console, "computing the same with the unsplit model", plain=True):
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",

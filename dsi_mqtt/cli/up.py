@@ -91,7 +91,7 @@ async def _deploy_all(site: Site, deployments: Sequence[Deployment], topics: Top
             await connection.publish(Message(name, payload, qos=1, retain=True))
     for deployment in deployments:
         async with control_connection(site.url) as connection:
-            with waiting(console, f"{deployment.name}: starting the nodes") as say:
+            with waiting(console, f"{deployment.name}: starting the nodes", plain=True) as say:
                 nodes = frozenset(site.workers)
                 table = await until_serving(
                     connection, topics, deployment, WAIT_S, say, nodes=nodes
