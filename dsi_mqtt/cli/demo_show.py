@@ -78,6 +78,7 @@ def show_outcome(outcome: Outcome, console: Console) -> None:
 
 def _show_answers(outcome: Outcome, console: Console) -> None:
     if not outcome.matches:
+        console.print()
         return
     right = 0
     for report, match in zip(outcome.reports, outcome.matches, strict=True):

@@ -133,6 +133,16 @@ async def test_status_for_programs_is_one_object(calm_site: LiveSite) -> None:
     assert document["deployments"]["hazards"]["serve"]["state"] == "serving"
 
 
+async def test_the_doctor_for_programs_is_one_object(calm_site: LiveSite) -> None:
+    assert calm_site.site.brokers is not None
+    urls = ("--broker", calm_site.url, "--data-broker", calm_site.site.brokers.data.url)
+    told = await dsi_mqtt("doctor", "--json", *urls)
+    document = json.loads(told.out)
+    assert document["schema"] == "dsi.doctor/1"
+    assert document["healthy"] is (told.code == 0)
+    assert "Traceback" not in told.err
+
+
 async def test_infer_prints_a_value_a_line(calm_site: LiveSite, tmp_path: Path) -> None:
     file = tmp_path / "report.txt"
     file.write_text("from a file")
