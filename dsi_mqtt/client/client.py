@@ -132,9 +132,13 @@ class Client:
         that says why there is no result.
         """
         body, kind = _body(inputs, content_type)
-        await self._check_known(check_name(deployment, "deployment"))
-        id_ = os.urandom(ID_BYTES)
         now = time.monotonic()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._check_known(check_name(deployment, "deployment"))
+        except TimeoutError:
+            raise DeadlineError("no answer in time: the broker does not answer") from None
+        id_ = os.urandom(ID_BYTES)
         message = Message(
             self._topics.input.name(deployment=deployment, device=self._device),
             body,
@@ -146,7 +150,7 @@ class Client:
         call = _Call(message, asyncio.get_running_loop().create_future())
         self._calls[id_] = call
         try:
-            self._act(self._pending.submitted(id_, now + timeout_s, now))
+            self._act(self._pending.submitted(id_, now + timeout_s, time.monotonic()))
             answer = await call.answer
             return read_answer(bytes(answer.payload), answer.content_type)
         finally:

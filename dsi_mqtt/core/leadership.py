@@ -23,6 +23,7 @@ from dsi_mqtt.core.table import Stamp
 
 BEAT_S: Final = 1.0
 MISSED_BEATS: Final = 3
+TERM_MAX: Final = 2**53
 SETTLE_S: Final = 0.3
 LOST_S: Final = 1.0  # before another try, after the connection was lost
 GAVE_WAY_S: Final = 2.0  # … and after somebody newer was seen
@@ -72,7 +73,9 @@ class Leadership:
         return self.state == "leading"
 
     def term_seen(self, stamp: Stamp, now: float) -> list[LeadershipEffect]:
-        """A table's or a node's stamp."""
+        """A table's or a node's stamp; a term beyond 2^53 is nobody's, and is not outdone."""
+        if stamp.term >= TERM_MAX:
+            return []
         self._highest = max(self._highest, stamp.term)
         if self.state != "observing" and stamp[:2] > (self.term, self.nonce):
             return self._step_down(now)

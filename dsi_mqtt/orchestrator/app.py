@@ -18,7 +18,7 @@ from dsi_mqtt.core.leadership import GONE, DropLead, PublishLeader, TakeLead
 from dsi_mqtt.core.node import Leader
 from dsi_mqtt.core.orchestrator import Orchestrator, OrchestratorEffects
 from dsi_mqtt.core.served import ClearDocument, Decided, PublishDocument
-from dsi_mqtt.errors import TooLargeError, TransportError, WireError
+from dsi_mqtt.errors import TooLargeError, TransportError, WireError, one_sentence
 from dsi_mqtt.transport.base import (
     ConnectOptions,
     ControlConnection,
@@ -27,7 +27,7 @@ from dsi_mqtt.transport.base import (
     Will,
 )
 from dsi_mqtt.transport.lasting import Backoff, keep_connected, log_wait
-from dsi_mqtt.wire.topics import Topic, Topics
+from dsi_mqtt.wire.topics import NUMBER_MAX, Topic, Topics, check_document, check_topic_name
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +146,9 @@ class OrchestratorProcess:
 
     def _spec(self, parts: Parts, payload: bytes) -> OrchestratorEffects:
         if payload:
-            self._machine.spec_arrived(self._topics.spec.payload.decode(payload))
+            spec = self._topics.spec.payload.decode(payload)
+            check_topic_name(spec.name, parts["deployment"])
+            self._machine.spec_arrived(spec)
         else:
             self._machine.spec_gone(parts["deployment"])
         return []
@@ -155,12 +157,15 @@ class OrchestratorProcess:
         if not payload:
             return []
         document = self._topics.table.payload.decode(payload)
+        check_document(document, parts["deployment"])
         return self._machine.document_seen(parts["deployment"], document, time.monotonic())
 
     def _leader(self, _parts: Parts, payload: bytes) -> OrchestratorEffects:
         if not payload:
             return []
         leader = self._topics.leader.payload.decode(payload)
+        if not 0 <= leader.term < NUMBER_MAX:
+            raise WireError(f"term {leader.term} is no number of a leader")
         return self._machine.leader_seen(leader, time.monotonic())
 
     # --- leading ------------------------------------------------------------------------------
@@ -188,8 +193,8 @@ class OrchestratorProcess:
             self._act(self._machine.lead_taken(time.monotonic()))
             while True:
                 await self._send(connection, await self._outgoing.get())
-        except TransportError as error:
-            log.warning("the lead is lost: %s", error)
+        except Exception as error:  # noqa: BLE001 — whatever it is, nobody leads any more
+            log.warning("the lead is lost: %s", one_sentence(str(error) or repr(error)))
             if connection is not None:
                 connection.abort()
             self._act(self._machine.lead_lost(time.monotonic()))

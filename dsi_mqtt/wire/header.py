@@ -43,6 +43,8 @@ _LARGE_MAP_BYTES: Final = 3
 
 _NO_TENSORS: Final = msgspec.Raw(b"\x90")  # an empty array
 
+_COUNT_MAX: Final = 2**53
+_LEVEL: Final = frozenset("/+#\0")
 Count = Annotated[int, msgspec.Meta(ge=0)]
 RequestId = Annotated[bytes, msgspec.Meta(min_length=REQUEST_ID_BYTES, max_length=REQUEST_ID_BYTES)]
 
@@ -209,11 +211,19 @@ def is_sound(payload: bytes | memoryview) -> bool:
 
 def header_of(fields: Fields) -> Header:
     """The header that the rest of the system knows. Raises WireError for a negative count."""
+    for name in (fields.deployment, fields.door):
+        if not _LEVEL.isdisjoint(name):
+            raise WireError(f"activation header names {name!r:.60}, which is no topic level")
+    _check_counts("term, epoch or attempt", fields.term, fields.epoch, fields.attempt)
     for row in fields.rows:
         _check_counts("rows", row.position, row.tokens, row.take)
     for stamp in fields.stamps:
         _check_counts("stamps", stamp.queue_us, stamp.compute_us, stamp.codec_us)
     edge, credit = fields.edge, fields.credit
+    if edge is not None:
+        _check_counts("edge", edge[2], edge[3])
+    if credit is not None:
+        _check_counts("credit", credit.bytes, credit.messages)
     return Header(
         fields.kind,
         fields.deployment,
@@ -273,6 +283,8 @@ def _other_version(version: int) -> WireError:
 def _check_counts(name: str, *values: int) -> None:
     if min(values) < 0:
         raise WireError(f"activation header field {name} holds a negative count")
+    if max(values) >= _COUNT_MAX:
+        raise WireError(f"activation header field {name} holds a count beyond 2^53")
 
 
 def _checksum(*parts: bytes | bytearray | memoryview) -> bytes:

@@ -13,11 +13,14 @@ from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.node import Desired, Leader, NodeStatus, Site, Telemetry
 from dsi_mqtt.core.request import Redelivery
 from dsi_mqtt.core.table import TableDocument
-from dsi_mqtt.errors import ConfigError
+from dsi_mqtt.errors import ConfigError, WireError
 from dsi_mqtt.wire.control import Codec
 
 ROOT: Final = "dsi/v1"
 DEVICE_MAX: Final = 128
+LEVELS_MAX: Final = 200
+# Beyond, JSON readers and msgpack lose digits.
+NUMBER_MAX: Final = 2**53
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _PART: Final = re.compile(r"\{(\w+)\}")
@@ -127,7 +130,8 @@ class Topics:
         own = self.answers(deployment, device)
         if asked is None or not asked.startswith(own) or asked == own or set(asked) & set("+#\0"):
             return None
-        return asked
+        # Mosquitto ends the connection of whoever publishes to more levels.
+        return asked if asked.count("/") < LEVELS_MAX else None
 
     def answers(self, deployment: str, device: str) -> str:
         """Prefix that a device's Response Topic must lie below."""
@@ -142,6 +146,27 @@ def check_name(name: str, what: str) -> str:
             "underscores, the first a letter or digit"
         )
     return name
+
+
+def check_topic_name(name: str, level: str) -> None:
+    """What a message calls itself must be what its topic says. Raises WireError."""
+    if name != level or not _NAME.fullmatch(name):
+        raise WireError(f"calls itself {name!r:.60}, its topic says {level!r:.60}")
+
+
+def check_document(document: TableDocument, level: str) -> None:
+    """Refuses tables of another deployment, with numbers no message can carry, or without nodes.
+
+    Raises WireError.
+    """
+    for table in document.tables():
+        check_topic_name(table.deployment, level)
+        if not 0 <= table.term < NUMBER_MAX or not 0 <= table.epoch < NUMBER_MAX:
+            raise WireError(f"term {table.term} or epoch {table.epoch} is no number of a table")
+        if table.state == "serving" and not table.segments:
+            raise WireError("serves without a segment")
+        if any(not segment.replicas for segment in table.segments):
+            raise WireError("has a segment that no node computes")
 
 
 def check_device(name: str) -> str:

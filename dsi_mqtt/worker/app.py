@@ -22,7 +22,13 @@ from dsi_mqtt.core.node import Telemetry
 from dsi_mqtt.core.table import BrokerUrls
 from dsi_mqtt.core.worker import Worker
 from dsi_mqtt.engine.base import EngineFactory
-from dsi_mqtt.errors import ConfigError, ConnectionLostError, TransportError, WireError
+from dsi_mqtt.errors import (
+    ConfigError,
+    ConnectionLostError,
+    TransportError,
+    WireError,
+    one_sentence,
+)
 from dsi_mqtt.transport.address import parse_broker_url
 from dsi_mqtt.transport.base import (
     ConnectOptions,
@@ -139,7 +145,12 @@ class WorkerProcess:
 
     def _dispatch(self, event: ev.Event) -> None:
         for effect in self._machine.handle(event, time.monotonic()):
-            self._perform[type(effect)](effect)
+            try:
+                self._perform[type(effect)](effect)
+            except Exception as error:  # the effects behind it belong to others
+                name = type(effect).__name__
+                log.error("%s failed: %s", name, one_sentence(repr(error)))  # noqa: TRY400
+                log.debug("what happened", exc_info=True)
 
     def _arrived(self, activation: Activation) -> None:
         self._dispatch(ev.ActivationArrived(activation))

@@ -30,10 +30,10 @@ from dsi_mqtt.core.table import Door
 from dsi_mqtt.errors import (
     BrokerRefusedError,
     ConnectionLostError,
-    DsiError,
     InvalidInputError,
     TooLargeError,
     TransportError,
+    WireError,
     one_sentence,
 )
 from dsi_mqtt.transport.base import ConnectOptions, DataConnection, Message, Transport
@@ -46,6 +46,8 @@ from dsi_mqtt.wire.topics import Topics
 log = logging.getLogger(__name__)
 
 RECONNECT: Final = Backoff(last_s=3.0)
+# Its answer's topic is longer than its input's, and a topic has 65,535 bytes.
+DEVICE_BYTES_MAX: Final = 32_768
 SESSION_EXPIRY_S: Final = 7 * 24 * 3600
 REQUEST_ID_BYTES: Final = 16
 
@@ -152,6 +154,8 @@ class Doorway:
                 self._admit(message)
         except TransportError as error:
             log.info("ingress of %s: %s", self._deployment, error)
+        except Exception as error:  # noqa: BLE001 — the machine must learn that it ended
+            log.error("ingress of %s: %s", self._deployment, one_sentence(repr(error)))  # noqa: TRY400
         finally:
             if self._connection is connection:
                 self._connection = None
@@ -169,8 +173,12 @@ class Doorway:
         finally:
             await connection.close()
         for message in found:
-            record = self._topics.redelivery.payload.decode(message.payload)
-            self._emit(ev.RecordFound(self._deployment, record))
+            try:
+                record = self._topics.redelivery.payload.decode(message.payload)
+            except WireError as error:
+                log.warning("%s is ignored: %s", message.topic, error)
+            else:
+                self._emit(ev.RecordFound(self._deployment, record))
 
     def _admit(self, message: Message) -> None:
         payload = bytes(message.payload)
@@ -179,6 +187,10 @@ class Doorway:
             self._acknowledge(message)  # a removal of what was retained
             return
         device = parts["device"]
+        if len(device.encode()) > DEVICE_BYTES_MAX:
+            log.warning("an input of a device whose name is too long for an answer is dropped")
+            self._acknowledge(message)
+            return
         try:
             parsed = parse_input(payload, message.content_type)
         except InvalidInputError as error:
@@ -238,7 +250,7 @@ class Doorway:
     async def _send(self, connection: DataConnection, effect: Outgoing) -> None:
         try:
             await connection.publish(self._message(effect))
-        except (TooLargeError, BrokerRefusedError) as error:
+        except (TooLargeError, BrokerRefusedError, ValueError) as error:
             self._refused(effect, error)
             return
         except (TransportError, asyncio.CancelledError):
@@ -252,7 +264,7 @@ class Doorway:
         elif isinstance(effect, WriteRecord) and effect.record.count:
             self._emit(ev.RecordWritten(self._deployment, effect.record))
 
-    def _refused(self, effect: Outgoing, error: DsiError) -> None:
+    def _refused(self, effect: Outgoing, error: Exception) -> None:
         """The broker does not take it: an answer gives way to the reason, which is short."""
         log.warning("%s: %s", self._deployment, error)
         if isinstance(effect, PublishReply) and effect.reply.failure is None:

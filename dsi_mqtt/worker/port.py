@@ -8,12 +8,13 @@ connection is away is lost, as on any QoS 0 edge: the door finds out by its prob
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Final
 
 from dsi_mqtt.core.message import Activation, Header
-from dsi_mqtt.errors import WireError
+from dsi_mqtt.errors import ConnectionLostError, WireError
 from dsi_mqtt.transport.base import DataConnection, Message
 from dsi_mqtt.wire.activation import (
     CHUNK_BYTES,
@@ -22,6 +23,8 @@ from dsi_mqtt.wire.activation import (
     encode,
 )
 from dsi_mqtt.wire.topics import Topics
+
+log = logging.getLogger(__name__)
 
 INLINE_MAX: Final = 64 * 1024
 UNFINISHED_S: Final = 10.0
@@ -88,8 +91,11 @@ class ActivationPort:
                 kind=header.kind,
             )
         if not self._waiting and activation.nbytes <= INLINE_MAX:
-            for payload in encode(activation, chunk_bytes=self._chunk_bytes):
-                connection.publish_soon(Message(topic, payload))
+            try:
+                for payload in encode(activation, chunk_bytes=self._chunk_bytes):
+                    connection.publish_soon(Message(topic, payload))
+            except ConnectionLostError:
+                log.debug("lost with the connection: %s for %s", header.kind, receiver)
             return
         self._waiting.append((topic, activation))
         self._wake.set()

@@ -8,7 +8,7 @@ from typing import Any, Final
 from dsi_mqtt.core import events as ev
 from dsi_mqtt.core.node import Desired
 from dsi_mqtt.transport.base import Message
-from dsi_mqtt.wire.topics import Topic, Topics
+from dsi_mqtt.wire.topics import Topic, Topics, check_document, check_topic_name
 
 NONCE: Final = b"nonce:"
 
@@ -54,12 +54,16 @@ class ControlReader:
     def _spec(self, parts: Parts, payload: bytes) -> ev.Event:
         if not payload:
             return ev.SpecGone(parts["deployment"])
-        return ev.SpecArrived(self._topics.spec.payload.decode(payload))
+        spec = self._topics.spec.payload.decode(payload)
+        check_topic_name(spec.name, parts["deployment"])
+        return ev.SpecArrived(spec)
 
     def _table(self, parts: Parts, payload: bytes) -> ev.Event | None:
         if not payload:
             return None
-        return ev.TableArrived(parts["deployment"], self._topics.table.payload.decode(payload))
+        document = self._topics.table.payload.decode(payload)
+        check_document(document, parts["deployment"])
+        return ev.TableArrived(parts["deployment"], document)
 
     def _desired(self, _parts: Parts, payload: bytes) -> ev.Event:
         desired = self._topics.desired.payload.decode(payload) if payload else Desired()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tracemalloc
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import msgpack
@@ -30,8 +31,10 @@ from dsi_mqtt.wire.header import UNSEALED, UNSIZED, sealed
 
 Fields = dict[str, Any]
 
-COUNTS = st.integers(0, 2**63 - 1)
+COUNTS = st.integers(0, 2**53 - 1)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+# What a topic level may hold.
+LEVELS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/+#\0"), max_size=12)
 ROWS = st.builds(Row, TEXT, COUNTS, COUNTS, COUNTS)
 
 
@@ -47,13 +50,13 @@ def tensors(draw: st.DrawFn) -> Tensor:
 HEADERS = st.builds(
     Header,
     kind=st.sampled_from(sorted(KINDS)),
-    deployment=TEXT,
+    deployment=LEVELS,
     stamp=st.builds(Stamp, COUNTS, TEXT, COUNTS),
     source=TEXT,
     target=TEXT,
     request=st.binary(min_size=16, max_size=16),
     attempt=COUNTS,
-    door=TEXT,
+    door=LEVELS,
     rows=st.lists(ROWS, max_size=3).map(tuple),
     budget_ms=st.none() | COUNTS,
     trace=st.none() | TEXT,
@@ -486,3 +489,19 @@ def test_a_sound_chunk_in_a_wrong_place_gives_up_its_activation(
             headers.append(broken.header)
     assert headers[0] == activation.header
     assert assembler.clear() == []
+
+
+@pytest.mark.parametrize("name", ["a/b", "a+", "#", "a\0b"])
+def test_a_name_that_is_no_topic_level_is_refused(name: str) -> None:
+    sound = activation_of(8)
+    for wrong in ({"deployment": name}, {"door": name}):
+        hostile = Activation(replace(sound.header, **wrong), sound.tensors)
+        with pytest.raises(WireError, match="no topic level"):
+            Assembler().feed(next(encode(hostile)), 0.0)
+
+
+def test_a_count_that_others_cannot_carry_is_refused() -> None:
+    sound = activation_of(8)
+    hostile = Activation(replace(sound.header, attempt=2**53), sound.tensors)
+    with pytest.raises(WireError, match="beyond"):
+        Assembler().feed(next(encode(hostile)), 0.0)
