@@ -494,8 +494,9 @@ def test_a_sound_chunk_in_a_wrong_place_gives_up_its_activation(
 @pytest.mark.parametrize("name", ["a/b", "a+", "#", "a\0b"])
 def test_a_name_that_is_no_topic_level_is_refused(name: str) -> None:
     sound = activation_of(8)
-    for wrong in ({"deployment": name}, {"door": name}):
-        hostile = Activation(replace(sound.header, **wrong), sound.tensors)
+    header = sound.header
+    for wrong in (replace(header, deployment=name), replace(header, door=name)):
+        hostile = Activation(wrong, sound.tensors)
         with pytest.raises(WireError, match="no topic level"):
             Assembler().feed(next(encode(hostile)), 0.0)
 
