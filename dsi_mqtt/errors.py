@@ -14,13 +14,15 @@
     │   ├── BrokerUnreachableError   nothing answers at that address
     │   ├── BrokerRefusedError       the broker answers and says no
     │   └── ConnectionLostError      an established connection ended
+    ├── SessionStaleError      a segment lacks positions of a session that it is to continue
     └── RequestError           one request has no result; carries the code the device is told
         ├── InvalidInputError        the input cannot be read or has the wrong shape
         ├── DeadlineError            no result in time
         ├── UnavailableError         no feasible chain serves this deployment now
         ├── OverloadedError          the queue is full; try later
         ├── ModelFailedError         the model raised on this input
-        └── PoisonError              the input has ended its worker repeatedly
+        ├── PoisonError              the input has ended its worker repeatedly
+        └── RequestCancelledError    its device wants it no more, or is gone
 
 A sentence says what is wrong and what to do, names the field or file, and has at most
 200 characters. `exit_code` is what a command ends with (documented in docs/operations.md).
@@ -28,6 +30,7 @@ A sentence says what is wrong and what to do, names the field or file, and has a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Final
 
 MESSAGE_MAX: Final = 200
@@ -104,6 +107,14 @@ class ConnectionLostError(TransportError):
     pass
 
 
+class SessionStaleError(DsiError):
+    """Nothing was computed. have: for each session that lacks positions, how many it has."""
+
+    def __init__(self, have: Mapping[str, int]) -> None:
+        super().__init__(f"positions of {len(have)} sessions are missing here")
+        self.have = dict(have)
+
+
 class RequestError(DsiError):
     """One request has no result.
 
@@ -138,6 +149,10 @@ class PoisonError(RequestError):
     code = "poison"
 
 
+class RequestCancelledError(RequestError):
+    code = "cancelled"
+
+
 REQUEST_ERRORS: Final[dict[str, type[RequestError]]] = {
     kind.code: kind
     for kind in (
@@ -148,6 +163,7 @@ REQUEST_ERRORS: Final[dict[str, type[RequestError]]] = {
         OverloadedError,
         ModelFailedError,
         PoisonError,
+        RequestCancelledError,
     )
 }
 

@@ -50,12 +50,14 @@ class Unit:
 
     flops: floating-point operations for one reference row.
     output_bytes: the activation that leaves it for one reference row, 0 after the head.
+    state_bytes: what a session keeps of it for one position.
     """
 
     name: str
     weight_bytes: int
     flops: float
     output_bytes: int
+    state_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +69,24 @@ class Tie:
 
 
 @dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """What a door must know of a model that generates.
+
+    context: positions a session may have at most. size: token ids are below it. ends: token ids
+    that end a text.
+    """
+
+    context: int
+    size: int
+    ends: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ModelGraph:
     """A model as the planner sees it. `digest` names its exact weights and configuration.
 
     input_bytes, result_bytes: one reference request into the prelude and out of the head.
+    vocabulary: of a model opened for generation, whose reference row is one step of decoding.
     """
 
     digest: str
@@ -79,6 +95,7 @@ class ModelGraph:
     ties: tuple[Tie, ...] = ()
     input_bytes: int = 256
     result_bytes: int = 1024
+    vocabulary: Vocabulary | None = None
 
     @property
     def whole(self) -> UnitRange:
@@ -95,6 +112,10 @@ class ModelGraph:
         for tie in self.ties:
             total -= max(0, len(held.intersection(tie.units)) - 1) * tie.weight_bytes
         return total
+
+    def state_bytes(self, units: UnitRange) -> int:
+        """Bytes that a session keeps of `units` for one position."""
+        return sum(self.units[unit].state_bytes for unit in range(*units))
 
     def boundary_bytes(self, cut: int) -> int:
         """Bytes of one reference row that cross the split point before unit `cut`."""

@@ -3,14 +3,45 @@
 An engine holds units of one model on one node. All calls block and run on the engine's own
 executor thread, never on the event loop, and never two at once. One-pass requests, prefill and
 decode are one call: rows say which session and positions a batch holds.
+
+Sessions need no opening: a row at position 0 begins one. Between two calls an engine has, for
+each session and unit, the state of the positions `[0, n)`. A row at position p continues where
+n = p, crops to p where n > p, and is refused as stale where n < p.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, NoReturn, Protocol
 
 from dsi_mqtt.core.activation import Row, Tensors
+from dsi_mqtt.core.deployment import Generation
+from dsi_mqtt.core.generation import Prompt, Sampling
 from dsi_mqtt.core.model import ModelGraph, ModelSpec, UnitRange
+from dsi_mqtt.errors import ModelFailedError
+
+# The one tensor that enters the prelude of a step, and the one that leaves its head.
+TOKENS: Final = "tokens"
+# What the head says of a row that is not sampled.
+NOT_SAMPLED: Final = -1
+
+
+class TextStream(Protocol):
+    """Token ids of one generation become text as they come."""
+
+    def push(self, tokens: tuple[int, ...]) -> str:
+        """The text that is complete with `tokens`; what ends within a character waits."""
+
+    def flush(self) -> str:
+        """What still waits, as it is."""
+
+
+class TextCodec(Protocol):
+    """Between texts and token ids, without weights. May be used beside a running engine."""
+
+    def read(self, prompt: Prompt) -> tuple[int, ...]:
+        """Token ids of a prompt, at least one. Raises InvalidInputError."""
+
+    def stream(self) -> TextStream: ...
 
 
 class Engine(Protocol):
@@ -45,6 +76,7 @@ class Engine(Protocol):
         rows: tuple[Row, ...],
         tensors: Tensors,
         *,
+        sampling: tuple[Sampling | None, ...] = (),
         batch_max: int | None = None,
     ) -> Tensors:
         """Computes the segment `units`.
@@ -53,22 +85,66 @@ class Engine(Protocol):
             activation of the segment before. Returns the activation for the next segment, or a
             body when `units` ends with the head.
         batch_max: the prelude refuses a body with more rows than this before computing anything.
+
+        Of a generation, a call is a *step*: rows with a session, all of the same number of
+        tokens n. Into the prelude goes one tensor `tokens`, int64 (rows, n); the stream between
+        segments is (rows, n, width); the head returns one tensor `tokens`, int64 (rows,), with
+        what `sampling` (one for each row) draws from the logits of a row's last position, and
+        `NOT_SAMPLED` where it is None. The noise depends on the seed and on the position of
+        the token drawn, nothing else. Raises SessionStaleError, before anything is computed,
+        when a session lacks positions.
         """
 
-    def open(self, session: str) -> None: ...
+    def close(self, session: str) -> None:
+        """Frees the session's state; of one that is not there, nothing."""
 
-    def close(self, session: str) -> None: ...
-
-    def state_bytes(self, session: str) -> int: ...
+    def state_bytes(self, session: str) -> int:
+        """Bytes the session's state takes; 0 for one that is not there."""
 
     def export_state(self, session: str, units: UnitRange, first: int, last: int) -> bytes:
         """The session's state of `units` for the positions `[first, last)`."""
 
     def import_state(self, session: str, blob: bytes) -> None: ...
 
+    def text(self) -> TextCodec:
+        """Of a model that generates text. Raises CheckpointError where files are missing."""
+
+
+class OnePass:
+    """What of the protocol an engine has that keeps no sessions."""
+
+    def close(self, session: str) -> None:
+        """Nothing is kept."""
+
+    def state_bytes(self, session: str) -> int:
+        del session
+        return 0
+
+    def export_state(self, session: str, units: UnitRange, first: int, last: int) -> bytes:
+        del units, first, last
+        no_sessions(session)
+
+    def import_state(self, session: str, blob: bytes) -> None:
+        del blob
+        no_sessions(session)
+
+    def text(self) -> TextCodec:
+        raise ModelFailedError("this model answers in one pass and generates no text")
+
+
+def no_sessions(session: str) -> NoReturn:
+    """Raises ModelFailedError: the model answers in one pass."""
+    raise ModelFailedError(
+        f"session {session}: this model answers in one pass and keeps no sessions; "
+        "deploy it with kind: one-pass"
+    )
+
 
 class EngineFactory(Protocol):
     """Opens engines; passed into a worker so that tests and simulation bring their own."""
 
-    def open(self, model: ModelSpec) -> Engine:
-        """Reads what describes the model (configuration, weight headers), no weights."""
+    def open(self, model: ModelSpec, generation: Generation | None = None) -> Engine:
+        """Reads what describes the model (configuration, weight headers), no weights.
+
+        generation: for sessions, within these limits; None: the model answers in one pass.
+        """

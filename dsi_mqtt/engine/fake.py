@@ -4,24 +4,22 @@ Each unit is an affine map after a rotation of the features. Such maps do not co
 dropped, repeated or misplaced unit changes the result. Elementwise float32 arithmetic gives the
 same bits for a row alone, in a batch and on any machine.
 
-Rows with a session also remember: a unit keeps one state vector per position and mixes the one
-before into each output, so that a lost or shifted state changes the result too.
+Opened for generation, a unit also keeps one state vector per position of a session and mixes the
+one before into each output, so that a lost or shifted state changes the result too. Token ids are
+as many as features; a word of a prompt becomes one, and token 7 reads " w7".
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import time
-import zipfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Final
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from dsi_mqtt.core.activation import (
@@ -34,9 +32,13 @@ from dsi_mqtt.core.activation import (
     pack_body,
     unpack_body,
 )
-from dsi_mqtt.core.model import ModelGraph, ModelSpec, Unit, UnitRange
+from dsi_mqtt.core.deployment import Generation
+from dsi_mqtt.core.generation import Sampling
+from dsi_mqtt.core.model import ModelGraph, ModelSpec, Unit, UnitRange, Vocabulary
+from dsi_mqtt.engine.base import TOKENS
 from dsi_mqtt.engine.batch import check_batch
 from dsi_mqtt.engine.fake_options import FakeOptions, is_number, of_unit, read_options
+from dsi_mqtt.engine.fake_sessions import FakeSessions, FakeText, draw
 from dsi_mqtt.errors import (
     CheckpointError,
     ConfigError,
@@ -66,13 +68,6 @@ class _Batch:
     faults: NDArray[np.int64]
 
 
-@dataclass(slots=True)
-class _Session:
-    """Per unit, the states of positions `[0, n)`: an array of (n, hidden)."""
-
-    states: dict[int, Floats] = field(default_factory=dict)
-
-
 class FakeEngine:
     """See the module. Inputs are JSON: a string or a number, or a list of them (a batch).
 
@@ -83,16 +78,18 @@ class FakeEngine:
     def __init__(
         self,
         options: FakeOptions,
+        generation: Generation | None = None,
         *,
         sleep: Callable[[float], None] = time.sleep,
         exit_process: Callable[[int], object] = os._exit,
     ) -> None:
         self._options = options
+        self._generates = generation is not None
         self._sleep = sleep
         self._exit = exit_process
-        self._graph = describe(options)
+        self._graph = describe(options, generation)
         self._loaded: dict[int, bytearray | None] = {}
-        self._sessions: dict[str, _Session] = {}
+        self._sessions = FakeSessions(options.hidden)
         self._maps = [_affine(options, unit) for unit in range(options.units)]
 
     @property
@@ -117,8 +114,7 @@ class FakeEngine:
     def drop(self, units: UnitRange) -> None:
         for unit in range(*units):
             self._loaded.pop(unit, None)
-            for session in self._sessions.values():
-                session.states.pop(unit, None)
+            self._sessions.drop(unit)
 
     def loaded_bytes(self) -> int:
         return sum(self._options.weight_bytes(unit) for unit in self._loaded)
@@ -135,83 +131,93 @@ class FakeEngine:
         rows: tuple[Row, ...],
         tensors: Tensors,
         *,
+        sampling: tuple[Sampling | None, ...] = (),
         batch_max: int | None = None,
     ) -> Tensors:
         self._require(units)
-        in_session = tuple(row for row in rows if row.session)
+        if self._generates:
+            return self._step(units, rows, tensors, sampling)
+        if any(row.session for row in rows):
+            raise ModelFailedError("this model was opened for one pass and keeps no sessions")
         if units.start == 0:
-            batch = self._read_body(tensors, in_session)
+            batch = self._read_body(tensors)
             check_batch(len(batch.hidden), batch_max)
         else:
             batch = self._unpack(tensors)
-        if in_session and sum(row.tokens for row in in_session) != len(batch.hidden):
-            raise WireError(f"rows announce other positions than the {len(batch.hidden)} that came")
-        cost = sum(self._options.cost_s(unit) for unit in range(*units))
-        self._sleep(cost * len(batch.hidden))
+        self._spend(units, len(batch.hidden))
         for unit in range(*units):
             self._run_faults(unit, batch)
-            batch.hidden = self._unit(unit, batch.hidden, in_session)
+            batch.hidden = self._unit(unit, batch.hidden)
         if units.stop == self._options.units:
-            return _result(batch.hidden, in_session, single=_is_single(tensors))
+            return _result(batch.hidden, single=_is_single(tensors))
         return _pack(batch, single=_is_single(tensors))
 
-    def open(self, session: str) -> None:
-        self._sessions[session] = _Session()
-
     def close(self, session: str) -> None:
-        self._sessions.pop(session, None)
+        self._sessions.close(session)
 
     def state_bytes(self, session: str) -> int:
-        return sum(states.nbytes for states in self._session(session).states.values())
+        return self._sessions.nbytes(session)
 
     def export_state(self, session: str, units: UnitRange, first: int, last: int) -> bytes:
-        held = self._session(session).states
-        arrays = {}
-        for unit in range(*units):
-            states = held.get(unit, np.zeros((0, self._options.hidden), np.float32))
-            if not 0 <= first <= last <= len(states):
-                raise ModelFailedError(
-                    f"session {session}: unit {unit} holds {len(states)} positions, "
-                    f"not {first}:{last}"
-                )
-            arrays[f"{unit}@{first}"] = states[first:last]
-        blob = io.BytesIO()
-        np.savez(blob, allow_pickle=False, **arrays)
-        return blob.getvalue()
+        return self._sessions.exported(session, units, first, last)
 
     def import_state(self, session: str, blob: bytes) -> None:
-        try:
-            placed = _read_states(blob)
-        except (ValueError, zipfile.BadZipFile) as error:
-            raise WireError(f"session {session}: the state is not readable: {error}") from error
-        held = self._session(session).states
-        for unit, first, part in placed:
-            before = held.get(unit, np.zeros((0, self._options.hidden), np.float32))
-            if len(before) < first or part.shape[1:] != before.shape[1:]:
-                raise WireError(
-                    f"session {session}: a state from position {first} does not follow the "
-                    f"{len(before)} held by unit {unit}"
-                )
-            held[unit] = np.concatenate([before[:first], part])
+        self._sessions.imported(session, blob)
+
+    def text(self) -> FakeText:
+        return FakeText(self._options.hidden)
+
+    def _step(
+        self,
+        units: UnitRange,
+        rows: tuple[Row, ...],
+        tensors: Tensors,
+        sampling: tuple[Sampling | None, ...],
+    ) -> Tensors:
+        count = rows[0].tokens if rows else 0
+        hidden = self._enter(units, (len(rows), count), tensors)
+        if any(row.tokens != count for row in rows):
+            raise WireError("the rows of a step have different numbers of tokens")
+        self._sessions.check(rows, units)
+        self._spend(units, len(rows) * count)
+        for unit in range(*units):
+            mixed = self._sessions.remember(unit, hidden, rows)
+            flat = self._unit(unit, mixed.reshape(-1, self._options.hidden))
+            hidden = flat.reshape(hidden.shape)
+        if units.stop < self._options.units:
+            return (Tensor(HIDDEN, "float32", hidden.shape, hidden.astype("<f4").tobytes()),)
+        drawn = draw(hidden[:, -1], rows, sampling)
+        return (Tensor(TOKENS, "int64", drawn.shape, drawn.astype("<i8").tobytes()),)
+
+    def _enter(self, units: UnitRange, shape: tuple[int, int], tensors: Tensors) -> Floats:
+        """What enters a step, as (rows, tokens, hidden)."""
+        expected = (TOKENS, "int64", shape)
+        if units.start:
+            expected = (HIDDEN, "float32", (*shape, self._options.hidden))  # type: ignore[assignment]  # two or three dimensions
+        given = [(tensor.name, tensor.dtype, tensor.shape) for tensor in tensors]
+        if given != [expected]:
+            raise WireError(f"a step of units {units} takes {expected}, got {given}")
+        data = tensors[0].data
+        if units.start:
+            return np.frombuffer(data, "<f4").reshape(tensors[0].shape).astype(np.float32)
+        tokens = np.frombuffer(data, "<i8").tolist()
+        if any(not 0 <= token < self._options.hidden for token in tokens):
+            raise InvalidInputError(f"token ids of this model are below {self._options.hidden}")
+        return np.stack([_embed(t, self._options.hidden) for t in tokens]).reshape(*shape, -1)
+
+    def _spend(self, units: UnitRange, positions: int) -> None:
+        self._sleep(positions * sum(self._options.cost_s(unit) for unit in range(*units)))
 
     def _require(self, units: UnitRange) -> None:
         missing = [unit for unit in range(*units) if unit not in self._loaded]
         if missing:
             raise ModelFailedError(f"units {missing} are not loaded here")
 
-    def _session(self, name: str) -> _Session:
-        try:
-            return self._sessions[name]
-        except KeyError:
-            raise ModelFailedError(f"session {name} is not open here") from None
-
-    def _read_body(self, tensors: Tensors, rows: tuple[Row, ...]) -> _Batch:
+    def _read_body(self, tensors: Tensors) -> _Batch:
         value = _read_json(tensors)
         items = value if isinstance(value, list) else [value]
         if not items:
             raise InvalidInputError("the batch is empty; send at least one item")
-        if rows and not all(is_number(item) for item in items):
-            raise InvalidInputError("a session takes a list of token numbers")
         hidden = np.stack([_embed(item, self._options.hidden) for item in items])
         return _Batch(hidden, np.array([_faults(item) for item in items], np.int64))
 
@@ -238,28 +244,9 @@ class FakeEngine:
         if (batch.faults[:, 0] == unit).any():
             raise RuntimeError(f"unit {unit} raised because the input asked for it")
 
-    def _unit(self, unit: int, hidden: Floats, rows: tuple[Row, ...]) -> Floats:
-        if rows:
-            hidden = self._remember(unit, hidden, rows)
+    def _unit(self, unit: int, hidden: Floats) -> Floats:
         scale, shift = self._maps[unit]
         return np.roll(hidden, 1, axis=1) * scale + shift
-
-    def _remember(self, unit: int, hidden: Floats, rows: tuple[Row, ...]) -> Floats:
-        mixed = hidden.copy()
-        start = 0
-        for row in rows:
-            held = self._session(row.session).states
-            states = held.get(unit, np.zeros((0, self._options.hidden), np.float32))
-            if len(states) < row.position:
-                raise ModelFailedError(f"session {row.session}: stale: have {len(states)}")
-            kept = [*states[: row.position]]
-            for index in range(start, start + row.tokens):
-                before = kept[-1] if kept else np.zeros(self._options.hidden, np.float32)
-                mixed[index] += before * np.float32(0.5)
-                kept.append(mixed[index])
-            held[unit] = np.stack(kept)
-            start += row.tokens
-        return mixed
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,14 +256,14 @@ class FakeFactory:
     sleep: Callable[[float], None] = time.sleep
     exit_process: Callable[[int], object] = os._exit
 
-    def open(self, model: ModelSpec) -> FakeEngine:
+    def open(self, model: ModelSpec, generation: Generation | None = None) -> FakeEngine:
         if model.tier != "fake":
             raise ConfigError(f"model.tier is {model.tier!r}; the fake engine opens 'fake' only")
         options = read_options(model.options)
-        return FakeEngine(options, sleep=self.sleep, exit_process=self.exit_process)
+        return FakeEngine(options, generation, sleep=self.sleep, exit_process=self.exit_process)
 
 
-def describe(options: FakeOptions) -> ModelGraph:
+def describe(options: FakeOptions, generation: Generation | None = None) -> ModelGraph:
     last = options.units - 1
     units = tuple(
         Unit(
@@ -284,11 +271,16 @@ def describe(options: FakeOptions) -> ModelGraph:
             weight_bytes=options.weight_bytes(unit),
             flops=of_unit(options.unit_ms, unit) * _FLOPS_PER_MS,
             output_bytes=0 if unit == last else options.hidden * 4,
+            state_bytes=0 if generation is None else options.hidden * 4,
         )
         for unit in range(options.units)
     )
     told = json.dumps(asdict(options), sort_keys=True).encode()
-    return ModelGraph("sha256:" + hashlib.sha256(told).hexdigest(), "fake", units)
+    digest = "sha256:" + hashlib.sha256(told).hexdigest()
+    if generation is None:
+        return ModelGraph(digest, "fake", units)
+    vocabulary = Vocabulary(generation.context, options.hidden, options.ends)
+    return ModelGraph(digest, "fake", units, vocabulary=vocabulary)
 
 
 def _affine(options: FakeOptions, unit: int) -> tuple[Floats, Floats]:
@@ -332,17 +324,6 @@ def _embed(item: object, width: int) -> Floats:
     return np.random.default_rng(seed).uniform(-1, 1, width).astype(np.float32)
 
 
-def _read_states(blob: bytes) -> list[tuple[int, int, Floats]]:
-    """Unit, first position and states, as `export_state` wrote them."""
-    found = []
-    with zipfile.ZipFile(io.BytesIO(blob)) as archive:
-        for name in archive.namelist():
-            unit, first = map(int, name.removesuffix(".npy").split("@"))
-            states = npy.read_array(io.BytesIO(archive.read(name)))
-            found.append((unit, first, states.astype(np.float32)))
-    return found
-
-
 def _is_single(tensors: Tensors) -> bool:
     """Whether the request was one item: then no batch axis crosses, and one object answers."""
     for tensor in tensors:
@@ -359,13 +340,8 @@ def _pack(batch: _Batch, *, single: bool) -> Tensors:
     )
 
 
-def _result(hidden: Floats, rows: tuple[Row, ...], *, single: bool) -> Tensors:
-    """`{"values": […]}` per item, or `{"tokens": […]}`, one per session, after a generation."""
-    value: object
-    if rows:
-        ends = np.cumsum([row.tokens for row in rows]) - 1
-        value = {"tokens": [int(token) for token in hidden[ends].argmax(axis=1)]}
-    else:
-        items = [{"values": row} for row in hidden.astype(float).tolist()]
-        value = items[0] if single else items
+def _result(hidden: Floats, *, single: bool) -> Tensors:
+    """`{"values": […]}` per item."""
+    items = [{"values": row} for row in hidden.astype(float).tolist()]
+    value = items[0] if single else items
     return pack_body(JSON, json.dumps(value, separators=(",", ":")).encode())

@@ -18,7 +18,8 @@ class FakeOptions:
     units: all of them, prelude and head included; at least 2.
     unit_ms: what a unit costs for one row; one number for all, or one per unit.
     weight_mib: what a unit weighs; one number for all, or one per unit.
-    hidden: features of the activation, 4 bytes each.
+    hidden: features of the activation, 4 bytes each; for generation also the token ids.
+    ends: token ids that end a text.
     load_ms: what loading one unit costs.
     allocate: really holds the weights in memory.
     refuse: the reason `verify` gives for refusing a split; empty accepts.
@@ -30,6 +31,7 @@ class FakeOptions:
     unit_ms: float | tuple[float, ...] = 0.0
     weight_mib: float | tuple[float, ...] = 1.0
     hidden: int = 16
+    ends: tuple[int, ...] = ()
     load_ms: float = 0.0
     allocate: bool = False
     refuse: str = ""
@@ -72,16 +74,20 @@ def read_options(options: Mapping[str, Any] | None) -> FakeOptions:
 
 
 def _checked(name: str, value: object, default: object) -> object:
-    listed = name in ("unit_ms", "weight_mib", "missing")
+    listed = name in ("unit_ms", "weight_mib", "missing", "ends")
     if listed and isinstance(value, list | tuple):
         if all(is_number(item) for item in value):
             return tuple(value)
     elif isinstance(default, bool | str):
         if isinstance(value, type(default)):
             return value
-    elif name != "missing" and is_number(value) and isinstance(value, int | type(default)):
+    elif (
+        name not in ("missing", "ends")
+        and is_number(value)
+        and isinstance(value, int | type(default))
+    ):
         return value
-    kind = "a list" if name == "missing" else type(default).__name__
+    kind = "a list" if name in ("missing", "ends") else type(default).__name__
     raise ConfigError(f"model.options.{name} is {value!r}; give {kind}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass
 
+from dsi_mqtt.core.deployment import Generation
 from dsi_mqtt.core.model import ModelSpec
 from dsi_mqtt.engine.base import Engine, EngineFactory
 from dsi_mqtt.engine.fake import FakeFactory
@@ -17,8 +18,8 @@ class TierFactory:
 
     threads: int = 1
 
-    def open(self, model: ModelSpec) -> Engine:
-        return factory_for(model, threads=self.threads).open(model)
+    def open(self, model: ModelSpec, generation: Generation | None = None) -> Engine:
+        return factory_for(model, threads=self.threads).open(model, generation)
 
 
 def factory_for(model: ModelSpec, *, threads: int = 1) -> EngineFactory:

@@ -30,11 +30,11 @@ def opened(**options: object) -> FakeEngine:
     return engine
 
 
-def run(engine: FakeEngine, body: object, *cuts: int, rows: tuple[Row, ...] = ROW) -> object:
+def run(engine: FakeEngine, body: object, *cuts: int) -> object:
     tensors = pack_body(JSON, json.dumps(body).encode())
     points = (0, *cuts, len(engine.graph.units))
     for start, stop in pairwise(points):
-        tensors = engine.forward(UnitRange(start, stop), rows, tensors)
+        tensors = engine.forward(UnitRange(start, stop), ROW, tensors)
     return json.loads(unpack_body(tensors)[1])
 
 
@@ -171,100 +171,6 @@ def test_refusals_on_request() -> None:
 def test_wrong_options_are_named(options: dict[str, object], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         FakeFactory().open(ModelSpec(tier="fake", options=options))
-
-
-def generation(engine: FakeEngine, session: str, first: int, tokens: list[int]) -> object:
-    return run(engine, tokens, 3, rows=(Row(session, first, len(tokens)),))
-
-
-def test_a_sessions_state_moves_and_a_lost_one_shows() -> None:
-    engine, other = opened(), opened()
-    engine.open("s")
-    generation(engine, "s", 0, [5, 6, 7])
-    whole = engine.graph.whole
-    blob = engine.export_state("s", whole, 0, 3)
-    other.open("s")
-    other.import_state("s", blob)
-    assert other.state_bytes("s") == engine.state_bytes("s") == 6 * 3 * 16 * 4
-    continued = engine.forward(whole, (Row("s", 3, 1),), pack_body(JSON, b"[9]"))
-    assert other.forward(whole, (Row("s", 3, 1),), pack_body(JSON, b"[9]")) == continued
-    other.open("s")
-    with pytest.raises(ModelFailedError, match="stale: have 0"):
-        generation(other, "s", 3, [9])
-
-
-def test_state_of_part_of_the_units_and_positions() -> None:
-    engine, other = opened(), opened()
-    for one in (engine, other):
-        one.open("s")
-        generation(one, "s", 0, [1, 2])
-    generation(engine, "s", 2, [3, 4])
-    for units in (UnitRange(0, 3), UnitRange(3, 6)):
-        other.import_state("s", engine.export_state("s", units, 2, 4))
-    assert generation(other, "s", 4, [5]) == generation(engine, "s", 4, [5])
-    with pytest.raises(ModelFailedError, match="holds 5 positions"):
-        engine.export_state("s", UnitRange(0, 1), 0, 9)
-
-
-def test_the_state_before_changes_what_comes_after() -> None:
-    hidden = []
-    for before in ([1, 2, 3], [1, 2, 4]):
-        engine = opened()
-        engine.open("s")
-        engine.forward(
-            UnitRange(0, 3), (Row("s", 0, 3),), pack_body(JSON, json.dumps(before).encode())
-        )
-        hidden.append(engine.forward(UnitRange(0, 3), (Row("s", 3, 1),), pack_body(JSON, b"[9]")))
-    assert hidden[0] != hidden[1]
-
-
-def test_an_earlier_position_replaces_what_followed() -> None:
-    engine = opened()
-    engine.open("s")
-    first = generation(engine, "s", 0, [1, 2, 3])
-    generation(engine, "s", 2, [8])
-    assert generation(engine, "s", 2, [3]) == first
-
-
-def test_two_sessions_in_one_batch_do_not_mix() -> None:
-    engine, alone = opened(), opened()
-    for one in (engine, alone):
-        one.open("s")
-        one.open("t")
-    rows = (Row("s", 0, 2), Row("t", 0, 1))
-    assert run(engine, [1, 2, 7], rows=rows) == {
-        "tokens": generation(alone, "s", 0, [1, 2])["tokens"]  # type: ignore[index]
-        + generation(alone, "t", 0, [7])["tokens"]  # type: ignore[index]
-    }
-
-
-@pytest.mark.parametrize("blob", [b"", b"junk", b"PK\x03\x04junk"])
-def test_damaged_states_are_refused(blob: bytes) -> None:
-    engine = opened()
-    engine.open("s")
-    with pytest.raises(WireError, match="session s"):
-        engine.import_state("s", blob)
-
-
-def test_a_state_that_does_not_follow_is_refused() -> None:
-    engine, other = opened(), opened()
-    for one in (engine, other):
-        one.open("s")
-    generation(engine, "s", 0, [1, 2, 3])
-    blob = engine.export_state("s", UnitRange(0, 2), 2, 3)
-    with pytest.raises(WireError, match="does not follow"):
-        other.import_state("s", blob)
-    with pytest.raises(ModelFailedError, match="not open"):
-        other.import_state("unknown", engine.export_state("s", UnitRange(0, 2), 0, 3))
-
-
-def test_rows_must_announce_what_comes() -> None:
-    engine = opened()
-    engine.open("s")
-    with pytest.raises(WireError, match="other positions"):
-        engine.forward(UnitRange(0, 6), (Row("s", 0, 3),), pack_body(JSON, b"[1, 2]"))
-    with pytest.raises(InvalidInputError, match="token numbers"):
-        engine.forward(UnitRange(0, 6), (Row("s", 0, 1),), pack_body(JSON, b'["x"]'))
 
 
 def test_defaults_are_a_model() -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from dsi_mqtt.core.deployment import Generation
 from dsi_mqtt.core.model import ModelSpec
 from dsi_mqtt.engine.torch.checkpoint import open_checkpoint
 from dsi_mqtt.engine.torch.engine import TorchEngine
@@ -22,9 +23,11 @@ class TorchFactory:
 
     threads: int = 1
 
-    def open(self, model: ModelSpec) -> TorchEngine:
+    def open(self, model: ModelSpec, generation: Generation | None = None) -> TorchEngine:
         """Raises ConfigError, CheckpointError, and SplitError for a model that is no chain."""
         torch.set_num_threads(self.threads)
+        if generation is not None:
+            raise ConfigError("kind: generation is not served yet; deploy with kind: one-pass")
         if model.tier == "layer":
             return open_checkpoint(model)
         if model.tier == "sequential":

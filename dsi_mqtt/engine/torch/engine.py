@@ -1,20 +1,20 @@
 """The engine over torch: bodies and activations in, segments computed, activations and answers out.
 
-One-pass requests only. A generation's caches will hang on its session, with one slot for each of
-the model's layers wherever the units are, for lengths are read from slots that a segment does not
-fill itself.
+For one-pass requests.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, Final, Protocol
 
 import torch
 
 from dsi_mqtt.core.activation import JSON, Row, Tensors, pack_body, unpack_body
+from dsi_mqtt.core.generation import Sampling
 from dsi_mqtt.core.model import ModelGraph, UnitRange
+from dsi_mqtt.engine.base import OnePass, no_sessions
 from dsi_mqtt.engine.batch import check_batch
 from dsi_mqtt.engine.torch.crossing import pack, unpack
 from dsi_mqtt.engine.torch.requests import Request
@@ -43,7 +43,7 @@ class Purpose(Protocol):
     ) -> bytes: ...
 
 
-class TorchEngine:
+class TorchEngine(OnePass):
     """See `engine.base.Engine`."""
 
     def __init__(
@@ -97,12 +97,14 @@ class TorchEngine:
         rows: tuple[Row, ...],
         tensors: Tensors,
         *,
+        sampling: tuple[Sampling | None, ...] = (),
         batch_max: int | None = None,
     ) -> Tensors:
+        del sampling
         self._require(units)
         for row in rows:
             if row.session:
-                self._refuse(row.session)
+                no_sessions(row.session)
         carried = self._model.structure.carried
         stream = None
         if units.start == 0:
@@ -123,23 +125,6 @@ class TorchEngine:
             answer = self._purpose.answer(result, request.inputs, batched=request.batched)
         return pack_body(JSON, answer)
 
-    def open(self, session: str) -> None:
-        self._refuse(session)
-
-    def close(self, session: str) -> None:
-        self._refuse(session)
-
-    def state_bytes(self, session: str) -> int:
-        self._refuse(session)
-
-    def export_state(self, session: str, units: UnitRange, first: int, last: int) -> bytes:
-        del units, first, last
-        self._refuse(session)
-
-    def import_state(self, session: str, blob: bytes) -> None:
-        del blob
-        self._refuse(session)
-
     @property
     def _head(self) -> int:
         return len(self._graph.units) - 1
@@ -153,9 +138,3 @@ class TorchEngine:
     def _require(self, units: UnitRange) -> None:
         if not self._model.holding.holds(units):
             raise ModelFailedError(f"units {units} are not loaded here")
-
-    def _refuse(self, session: str) -> NoReturn:
-        raise ModelFailedError(
-            f"session {session}: this model answers in one pass and keeps no sessions; "
-            "deploy it with kind: one-pass"
-        )
