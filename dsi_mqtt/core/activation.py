@@ -17,6 +17,9 @@ TEXT: Final = "text/plain"
 OCTETS: Final = "application/octet-stream"
 NPY: Final = "application/x-npy"
 
+# The one tensor that enters the prelude of a step, and the one that leaves its head.
+TOKENS: Final = "tokens"
+
 _BODY: Final = "body"
 _CONTENT_TYPE: Final = "content_type"
 

@@ -3,6 +3,7 @@
 | kept | why | until |
 |---|---|---|
 | results | a repeated id is answered without computing again | `input.dedupe_s`, 4096, 32 MiB |
+| cancels | one may overtake the input it is about | 10 s, 1024 |
 | deaths | an input that ends its node is found at the third | answered, or unused |
 | retry budget | a breaking chain is not loaded with its own repetitions | earned by answers |
 """
@@ -17,6 +18,8 @@ from dsi_mqtt.core.request import Reply
 
 KEPT_MAX: Final = 4096
 KEPT_BYTES_MAX: Final = 32 * 1024 * 1024
+CANCELLED_MAX: Final = 1024
+CANCELLED_S: Final = 10.0
 RETRY_SHARE: Final = 0.2
 BUDGET_LEAST: Final = 20.0
 
@@ -66,6 +69,26 @@ class KeptAnswers:
         kept = self._kept.pop(key, None)
         if kept is not None:
             self._nbytes -= len(kept.reply.body)
+
+
+class Cancelled:
+    """Keys of inputs that were cancelled before they came."""
+
+    def __init__(self) -> None:
+        self._until: OrderedDict[str, float] = OrderedDict()
+
+    def note(self, key: str, now: float) -> None:
+        self._until.pop(key, None)
+        self._until[key] = now + CANCELLED_S
+        if len(self._until) > CANCELLED_MAX:
+            self._until.popitem(last=False)
+
+    def holds(self, key: str, now: float) -> bool:
+        return self._until.get(key, now) > now
+
+    def expire(self, now: float) -> None:
+        while self._until and next(iter(self._until.values())) <= now:
+            self._until.popitem(last=False)
 
 
 class Deaths:

@@ -1,11 +1,18 @@
-"""One attempt: a request's way through the chain of one table, and what a door says about it."""
+"""One attempt: a way through the chain of one table, and what a door says about it.
+
+Of a one-pass request, or of a *step* of generations: then `request` is the step's own id.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from dsi_mqtt.core.activation import Row, Tensors, pack_body
+import numpy as np
+
+from dsi_mqtt.core.activation import TOKENS, Row, Tensor, Tensors, pack_body
 from dsi_mqtt.core.effects import Effects, Transmit
+from dsi_mqtt.core.generation import Sampling
 from dsi_mqtt.core.message import Activation, Credit, Header, MessageKind
 from dsi_mqtt.core.request import Input
 from dsi_mqtt.core.table import DOOR, Segment, Table
@@ -29,6 +36,25 @@ class Attempt:
             budget_ms=max(1, int(time_left_s * 1000)),
         )
         return self._transmit(header, self._first, pack_body(parsed.content_type, parsed.body))
+
+    def step(
+        self,
+        rows: tuple[Row, ...],
+        tokens: Sequence[int],
+        sampling: tuple[Sampling | None, ...],
+        time_left_s: float,
+    ) -> Transmit:
+        """tokens: of all rows, one row's behind the other's."""
+        count = rows[0].tokens
+        header = replace(
+            self._header("decode" if count == 1 else "prefill", self._first),
+            rows=rows,
+            sampling=sampling,
+            budget_ms=max(1, int(time_left_s * 1000)),
+        )
+        data = np.array(tokens, "<i8").tobytes()
+        fed = Tensor(TOKENS, "int64", (len(rows), count), data)
+        return self._transmit(header, self._first, (fed,))
 
     def probe(self) -> Transmit:
         """Behind the attempt, along the same edges: who has it?"""

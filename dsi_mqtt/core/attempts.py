@@ -153,7 +153,7 @@ class Attempts:
         request = self._present(header)
         if request is not None and request.attempt is not None:
             request.probes = 0
-            request.probe_at = now + _probe_after_s(request.attempt.table)
+            request.probe_at = now + probe_after_s(request.attempt.table)
 
     def data_reconnected(self, now: float) -> Effects:
         """What was on the wire may be gone: ask for every attempt at once."""
@@ -203,7 +203,7 @@ class Attempts:
         request.attempts += 1
         request.state, request.probes = "running", 0
         request.attempt = Attempt(request.id, request.attempts, table, self._door)
-        request.probe_at = now + _probe_after_s(table)
+        request.probe_at = now + probe_after_s(table)
         self._running[request.id] = request
         return request.attempt.start(request.given, request.deadline - now)
 
@@ -244,7 +244,7 @@ class Attempts:
         return [request.attempt.probe()]
 
 
-def _probe_after_s(table: Table) -> float:
+def probe_after_s(table: Table) -> float:
     """An attempt that takes twice its forecast is asked for."""
     return max(PROBE_AFTER_S, 2 * table.forecast.p95_ms / 1000 if table.forecast else 0.0)
 

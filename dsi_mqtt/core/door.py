@@ -21,12 +21,13 @@ is named no more finishes what it holds, on whichever table serves by then, and 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
 from dsi_mqtt.core.activation import unpack_body
 from dsi_mqtt.core.admission import complaint
-from dsi_mqtt.core.answers import Deaths, KeptAnswers
+from dsi_mqtt.core.answers import Cancelled, Deaths, KeptAnswers
 from dsi_mqtt.core.attempts import POISON, POISON_AT, Attempts
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.effects import (
@@ -37,8 +38,12 @@ from dsi_mqtt.core.effects import (
     ReportStatus,
     WriteRecord,
 )
+from dsi_mqtt.core.events import PromptRead, PromptRefused, TextWritten
+from dsi_mqtt.core.generation import Completion
+from dsi_mqtt.core.generations import Generations
 from dsi_mqtt.core.line import AGAIN_FIRST_S, Request
 from dsi_mqtt.core.message import Activation, Failure, Header
+from dsi_mqtt.core.model import ModelGraph
 from dsi_mqtt.core.node import DoorLoad
 from dsi_mqtt.core.peers import Peers
 from dsi_mqtt.core.request import Input, Redelivery, Reply
@@ -47,17 +52,35 @@ from dsi_mqtt.errors import WireError, one_sentence
 
 AGAIN_MAX_S: Final = 30.0
 
+CANCELLED: Final = Failure("cancelled", "cancelled by its device")
+UNHEARD: Final = Failure("cancelled", "nobody is subscribed to its answers")
+_REPLACED: Final = Failure("unavailable", "the deployment is of another kind now; ask again")
+
 
 class Door:
-    """State machine. `node` and `incarnation` are this node's; events come with `now` (s)."""
+    """State machine. `node` and `incarnation` are this node's; events come with `now` (s).
 
-    def __init__(self, node: str, incarnation: str, spec: Deployment, peers: Peers) -> None:
+    numbers: whole numbers, none twice in this incarnation.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        incarnation: str,
+        spec: Deployment,
+        peers: Peers,
+        numbers: Iterator[int],
+    ) -> None:
         self._spec = spec
-        self._attempts = Attempts((node, incarnation), peers, self._give_up, self._retain)
+        self._numbers = numbers
+        self._me = (node, incarnation)
+        self._peers = peers
+        self._attempts: Attempts | Generations = self._fresh_attempts()
         self._requests: dict[bytes, Request] = {}
         self._by_key: dict[str, Request] = {}
         self._kept = KeptAnswers()
         self._deaths = Deaths()
+        self._cancelled = Cancelled()
         self._passed_over: list[Input] = []
         self._refusal: Failure | None = None
         self._leaving = False
@@ -98,8 +121,21 @@ class Door:
 
     # --- tables and nodes ---------------------------------------------------------------------
 
-    def spec_changed(self, spec: Deployment) -> None:
-        self._spec = spec
+    def spec_changed(self, spec: Deployment, now: float) -> Effects:
+        """What is held goes on, unless it was for another kind of deployment."""
+        before, self._spec = self._spec, spec
+        if spec.kind != before.kind:
+            effects = self._give_up_all(_REPLACED, now)
+            table, self._attempts = self._attempts.table, self._fresh_attempts()
+            return [*effects, *(self._attempts.table_changed(table, now) if table else [])]
+        if isinstance(self._attempts, Generations):
+            self._attempts.spec_changed(spec)
+        return []
+
+    def model_is(self, graph: ModelGraph | None, now: float) -> Effects:
+        """The model as it is open on this node; None: it is not."""
+        attempts = self._attempts
+        return attempts.model_is(graph, now) if isinstance(attempts, Generations) else []
 
     def named(self, table: Table, now: float) -> Effects:
         """The serving table names this door."""
@@ -117,11 +153,7 @@ class Door:
     def refuse_all(self, failure: Failure, now: float) -> Effects:
         """The deployment is gone: everything held, and everything to come, gets `failure`."""
         self._leaving, self._refusal = True, failure
-        effects: Effects = []
-        for request in list(self._requests.values()):
-            if request.state != "answering":
-                effects += self._give_up(request, failure, now)
-        return [*effects, *self._admit_passed_over(now)]
+        return [*self._give_up_all(failure, now), *self._admit_passed_over(now)]
 
     def peers_changed(self, now: float) -> Effects:
         """Another node came, went, or lives as another incarnation."""
@@ -153,7 +185,10 @@ class Door:
         if known is not None:
             self._repetitions += 1
             known.receipts.append(given.receipt)
-            return []
+            attempts = self._attempts
+            return attempts.repeated(known) if isinstance(attempts, Generations) else []
+        if same and self._cancelled.holds(given.key, now):
+            refusal = CANCELLED
         if refusal is not None:
             return self._refuse(request, refusal, now)
         return self._admit(request, now)
@@ -169,21 +204,46 @@ class Door:
             return []
         return self._attempts.retained(request, now)
 
-    def ingress_lost(self) -> None:
+    def cancelled(self, key: str, now: float) -> Effects:
+        """Its device wants an input no more; a cancel may overtake what it is about."""
+        request = self._by_key.get(key)
+        if request is None:
+            self._cancelled.note(key, now)
+            return []
+        if request.state == "answering":
+            return []
+        return [*self._give_up(request, CANCELLED, now), *self._attempts.pump(now)]
+
+    def unheard(self, request_id: bytes, now: float) -> Effects:
+        """Nobody is subscribed to what is told of a generation: its device is gone."""
+        request = self._requests.get(request_id)
+        if request is None or request.state == "answering":
+            return []
+        return [*self._give_up(request, UNHEARD, now), *self._attempts.pump(now)]
+
+    def device_spoke(self, device: str, now: float) -> None:
+        if isinstance(self._attempts, Generations):
+            self._attempts.device_spoke(device, now)
+
+    def ingress_lost(self) -> Effects:
         """Receipts of that connection mean nothing any more; the broker will repeat the inputs."""
         self._passed_over.clear()
         for request in self._requests.values():
             request.receipts.clear()
-        if self._leaving:
-            self.let_go()
+        return self.let_go() if self._leaving else []
 
-    def let_go(self) -> None:
+    def let_go(self) -> Effects:
         """Named no more and without ingress: what is not in the chain is left to the next door."""
         self._attempts.starting = False
+        left: tuple[str, ...] = ("waiting", "recording")
+        if isinstance(self._attempts, Generations):
+            left = (*left, "running")  # a generation goes on by starting steps
+        effects: Effects = []
         for request in list(self._requests.values()):
-            if request.state in ("waiting", "recording"):
-                self._attempts.end(request, cancel=False)
+            if request.state in left:
+                effects += self._attempts.end(request, cancel=False)
                 self._forget(request)
+        return effects
 
     def _forget(self, request: Request) -> None:
         del self._requests[request.id]
@@ -224,6 +284,8 @@ class Door:
 
     def answered(self, activation: Activation, now: float) -> Effects:
         """A `done` from the chain: a result or why there is none."""
+        if isinstance(self._attempts, Generations):
+            return self._attempts.done(activation, now)
         header = activation.header
         request = self._requests.get(header.request)
         if request is None or request.state not in ("running", "waiting"):
@@ -245,6 +307,54 @@ class Door:
     def alive(self, header: Header, now: float) -> None:
         """Somebody in the chain has the attempt."""
         self._attempts.alive(header, now)
+
+    # --- generations --------------------------------------------------------------------------
+
+    def prompt_read(self, event: PromptRead, now: float) -> Effects:
+        attempts = self._attempts
+        if not isinstance(attempts, Generations):
+            return []
+        return attempts.prompt_read(event.request, event.ask, event.tokens, now)
+
+    def prompt_refused(self, event: PromptRefused, now: float) -> Effects:
+        attempts = self._attempts
+        if not isinstance(attempts, Generations):
+            return []
+        return attempts.prompt_refused(event.request, event.failure, now)
+
+    def text_written(self, event: TextWritten, now: float) -> Effects:
+        attempts = self._attempts
+        if not isinstance(attempts, Generations):
+            return []
+        return attempts.text_written(
+            event.request, event.tokens, event.text, last=event.last, now=now
+        )
+
+    def _fresh_attempts(self) -> Attempts | Generations:
+        if self._spec.kind == "one-pass":
+            return Attempts(self._me, self._peers, self._give_up, self._retain)
+        return Generations(
+            self._me,
+            self._spec,
+            self._peers,
+            self._numbers,
+            give_up=self._give_up,
+            retain=self._retain,
+            absolve=self._absolve,
+            conclude=self._complete,
+        )
+
+    def _absolve(self, request: Request) -> Effects:
+        """It ran alone and nothing died: it was not at fault."""
+        if not request.deaths:
+            return []
+        request.deaths = request.recorded = 0
+        return self._clear_record(request.key)
+
+    def _complete(self, request: Request, completion: Completion, now: float) -> Effects:
+        effects = self._attempts.end(request, cancel=False)
+        reply = Reply.completed(request.given, completion)
+        return [*effects, *self._conclude(request, reply, now)]
 
     # --- answers ------------------------------------------------------------------------------
 
@@ -271,12 +381,20 @@ class Door:
                 effects += self._tell(request, now)
         effects += self._attempts.tick(now)
         self._kept.expire(now)
+        self._cancelled.expire(now)
         for key in self._deaths.unused(now, self._spec.input.dedupe_s):
             if key not in self._by_key:
                 effects += self._clear_record(key)
         if self.oldest() != self._told_oldest:
             self._told_oldest = self.oldest()
             effects.append(ReportStatus())
+        return effects
+
+    def _give_up_all(self, failure: Failure, now: float) -> Effects:
+        effects: Effects = []
+        for request in list(self._requests.values()):
+            if request.state != "answering":
+                effects += self._give_up(request, failure, now)
         return effects
 
     def _give_up(self, request: Request, failure: Failure, now: float) -> Effects:

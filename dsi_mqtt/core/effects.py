@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dsi_mqtt.core.activation import Row, Tensors
-from dsi_mqtt.core.deployment import Deployment
+from dsi_mqtt.core.deployment import Deployment, Generation
+from dsi_mqtt.core.generation import Partial, Sampling
 from dsi_mqtt.core.message import Activation
 from dsi_mqtt.core.model import UnitRange
-from dsi_mqtt.core.request import Redelivery, Reply
+from dsi_mqtt.core.request import Input, ParsedInput, Redelivery, Reply
 from dsi_mqtt.core.table import Door
 
 
@@ -45,9 +46,10 @@ class ReportStatus:
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    """Run a segment; answer with Computed or ComputeFailed carrying the same job number.
+    """Run a segment; answer with Computed, ComputeFailed or ComputeStale and the same job number.
 
-    batch_max: rows that an input may bring, where `units` read one; None: any number.
+    sampling: one for each row of a step, which sessions have. batch_max: rows that an input may
+    bring, where `units` read one; None: any number.
     """
 
     job: int
@@ -55,7 +57,57 @@ class Compute:
     units: UnitRange
     rows: tuple[Row, ...]
     tensors: Tensors
+    sampling: tuple[Sampling | None, ...] = ()
     batch_max: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CloseSessions:
+    """Free what the engine keeps of these sessions."""
+
+    deployment: str
+    sessions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPrompt:
+    """Read what a generation is asked for; answer with PromptRead or PromptRefused."""
+
+    deployment: str
+    request: bytes
+    parsed: ParsedInput
+    limits: Generation
+
+
+@dataclass(frozen=True, slots=True)
+class WriteText:
+    """Turn further tokens of a generation into text; answer with TextWritten.
+
+    last: no tokens follow, so that nothing is held back.
+    """
+
+    deployment: str
+    request: bytes
+    tokens: tuple[int, ...]
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetText:
+    """No more text of this generation is wanted."""
+
+    deployment: str
+    request: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PublishPartial:
+    """Publish a part of a stream at QoS 1; answer with Unheard where nobody is subscribed."""
+
+    deployment: str
+    request: bytes
+    given: Input
+    partial: Partial
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +184,11 @@ Effect = (
     | DropUnits
     | ReportStatus
     | Compute
+    | CloseSessions
+    | ReadPrompt
+    | WriteText
+    | ForgetText
+    | PublishPartial
     | Transmit
     | OpenIngress
     | CloseIngress

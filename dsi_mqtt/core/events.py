@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from dsi_mqtt.core.activation import Tensors
 from dsi_mqtt.core.deployment import Deployment
+from dsi_mqtt.core.generation import Ask
 from dsi_mqtt.core.message import Activation, Failure, Header
 from dsi_mqtt.core.model import ModelGraph, UnitRange
 from dsi_mqtt.core.node import Desired, NodeStatus
@@ -95,6 +96,66 @@ class ComputeFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class ComputeStale:
+    """Sessions of a step lack positions here. have: how many they have."""
+
+    job: int
+    have: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRead:
+    """tokens: of the prompt in `ask`."""
+
+    deployment: str
+    request: bytes
+    ask: Ask
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRefused:
+    deployment: str
+    request: bytes
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class TextWritten:
+    """text: of so many further tokens of a generation; last: all that was still held back."""
+
+    deployment: str
+    request: bytes
+    tokens: int
+    text: str
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Unheard:
+    """The broker says that nobody is subscribed to what is told of this request."""
+
+    deployment: str
+    request: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CancelArrived:
+    """A device wants an input of its own no more. key: as `Input.key`."""
+
+    deployment: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSpoke:
+    """A device says that it still waits for its generations."""
+
+    deployment: str
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
 class DataReconnected:
     """The data connection is back; what was on the wire may be lost."""
 
@@ -166,6 +227,13 @@ Event = (
     | ActivationBroke
     | Computed
     | ComputeFailed
+    | ComputeStale
+    | PromptRead
+    | PromptRefused
+    | TextWritten
+    | Unheard
+    | CancelArrived
+    | DeviceSpoke
     | DataReconnected
     | ControlReconnected
     | IngressOpened

@@ -94,6 +94,11 @@ class Holdings:
         model = self._models.get(deployment)
         return model.spec if model else None
 
+    def graph(self, deployment: str) -> ModelGraph | None:
+        """The model as it is open here."""
+        model = self._models.get(deployment)
+        return model.graph if model else None
+
     def ready(self, deployment: str, stamp: Stamp, segment: str) -> Holding | None:
         """The holding that can compute this, or None."""
         model = self._models.get(deployment)

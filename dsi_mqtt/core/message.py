@@ -4,11 +4,11 @@
 |---|---|---|
 | request, prefill, decode | door → first, segment → next | compute this |
 | done | last → door, any → door with `error` | the answer, or why there is none |
-| stale | segment → door | I do not hold this segment of this table (any more) |
+| stale | segment → door | I do not hold this segment of this table (any more), or these sessions |
 | lost | segment → door | this attempt broke here; its message or its record is gone |
 | cancel | door → every segment | forget this attempt |
 | credit | receiver → sender | how much may be on this edge; also asks, and tells, of life |
-| state | segment → segment | a session's cache (later) |
+| state | door → every segment | which sessions live; segment → segment: a cache (later) |
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
 
 from dsi_mqtt.core.activation import Row, Tensors
+from dsi_mqtt.core.generation import Sampling
 from dsi_mqtt.core.table import Stamp
 
 VERSION: Final = 1
@@ -80,7 +81,8 @@ class Header:
     """`source` and `target` are segment ids or "door" (`from` and `to` on the wire).
 
     request: 16 bytes, the same through all attempts. budget_ms: time left at sending; a wall
-    clock never travels. door: the node that waits for the answer.
+    clock never travels. door: the node that waits for the answer. sampling: one for each row of a
+    step, None where nothing is drawn.
     """
 
     kind: MessageKind
@@ -98,6 +100,7 @@ class Header:
     edge: EdgeMark | None = None
     credit: Credit | None = None
     failure: Failure | None = None
+    sampling: tuple[Sampling | None, ...] = ()
 
     @property
     def try_key(self) -> tuple[bytes, int]:
@@ -122,6 +125,7 @@ class Header:
             edge,
             self.credit,
             self.failure,
+            self.sampling,
         )
 
 

@@ -18,14 +18,16 @@ A probe follows an attempt along the same ordered edges:
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from dsi_mqtt.core.activation import Tensors
+from dsi_mqtt.core.activation import Row, Tensors
 from dsi_mqtt.core.edges import Edges, IncomingEdge
 from dsi_mqtt.core.effects import Compute, Effects, Transmit
 from dsi_mqtt.core.holdings import Holdings
 from dsi_mqtt.core.jobs import Job, Jobs, Totals
+from dsi_mqtt.core.leases import HeldSessions
 from dsi_mqtt.core.message import Activation, Credit, Failure, Header, HopStamp, MessageKind
 from dsi_mqtt.core.model import UnitRange
 from dsi_mqtt.core.node import SegmentLoad
@@ -52,6 +54,7 @@ class Relay:
         self._queues: dict[str, deque[Job]] = {}
         self._computing: dict[str, Job] = {}
         self._totals: dict[tuple[str, str, UnitRange], Totals] = {}
+        self._sessions = HeldSessions()
 
     # --- questions ----------------------------------------------------------------------------
 
@@ -131,6 +134,24 @@ class Relay:
             effects += self._fail(job, failure, now)
         return effects + self._next(deployment, now)
 
+    def compute_stale(self, number: int, have: Mapping[str, int], now: float) -> Effects:
+        """Sessions of a step lack positions here: the door feeds them again."""
+        job = self._by_number.pop(number, None)
+        if job is None:
+            return []
+        header = job.header
+        self._computing.pop(header.deployment, None)
+        effects = self._free(job, now)
+        if job.phase != "cancelled":
+            self._jobs.forget(job)
+            rows = tuple(Row(session, n, 0) for session, n in have.items())
+            effects.append(_to_door(header, "stale", rows=rows))
+        return effects + self._next(header.deployment, now)
+
+    def sessions_told(self, header: Header, now: float) -> Effects:
+        """A door says which of its sessions live."""
+        return self._sessions.told(header, now) if self._addressed(header) else []
+
     def cancelled(self, header: Header, now: float) -> Effects:
         """The door wants no more of this attempt, be it here, on its way, or gone on."""
         job = self._jobs.get(header)
@@ -158,6 +179,7 @@ class Relay:
             effects += self._refuse(job, now)
         self._computing.pop(deployment, None)
         self._queues.pop(deployment, None)
+        self._sessions.forget(deployment)
         self._totals = {key: kept for key, kept in self._totals.items() if key[0] != deployment}
         return effects
 
@@ -190,7 +212,7 @@ class Relay:
             effects.append(_to_door(activation.header, "done", _TOO_LATE))
         for activation in self._edges.forget_gone():
             effects.append(_to_door(activation.header, "stale"))
-        return effects
+        return effects + self._sessions.tick(now)
 
     def _asked(self, header: Header) -> Effects:
         """A probe for one attempt has come along the chain."""
@@ -224,12 +246,21 @@ class Relay:
             job.phase, job.started = "computing", now
             self._computing[deployment] = job
             self._by_number[job.number] = job
-            tensors, spec = job.activation.tensors, self._holdings.spec(deployment)
-            batch_max = spec.input.batch_max if spec is not None else None
-            effects.append(
-                Compute(job.number, deployment, job.units, header.rows, tensors, batch_max)
-            )
+            self._sessions.begun(deployment, header.rows, now)
+            effects.append(self._compute(job))
         return effects
+
+    def _compute(self, job: Job) -> Compute:
+        header, spec = job.header, self._holdings.spec(job.header.deployment)
+        return Compute(
+            job.number,
+            header.deployment,
+            job.units,
+            header.rows,
+            job.activation.tensors,
+            header.sampling,
+            spec.input.batch_max if spec is not None else None,
+        )
 
     def _drop_late(self, deployment: str, now: float) -> Effects:
         queue = self._queues.get(deployment, deque())
@@ -308,7 +339,12 @@ def _measure(totals: Totals, seconds: float) -> None:
     totals.compute_ms = spent if before is None else before + SMOOTHING * (spent - before)
 
 
-def _to_door(header: Header, kind: MessageKind, failure: Failure | None = None) -> Transmit:
+def _to_door(
+    header: Header,
+    kind: MessageKind,
+    failure: Failure | None = None,
+    rows: tuple[Row, ...] = (),
+) -> Transmit:
     told = Header(
         kind,
         header.deployment,
@@ -318,6 +354,7 @@ def _to_door(header: Header, kind: MessageKind, failure: Failure | None = None) 
         header.request,
         header.attempt,
         door=header.door,
+        rows=rows,
         stamps=header.stamps,
         failure=failure,
     )

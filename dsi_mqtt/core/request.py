@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
+from dsi_mqtt.core.generation import Completion
 from dsi_mqtt.core.message import Failure
 
 
@@ -16,6 +17,13 @@ class ParsedInput:
     content_type: str
     body: bytes
     complaint: str | None = None
+
+
+def input_key(device: str, correlation: bytes | None, identity: str | None) -> str | None:
+    """What all deliveries of an input share that has an id; None for one without."""
+    if correlation is not None:
+        return f"{device}/c/{correlation.hex()}"
+    return f"{device}/i/{identity}" if identity is not None else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +52,8 @@ class Input:
     @property
     def key(self) -> str:
         """What a repetition of the same input shares; see `anonymous`."""
-        if self.correlation is not None:
-            return f"{self.device}/c/{self.correlation.hex()}"
-        if self.parsed.identity is not None:
-            return f"{self.device}/i/{self.parsed.identity}"
-        return f"{self.device}/d/{self.digest}"
+        named = input_key(self.device, self.correlation, self.parsed.identity)
+        return named or f"{self.device}/d/{self.digest}"
 
     @property
     def anonymous(self) -> bool:
@@ -58,7 +63,7 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer: a result (`body` of `content_type`) or a failure.
+    """An answer: a result (`body` of `content_type`, or a completion) or a failure.
 
     topic: None means the default topic of the device.
     """
@@ -70,6 +75,7 @@ class Reply:
     content_type: str = ""
     body: bytes = b""
     failure: Failure | None = None
+    completion: Completion | None = None
 
     @classmethod
     def result(cls, given: Input, content_type: str, body: bytes) -> Self:
@@ -80,6 +86,16 @@ class Reply:
             given.response_topic,
             content_type,
             body,
+        )
+
+    @classmethod
+    def completed(cls, given: Input, completion: Completion) -> Self:
+        return cls(
+            given.device,
+            given.parsed.identity,
+            given.correlation,
+            given.response_topic,
+            completion=completion,
         )
 
     @classmethod

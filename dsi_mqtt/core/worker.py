@@ -11,6 +11,7 @@ the serving table names and, for one deadline after it was named, those that wer
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 from typing import Any, Final
 
 from dsi_mqtt.core import events as ev
@@ -61,6 +62,7 @@ class Worker:
         self._holdings = Holdings(node, incarnation, capabilities.weight_bytes)
         self._relay = Relay(incarnation, self._holdings)
         self._peers = Peers()
+        self._numbers = count(1)
         self._doors: dict[str, Door] = {}
         self._ingresses: dict[str, Ingress] = {}
         self._keepers: dict[str, tuple[Member, float]] = {}
@@ -70,8 +72,8 @@ class Worker:
             ev.TableArrived: self._table_arrived,
             ev.StatusArrived: self._status_arrived,
             ev.DesiredArrived: self._desired_arrived,
-            ev.ModelOpened: lambda e, _: self._holdings.model_opened(e.deployment, e.graph),
-            ev.ModelRefused: lambda e, _: self._holdings.model_refused(e.deployment, e.reason),
+            ev.ModelOpened: self._model_opened,
+            ev.ModelRefused: self._model_refused,
             ev.UnitsLoaded: lambda e, _: self._holdings.units_loaded(
                 e.deployment, e.units, e.warm_ms
             ),
@@ -82,6 +84,23 @@ class Worker:
             ev.ActivationBroke: lambda e, _: self._relay.broke(e.header),
             ev.Computed: lambda e, now: self._relay.computed(e.job, e.tensors, now, e.seconds),
             ev.ComputeFailed: lambda e, now: self._relay.compute_failed(e.job, e.failure, now),
+            ev.ComputeStale: lambda e, now: self._relay.compute_stale(e.job, e.have, now),
+            ev.PromptRead: lambda e, now: self._with_door(
+                e.deployment, lambda door: door.prompt_read(e, now)
+            ),
+            ev.PromptRefused: lambda e, now: self._with_door(
+                e.deployment, lambda door: door.prompt_refused(e, now)
+            ),
+            ev.TextWritten: lambda e, now: self._with_door(
+                e.deployment, lambda door: door.text_written(e, now)
+            ),
+            ev.Unheard: lambda e, now: self._with_door(
+                e.deployment, lambda door: door.unheard(e.request, now)
+            ),
+            ev.CancelArrived: lambda e, now: self._with_door(
+                e.deployment, lambda door: door.cancelled(e.key, now)
+            ),
+            ev.DeviceSpoke: self._device_spoke,
             ev.DataReconnected: self._data_reconnected,
             ev.ControlReconnected: lambda _e, _now: [ReportStatus()],
             ev.IngressOpened: self._ingress_opened,
@@ -150,7 +169,8 @@ class Worker:
         effects = self._holdings.spec_arrived(event.deployment)
         door = self._doors.get(name)
         if door is not None:
-            door.spec_changed(event.deployment)
+            effects += door.spec_changed(event.deployment, now)
+            effects += door.model_is(self._holdings.graph(name), now)
         return effects + self._keep_door(name, now)
 
     def _spec_gone(self, event: ev.SpecGone, now: float) -> Effects:
@@ -173,16 +193,22 @@ class Worker:
             return self._leave_door(name, now)
         door = self._doors.get(name)
         if door is None:
-            door = self._doors[name] = Door(self.node, self.incarnation, spec, self._peers)
+            door = self._doors[name] = Door(
+                self.node, self.incarnation, spec, self._peers, self._numbers
+            )
             hold = max(2, table.door.window * HOLD_WINDOWS)
+            if spec.generation is not None:
+                # What is too much is to be refused at once, so it has to be read.
+                hold += spec.generation.sessions_max + spec.generation.queue_max
             self._ingresses[name] = Ingress(name, hold, HOLD_BYTES)
+            door.model_is(self._holdings.graph(name), now)  # it holds nothing that would follow
         ingress = self._ingresses[name]
         was_open = ingress.is_open
         effects: Effects = [ReportStatus()]
         effects += ingress.held_elsewhere(self._peers.has_ingress(name), now)
         effects += ingress.named(table.door, now)
         if was_open and not ingress.is_open:
-            door.ingress_lost()
+            effects += door.ingress_lost()
         return effects + door.named(table, now)
 
     def _leave_door(self, name: str, now: float) -> Effects:
@@ -195,7 +221,7 @@ class Worker:
             effects += door.refuse_all(_UNDEPLOYED, now)
         ingress.finishing()
         if not ingress.is_connected:
-            door.let_go()
+            effects += door.let_go()
         if not door.idle:
             # What it holds is answered first, on the connection it came by.
             return effects + door.replaced(self._serving(name), now)
@@ -221,6 +247,21 @@ class Worker:
         door = self._doors.get(name)
         return act(door) if door is not None else []
 
+    def _model_opened(self, event: ev.ModelOpened, now: float) -> Effects:
+        effects = self._holdings.model_opened(event.deployment, event.graph)
+        graph = self._holdings.graph(event.deployment)
+        return effects + self._with_door(event.deployment, lambda d: d.model_is(graph, now))
+
+    def _model_refused(self, event: ev.ModelRefused, now: float) -> Effects:
+        effects = self._holdings.model_refused(event.deployment, event.reason)
+        return effects + self._with_door(event.deployment, lambda d: d.model_is(None, now))
+
+    def _device_spoke(self, event: ev.DeviceSpoke, now: float) -> Effects:
+        door = self._doors.get(event.deployment)
+        if door is not None:
+            door.device_spoke(event.device, now)
+        return []
+
     def _record_found(self, event: ev.RecordFound, now: float) -> Effects:
         door = self._doors.get(event.deployment)
         if door is not None:
@@ -237,8 +278,7 @@ class Worker:
         door, ingress = self._doors.get(event.deployment), self._ingresses.get(event.deployment)
         if door is None or ingress is None:
             return []
-        door.ingress_lost()
-        return [*ingress.lost(now), ReportStatus()]
+        return [*door.ingress_lost(), *ingress.lost(now), ReportStatus()]
 
     # --- peers --------------------------------------------------------------------------------
 
@@ -309,6 +349,8 @@ class Worker:
             return self._relay.cancelled(header, now)
         if header.kind == "credit":
             return self._relay.credit_arrived(header, now)
+        if header.kind == "state":
+            return self._relay.sessions_told(header, now)
         return []
 
     def _data_reconnected(self, _event: ev.DataReconnected, now: float) -> Effects:

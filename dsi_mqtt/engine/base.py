@@ -19,8 +19,6 @@ from dsi_mqtt.core.generation import Prompt, Sampling
 from dsi_mqtt.core.model import ModelGraph, ModelSpec, UnitRange
 from dsi_mqtt.errors import ModelFailedError
 
-# The one tensor that enters the prelude of a step, and the one that leaves its head.
-TOKENS: Final = "tokens"
 # What the head says of a row that is not sampled.
 NOT_SAMPLED: Final = -1
 

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from dsi_mqtt.core.activation import (
     JSON,
     TEXT,
+    TOKENS,
     Row,
     Tensor,
     Tensors,
@@ -35,7 +36,6 @@ from dsi_mqtt.core.activation import (
 from dsi_mqtt.core.deployment import Generation
 from dsi_mqtt.core.generation import Sampling
 from dsi_mqtt.core.model import ModelGraph, ModelSpec, Unit, UnitRange, Vocabulary
-from dsi_mqtt.engine.base import TOKENS
 from dsi_mqtt.engine.batch import check_batch
 from dsi_mqtt.engine.fake_options import FakeOptions, is_number, of_unit, read_options
 from dsi_mqtt.engine.fake_sessions import FakeSessions, FakeText, draw

@@ -8,6 +8,7 @@ from typing import Any, Final
 from dsi_mqtt.core.deployment import Generation
 from dsi_mqtt.core.generation import Ask, Completion, Partial, Prompt, Turn
 from dsi_mqtt.errors import InvalidInputError, request_error
+from dsi_mqtt.wire.header import TEMPERATURE_MAX
 
 STOPS_MAX: Final = 8
 STOP_CHARACTERS_MAX: Final = 64
@@ -45,7 +46,7 @@ def read_ask(body: bytes, defaults: Generation) -> Ask:
     return Ask(
         prompt=_prompt(value),
         max_tokens=_whole(value, "max_tokens", defaults.max_tokens, 1, defaults.context),
-        temperature=_number(value, "temperature", defaults.temperature, 0.0, 100.0),
+        temperature=_number(value, "temperature", defaults.temperature, 0.0, TEMPERATURE_MAX),
         top_k=_whole(value, "top_k", 0, 0, SEED_MAX),
         top_p=_top_p(value),
         seed=None if value.get("seed") is None else _whole(value, "seed", 0, 0, SEED_MAX),

@@ -14,6 +14,7 @@ import msgspec
 import xxhash
 
 from dsi_mqtt.core.activation import Row
+from dsi_mqtt.core.generation import Sampling
 from dsi_mqtt.core.message import (
     VERSION,
     Credit,
@@ -43,6 +44,7 @@ _LARGE_MAP_BYTES: Final = 3
 
 _NO_TENSORS: Final = msgspec.Raw(b"\x90")  # an empty array
 
+TEMPERATURE_MAX: Final = 100.0
 _COUNT_MAX: Final = 2**53
 _LEVEL: Final = frozenset("/+#\0")
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -103,6 +105,7 @@ class Fields(
     edge: tuple[str, str, Count, Count] | None = None
     door: str = ""
     rows: tuple[Row, ...] = ()
+    sampling: tuple[Sampling | None, ...] = ()
     budget_ms: Count | None = None
     trace: str | None = None
     stamps: tuple[HopStamp, ...] = ()
@@ -129,6 +132,7 @@ def first_fields(header: Header, chunk: Chunk, specs: list[TensorSpec]) -> Field
     fields = next_fields(header, chunk)
     fields.door = header.door
     fields.rows = header.rows
+    fields.sampling = header.sampling
     fields.budget_ms = header.budget_ms
     fields.trace = header.trace
     fields.stamps = header.stamps
@@ -217,6 +221,10 @@ def header_of(fields: Fields) -> Header:
     _check_counts("term, epoch or attempt", fields.term, fields.epoch, fields.attempt)
     for row in fields.rows:
         _check_counts("rows", row.position, row.tokens, row.take)
+    if fields.sampling and len(fields.sampling) != len(fields.rows):
+        raise WireError("activation header names another number of samplings than of rows")
+    for how in fields.sampling:
+        _check_sampling(how)
     for stamp in fields.stamps:
         _check_counts("stamps", stamp.queue_us, stamp.compute_us, stamp.codec_us)
     edge, credit = fields.edge, fields.credit
@@ -242,6 +250,7 @@ def header_of(fields: Fields) -> Header:
         if credit is None
         else Credit(credit.sender, credit.receiver, credit.bytes, credit.messages, credit.probe),
         fields.failure,
+        fields.sampling,
     )
 
 
@@ -285,6 +294,15 @@ def _check_counts(name: str, *values: int) -> None:
         raise WireError(f"activation header field {name} holds a negative count")
     if max(values) >= _COUNT_MAX:
         raise WireError(f"activation header field {name} holds a count beyond 2^53")
+
+
+def _check_sampling(how: Sampling | None) -> None:
+    if how is None:
+        return
+    _check_counts("sampling", how.top_k, how.seed)
+    # Not a number is in no range.
+    if not (0 <= how.temperature <= TEMPERATURE_MAX and 0 < how.top_p <= 1):
+        raise WireError("activation header field sampling is out of range")
 
 
 def _checksum(*parts: bytes | bytearray | memoryview) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import count
 
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.door import Door
@@ -39,7 +40,7 @@ class Desk:
 
     def __init__(self, table: Table | None = ON_B, spec: Deployment | None = None) -> None:
         self.peers = Peers()
-        self.door = Door(*A, spec or make_spec(), self.peers)
+        self.door = Door(*A, spec or make_spec(), self.peers, count(1))
         self.now = 0.0
         self.effects: Effects = []
         if table is not None:

@@ -17,6 +17,7 @@ from typing import Any
 from dsi_mqtt.core import effects as fx
 from dsi_mqtt.core import events as ev
 from dsi_mqtt.core.activation import Tensor, Tensors, pack_body, unpack_body
+from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.message import WORK, Activation, Failure
 from dsi_mqtt.core.model import UnitRange
 from dsi_mqtt.core.node import Capabilities, NodeStatus
@@ -43,7 +44,14 @@ class Site:
     """Everything at one place, driven by `run`."""
 
     def __init__(
-        self, seed: int, *, nodes: int = 4, window: int = 4, settle_s: float = 0.0
+        self,
+        seed: int,
+        *,
+        nodes: int = 4,
+        window: int = 4,
+        settle_s: float = 0.0,
+        node: type[Node] | None = None,
+        client: type[SimClient] = SimClient,
     ) -> None:
         self.rng = Random(seed)
         self.now = 0.0
@@ -57,12 +65,12 @@ class Site:
         self._arrivals: dict[tuple[str, str], float] = {}
         self.statuses: dict[str, NodeStatus] = {}
         self.document: TableDocument | None = None
-        self.nodes = {f"n{i}": Node(self, f"n{i}") for i in range(nodes)}
+        self.nodes = {f"n{i}": (node or Node)(self, f"n{i}") for i in range(nodes)}
         self.broker = IngressBroker(self)
-        self.client = SimClient(self)
+        self.client = client(self)
         self.maker = TableMaker(self)
-        for node in self.nodes.values():
-            node.start()
+        for each in self.nodes.values():
+            each.start()
         self.every(TICK_S, self.maker.reconsider)
         self.run(3.0 + settle_s)
 
@@ -163,6 +171,9 @@ class Node:
         assert self.worker is not None
         return self.worker
 
+    def spec(self) -> Deployment:
+        return make_spec(deadline_ms=60_000.0, dedupe_s=20.0)
+
     # --- life ---------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -180,7 +191,7 @@ class Node:
         self.data_up = True
         for status in self.site.statuses.values():
             self.handle(ev.StatusArrived(status))
-        self.handle(ev.SpecArrived(make_spec(deadline_ms=60_000.0, dedupe_s=20.0)))
+        self.handle(ev.SpecArrived(self.spec()))
         if self.site.document is not None:
             self.handle(ev.TableArrived(NAME, self.site.document))
         self.handle(ev.ControlReconnected())
@@ -242,8 +253,10 @@ class Node:
         self.site.check(self.site, self)
 
     def _perform(self, effect: fx.Effect) -> None:
-        name = type(effect).__name__
-        perform: dict[str, Callable[[Any], None]] = {
+        self.performers()[type(effect).__name__](effect)
+
+    def performers(self) -> dict[str, Callable[[Any], None]]:
+        return {
             "OpenModel": lambda e: self._thread(0.02, self._open),
             "CloseModel": lambda e: self.engine.clear(),
             "LoadUnits": lambda e: self._thread(0.05, lambda: self._load(e.units)),
@@ -260,7 +273,6 @@ class Node:
             "Acknowledge": lambda e: self.site.broker.acknowledged(self, e.receipt),
             "WriteRecord": lambda e: self.site.broker.record(self, e.record),
         }
-        perform[name](effect)
 
     def _report(self) -> None:
         """Several changes make one message."""

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from dsi_mqtt.core.activation import JSON, Row, Tensor, Tensors, pack_body
+from dsi_mqtt.core.activation import JSON, TOKENS, Row, Tensor, Tensors, pack_body
 from dsi_mqtt.core.deployment import Generation
 from dsi_mqtt.core.generation import Sampling, Turn
 from dsi_mqtt.core.model import ModelSpec, UnitRange, Vocabulary
-from dsi_mqtt.engine.base import NOT_SAMPLED, TOKENS
+from dsi_mqtt.engine.base import NOT_SAMPLED
 from dsi_mqtt.engine.fake import FakeEngine, FakeFactory
 from dsi_mqtt.errors import (
     InvalidInputError,

@@ -1,0 +1,503 @@
+"""A door's generations: who runs, what is fed in which step, and what follows from its end.
+
+docs/generation.md tells the whole. Every failure is mended in one way: a session that lacks
+positions somewhere is fed its own tokens again from there. So what is known of segments may be
+wrong, and nothing is told twice.
+
+| what a step ends with | its sessions |
+|---|---|
+| drawn tokens | commit them, and go on |
+| `stale` with lengths | go back to them; the others run again |
+| `stale` without, `lost`, silence, a death | run again |
+| a failure | end with it, if alone in the step; else each runs alone once |
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from math import ceil
+from typing import Final
+
+import numpy as np
+
+from dsi_mqtt.core.activation import TOKENS, Row
+from dsi_mqtt.core.attempts import BROKEN, POISON, POISON_AT, STALE_FIRST_S, STALE_MAX_S, GiveUp
+from dsi_mqtt.core.deployment import Deployment, Generation
+from dsi_mqtt.core.effects import Effects, ForgetText, PublishPartial, ReadPrompt, WriteText
+from dsi_mqtt.core.generation import Ask, Completion
+from dsi_mqtt.core.leases import Tellings
+from dsi_mqtt.core.line import Request
+from dsi_mqtt.core.message import Activation, Failure, Header
+from dsi_mqtt.core.model import ModelGraph
+from dsi_mqtt.core.peers import Member, Peers
+from dsi_mqtt.core.session import Session, Text
+from dsi_mqtt.core.steps import Step, Steps
+from dsi_mqtt.core.stops import StopFinder
+from dsi_mqtt.core.table import Stamp, Table
+
+BROKEN_MAX: Final = 5
+BATCH_MAX: Final = 64
+MIB: Final = 1024 * 1024
+
+FULL: Final = Failure("overloaded", "all sessions and places in the queue are taken; try later")
+SILENT: Final = Failure("cancelled", "its device has not spoken for alive_s")
+_NO_TOKENS: Final = Failure("model_failed", "the head drew no tokens")
+
+Retain = Callable[[Request, float], Effects]
+Absolve = Callable[[Request], Effects]
+Conclude = Callable[[Request, Completion, float], Effects]
+
+
+class Generations:
+    """State machine of the sessions of one door.
+
+    numbers: for sessions and steps; none twice in this incarnation of the node.
+    give_up, retain: as in `attempts`. absolve: a suspect has passed what it was suspected of.
+    conclude: a session has ended well.
+    """
+
+    def __init__(
+        self,
+        door: Member,
+        spec: Deployment,
+        peers: Peers,
+        numbers: Iterator[int],
+        *,
+        give_up: GiveUp,
+        retain: Retain,
+        absolve: Absolve,
+        conclude: Conclude,
+    ) -> None:
+        self._deployment = spec.name
+        self._limits = spec.generation or Generation()
+        self._peers = peers
+        self._give_up = give_up
+        self._retain = retain
+        self._absolve = absolve
+        self._conclude = conclude
+        self._table: Table | None = None
+        self._graph: ModelGraph | None = None
+        self._sessions: dict[bytes, Session] = {}
+        self._waiting: deque[Session] = deque()
+        self._ready: deque[Session] = deque()
+        self._running: dict[str, Session] = {}
+        self._steps = Steps(door, numbers)
+        self._tellings = Tellings(spec.name, door, numbers)
+        self.starting = True
+        self.retried = 0
+
+    # --- questions ----------------------------------------------------------------------------
+
+    @property
+    def table(self) -> Table | None:
+        """What serves."""
+        return self._table
+
+    @property
+    def in_flight(self) -> int:
+        """Sessions that run."""
+        return len(self._running)
+
+    def oldest(self) -> Stamp:
+        """The oldest table that a step in the chain uses, or the serving one."""
+        used = self._steps.stamps()
+        if self._table is not None:
+            used.add(self._table.stamp)
+        return min(used, default=Stamp(0, "", 0))
+
+    # --- tables, nodes, the model -------------------------------------------------------------
+
+    def spec_changed(self, spec: Deployment) -> None:
+        self._limits = spec.generation or Generation()
+
+    def model_is(self, graph: ModelGraph | None, now: float) -> Effects:
+        """How the model looks from the door's node; None: it is not open there."""
+        self._graph = graph
+        if graph is None:
+            return []
+        reading = [session for session in self._sessions.values() if session.state == "reading"]
+        return [*(self._read(session) for session in reading), *self.pump(now)]
+
+    def table_changed(self, table: Table, now: float) -> Effects:
+        """A new table serves. Steps on the old one go on; new ones use this one."""
+        if self._table is None or table.stamp != self._table.stamp:
+            for session in self._running.values():
+                session.stale, session.not_before = 0, 0.0
+        self._table = table
+        return self.peers_changed(now)
+
+    def peers_changed(self, now: float) -> Effects:
+        """Ends steps on tables with a dead member; a hint needs a newer table as well."""
+        effects: Effects = []
+        for step in self._steps:
+            used = step.table
+            superseded = self._table is not None and used.stamp < self._table.stamp
+            if not (self._peers.disproves(used) or (superseded and self._peers.lacks(used))):
+                continue
+            sessions = step.sessions
+            effects += self._steps.drop(step)
+            for session in sessions:
+                session.request.deaths += 1
+                session.suspect = True
+                effects += self._again(session, now)
+        return [*effects, *self.pump(now)]
+
+    def data_reconnected(self, now: float) -> Effects:
+        """What was on the wire may be gone: ask for every step at once."""
+        effects, silent = self._steps.probe(now, all_=True)
+        return [*effects, *self._break_off(silent, now)]
+
+    # --- a session's beginning ----------------------------------------------------------------
+
+    def join(self, request: Request, now: float) -> Effects:
+        """An input was admitted."""
+        if len(self._sessions) >= self._limits.sessions_max + self._limits.queue_max:
+            return self._give_up(request, FULL, now)
+        session = Session(request, suspect=request.suspect)
+        request.state = "waiting"
+        self._sessions[request.id] = session
+        return [self._read(session)] if self._graph is not None else []
+
+    def prompt_read(self, id_: bytes, ask: Ask, tokens: tuple[int, ...], now: float) -> Effects:
+        session = self._sessions.get(id_)
+        if session is None or session.state != "reading" or self._graph is None:
+            return []
+        vocabulary = self._graph.vocabulary
+        context = min(self._limits.context, vocabulary.context if vocabulary else 0)
+        if len(tokens) >= context:
+            sentence = f"the prompt has {len(tokens)} tokens; with room for one more the context"
+            failure = Failure("invalid_input", f"{sentence} takes {context - 1}; send less")
+            return self._give_up(session.request, failure, now)
+        session.ask, session.tokens = ask, list(tokens)
+        session.prompt_tokens = len(tokens)
+        session.max_tokens = min(ask.max_tokens, context - len(tokens))
+        session.sampling = ask.sampling(_seed(session.request))
+        if ask.alive_s is not None:
+            session.alive_until = now + ask.alive_s
+        session.text = Text(session, StopFinder(ask.stop))
+        session.state = "waiting"
+        self._waiting.append(session)
+        return self.pump(now)
+
+    def prompt_refused(self, id_: bytes, failure: Failure, now: float) -> Effects:
+        session = self._sessions.get(id_)
+        return self._give_up(session.request, failure, now) if session is not None else []
+
+    def retained(self, request: Request, now: float) -> Effects:
+        """Its deaths are retained: it is still its turn."""
+        session = self._sessions.get(request.id)
+        if session is None or session.state != "recording":
+            return []
+        if session.name:
+            request.state, session.state = "running", "ready"
+            self._ready.appendleft(session)
+        else:
+            request.state, session.state = "waiting", "waiting"
+            self._waiting.appendleft(session)
+        return self.pump(now)
+
+    # --- its end ------------------------------------------------------------------------------
+
+    def end(self, request: Request, *, cancel: bool) -> Effects:
+        """The request is over. cancel: what of it is in the chain is to be forgotten there."""
+        session = self._sessions.pop(request.id, None)
+        if session is None:
+            return []
+        self._leave(session)
+        effects: Effects = [ForgetText(self._deployment, request.id)]
+        for step in self._steps if cancel else ():
+            if not step.sessions:
+                effects += self._steps.drop(step)
+        return effects
+
+    def answered(self) -> None:
+        """Nothing is measured by answers here."""
+
+    def device_spoke(self, device: str, now: float) -> None:
+        for session in self._sessions.values():
+            if session.request.given.device == device and session.ask is not None:
+                session.alive_until = now + session.ask.alive_s if session.ask.alive_s else None
+
+    def repeated(self, request: Request) -> Effects:
+        """Its device asks again: it may have missed what was told so far."""
+        session = self._sessions.get(request.id)
+        if session is None or session.text is None or not (session.ask and session.ask.stream):
+            return []
+        told = session.text.all_shown()
+        return [PublishPartial(self._deployment, request.id, request.given, told)] if told else []
+
+    def text_written(
+        self, id_: bytes, tokens: int, text: str, *, last: bool, now: float
+    ) -> Effects:
+        """The text of `tokens` more tokens; `last`: there are no more."""
+        session = self._sessions.get(id_)
+        if session is None or session.text is None or session.ask is None:
+            return []
+        written = session.text
+        if last:
+            written.came(tokens, "")
+            written.ended(text)
+        else:
+            written.came(tokens, text)
+        if written.stops.found:
+            session.finish = "stop"
+            self._leave(session)
+        over = last or written.stops.found
+        effects: Effects = []
+        partial = written.partial(last=over) if session.ask.stream else None
+        if partial is not None:
+            given = session.request.given
+            effects.append(PublishPartial(self._deployment, id_, given, partial))
+        if over:
+            effects += self._conclude(session.request, written.completion(), now)
+        return [*effects, *self.pump(now)]
+
+    # --- the chain ----------------------------------------------------------------------------
+
+    def done(self, activation: Activation, now: float) -> Effects:
+        """A step has come through the chain, or failed in it."""
+        step = self._steps.take(activation.header)
+        if step is None:
+            return []
+        failure = activation.header.failure
+        drawn = _drawn(activation, len(step.rows)) if failure is None else None
+        if drawn is None:
+            return [*self._failed(step, failure or _NO_TOKENS, now), *self.pump(now)]
+        effects: Effects = []
+        for (session, row), token in zip(step.rows, drawn, strict=True):
+            if session.state == "stepping":
+                effects += self._stepped(session, row, token, now)
+        return [*effects, *self.pump(now)]
+
+    def broke(self, header: Header, now: float) -> Effects:
+        """A `lost` or `stale` from the chain."""
+        step = self._steps.take(header)
+        if step is None:
+            return []
+        have = {row.session: row.position for row in header.rows}
+        effects: Effects = [*step.attempt.cancel()]
+        for session in step.sessions:
+            if header.kind == "stale" and not have:
+                effects += self._wait_for_table(session, step, now)
+            elif header.kind == "stale" and session.name not in have:
+                self._line_up(session)
+            else:
+                session.fed = min(session.fed, have.get(session.name, session.fed))
+                effects += self._again(session, now)
+        return [*effects, *self.pump(now)]
+
+    def alive(self, header: Header, now: float) -> None:
+        """Somebody in the chain has the step."""
+        self._steps.alive(header, now)
+
+    def tick(self, now: float) -> Effects:
+        effects, silent = self._steps.probe(now)
+        effects += self._break_off(silent, now)
+        for session in list(self._sessions.values()):
+            if session.alive_until is not None and session.alive_until <= now:
+                effects += self._give_up(session.request, SILENT, now)
+        effects += self.pump(now)
+        tables = {step.table.stamp: step.table for step in self._steps}
+        if self._table is not None:
+            tables[self._table.stamp] = self._table
+        live = (Row(name, session.fed) for name, session in self._running.items())
+        return effects + self._tellings.tick(live, tables.values(), now)
+
+    def pump(self, now: float) -> Effects:
+        """Starts what may run, while there is a chain to run it on."""
+        table = self._table
+        if table is None or table.state != "serving" or not self.starting:
+            return []
+        if self._peers.lacks(table):
+            return []  # it will be replaced, or its node will speak again
+        effects: Effects = []
+        while self._waiting and len(self._running) < self._limits.sessions_max:
+            first, taken = self._waiting[0], sum(s.room for s in self._running.values())
+            if not self._fits(first.room, table):
+                effects += self._give_up(first.request, self._too_large(first, table), now)
+            elif self._fits(first.room + taken, table):
+                effects += self._let_in(self._waiting.popleft(), table, now)
+            else:
+                break
+        while chosen := self._choose(table, now):
+            if len(chosen) == 1 and chosen[0].request.recorded < chosen[0].request.deaths:
+                effects += self._record(chosen[0], now)
+            else:
+                effects.append(self._steps.start(table, chosen, now))
+        return effects
+
+    # --- parts --------------------------------------------------------------------------------
+
+    def _read(self, session: Session) -> ReadPrompt:
+        request = session.request
+        return ReadPrompt(self._deployment, request.id, request.given.parsed, self._limits)
+
+    def _fits(self, positions: int, table: Table) -> bool:
+        return positions * self._position_bytes(table) <= self._limits.kv_mib_max * MIB
+
+    def _position_bytes(self, table: Table) -> int:
+        """What one position takes on the node where it takes most."""
+        if self._graph is None:
+            return 0
+        nodes: dict[str, int] = {}
+        for segment in table.segments:
+            node = segment.replicas[0].node
+            nodes[node] = nodes.get(node, 0) + self._graph.state_bytes(segment.units)
+        return max(nodes.values(), default=0)
+
+    def _too_large(self, session: Session, table: Table) -> Failure:
+        wanted = session.room * self._position_bytes(table) / MIB
+        return Failure(
+            "invalid_input",
+            f"prompt and max_tokens would take {wanted:.1f} MiB of cache on a node, "
+            f"generation.kv_mib_max is {self._limits.kv_mib_max}; ask for less",
+        )
+
+    def _let_in(self, session: Session, table: Table, now: float) -> Effects:
+        """It is its turn, and there is room."""
+        request = session.request
+        if request.redelivered or request.recorded < request.deaths:
+            return self._record(session, now)
+        session.name = self._tellings.name_next()
+        session.take = table.epoch
+        request.state, session.state = "running", "ready"
+        self._running[session.name] = session
+        self._ready.append(session)
+        return []
+
+    def _record(self, session: Session, now: float) -> Effects:
+        """Nothing starts beside it until its deaths are retained, nor while it runs."""
+        if session in self._ready:
+            self._ready.remove(session)
+        session.request.state, session.state = "recording", "recording"
+        return self._retain(session.request, now)
+
+    def _choose(self, table: Table, now: float) -> list[Session]:
+        """The sessions of the next step, if one may start beside those in the chain."""
+        sessions = self._sessions.values()
+        if any(s.state == "recording" or (s.suspect and s.state == "stepping") for s in sessions):
+            return []
+        due = [session for session in self._ready if session.not_before <= now]
+        suspect = next((session for session in due if session.suspect), None)
+        if suspect is not None:
+            return [] if len(self._steps) else self._taken([suspect])
+        depth = len({replica.node for s in table.segments for replica in s.replicas})
+        decodes = sum(step.is_decode for step in self._steps)
+        decoding = [session for session in due if session.is_decoding]
+        if decoding and decodes < depth:
+            return self._taken(self._batch(decoding, depth))
+        filling = [session for session in due if not session.is_decoding]
+        if filling and len(self._steps) - decodes < depth:
+            return self._taken(filling[:1])
+        return []
+
+    def _batch(self, due: list[Session], depth: int) -> list[Session]:
+        """So many that all steps in the chain have about equally many."""
+        if due[0].alone:
+            return due[:1]
+        running = sum(
+            s.is_decoding and s.state in ("ready", "stepping") for s in self._running.values()
+        )
+        share = min(BATCH_MAX, ceil(running / depth))
+        return [session for session in due if not session.alone][:share]
+
+    def _taken(self, sessions: list[Session]) -> list[Session]:
+        for session in sessions:
+            self._ready.remove(session)
+        return sessions
+
+    def _stepped(self, session: Session, row: Row, token: int, now: float) -> Effects:
+        """All segments have computed a row; behind the last of its tokens one was drawn."""
+        draws = session.samples(row)
+        if draws and token < 0:
+            return self._give_up(session.request, _NO_TOKENS, now)
+        session.stepped(row)
+        effects: Effects = []
+        if session.suspect:
+            session.suspect = False
+            effects += self._absolve(session.request)
+        if draws:
+            ends = self._graph.vocabulary.ends if self._graph and self._graph.vocabulary else ()
+            fresh = (token,) if session.commit(token, ends) else ()
+            last = session.finish is not None
+            effects.append(WriteText(self._deployment, session.request.id, fresh, last))
+        if session.finish is not None:
+            self._leave(session)
+        else:
+            session.state = "ready"
+            self._ready.append(session)
+        return effects
+
+    def _failed(self, step: Step, failure: Failure, now: float) -> Effects:
+        """The step of one: its own fault. Of several: who is at fault shows when each is alone."""
+        effects: Effects = []
+        sessions = step.sessions
+        for session in sessions:
+            if len(step.rows) == 1:
+                effects += self._give_up(session.request, failure, now)
+            else:
+                session.alone = True
+                self._line_up(session)
+        return effects
+
+    def _break_off(self, steps: list[Step], now: float) -> Effects:
+        """Nobody in the chain knows of them."""
+        effects: Effects = []
+        for step in steps:
+            sessions = step.sessions
+            effects += self._steps.drop(step)
+            for session in sessions:
+                effects += self._again(session, now)
+        return [*effects, *self.pump(now)]
+
+    def _again(self, session: Session, now: float) -> Effects:
+        """Its step came to nothing: once more, unless that happens all the time."""
+        session.broken += 1
+        if session.request.deaths >= POISON_AT:
+            return self._give_up(session.request, POISON, now)
+        if session.broken >= BROKEN_MAX:
+            return self._give_up(session.request, BROKEN, now)
+        self._line_up(session)
+        return []
+
+    def _wait_for_table(self, session: Session, step: Step, now: float) -> Effects:
+        """A node has left this table, or is behind it. Nothing is broken by that."""
+        if self._table is not None and step.table.stamp >= self._table.stamp:
+            session.not_before = now + min(STALE_FIRST_S * 2**session.stale, STALE_MAX_S)
+            session.stale += 1
+        self._line_up(session)
+        return []
+
+    def _line_up(self, session: Session) -> None:
+        """At the front: it has waited before."""
+        self.retried += 1
+        session.state = "ready"
+        self._ready.appendleft(session)
+
+    def _leave(self, session: Session) -> None:
+        """It is fed no more, and its caches may go."""
+        session.state = "ended"
+        if session in self._waiting:
+            self._waiting.remove(session)
+        if session in self._ready:
+            self._ready.remove(session)
+        if self._running.pop(session.name, None) is not None:
+            self._tellings.changed = True
+
+
+def _seed(request: Request) -> int:
+    """The same for every telling of one input, so that the text is, too."""
+    given = request.given
+    told = request.id if given.anonymous else given.key.encode()
+    return int.from_bytes(hashlib.sha256(told).digest()[:6], "big")
+
+
+def _drawn(activation: Activation, rows: int) -> list[int] | None:
+    """One token id for each row, negative where none was drawn; None where these are no such."""
+    tensors = activation.tensors
+    if len(tensors) != 1 or (tensors[0].name, tensors[0].dtype) != (TOKENS, "int64"):
+        return None
+    drawn: list[int] = np.frombuffer(tensors[0].data, "<i8").tolist()
+    return drawn if len(drawn) == rows else None

@@ -1,0 +1,155 @@
+"""One generation in a door's hands: what it was asked, what is committed, what has been fed.
+
+reading ──(prompt read)──► waiting ──(its turn, and room)──► ready ◄──► stepping ──► ended
+                              ▲                               ▲         only its text is
+                              └────── recording: its deaths ──┘         still waited for
+                                          are being retained
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from dsi_mqtt.core.activation import Row
+from dsi_mqtt.core.generation import Ask, Completion, FinishReason, Partial, Sampling, rolling_hash
+from dsi_mqtt.core.line import Request
+from dsi_mqtt.core.stops import StopFinder
+
+# So that the steps of others pass between the pieces of a long prompt.
+PIECE_TOKENS: Final = 256
+
+State = Literal["reading", "waiting", "recording", "ready", "stepping", "ended"]
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """name: what segments know it by, once it runs. take: see docs/generation.md.
+
+    tokens: the prompt, then what is committed. fed: positions that every segment is thought to
+    hold. broken: steps in a row that came to nothing; stale: that a node refused. alone: it may
+    not share a step, for one that it shared failed. suspect: nor may anything run beside it.
+    """
+
+    request: Request
+    state: State = "reading"
+    ask: Ask | None = None
+    name: str = ""
+    take: int = 0
+    tokens: list[int] = field(default_factory=list)
+    prompt_tokens: int = 0
+    max_tokens: int = 0
+    sampling: Sampling = field(default_factory=Sampling)
+    fed: int = 0
+    broken: int = 0
+    stale: int = 0
+    not_before: float = 0.0
+    alone: bool = False
+    suspect: bool = False
+    alive_until: float | None = None
+    finish: FinishReason | None = None
+    text: Text | None = None
+
+    @property
+    def generated(self) -> int:
+        return len(self.tokens) - self.prompt_tokens
+
+    @property
+    def room(self) -> int:
+        """Positions it may come to hold."""
+        return self.prompt_tokens + self.max_tokens
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether one position is all there is to feed."""
+        return len(self.tokens) - self.fed == 1
+
+    def row(self) -> Row:
+        """What to feed next."""
+        return Row(self.name, self.fed, min(PIECE_TOKENS, len(self.tokens) - self.fed), self.take)
+
+    def fed_by(self, row: Row) -> list[int]:
+        return self.tokens[row.position : row.position + row.tokens]
+
+    def samples(self, row: Row) -> bool:
+        """Whether a token is drawn behind `row`."""
+        return row.position + row.tokens == len(self.tokens)
+
+    def stepped(self, row: Row) -> None:
+        """All segments hold the row."""
+        self.fed = row.position + row.tokens
+        self.broken, self.stale, self.alone = 0, 0, False
+
+    def commit(self, token: int, ends: tuple[int, ...]) -> bool:
+        """Takes up a token that was drawn; says whether it is text. May end the session."""
+        if token in ends:
+            self.finish = "stop"
+            return False
+        self.tokens.append(token)
+        if self.generated >= self.max_tokens:
+            self.finish = "length"
+        return True
+
+
+@dataclass(slots=True)
+class Text:
+    """The text of a session's committed tokens, as far as it is written.
+
+    written: tokens whose text has come. shown: tokens in the partials made so far.
+    """
+
+    session: Session
+    stops: StopFinder
+    written: int = 0
+    shown: int = 0
+    text: str = ""
+    unshown: str = ""
+    hash: str = ""
+
+    def came(self, tokens: int, piece: str) -> None:
+        """The text of `tokens` more tokens."""
+        self.written += tokens
+        self._add(self.stops.push(piece))
+
+    def ended(self, piece: str) -> None:
+        """Nothing follows but `piece`."""
+        self._add(self.stops.push(piece))
+        if not self.stops.found:
+            self._add(self.stops.flush())
+
+    def partial(self, *, last: bool = False) -> Partial | None:
+        """What has not been shown; None while there is nothing that can be read."""
+        if self.written == self.shown or not (self.unshown or last):
+            return None
+        index, text = self.shown, self.unshown
+        tokens = self._tokens(index, self.written)
+        self.shown, self.unshown = self.written, ""
+        self.hash = rolling_hash(self.hash, tokens)
+        return Partial(self.session.take, index, tokens, text, self.hash)
+
+    def all_shown(self) -> Partial | None:
+        """Everything shown so far in one."""
+        if not self.shown:
+            return None
+        text = self.text.removesuffix(self.unshown) if self.unshown else self.text
+        return Partial(self.session.take, 0, self._tokens(0, self.shown), text, self.hash)
+
+    def completion(self) -> Completion:
+        session = self.session
+        tokens = self._tokens(0, self.written)
+        return Completion(
+            session.take,
+            tokens,
+            self.text,
+            rolling_hash("", tokens),
+            session.finish or "stop",
+            session.prompt_tokens,
+        )
+
+    def _tokens(self, first: int, last: int) -> tuple[int, ...]:
+        start = self.session.prompt_tokens
+        return tuple(self.session.tokens[start + first : start + last])
+
+    def _add(self, piece: str) -> None:
+        self.text += piece
+        self.unshown += piece

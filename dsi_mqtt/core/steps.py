@@ -1,0 +1,107 @@
+"""The steps of generations that are in the chain: how they start, are asked for, and end.
+
+A step is an attempt with an id of its own and a row for each of its sessions. It is probed like
+any attempt: see `attempts`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from dsi_mqtt.core.activation import Row
+from dsi_mqtt.core.attempt import Attempt
+from dsi_mqtt.core.attempts import PROBE_AFTER_S, PROBES_UNANSWERED_MAX, probe_after_s
+from dsi_mqtt.core.effects import Effects, Transmit
+from dsi_mqtt.core.message import Header
+from dsi_mqtt.core.peers import Member
+from dsi_mqtt.core.session import Session
+from dsi_mqtt.core.table import Stamp, Table
+
+_PREFIX_BYTES: Final = 8
+
+
+@dataclass(slots=True, eq=False)
+class Step:
+    attempt: Attempt
+    rows: tuple[tuple[Session, Row], ...]
+    probe_at: float
+    probes: int = 0
+
+    @property
+    def table(self) -> Table:
+        return self.attempt.table
+
+    @property
+    def sessions(self) -> list[Session]:
+        """Those that still wait for it."""
+        return [session for session, _ in self.rows if session.state == "stepping"]
+
+    @property
+    def is_decode(self) -> bool:
+        return self.rows[0][1].tokens == 1
+
+
+class Steps:
+    """door: whom segments answer. numbers: of steps, unlike any other in this incarnation."""
+
+    def __init__(self, door: Member, numbers: Iterator[int]) -> None:
+        self._door = door
+        self._numbers = numbers
+        self._prefix = hashlib.sha256(door[1].encode()).digest()[:_PREFIX_BYTES]
+        self._steps: dict[bytes, Step] = {}
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __iter__(self) -> Iterator[Step]:
+        return iter(list(self._steps.values()))
+
+    def stamps(self) -> set[Stamp]:
+        return {step.table.stamp for step in self._steps.values()}
+
+    def start(self, table: Table, sessions: Sequence[Session], now: float) -> Transmit:
+        """One step for `sessions`, each with what it is to be fed next."""
+        id_ = self._prefix + next(self._numbers).to_bytes(16 - _PREFIX_BYTES, "big")
+        rows = tuple((session, session.row()) for session in sessions)
+        step = Step(Attempt(id_, 1, table, self._door), rows, now + probe_after_s(table))
+        self._steps[id_] = step
+        for session in sessions:
+            session.state = "stepping"
+        return step.attempt.step(
+            tuple(row for _, row in rows),
+            [token for session, row in rows for token in session.fed_by(row)],
+            tuple(session.sampling if session.samples(row) else None for session, row in rows),
+            max(session.request.deadline for session in sessions) - now,
+        )
+
+    def take(self, header: Header) -> Step | None:
+        """The step that a message is about, if it is in the chain; it is so no more."""
+        return self._steps.pop(header.request, None)
+
+    def drop(self, step: Step) -> Effects:
+        """Out of the chain with it."""
+        self._steps.pop(step.attempt.request, None)
+        return step.attempt.cancel()
+
+    def alive(self, header: Header, now: float) -> None:
+        step = self._steps.get(header.request)
+        if step is not None:
+            step.probes, step.probe_at = 0, now + probe_after_s(step.table)
+
+    def probe(self, now: float, *, all_: bool = False) -> tuple[Effects, list[Step]]:
+        """Asks for those that take long, or for all; also returns those that nobody knows of."""
+        effects: Effects = []
+        silent = []
+        for step in self:
+            if not all_ and step.probe_at > now:
+                continue
+            if step.probes >= PROBES_UNANSWERED_MAX:
+                silent.append(step)
+                continue
+            step.probes += 1
+            step.probe_at = now + PROBE_AFTER_S
+            effects.append(step.attempt.probe())
+        return effects, silent

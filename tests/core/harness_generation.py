@@ -1,0 +1,229 @@
+"""The site of `harness`, serving generations: fake engines with sessions, and a client that checks.
+
+Every stream that a client hears is held against the telling it claims to be, and every text
+against the one that an undisturbed engine writes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from dsi_mqtt.core import effects as fx
+from dsi_mqtt.core import events as ev
+from dsi_mqtt.core.activation import TOKENS, Row, Tensor
+from dsi_mqtt.core.client import SendInput
+from dsi_mqtt.core.deployment import Deployment, Generation, Sla
+from dsi_mqtt.core.generation import Partial, Sampling, rolling_hash
+from dsi_mqtt.core.message import Failure
+from dsi_mqtt.core.model import ModelSpec, UnitRange
+from dsi_mqtt.core.request import Reply
+from dsi_mqtt.engine.fake import FakeEngine, FakeFactory
+from dsi_mqtt.engine.fake_sessions import FakeText, FakeTextStream
+from dsi_mqtt.errors import InvalidInputError, SessionStaleError
+from dsi_mqtt.wire.asks import read_ask
+from tests.core.build import NAME
+from tests.core.harness import Node, Site
+from tests.core.harness_broker import LINK_S, Outcome, SimClient
+from tests.core.harness_maker import UNITS
+
+GENERATION = Generation(context=400, sessions_max=5, queue_max=50, max_tokens=12)
+SPEC = Deployment(
+    NAME,
+    ModelSpec(tier="fake", options={"units": UNITS, "weight_mib": 0}),
+    kind="generation",
+    sla=Sla(deadline_ms=60_000.0),
+    generation=GENERATION,
+)
+END = 3
+
+
+def opened(generation: Generation = GENERATION) -> FakeEngine:
+    model = replace(SPEC.model, options={**(SPEC.model.options or {}), "ends": [END]})
+    return FakeFactory(sleep=lambda _: None).open(model, generation)
+
+
+@cache
+def expected_tokens(prompt: str, seed: int, max_tokens: int) -> tuple[int, ...]:
+    """What one engine alone makes of it, step by step."""
+    engine = opened()
+    engine.load(engine.graph.whole)
+    fed = list(FakeText(16).read(prompt))
+    position, made = 0, []
+    while len(made) < max_tokens:
+        new = np.array([fed[position:]], "<i8")
+        (out,) = engine.forward(
+            engine.graph.whole,
+            (Row("s", position, new.shape[1]),),
+            (Tensor(TOKENS, "int64", new.shape, new.tobytes()),),
+            sampling=(Sampling(5.0, seed=seed),),
+        )
+        token = int(np.frombuffer(out.data, "<i8")[0])
+        if token == END:
+            break
+        position = len(fed)
+        fed.append(token)
+        made.append(token)
+    return tuple(made)
+
+
+def text_of(tokens: tuple[int, ...]) -> str:
+    return FakeTextStream().push(tokens)
+
+
+class GeneratingNode(Node):
+    """A node whose engine keeps sessions. slow_s: what a step takes, if not a chance."""
+
+    slow_s: float | None = None
+
+    def __init__(self, site: Site, name: str) -> None:
+        super().__init__(site, name)
+        self.model = opened()
+        self.texts: dict[bytes, FakeTextStream] = {}
+
+    def spec(self) -> Deployment:
+        return SPEC
+
+    def start(self) -> None:
+        if self.worker is None:
+            self.model = opened()
+            self.texts = {}
+        super().start()
+
+    def performers(self) -> dict[str, Callable[[Any], None]]:
+        return {
+            **super().performers(),
+            "CloseSessions": lambda e: self._thread(0.0, lambda: self._close(e)),
+            "ReadPrompt": self._read,
+            "WriteText": self._write,
+            "ForgetText": lambda e: self.texts.pop(e.request, None),
+            "PublishPartial": self._partial,
+            "DropUnits": lambda e: self._thread(0.0, lambda: self._drop(e.units)),
+        }
+
+    @property
+    def sessions(self) -> set[str]:
+        """Those that the engine keeps anything of."""
+        return {name for name in self.model._sessions._states if self.model.state_bytes(name)}
+
+    def _open(self) -> None:
+        self.handle(ev.ModelOpened(NAME, replace(self.model.graph, digest="m1")))
+
+    def _load(self, units: UnitRange) -> None:
+        self.model.load(units)
+        super()._load(units)
+
+    def _drop(self, units: UnitRange) -> None:
+        self.model.drop(units)
+        self.engine.difference_update(range(*units))
+
+    def _close(self, effect: fx.CloseSessions) -> None:
+        for session in effect.sessions:
+            self.model.close(session)
+
+    def _compute(self, job: fx.Compute) -> None:
+        drawn = self.site.rng.uniform(0.001, 0.006)
+        seconds = drawn if self.slow_s is None else self.slow_s * sum(r.tokens for r in job.rows)
+        self._thread(seconds, lambda: self._computed(job))
+
+    def _computed(self, job: fx.Compute) -> None:
+        self.computed += 1
+        try:
+            out = self.model.forward(job.units, job.rows, job.tensors, sampling=job.sampling)
+        except SessionStaleError as error:
+            self.handle(ev.ComputeStale(job.job, error.have))
+        else:
+            self.handle(ev.Computed(job.job, out, 0.01))
+
+    def _read(self, effect: fx.ReadPrompt) -> None:
+        request = effect.request
+        try:
+            ask = read_ask(effect.parsed.body, effect.limits)
+            tokens = FakeText(16).read(ask.prompt)
+        except InvalidInputError as error:
+            refused = ev.PromptRefused(NAME, request, Failure("invalid_input", str(error)))
+            self.soon(0.001, refused)
+        else:
+            self.soon(0.001, ev.PromptRead(NAME, request, ask, tokens))
+
+    def _write(self, effect: fx.WriteText) -> None:
+        stream = self.texts.setdefault(effect.request, FakeTextStream())
+        text = stream.push(effect.tokens)
+        self.soon(
+            0.001, ev.TextWritten(NAME, effect.request, len(effect.tokens), text, effect.last)
+        )
+
+    def _partial(self, effect: fx.PublishPartial) -> None:
+        client = self.site.client
+        assert isinstance(client, GeneratingClient)
+        self.site.after(LINK_S, lambda: client.hear(effect.given.correlation, effect.partial))
+
+
+class GeneratingClient(SimClient):
+    """Streams everything it asks for. tellings: of each input, by take, the tokens heard."""
+
+    def __init__(self, site: Site) -> None:
+        self.tellings: dict[bytes, dict[int, dict[int, int]]] = {}
+        self.completed: dict[bytes, tuple[int, tuple[int, ...]]] = {}
+        super().__init__(site)
+
+    def ask(self, prompt: str, **fields: object) -> bytes:
+        number = next(self._numbers)
+        id_ = number.to_bytes(16, "big")
+        asked = {"prompt": prompt, "seed": number, "temperature": 5.0, "stream": True, **fields}
+        self.outcomes[id_] = Outcome(json.dumps(asked))
+        self.tellings[id_] = {}
+        self._act(self.pending.submitted(id_, self.site.now + 120.0, self.site.now))
+        return id_
+
+    def hear(self, id_: bytes | None, partial: Partial) -> None:
+        assert id_ is not None
+        if not self._up:
+            return
+        told = self.tellings[id_].setdefault(partial.take, {})
+        for index, token in enumerate(partial.tokens, partial.index):
+            assert told.setdefault(index, token) == token, "a telling changed its text"
+        known = range(partial.index + len(partial.tokens))
+        if all(index in told for index in known):
+            assert rolling_hash("", (told[index] for index in known)) == partial.hash
+
+    def receive(self, reply: Reply) -> None:
+        assert reply.correlation is not None
+        if not self._up or not self.pending.answered(reply.correlation):
+            return
+        outcome = self.outcomes[reply.correlation]
+        if reply.failure is not None or reply.completion is None:
+            outcome.errors.append(reply.failure.code if reply.failure else "no completion")
+            return
+        completion = reply.completion
+        told = self.tellings[reply.correlation].get(completion.take, {})
+        assert all(completion.tokens[index] == token for index, token in told.items())
+        assert completion.hash == rolling_hash("", completion.tokens)
+        assert completion.text == text_of(completion.tokens)
+        outcome.results.append(completion.text)
+        self.completed[reply.correlation] = completion.take, completion.tokens
+
+    def check(self, *, errors: frozenset[str] = frozenset()) -> None:
+        """One answer for each input: the text of an engine that nothing disturbed."""
+        for id_, outcome in self.outcomes.items():
+            assert len(outcome.results) + len(outcome.errors) == 1, f"{outcome}"
+            if outcome.results:
+                asked = json.loads(outcome.text)
+                most = asked.get("max_tokens", GENERATION.max_tokens)
+                assert self.completed[id_][1] == expected_tokens(
+                    asked["prompt"], asked["seed"], most
+                )
+            else:
+                assert set(outcome.errors) <= errors, f"{outcome}"
+
+
+def generating_site(seed: int, **options: Any) -> Site:
+    return Site(seed, node=GeneratingNode, client=GeneratingClient, **options)
+
+
+__all__ = ["GENERATION", "GeneratingClient", "GeneratingNode", "SendInput", "generating_site"]

@@ -1,0 +1,119 @@
+"""Generations on a whole chain on virtual time, under faults."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dsi_mqtt.core.generations import Generations
+from tests.core.build import NAME
+from tests.core.harness import Node, Site
+from tests.core.harness_generation import (
+    GENERATION,
+    GeneratingClient,
+    GeneratingNode,
+    generating_site,
+)
+from tests.core.test_chain import FAULTS, Fault
+
+GENERATION_FAULTS = sorted(set(FAULTS) - {"poison", "raise"})
+
+
+def client_of(site: Site) -> GeneratingClient:
+    assert isinstance(site.client, GeneratingClient)
+    return site.client
+
+
+def check_step(site: Site, node: Node) -> None:
+    for door in node.machine._doors.values():
+        runs = door._attempts
+        assert isinstance(runs, Generations)
+        assert len(runs._running) <= GENERATION.sessions_max
+        stepping = [s for step in runs._steps for s in step.sessions]
+        assert len(stepping) == len(set(stepping)), "a session is in two steps"
+        if any(s.suspect for s in stepping):
+            assert len(runs._steps) == 1, "a suspect had company"
+            assert len(stepping) == 1, "a suspect had company in its step"
+        assert all(s.state == "ready" for s in runs._ready)
+
+
+def come_to_rest(site: Site) -> None:
+    assert site.run_until(lambda: site.client.settled, 130.0), "an input was never answered"
+    site.run(15.0)
+    assert site.run_until(lambda: site.document is not None and not site.document.prepare, 10.0)
+    site.run(15.0)
+
+
+def check_rest(site: Site) -> None:
+    """Nothing is kept of sessions that are over, on any node."""
+    for node in site.alive():
+        assert isinstance(node, GeneratingNode)
+        assert not node.sessions, f"{node.name} keeps caches"
+        assert not node.texts
+        relay = node.machine._relay
+        assert not relay._jobs._live
+        assert relay._sessions.count(NAME) == 0
+        for door in node.machine._doors.values():
+            runs = door._attempts
+            assert isinstance(runs, Generations)
+            assert door.idle
+            assert not (runs._sessions or runs._running or runs._waiting or runs._ready)
+            assert not len(runs._steps)
+            assert not len(door._deaths)
+    assert not site.broker.queue
+    assert not site.broker.unacknowledged
+    assert not site.broker.records
+
+
+def play(seed: int, faults: list[Fault], inputs: int = 12) -> Site:
+    site = generating_site(seed)
+    site.check = check_step
+    for fault in faults:
+        site.after(fault.at, lambda fault=fault: FAULTS[fault.kind](site, fault))  # type: ignore[misc]
+    client = client_of(site)
+    for number in range(inputs):
+        words = site.rng.choice([1, 3, 20, 300])
+        client.ask(f"w{number} " * words, max_tokens=site.rng.randint(1, 30))
+        site.run(site.rng.uniform(0.0, 1.0))
+    come_to_rest(site)
+    return site
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_without_faults_texts_are_those_of_one_engine_and_nothing_is_retried(seed: int) -> None:
+    site = play(seed, [])
+    client_of(site).check()
+    check_rest(site)
+    loads = [load for node in site.alive() for load in node.machine.door_loads()]
+    assert sum(load.retried + load.errors + load.duplicates for load in loads) == 0
+    assert all(len(told) <= 1 for told in client_of(site).tellings.values())
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    seed=st.integers(0, 2**32),
+    faults=st.lists(
+        st.builds(
+            Fault,
+            kind=st.sampled_from(GENERATION_FAULTS),
+            at=st.floats(0.0, 9.0),
+            node=st.integers(0, 99),
+        ),
+        max_size=8,
+    ),
+)
+def test_every_generation_ends_with_its_text_and_no_cache_is_left(
+    seed: int, faults: list[Fault]
+) -> None:
+    site = play(seed, faults)
+    errors = frozenset({"poison", "unavailable"}) if site.deaths >= 3 else frozenset()
+    client_of(site).check(errors=errors)
+    check_rest(site)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_planned_move_changes_no_text(seed: int) -> None:
+    site = play(seed, [Fault("move", at) for at in (1.0, 3.0, 5.0)])
+    client_of(site).check()
+    check_rest(site)
