@@ -15,9 +15,7 @@ wrong, and nothing is told twice.
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 from collections.abc import Callable, Iterator
-from math import ceil
 from typing import Final
 
 import numpy as np
@@ -32,13 +30,13 @@ from dsi_mqtt.core.line import Request
 from dsi_mqtt.core.message import Activation, Failure, Header
 from dsi_mqtt.core.model import ModelGraph
 from dsi_mqtt.core.peers import Member, Peers
+from dsi_mqtt.core.schedule import Schedule, position_bytes
 from dsi_mqtt.core.session import Session, Text
 from dsi_mqtt.core.steps import Step, Steps
 from dsi_mqtt.core.stops import StopFinder
 from dsi_mqtt.core.table import Stamp, Table
 
 BROKEN_MAX: Final = 5
-BATCH_MAX: Final = 64
 MIB: Final = 1024 * 1024
 
 FULL: Final = Failure("overloaded", "all sessions and places in the queue are taken; try later")
@@ -80,9 +78,7 @@ class Generations:
         self._table: Table | None = None
         self._graph: ModelGraph | None = None
         self._sessions: dict[bytes, Session] = {}
-        self._waiting: deque[Session] = deque()
-        self._ready: deque[Session] = deque()
-        self._running: dict[str, Session] = {}
+        self._schedule = Schedule()
         self._steps = Steps(door, numbers)
         self._tellings = Tellings(spec.name, door, numbers)
         self.starting = True
@@ -98,7 +94,7 @@ class Generations:
     @property
     def in_flight(self) -> int:
         """Sessions that run."""
-        return len(self._running)
+        return len(self._schedule.running)
 
     def oldest(self) -> Stamp:
         """The oldest table that a step in the chain uses, or the serving one."""
@@ -123,7 +119,7 @@ class Generations:
     def table_changed(self, table: Table, now: float) -> Effects:
         """A new table serves. Steps on the old one go on; new ones use this one."""
         if self._table is None or table.stamp != self._table.stamp:
-            for session in self._running.values():
+            for session in self._schedule.running.values():
                 session.stale, session.not_before = 0, 0.0
         self._table = table
         return self.peers_changed(now)
@@ -177,8 +173,7 @@ class Generations:
         if ask.alive_s is not None:
             session.alive_until = now + ask.alive_s
         session.text = Text(session, StopFinder(ask.stop))
-        session.state = "waiting"
-        self._waiting.append(session)
+        self._schedule.wait(session)
         return self.pump(now)
 
     def prompt_refused(self, id_: bytes, failure: Failure, now: float) -> Effects:
@@ -191,11 +186,9 @@ class Generations:
         if session is None or session.state != "recording":
             return []
         if session.name:
-            request.state, session.state = "running", "ready"
-            self._ready.appendleft(session)
+            self._schedule.line_up(session, first=True)
         else:
-            request.state, session.state = "waiting", "waiting"
-            self._waiting.appendleft(session)
+            self._schedule.wait(session, first=True)
         return self.pump(now)
 
     # --- its end ------------------------------------------------------------------------------
@@ -302,7 +295,7 @@ class Generations:
         tables = {step.table.stamp: step.table for step in self._steps}
         if self._table is not None:
             tables[self._table.stamp] = self._table
-        live = (Row(name, session.fed) for name, session in self._running.items())
+        live = (Row(name, session.fed) for name, session in self._schedule.running.items())
         return effects + self._tellings.tick(live, tables.values(), now)
 
     def pump(self, now: float) -> Effects:
@@ -313,19 +306,13 @@ class Generations:
         if self._peers.lacks(table):
             return []  # it will be replaced, or its node will speak again
         effects: Effects = []
-        while self._waiting and len(self._running) < self._limits.sessions_max:
-            first, taken = self._waiting[0], sum(s.room for s in self._running.values())
-            if not self._fits(first.room, table):
-                effects += self._give_up(first.request, self._too_large(first, table), now)
-            elif self._fits(first.room + taken, table):
-                effects += self._let_in(self._waiting.popleft(), table, now)
-            else:
-                break
-        while chosen := self._choose(table, now):
-            if len(chosen) == 1 and chosen[0].request.recorded < chosen[0].request.deaths:
-                effects += self._record(chosen[0], now)
-            else:
-                effects.append(self._steps.start(table, chosen, now))
+        effects += self._let_in_all(table, now)
+        if any(session.state == "recording" for session in self._sessions.values()):
+            return effects
+        while chosen := self._schedule.choose(self._steps, table, now):
+            if chosen[0].request.recorded < chosen[0].request.deaths:
+                return effects + self._record(chosen[0], now)
+            effects.append(self._steps.start(table, chosen, now))
         return effects
 
     # --- parts --------------------------------------------------------------------------------
@@ -335,78 +322,43 @@ class Generations:
         return ReadPrompt(self._deployment, request.id, request.given.parsed, self._limits)
 
     def _fits(self, positions: int, table: Table) -> bool:
-        return positions * self._position_bytes(table) <= self._limits.kv_mib_max * MIB
-
-    def _position_bytes(self, table: Table) -> int:
-        """What one position takes on the node where it takes most."""
-        if self._graph is None:
-            return 0
-        nodes: dict[str, int] = {}
-        for segment in table.segments:
-            node = segment.replicas[0].node
-            nodes[node] = nodes.get(node, 0) + self._graph.state_bytes(segment.units)
-        return max(nodes.values(), default=0)
+        nbytes = positions * position_bytes(self._graph, table)
+        return nbytes <= self._limits.kv_mib_max * MIB
 
     def _too_large(self, session: Session, table: Table) -> Failure:
-        wanted = session.room * self._position_bytes(table) / MIB
+        wanted = session.room * position_bytes(self._graph, table) / MIB
         return Failure(
             "invalid_input",
             f"prompt and max_tokens would take {wanted:.1f} MiB of cache on a node, "
             f"generation.kv_mib_max is {self._limits.kv_mib_max}; ask for less",
         )
 
+    def _let_in_all(self, table: Table, now: float) -> Effects:
+        """Those whose turn it is, while there is room."""
+        effects: Effects = []
+        waiting, running = self._schedule.waiting, self._schedule.running
+        while waiting and len(running) < self._limits.sessions_max:
+            first, taken = waiting[0], sum(session.room for session in running.values())
+            if not self._fits(first.room, table):
+                effects += self._give_up(first.request, self._too_large(first, table), now)
+            elif self._fits(first.room + taken, table):
+                effects += self._let_in(waiting.popleft(), table, now)
+            else:
+                break
+        return effects
+
     def _let_in(self, session: Session, table: Table, now: float) -> Effects:
         """It is its turn, and there is room."""
         request = session.request
         if request.redelivered or request.recorded < request.deaths:
             return self._record(session, now)
-        session.name = self._tellings.name_next()
-        session.take = table.epoch
-        request.state, session.state = "running", "ready"
-        self._running[session.name] = session
-        self._ready.append(session)
+        session.name, session.take = self._tellings.name_next(), table.epoch
+        self._schedule.start(session)
         return []
 
     def _record(self, session: Session, now: float) -> Effects:
-        """Nothing starts beside it until its deaths are retained, nor while it runs."""
-        if session in self._ready:
-            self._ready.remove(session)
-        session.request.state, session.state = "recording", "recording"
+        self._schedule.record(session)
         return self._retain(session.request, now)
-
-    def _choose(self, table: Table, now: float) -> list[Session]:
-        """The sessions of the next step, if one may start beside those in the chain."""
-        sessions = self._sessions.values()
-        if any(s.state == "recording" or (s.suspect and s.state == "stepping") for s in sessions):
-            return []
-        due = [session for session in self._ready if session.not_before <= now]
-        suspect = next((session for session in due if session.suspect), None)
-        if suspect is not None:
-            return [] if len(self._steps) else self._taken([suspect])
-        depth = len({replica.node for s in table.segments for replica in s.replicas})
-        decodes = sum(step.is_decode for step in self._steps)
-        decoding = [session for session in due if session.is_decoding]
-        if decoding and decodes < depth:
-            return self._taken(self._batch(decoding, depth))
-        filling = [session for session in due if not session.is_decoding]
-        if filling and len(self._steps) - decodes < depth:
-            return self._taken(filling[:1])
-        return []
-
-    def _batch(self, due: list[Session], depth: int) -> list[Session]:
-        """So many that all steps in the chain have about equally many."""
-        if due[0].alone:
-            return due[:1]
-        running = sum(
-            s.is_decoding and s.state in ("ready", "stepping") for s in self._running.values()
-        )
-        share = min(BATCH_MAX, ceil(running / depth))
-        return [session for session in due if not session.alone][:share]
-
-    def _taken(self, sessions: list[Session]) -> list[Session]:
-        for session in sessions:
-            self._ready.remove(session)
-        return sessions
 
     def _stepped(self, session: Session, row: Row, token: int, now: float) -> Effects:
         """All segments have computed a row; behind the last of its tokens one was drawn."""
@@ -426,8 +378,7 @@ class Generations:
         if session.finish is not None:
             self._leave(session)
         else:
-            session.state = "ready"
-            self._ready.append(session)
+            self._schedule.line_up(session)
         return effects
 
     def _failed(self, step: Step, failure: Failure, now: float) -> Effects:
@@ -471,19 +422,12 @@ class Generations:
         return []
 
     def _line_up(self, session: Session) -> None:
-        """At the front: it has waited before."""
         self.retried += 1
-        session.state = "ready"
-        self._ready.appendleft(session)
+        self._schedule.line_up(session, first=True)
 
     def _leave(self, session: Session) -> None:
         """It is fed no more, and its caches may go."""
-        session.state = "ended"
-        if session in self._waiting:
-            self._waiting.remove(session)
-        if session in self._ready:
-            self._ready.remove(session)
-        if self._running.pop(session.name, None) is not None:
+        if self._schedule.leave(session):
             self._tellings.changed = True
 
 

@@ -29,13 +29,13 @@ def check_step(site: Site, node: Node) -> None:
     for door in node.machine._doors.values():
         runs = door._attempts
         assert isinstance(runs, Generations)
-        assert len(runs._running) <= GENERATION.sessions_max
+        assert len(runs._schedule.running) <= GENERATION.sessions_max
         stepping = [s for step in runs._steps for s in step.sessions]
         assert len(stepping) == len(set(stepping)), "a session is in two steps"
         if any(s.suspect for s in stepping):
             assert len(runs._steps) == 1, "a suspect had company"
             assert len(stepping) == 1, "a suspect had company in its step"
-        assert all(s.state == "ready" for s in runs._ready)
+        assert all(s.state == "ready" for s in runs._schedule.due)
 
 
 def come_to_rest(site: Site) -> None:
@@ -58,7 +58,9 @@ def check_rest(site: Site) -> None:
             runs = door._attempts
             assert isinstance(runs, Generations)
             assert door.idle
-            assert not (runs._sessions or runs._running or runs._waiting or runs._ready)
+            assert not runs._sessions
+            assert not len(runs._schedule)
+            assert not runs._schedule.due
             assert not len(runs._steps)
             assert not len(door._deaths)
     assert not site.broker.queue

@@ -1,0 +1,114 @@
+"""Which of a door's sessions wait, run, and come into the next step.
+
+As many steps of decoding are in the chain as it has nodes, so that all compute at once, each with
+about equally many sessions. Pieces of prompts go beside them, one session in each. A suspect, with
+which a node may have died, goes alone: it starts when nothing is in the chain, and nothing starts
+beside it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection
+from math import ceil
+from typing import Final
+
+from dsi_mqtt.core.model import ModelGraph
+from dsi_mqtt.core.session import Session
+from dsi_mqtt.core.steps import Steps
+from dsi_mqtt.core.table import Table
+
+BATCH_MAX: Final = 64
+
+
+class Schedule:
+    """waiting: for room, in order. running: by name. Of those, some are due for a step."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[Session] = deque()
+        self.running: dict[str, Session] = {}
+        self._due: deque[Session] = deque()
+
+    def __len__(self) -> int:
+        return len(self.waiting) + len(self.running)
+
+    @property
+    def due(self) -> Collection[Session]:
+        """Those that run and are in no step."""
+        return self._due
+
+    def wait(self, session: Session, *, first: bool = False) -> None:
+        """It is to run when there is room; `first`: it has waited before."""
+        session.request.state = session.state = "waiting"
+        if first:
+            self.waiting.appendleft(session)
+        else:
+            self.waiting.append(session)
+
+    def start(self, session: Session) -> None:
+        """It runs from now on, under its name."""
+        session.request.state = "running"
+        self.running[session.name] = session
+        self.line_up(session)
+
+    def line_up(self, session: Session, *, first: bool = False) -> None:
+        """It is due for a step; `first`: its last one came to nothing."""
+        session.request.state, session.state = "running", "ready"
+        if first:
+            self._due.appendleft(session)
+        else:
+            self._due.append(session)
+
+    def record(self, session: Session) -> None:
+        """It goes on when its deaths are retained; until then nothing starts."""
+        self._take([session])
+        session.request.state = session.state = "recording"
+
+    def leave(self, session: Session) -> bool:
+        """It is over; says whether it ran."""
+        session.state = "ended"
+        self._take([session])
+        if session in self.waiting:
+            self.waiting.remove(session)
+        return self.running.pop(session.name, None) is not None
+
+    def choose(self, steps: Steps, table: Table, now: float) -> list[Session]:
+        """The sessions of the next step, if one may start beside those in the chain."""
+        due = [session for session in self._due if session.not_before <= now]
+        suspect = next((session for session in due if session.suspect), None)
+        if suspect is not None:
+            return [] if len(steps) else self._take([suspect])
+        if any(session.suspect for step in steps for session in step.sessions):
+            return []
+        depth = len({replica.node for part in table.segments for replica in part.replicas})
+        decodes = sum(step.is_decode for step in steps)
+        decoding = [session for session in due if session.is_decoding]
+        if decoding and decodes < depth:
+            return self._take(self._batch(decoding, depth))
+        filling = [session for session in due if not session.is_decoding]
+        if filling and len(steps) - decodes < depth:
+            return self._take(filling[:1])
+        return []
+
+    def _batch(self, decoding: list[Session], depth: int) -> list[Session]:
+        """So many that all steps in the chain have about equally many."""
+        if decoding[0].alone:
+            return decoding[:1]
+        running = sum(session.is_decoding for session in self.running.values())
+        share = min(BATCH_MAX, ceil(running / depth))
+        return [session for session in decoding if not session.alone][:share]
+
+    def _take(self, sessions: list[Session]) -> list[Session]:
+        for session in sessions:
+            if session in self._due:
+                self._due.remove(session)
+        return sessions
+
+
+def position_bytes(graph: ModelGraph | None, table: Table) -> int:
+    """What a session keeps for one position, on the node of `table` where that is most."""
+    nodes: dict[str, int] = {}
+    for segment in table.segments if graph is not None else ():
+        node = segment.replicas[0].node
+        nodes[node] = nodes.get(node, 0) + (graph.state_bytes(segment.units) if graph else 0)
+    return max(nodes.values(), default=0)
