@@ -9,7 +9,7 @@ from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.message import Activation
 from dsi_mqtt.core.model import UnitRange
 from dsi_mqtt.core.request import Redelivery, Reply
-from dsi_mqtt.core.table import Door
+from dsi_mqtt.core.table import DoorPlace
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class OpenIngress:
     """
 
     deployment: str
-    door: Door
+    door: DoorPlace
     hold_count: int
     hold_bytes: int
 

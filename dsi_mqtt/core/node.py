@@ -147,7 +147,7 @@ class Desired:
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class DataBroker:
     """Where tensors go, retained on `broker/site`, so that a node needs one URL only.
 
     data_port: of the broker for tensors, on the host of the control broker.

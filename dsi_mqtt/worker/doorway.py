@@ -26,7 +26,7 @@ from dsi_mqtt.core.effects import (
 )
 from dsi_mqtt.core.message import Failure
 from dsi_mqtt.core.request import Input, ParsedInput
-from dsi_mqtt.core.table import Door
+from dsi_mqtt.core.table import DoorPlace
 from dsi_mqtt.errors import (
     BrokerRefusedError,
     ConnectionLostError,
@@ -63,7 +63,7 @@ class Doorway:
         self._transport = transport
         self._topics = topics
         self._emit = emit
-        self._door: Door | None = None
+        self._door: DoorPlace | None = None
         self._ingress: asyncio.Task[None] | None = None
         self._answers: asyncio.Task[None] | None = None
         self._answers_url = ""
