@@ -37,6 +37,13 @@ class StatusArrived:
 
 
 @dataclass(frozen=True, slots=True)
+class StatusRemoved:
+    """Somebody has cleared what was retained of a node."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
 class DesiredArrived:
     desired: Desired
 
@@ -157,6 +164,7 @@ Event = (
     | SpecGone
     | TableArrived
     | StatusArrived
+    | StatusRemoved
     | DesiredArrived
     | ModelOpened
     | ModelRefused

@@ -175,7 +175,7 @@ class MemoryDataConnection(MemoryConnection):
         if packet_id is None:
             self._inbox.put(message)
         else:
-            receipt = self._inbox.hold(packet_id, len(message.payload))
+            receipt = self._inbox.hold(packet_id)
             self._inbox.put(replace(message, receipt=receipt))
 
     def acknowledge(self, message: Message) -> None:
