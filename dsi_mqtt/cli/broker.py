@@ -20,7 +20,7 @@ from dsi_mqtt.cli.common import (
     state_folder,
     until_stopped,
 )
-from dsi_mqtt.core.node import Site
+from dsi_mqtt.core.node import DataBroker
 from dsi_mqtt.orchestrator.strays import StrayAnswerer
 from dsi_mqtt.transport.base import Message
 from dsi_mqtt.transport.loop import run
@@ -116,7 +116,7 @@ async def site_brokers(
         await stack.enter_async_context(control)
         await stack.enter_async_context(data)
         async with control_connection(control.url) as connection:
-            payload = topics.site.payload.encode(Site(data.port))
+            payload = topics.site.payload.encode(DataBroker(data.port))
             await connection.publish(Message(topics.site.name(), payload, qos=1, retain=True))
         strays = asyncio.create_task(
             StrayAnswerer(control.url, MqttTransport(), root=root).run(), name="strays"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.message import Failure
-from dsi_mqtt.core.request import Input
+from dsi_mqtt.core.request import CORRELATION_MAX, DEVICE_MAX, Input
 
 
 def complaint(given: Input, spec: Deployment) -> Failure | None:
@@ -21,6 +21,18 @@ def _sentence(given: Input, spec: Deployment) -> str | None:
     if given.nbytes > spec.input.max_bytes:
         return (
             f"input of {given.nbytes} bytes is over input.max_bytes {spec.input.max_bytes}; "
+            "send less"
+        )
+    return _address(given)
+
+
+def _address(given: Input) -> str | None:
+    """What is wrong with where the answer shall go, which a door has to remember with it."""
+    if len(given.device) > DEVICE_MAX:
+        return f"a device's name of {len(given.device)} characters is over {DEVICE_MAX}; shorten it"
+    if given.correlation is not None and len(given.correlation) > CORRELATION_MAX:
+        return (
+            f"Correlation Data of {len(given.correlation)} bytes is over {CORRELATION_MAX}; "
             "send less"
         )
     if given.foreign_topic:

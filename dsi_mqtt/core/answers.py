@@ -4,8 +4,11 @@
 |---|---|---|
 | results | a repeated id is answered without computing again | `input.dedupe_s`, 4096, 32 MiB |
 | cancels | one may overtake the input it is about | 10 s, 1024 |
-| deaths | an input that ends its node is found at the third | answered, or unused |
+| deaths | an input that ends its node is found at the third | answered, unused, 4096, 4 MiB |
 | retry budget | a breaking chain is not loaded with its own repetitions | earned by answers |
+
+The bytes are of everything that an entry holds, for a device chooses more of it than the result:
+its name, the id and Correlation Data, the Response Topic.
 """
 
 from __future__ import annotations
@@ -20,6 +23,13 @@ KEPT_MAX: Final = 4096
 KEPT_BYTES_MAX: Final = 32 * 1024 * 1024
 CANCELLED_MAX: Final = 1024
 CANCELLED_S: Final = 10.0
+DEATHS_MAX: Final = 4096
+DEATHS_BYTES_MAX: Final = 4 * 1024 * 1024
+# The objects of one entry, without the texts and bytes in them.
+KEPT_ENTRY_BYTES: Final = 1024
+DEATHS_ENTRY_BYTES: Final = 384
+# A number and its place in a tuple.
+TOKEN_BYTES: Final = 40
 RETRY_SHARE: Final = 0.2
 BUDGET_LEAST: Final = 20.0
 
@@ -28,6 +38,7 @@ BUDGET_LEAST: Final = 20.0
 class _Kept:
     reply: Reply
     until: float
+    nbytes: int
 
 
 class KeptAnswers:
@@ -53,8 +64,9 @@ class KeptAnswers:
     def keep(self, key: str, reply: Reply, until: float) -> None:
         """Replaces what was kept of `key`; lets go of the oldest beyond either bound."""
         self._drop(key)
-        self._kept[key] = _Kept(reply, until)
-        self._nbytes += len(reply.body)
+        nbytes = _held_bytes(key, reply)
+        self._kept[key] = _Kept(reply, until, nbytes)
+        self._nbytes += nbytes
         while len(self._kept) > self._count_max or self._nbytes > self._bytes_max:
             self._drop(next(iter(self._kept)))
 
@@ -68,7 +80,21 @@ class KeptAnswers:
     def _drop(self, key: str) -> None:
         kept = self._kept.pop(key, None)
         if kept is not None:
-            self._nbytes -= len(kept.reply.body)
+            self._nbytes -= kept.nbytes
+
+
+def _held_bytes(key: str, reply: Reply) -> int:
+    texts = (key, reply.device, reply.identity, reply.topic, reply.content_type)
+    blobs = len(reply.body) + len(reply.correlation or b"")
+    if reply.completion is not None:
+        completion = reply.completion
+        blobs += _text_bytes(completion.text) + TOKEN_BYTES * len(completion.tokens)
+    return KEPT_ENTRY_BYTES + blobs + sum(_text_bytes(text) for text in texts if text is not None)
+
+
+def _text_bytes(text: str) -> int:
+    """As it lies in memory: up to four bytes a character where one is not ASCII."""
+    return len(text) if text.isascii() else 4 * len(text)
 
 
 class Cancelled:
@@ -95,10 +121,14 @@ class Deaths:
     """How many nodes have ended while they may have held an input; the shell retains it.
 
     Only of inputs that run alone because of it, and of those whose earlier door left a record.
+    The least recently found go first.
     """
 
-    def __init__(self) -> None:
-        self._counts: dict[str, tuple[int, float]] = {}
+    def __init__(self, count_max: int = DEATHS_MAX, bytes_max: int = DEATHS_BYTES_MAX) -> None:
+        self._count_max = count_max
+        self._bytes_max = bytes_max
+        self._counts: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._nbytes = 0
 
     def __len__(self) -> int:
         return len(self._counts)
@@ -106,16 +136,33 @@ class Deaths:
     def of(self, key: str) -> int:
         return self._counts.get(key, (0, 0.0))[0]
 
-    def found(self, key: str, count: int, now: float) -> None:
-        """A count, of this door or an earlier one. It never falls before it is cleared."""
-        self._counts[key] = max(count, self.of(key)), now
+    def found(self, key: str, count: int, now: float) -> list[str]:
+        """A count, of this door or an earlier one. It never falls before it is cleared.
+
+        Returns the keys that had to make room: what is retained of them is of no use any more.
+        """
+        count = max(count, self.of(key))
+        self.cleared(key)
+        self._counts[key] = count, now
+        self._nbytes += _key_bytes(key)
+        gone = []
+        while len(self._counts) > self._count_max or self._nbytes > self._bytes_max:
+            oldest = next(iter(self._counts))
+            self.cleared(oldest)
+            gone.append(oldest)
+        return gone
 
     def cleared(self, key: str) -> None:
-        self._counts.pop(key, None)
+        if self._counts.pop(key, None) is not None:
+            self._nbytes -= _key_bytes(key)
 
     def unused(self, now: float, age_s: float) -> list[str]:
         """Keys untouched for `age_s`: nobody repeats these inputs any more."""
         return [key for key, (_, since) in self._counts.items() if now - since >= age_s]
+
+
+def _key_bytes(key: str) -> int:
+    return DEATHS_ENTRY_BYTES + _text_bytes(key)
 
 
 class RetryBudget:

@@ -193,9 +193,9 @@ class Door:
             return self._refuse(request, refusal, now)
         return self._admit(request, now)
 
-    def record_found(self, record: Redelivery, now: float) -> None:
+    def record_found(self, record: Redelivery, now: float) -> Effects:
         """A retained count from before this door."""
-        self._deaths.found(record.key, record.count, now)
+        return self._remember(record, now)
 
     def record_written(self, record: Redelivery, now: float) -> Effects:
         """The deaths are retained, so the input may run now."""
@@ -277,8 +277,12 @@ class Door:
         if request.deaths >= POISON_AT:
             return self._give_up(request, POISON, now)
         request.recorded = request.deaths
-        self._deaths.found(request.key, request.deaths, now)
-        return self._tell(request, now)
+        effects = self._remember(Redelivery(request.key, request.deaths), now)
+        return [*effects, *self._tell(request, now)]
+
+    def _remember(self, record: Redelivery, now: float) -> Effects:
+        gone = self._deaths.found(record.key, record.count, now)
+        return [WriteRecord(self.deployment, Redelivery(key, 0)) for key in gone]
 
     # --- the chain ----------------------------------------------------------------------------
 

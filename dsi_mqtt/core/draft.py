@@ -13,7 +13,7 @@ from dsi_mqtt.core.node import NodeStatus
 from dsi_mqtt.core.plan import Plan
 from dsi_mqtt.core.table import (
     BrokerUrls,
-    Door,
+    DoorPlace,
     Forecast,
     Hop,
     ModelRef,
@@ -66,7 +66,7 @@ def draft_table(draft: Draft, stamp: Stamp, nodes: Mapping[str, NodeStatus], ses
         draft.reason,
         draft.decision,
         ModelRef(graph.digest, len(graph.units), graph.tier),
-        Door(plan.door, keeper.incarnation, brokers[plan.door].control, session, WINDOW),
+        DoorPlace(plan.door, keeper.incarnation, brokers[plan.door].control, session, WINDOW),
         segments,
         tuple(_hop(before, after, graph, draft.spec) for before, after in pairwise(segments)),
         brokers,

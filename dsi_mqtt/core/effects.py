@@ -10,7 +10,7 @@ from dsi_mqtt.core.generation import Partial, Sampling
 from dsi_mqtt.core.message import Activation
 from dsi_mqtt.core.model import UnitRange
 from dsi_mqtt.core.request import Input, ParsedInput, Redelivery, Reply
-from dsi_mqtt.core.table import Door
+from dsi_mqtt.core.table import DoorPlace
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ class OpenIngress:
     """
 
     deployment: str
-    door: Door
+    door: DoorPlace
     hold_count: int
     hold_bytes: int
 

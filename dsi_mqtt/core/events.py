@@ -38,6 +38,13 @@ class StatusArrived:
 
 
 @dataclass(frozen=True, slots=True)
+class StatusRemoved:
+    """Somebody has cleared what was retained of a node."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
 class DesiredArrived:
     desired: Desired
 
@@ -218,6 +225,7 @@ Event = (
     | SpecGone
     | TableArrived
     | StatusArrived
+    | StatusRemoved
     | DesiredArrived
     | ModelOpened
     | ModelRefused

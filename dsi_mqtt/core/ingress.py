@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import Final, Literal
 
 from dsi_mqtt.core.effects import CloseIngress, EchoNonce, Effects, OpenIngress
-from dsi_mqtt.core.table import Door
+from dsi_mqtt.core.table import DoorPlace
 
 HAND_OVER_S: Final = 5.0
 PROVE_S: Final = 1.0
@@ -34,7 +34,7 @@ class Ingress:
     def __init__(self, deployment: str, hold_count: int, hold_bytes: int) -> None:
         self._deployment = deployment
         self._hold = (hold_count, hold_bytes)
-        self._door: Door | None = None
+        self._door: DoorPlace | None = None
         self._session: tuple[str, str] | None = None
         self._held_elsewhere = False
         self._due = 0.0
@@ -48,7 +48,7 @@ class Ingress:
     def is_connected(self) -> bool:
         return self.state in ("opening", "open")
 
-    def named(self, door: Door, now: float) -> Effects:
+    def named(self, door: DoorPlace, now: float) -> Effects:
         """The serving table names this node and incarnation."""
         self._door = door
         if self.is_connected and self._session != (door.ingress, door.session):

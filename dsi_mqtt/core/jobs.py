@@ -6,7 +6,8 @@
 
 Jobs that are queued or computing are bounded by what doors and credits admit. Of the others the
 newest are remembered: a repetition of one is recognised, and a probe is told the truth. What a
-cancel names is remembered even if it never came, for a cancel may overtake its activation.
+cancel names is remembered even if it never came, for a cancel may overtake its activation. What
+is remembered of them is what tells them apart, whatever else their headers bore.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from dsi_mqtt.core.model import UnitRange
 REMEMBERED: Final = 2048
 ANSWERS_KEPT: Final = 256
 ANSWER_BYTES_KEPT: Final = 32 * 1024 * 1024
+# Of an answer beside its tensors: the objects it consists of, and one for each row and stamp.
+ANSWER_BYTES: Final = 2048
+ENTRY_BYTES: Final = 192
 
 NO_UNITS: Final = UnitRange(0, 0)
 
@@ -96,7 +100,7 @@ class Jobs:
         """The job is over here; its tensors are let go of."""
         key = job_key(job.header)
         self._live.pop(key, None)
-        job.phase, job.activation = phase, Activation(job.header)
+        job.phase, job.activation = phase, Activation(_essence(job.header))
         self._ended[key] = job
         while len(self._ended) > REMEMBERED:
             self._ended.popitem(last=False)
@@ -109,9 +113,30 @@ class Jobs:
         """Until newer ones take its place, a probe gets the answer itself."""
         job.answer = answer
         self._answers.append(job)
-        self._answer_bytes += answer.nbytes
+        self._answer_bytes += _held_bytes(answer)
         while len(self._answers) > ANSWERS_KEPT or self._answer_bytes > ANSWER_BYTES_KEPT:
             oldest = self._answers.popleft()
             if oldest.answer is not None:
-                self._answer_bytes -= oldest.answer.nbytes
+                self._answer_bytes -= _held_bytes(oldest.answer)
                 oldest.answer = None
+
+
+def _essence(header: Header) -> Header:
+    """What tells one attempt at one segment from all others, and where it belongs."""
+    return Header(
+        header.kind,
+        header.deployment,
+        header.stamp,
+        header.source,
+        header.target,
+        header.request,
+        header.attempt,
+        header.door,
+    )
+
+
+def _held_bytes(answer: Activation) -> int:
+    """A header has no tensors and may be long all the same."""
+    header = answer.header
+    entries = len(header.rows) + len(header.stamps)
+    return ANSWER_BYTES + answer.nbytes + ENTRY_BYTES * entries + len(header.trace or "")

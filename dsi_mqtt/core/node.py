@@ -123,7 +123,8 @@ class Telemetry:
     """QoS 0 on `node/{node}/telemetry`.
 
     echo_age_s: age of the newest message to oneself that came back through the data connection;
-    it grows while that connection is broken in silence.
+    it grows while that connection is broken in silence. unreadable: messages for this node that
+    no header could be read of, since it started; whoever sent them is not told.
     """
 
     node: str
@@ -137,6 +138,7 @@ class Telemetry:
     link: LinkSample = LinkSample()
     segments: tuple[SegmentLoad, ...] = ()
     doors: tuple[DoorLoad, ...] = ()
+    unreadable: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +149,7 @@ class Desired:
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class DataBroker:
     """Where tensors go, retained on `broker/site`, so that a node needs one URL only.
 
     data_port: of the broker for tensors, on the host of the control broker.

@@ -7,39 +7,76 @@ the will of everybody. Nodes that were never heard of count as alive.
 
 from __future__ import annotations
 
-from dsi_mqtt.core.node import NodeStatus
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from dsi_mqtt.core.node import DoorReport, NodeState, NodeStatus
 from dsi_mqtt.core.table import Stamp, Table
 
 Member = tuple[str, str]
 
+# Of nodes and their doors together; beyond, those longest unheard of are forgotten.
+WORDS_MAX: Final = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class _Word:
+    """What a node said of itself, as far as it matters here."""
+
+    incarnation: str
+    state: NodeState
+    doors: tuple[DoorReport, ...]
+
+    @property
+    def weight(self) -> int:
+        return 1 + len(self.doors)
+
 
 class Peers:
-    """The newest status of every other node. Holds one for each node name."""
+    """The newest word of every other node, one for each name, as long as it is retained."""
 
-    def __init__(self) -> None:
-        self._statuses: dict[str, NodeStatus] = {}
+    def __init__(self, words_max: int = WORDS_MAX) -> None:
+        self._words: OrderedDict[str, _Word] = OrderedDict()
+        self._weight = 0
+        self._words_max = words_max
+
+    def __len__(self) -> int:
+        return len(self._words)
 
     def heard(self, status: NodeStatus) -> bool:
         """Takes up a status. False for the will of an earlier life, which changes nothing."""
-        known = self._statuses.get(status.node)
+        known = self._words.get(status.node)
         if (
             status.state == "offline"
             and known is not None
             and known.incarnation != status.incarnation
         ):
             return False
-        self._statuses[status.node] = status
+        self.removed(status.node)
+        word = _Word(status.incarnation, status.state, status.doors)
+        self._words[status.node] = word
+        self._weight += word.weight
+        while self._weight > self._words_max:
+            self.removed(next(iter(self._words)))
         return True
+
+    def removed(self, node: str) -> None:
+        """Its status is retained no more: it is as one never heard of."""
+        word = self._words.pop(node, None)
+        if word is not None:
+            self._weight -= word.weight
 
     def is_replaced(self, member: Member) -> bool:
         """Proof: this node lives as another incarnation."""
-        status = self._statuses.get(member[0])
-        return status is not None and status.state != "offline" and status.incarnation != member[1]
+        word = self._words.get(member[0])
+        return word is not None and word.state != "offline" and word.incarnation != member[1]
 
     def is_missing(self, member: Member) -> bool:
         """Proof or hint: replaced, or said to be offline."""
-        status = self._statuses.get(member[0])
-        said = status is not None and (status.state, status.incarnation) == ("offline", member[1])
+        word = self._words.get(member[0])
+        said = word is not None and (word.state, word.incarnation) == ("offline", member[1])
         return said or self.is_replaced(member)
 
     def lacks(self, table: Table) -> bool:
@@ -52,20 +89,15 @@ class Peers:
 
     def has_ingress(self, deployment: str) -> bool:
         """Whether a living node says that it has this ingress open."""
-        return any(
-            door.deployment == deployment and door.ingress_open
-            for status in self._alive()
-            for door in status.doors
-        )
+        return any(door.ingress_open for _, door in self._doors(deployment))
 
     def oldest(self, deployment: str) -> dict[Member, Stamp]:
         """What the doors of living nodes say about the oldest table their requests use."""
-        return {
-            (status.node, status.incarnation): door.oldest
-            for status in self._alive()
-            for door in status.doors
-            if door.deployment == deployment
-        }
+        return {member: door.oldest for member, door in self._doors(deployment)}
 
-    def _alive(self) -> list[NodeStatus]:
-        return [status for status in self._statuses.values() if status.state != "offline"]
+    def _doors(self, deployment: str) -> Iterator[tuple[Member, DoorReport]]:
+        for node, word in self._words.items():
+            if word.state != "offline":
+                for door in word.doors:
+                    if door.deployment == deployment:
+                        yield (node, word.incarnation), door

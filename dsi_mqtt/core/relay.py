@@ -35,6 +35,7 @@ from dsi_mqtt.core.table import DOOR
 
 SMOOTHING: Final = 0.2
 QUEUE_MAX: Final = 1024
+QUEUE_BYTES_MAX: Final = 256 * 1024 * 1024
 UNLIMITED_S: Final = 600.0
 
 _TOO_LATE: Final = Failure("deadline", "time ran out inside the chain; try again")
@@ -105,7 +106,8 @@ class Relay:
             edge=edge,
         )
         queue = self._queues.setdefault(header.deployment, deque())
-        if len(queue) >= QUEUE_MAX:
+        queued = sum(waiting.nbytes for waiting in queue)
+        if len(queue) >= QUEUE_MAX or (queue and queued + job.nbytes > QUEUE_BYTES_MAX):
             return self._fail(job, _FULL, now)
         self._jobs.add(job)
         queue.append(job)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
 
 from dsi_mqtt.core.generation import Completion
 from dsi_mqtt.core.message import Failure
+
+# What a device chooses and a door has to remember is short; more is refused.
+DEVICE_MAX: Final = 128
+CORRELATION_MAX: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)

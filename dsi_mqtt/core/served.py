@@ -22,7 +22,7 @@ from dsi_mqtt.core.model import ModelGraph
 from dsi_mqtt.core.node import NodeStatus
 from dsi_mqtt.core.outlook import NodeKey, Outlook
 from dsi_mqtt.core.plan import Infeasible, Plan
-from dsi_mqtt.core.table import Door, Stamp, Table, TableDocument
+from dsi_mqtt.core.table import DoorPlace, Stamp, Table, TableDocument
 from dsi_mqtt.errors import ConfigError, one_sentence
 
 SETTLE_S: Final = 1.0
@@ -274,7 +274,7 @@ class Served:
             effects.append(PublishDocument(self.name, self.document))
         return effects
 
-    def _give_up(self, reason: str, door: Door | None, authority: Authority) -> ServedEffects:
+    def _give_up(self, reason: str, door: DoorPlace | None, authority: Authority) -> ServedEffects:
         """Nothing feasible: a table says so, once for each reason."""
         serve = self.document.serve if self.document else None
         told = serve is not None and (serve.state, serve.reason) == ("unavailable", reason)
@@ -308,7 +308,7 @@ class Served:
         self._changed, self._waiting_since, self._kept_because = False, None, None
         return PublishDocument(self.name, document)
 
-    def _unavailable(self, reason: str, door: Door | None, authority: Authority) -> Table:
+    def _unavailable(self, reason: str, door: DoorPlace | None, authority: Authority) -> Table:
         return Table(
             self.name,
             *self._next(authority),
@@ -338,7 +338,7 @@ class Served:
 
     def _waiting_door(
         self, spec: Deployment, graph: ModelGraph, authority: Authority
-    ) -> Door | None:
+    ) -> DoorPlace | None:
         """While nothing serves, a door still holds the inputs and answers each by its deadline."""
         old = self.document.serve if self.document else None
         known = old.door.node if old and old.door else None
@@ -346,7 +346,7 @@ class Served:
         if keeper is None or keeper.brokers is None:
             return None
         session = self._ingress_session(authority)
-        return Door(keeper.node, keeper.incarnation, keeper.brokers.control, session, WINDOW)
+        return DoorPlace(keeper.node, keeper.incarnation, keeper.brokers.control, session, WINDOW)
 
     # --- questions ----------------------------------------------------------------------------
 

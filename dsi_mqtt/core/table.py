@@ -37,8 +37,8 @@ class ModelRef:
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
-    """The node that owns the ingress.
+class DoorPlace:
+    """Where the door is: the node that owns the ingress. What that node does is `core.door`.
 
     ingress: URL of the broker that devices publish to; session: client id of the durable MQTT
     session, a secret of the eligible nodes; window: attempts in the chain at once.
@@ -128,7 +128,7 @@ class Table:
     reason: str | None
     decision: str
     model: ModelRef | None
-    door: Door | None
+    door: DoorPlace | None
     segments: tuple[Segment, ...] = ()
     hops: tuple[Hop, ...] = ()
     brokers: dict[str, BrokerUrls] = field(default_factory=dict)

@@ -71,6 +71,7 @@ class Worker:
             ev.SpecGone: self._spec_gone,
             ev.TableArrived: self._table_arrived,
             ev.StatusArrived: self._status_arrived,
+            ev.StatusRemoved: self._status_removed,
             ev.DesiredArrived: self._desired_arrived,
             ev.ModelOpened: self._model_opened,
             ev.ModelRefused: self._model_refused,
@@ -113,7 +114,9 @@ class Worker:
             ev.InputArrived: lambda e, now: self._with_door(
                 e.deployment, lambda door: door.input_arrived(e.input, now)
             ),
-            ev.RecordFound: self._record_found,
+            ev.RecordFound: lambda e, now: self._with_door(
+                e.deployment, lambda door: door.record_found(e.record, now)
+            ),
             ev.RecordWritten: lambda e, now: self._with_door(
                 e.deployment, lambda door: door.record_written(e.record, now)
             ),
@@ -262,12 +265,6 @@ class Worker:
             door.device_spoke(event.device, now)
         return []
 
-    def _record_found(self, event: ev.RecordFound, now: float) -> Effects:
-        door = self._doors.get(event.deployment)
-        if door is not None:
-            door.record_found(event.record, now)
-        return []
-
     # --- ingress ------------------------------------------------------------------------------
 
     def _ingress_opened(self, event: ev.IngressOpened, _now: float) -> Effects:
@@ -295,6 +292,12 @@ class Worker:
         for name in self._holdings.deployments():
             effects += self._note_oldest(name, now)
         return effects
+
+    def _status_removed(self, event: ev.StatusRemoved, _now: float) -> Effects:
+        if event.node == self.node:
+            return [ReportStatus()]  # it is wrong about the living
+        self._peers.removed(event.node)
+        return []
 
     def _own_status(self, status: NodeStatus) -> Effects:
         """Somebody else's word about this node: an older life's will must not stand."""

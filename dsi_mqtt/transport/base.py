@@ -55,9 +55,9 @@ class ConnectOptions:
     session_expiry_s: how long the broker keeps the MQTT session after the connection;
         0 ends it with the connection, and then `clean_start` makes no difference.
     hold_count, hold_bytes: a data connection hands over nothing more, and reads its socket into
-        its receive buffer only, while this many QoS 1 messages are unacknowledged, or this many
-        payload bytes (and some for each message's record) are unacknowledged or not yet taken
-        from `messages()`. One message is always admitted, whatever its size. What comes behind
+        its receive buffer only, while this many QoS 1 messages are unacknowledged, or messages of
+        this many bytes (payload, properties and record) are unacknowledged or not yet taken from
+        `messages()`. One message is always admitted, whatever its size. What comes behind
         waits too, PUBACKs among it: at the bound, acknowledge without first waiting for a QoS 1
         publish on the same connection.
     """

@@ -9,13 +9,16 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from itertools import count
+from sys import getsizeof
 from typing import Final
 
 from dsi_mqtt.errors import ConnectionLostError
 from dsi_mqtt.transport.base import Message
 
-# What a message is charged beside its payload, so that empty ones are bounded too.
+# What a message is charged beside its texts and bytes, so that empty ones are bounded too; and
+# one user property, which a few bytes on the wire can make.
 RECORD_BYTES: Final = 512
+PROPERTY_BYTES: Final = 192
 
 # Receipts are unique in the process: one kept from an earlier connection acknowledges nothing on
 # the next, where the broker gives the same packet id to another message.
@@ -53,16 +56,17 @@ class Inbox(AsyncIterator[Message]):
         """Whether nothing more should be put in. An empty inbox admits a message of any size."""
         return self._full
 
-    def hold(self, packet_id: int, nbytes: int) -> int:
-        """The receipt for a message of `nbytes` payload bytes that will await `release`."""
+    def hold(self, packet_id: int) -> int:
+        """The receipt for a message that is put in next and will await `release`."""
         receipt = next(_receipts)
-        self._held[receipt] = (packet_id, nbytes + RECORD_BYTES)
-        self._charge(nbytes + RECORD_BYTES)
+        self._held[receipt] = packet_id, 0
         return receipt
 
     def put(self, message: Message) -> None:
-        if message.receipt is None:
-            self._charge(len(message.payload) + RECORD_BYTES)
+        cost = _cost(message)
+        if message.receipt is not None:
+            self._held[message.receipt] = self._held[message.receipt][0], cost
+        self._charge(cost)
         self._waiting.append(message)
         self._wake()
 
@@ -89,7 +93,7 @@ class Inbox(AsyncIterator[Message]):
             await self._arrival()
         message = self._waiting.popleft()
         if message.receipt is None:
-            self._charge(-len(message.payload) - RECORD_BYTES)
+            self._charge(-_cost(message))
         return message
 
     async def _arrival(self) -> None:
@@ -114,3 +118,14 @@ class Inbox(AsyncIterator[Message]):
         )
         if was_full and not self._full:
             self.on_room()
+
+
+def _cost(message: Message) -> int:
+    """What a message takes while it is kept: its sender chooses more of it than the payload."""
+    cost = RECORD_BYTES + len(message.payload) + getsizeof(message.topic)
+    for part in (message.content_type, message.response_topic, message.correlation_data):
+        if part is not None:
+            cost += getsizeof(part)
+    for name, value in message.user_properties:
+        cost += PROPERTY_BYTES + getsizeof(name) + getsizeof(value)
+    return cost

@@ -12,7 +12,7 @@ from dsi_mqtt.errors import BrokerUnreachableError, ConfigError, ConnectionLostE
 from dsi_mqtt.transport.base import BrokerLimits, ConnectOptions, Message
 from dsi_mqtt.transport.inbox import Inbox
 from dsi_mqtt.transport.memory_broker import MemoryBroker
-from dsi_mqtt.transport.memory_session import Link
+from dsi_mqtt.transport.memory_session import ClientLink
 from dsi_mqtt.transport.mqtt_packets import packet_size
 from dsi_mqtt.transport.refusals import check_message, check_size, check_without_answer
 from dsi_mqtt.transport.topics import check_filter
@@ -42,7 +42,7 @@ class MemoryTransport:
 
 
 class MemoryConnection(ABC):
-    """What both kinds share; the client's end of a `Link`."""
+    """What both kinds share; the client's end of a `ClientLink`."""
 
     def __init__(self, broker: MemoryBroker, inbox: Inbox) -> None:
         self._broker = broker
@@ -51,7 +51,7 @@ class MemoryConnection(ABC):
         self._inbox = inbox
         self._end: str | None = None
         self._answers: set[asyncio.Future[bool | None]] = set()  # None: the connection ended
-        self._link: Link
+        self._link: ClientLink
         self._session_present = False
 
     async def _connect(self, options: ConnectOptions) -> None:
@@ -175,7 +175,7 @@ class MemoryDataConnection(MemoryConnection):
         if packet_id is None:
             self._inbox.put(message)
         else:
-            receipt = self._inbox.hold(packet_id, len(message.payload))
+            receipt = self._inbox.hold(packet_id)
             self._inbox.put(replace(message, receipt=receipt))
 
     def acknowledge(self, message: Message) -> None:

@@ -17,7 +17,7 @@ from typing import Final
 from dsi_mqtt.errors import BrokerRefusedError, BrokerUnreachableError
 from dsi_mqtt.transport.base import BrokerLimits, ConnectOptions, Message
 from dsi_mqtt.transport.memory_faults import Fault, FaultKind, Passage
-from dsi_mqtt.transport.memory_session import ClientEnd, Link, Parcel, Session
+from dsi_mqtt.transport.memory_session import ClientEnd, ClientLink, Parcel, Session
 from dsi_mqtt.transport.mqtt_packets import packet_size
 from dsi_mqtt.transport.topics import matches
 
@@ -74,7 +74,7 @@ class MemoryBroker:
 
     # -- what clients do -------------------------------------------------------------------------
 
-    def connect(self, options: ConnectOptions, end: ClientEnd) -> tuple[Link, bool]:
+    def connect(self, options: ConnectOptions, end: ClientEnd) -> tuple[ClientLink, bool]:
         """The link, silent until `attach`, and whether a session was present.
 
         Raises BrokerUnreachableError or BrokerRefusedError.
@@ -89,13 +89,13 @@ class MemoryBroker:
         session = self._sessions.setdefault(client_id, Session(client_id, self._queue_max))
         session.expiry_s = options.session_expiry_s
         window = min(options.hold_count, self.limits.receive_max)
-        return Link(client_id, end, window=window, will=options.will), present
+        return ClientLink(client_id, end, window=window, will=options.will), present
 
-    def attach(self, link: Link) -> None:
+    def attach(self, link: ClientLink) -> None:
         """Hands the session on to `link`: what it holds is sent."""
         self._sessions[link.client_id].attach(link, self._clock())
 
-    def publish(self, link: Link, message: Message) -> bool:
+    def publish(self, link: ClientLink, message: Message) -> bool:
         """Whether anybody has subscribed to the topic; nothing else is promised."""
         limit = self.limits.max_packet_size
         if limit is not None and packet_size(message) > limit:
@@ -103,7 +103,7 @@ class MemoryBroker:
             return False
         return self._route(link.client_id, message)
 
-    def subscribe(self, link: Link, topic_filter: str, qos: int) -> bool:
+    def subscribe(self, link: ClientLink, topic_filter: str, qos: int) -> bool:
         session = self._sessions[link.client_id]
         session.subscriptions[topic_filter] = qos
         now = self._clock()
@@ -112,19 +112,19 @@ class MemoryBroker:
                 self._deliver(session, retained.message, qos, retained.deadline)
         return True
 
-    def unsubscribe(self, link: Link, topic_filter: str) -> bool:
+    def unsubscribe(self, link: ClientLink, topic_filter: str) -> bool:
         """Whether there was such a subscription."""
         return self._sessions[link.client_id].subscriptions.pop(topic_filter, None) is not None
 
-    def acknowledge(self, link: Link, packet_id: int) -> None:
+    def acknowledge(self, link: ClientLink, packet_id: int) -> None:
         self._sessions[link.client_id].acknowledge(packet_id, self._clock())
 
-    def disconnect(self, link: Link) -> None:
+    def disconnect(self, link: ClientLink) -> None:
         """A clean end: no will."""
         link.will = None
         self._lose(link, "it was closed by the client")
 
-    def hang_up(self, link: Link) -> None:
+    def hang_up(self, link: ClientLink) -> None:
         """The client's socket closed without a word."""
         self._lose(link, "it was closed by the client")
 
@@ -172,7 +172,7 @@ class MemoryBroker:
         link.frozen = False
         self._lose(link, "the broker closed it")
 
-    def freeze(self, client_id: str) -> Link:
+    def freeze(self, client_id: str) -> ClientLink:
         """Half-open: nothing passes, nobody notices; `thaw` it, or `time_out`."""
         link = self._link(client_id)
         link.frozen = True
@@ -262,7 +262,7 @@ class MemoryBroker:
         granted = replace(message, qos=min(qos, message.qos))
         session.accept(Parcel(granted, deadline), self._clock())
 
-    def _lose(self, link: Link, reason: str) -> None:
+    def _lose(self, link: ClientLink, reason: str) -> None:
         """Ends the broker's side; the will goes out when the session has no connection any more."""
         link.close(reason)
         session = self._sessions.get(link.client_id)
@@ -271,7 +271,7 @@ class MemoryBroker:
             self._forget_expired()
             self._publish_will(link)
 
-    def _publish_will(self, link: Link) -> None:
+    def _publish_will(self, link: ClientLink) -> None:
         will = link.will
         if will is not None:
             message = Message(will.topic, will.payload, qos=will.qos, retain=will.retain)
@@ -283,10 +283,10 @@ class MemoryBroker:
             if session.expired(now):
                 del self._sessions[session.client_id]
 
-    def _links(self) -> list[Link]:
+    def _links(self) -> list[ClientLink]:
         return [s.link for s in self._sessions.values() if s.link is not None]
 
-    def _link(self, client_id: str) -> Link:
+    def _link(self, client_id: str) -> ClientLink:
         session = self._sessions.get(client_id)
         if session is None or session.link is None:
             raise LookupError(f"{client_id!r} is not connected to mem://{self.name}")

@@ -24,7 +24,7 @@ class ClientEnd(Protocol):
     def ended(self, reason: str) -> None: ...
 
 
-class Link:
+class ClientLink:
     """The wire between one client and the broker: order kept, faults on demand.
 
     Frozen, it carries nothing and tells neither end: what is sent waits for the thaw.
@@ -120,7 +120,7 @@ class Session:
     subscriptions: dict[str, int] = field(default_factory=dict)
     queue: deque[Parcel] = field(default_factory=deque)
     in_flight: dict[int, Parcel] = field(default_factory=dict)
-    link: Link | None = None
+    link: ClientLink | None = None
     ended_at: float | None = None
     last_packet_id: int = 0
 
@@ -134,7 +134,7 @@ class Session:
         elif self.link is not None and self.link.waiting < self.queue_max:
             self.link.deliver(parcel.as_sent(now), None)
 
-    def attach(self, link: Link, now: float) -> None:
+    def attach(self, link: ClientLink, now: float) -> None:
         self.link, self.ended_at = link, None
         self.send_queued(now)
 

@@ -186,7 +186,7 @@ class MqttDataConnection:
             if int(packet.qos) > 1:
                 self._stream.end("the broker sent a message at QoS 2, which nobody subscribed to")
                 return
-            receipt = self._inbox.hold(packet.packet_id, len(packet.payload))
+            receipt = self._inbox.hold(packet.packet_id)
         self._inbox.put(received_message(packet, receipt))
         if self._inbox.full:
             self._stream.pause()

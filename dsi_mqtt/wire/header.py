@@ -46,6 +46,8 @@ _NO_TENSORS: Final = msgspec.Raw(b"\x90")  # an empty array
 
 TEMPERATURE_MAX: Final = 100.0
 _COUNT_MAX: Final = 2**53
+# Of a node, deployment, segment or incarnation: 64 at most where they are given.
+NAME_MAX: Final = 128
 _LEVEL: Final = frozenset("/+#\0")
 Count = Annotated[int, msgspec.Meta(ge=0)]
 RequestId = Annotated[bytes, msgspec.Meta(min_length=REQUEST_ID_BYTES, max_length=REQUEST_ID_BYTES)]
@@ -216,8 +218,11 @@ def is_sound(payload: bytes | memoryview) -> bool:
 def header_of(fields: Fields) -> Header:
     """The header that the rest of the system knows. Raises WireError for a negative count."""
     for name in (fields.deployment, fields.door):
-        if not _LEVEL.isdisjoint(name):
+        if len(name) > NAME_MAX or not _LEVEL.isdisjoint(name):
             raise WireError(f"activation header names {name!r:.60}, which is no topic level")
+    for name in (fields.source, fields.target, fields.leader):
+        if len(name) > NAME_MAX:
+            raise WireError(f"activation header names {name!r:.60}, which is no name here")
     _check_counts("term, epoch or attempt", fields.term, fields.epoch, fields.attempt)
     for row in fields.rows:
         _check_counts("rows", row.position, row.tokens, row.take)

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from dsi_mqtt.core.deployment import Deployment
-from dsi_mqtt.core.node import Desired, Leader, NodeStatus, Site, Telemetry
-from dsi_mqtt.core.request import Redelivery
+from dsi_mqtt.core.node import DataBroker, Desired, Leader, NodeStatus, Telemetry
+from dsi_mqtt.core.request import DEVICE_MAX, Redelivery
 from dsi_mqtt.core.table import TableDocument
 from dsi_mqtt.errors import ConfigError, WireError
 from dsi_mqtt.wire.control import Codec
 
 ROOT: Final = "dsi/v1"
-DEVICE_MAX: Final = 128
 LEVELS_MAX: Final = 200
 # Beyond, JSON readers and msgpack lose digits.
 NUMBER_MAX: Final = 2**53
@@ -71,7 +70,7 @@ _TELEMETRY: Final = Codec(Telemetry)
 _DESIRED: Final = Codec(Desired)
 _SPEC: Final = Codec(Deployment)
 _TABLE: Final = Codec(TableDocument)
-_SITE: Final = Codec(Site)
+_SITE: Final = Codec(DataBroker)
 _LEADER: Final = Codec(Leader)
 _REDELIVERY: Final = Codec(Redelivery)
 

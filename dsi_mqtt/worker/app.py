@@ -358,4 +358,5 @@ class WorkerProcess:
             link=self._echo.link(),
             segments=self._machine.segment_loads(),
             doors=self._machine.door_loads(),
+            unreadable=self._port.unreadable,
         )

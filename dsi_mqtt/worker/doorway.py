@@ -25,8 +25,8 @@ from dsi_mqtt.core.effects import (
     WriteRecord,
 )
 from dsi_mqtt.core.message import Failure
-from dsi_mqtt.core.request import Input, ParsedInput
-from dsi_mqtt.core.table import Door
+from dsi_mqtt.core.request import Input, ParsedInput, Redelivery
+from dsi_mqtt.core.table import DoorPlace
 from dsi_mqtt.errors import (
     BrokerRefusedError,
     ConnectionLostError,
@@ -63,19 +63,23 @@ class Doorway:
         self._transport = transport
         self._topics = topics
         self._emit = emit
-        self._door: Door | None = None
+        self._door: DoorPlace | None = None
         self._ingress: asyncio.Task[None] | None = None
         self._answers: asyncio.Task[None] | None = None
         self._answers_url = ""
         self._closing: asyncio.Task[None] | None = None
         self._connection: DataConnection | None = None
         self._held: dict[int, Message] = {}
+        self._loose: dict[int, int] = {}
+        self._loose_max = (0, 0)
+        self._dropped = 0
         self._receipts = 0
         self._leaving: asyncio.Queue[Outgoing] = asyncio.Queue()
 
     def open(self, effect: OpenIngress) -> None:
         self._end_ingress()
         self._door = effect.door
+        self._loose_max = effect.hold_count, effect.hold_bytes
         if self._closing is not None:
             self._closing.cancel()
             self._closing = None
@@ -92,6 +96,7 @@ class Doorway:
         )
 
     def acknowledge(self, effect: Acknowledge) -> None:
+        self._loose.pop(effect.receipt, None)
         message = self._held.pop(effect.receipt, None)
         if message is not None:
             self._acknowledge(message)
@@ -131,6 +136,7 @@ class Doorway:
             self._ingress.cancel()
             self._ingress = None
         self._held.clear()
+        self._loose.clear()
 
     async def _receive(self, effect: OpenIngress) -> None:
         door = effect.door
@@ -174,11 +180,22 @@ class Doorway:
             await connection.close()
         for message in found:
             try:
-                record = self._topics.redelivery.payload.decode(message.payload)
+                record = self._read_record(message)
             except WireError as error:
                 log.warning("%s is ignored: %s", message.topic, error)
             else:
                 self._emit(ev.RecordFound(self._deployment, record))
+
+    def _read_record(self, message: Message) -> Redelivery:
+        """Raises WireError for what no door has written."""
+        record = self._topics.redelivery.payload.decode(message.payload)
+        if self._record_topic(record) != message.topic or record.count < 1:
+            raise WireError("it is not the record of the input that it names")
+        return record
+
+    def _record_topic(self, record: Redelivery) -> str:
+        key = xxhash.xxh3_64_hexdigest(record.key.encode())
+        return self._topics.redelivery.name(deployment=self._deployment, key=key)
 
     def _admit(self, message: Message) -> None:
         payload = bytes(message.payload)
@@ -191,6 +208,8 @@ class Doorway:
             log.warning("an input of a device whose name is too long for an answer is dropped")
             self._acknowledge(message)
             return
+        if message.qos == 0 and not self._has_room(message):
+            return
         try:
             parsed = parse_input(payload, message.content_type)
         except InvalidInputError as error:
@@ -198,7 +217,10 @@ class Doorway:
         asked = message.response_topic
         own = self._topics.own_answer(self._deployment, device, asked)
         self._receipts += 1
-        self._held[self._receipts] = message
+        if message.qos:
+            self._held[self._receipts] = replace(message, payload=b"", user_properties=())
+        else:
+            self._loose[self._receipts] = len(payload)
         given = Input(
             receipt=self._receipts,
             request=os.urandom(REQUEST_ID_BYTES),
@@ -214,6 +236,24 @@ class Doorway:
             expiry_s=message.expiry_s,
         )
         self._emit(ev.InputArrived(self._deployment, given))
+
+    def _has_room(self, message: Message) -> bool:
+        """What is not acknowledged is not held back by the connection: beyond its bounds it goes.
+
+        QoS 0 means at most once.
+        """
+        count_max, bytes_max = self._loose_max
+        nbytes = sum(self._loose.values()) + len(message.payload)
+        if len(self._loose) < count_max and nbytes <= bytes_max:
+            return True
+        self._dropped += 1
+        if self._dropped == 1:
+            log.warning(
+                "inputs of %s at QoS 0 are dropped while %d are in hand; publish at QoS 1",
+                self._deployment,
+                len(self._loose),
+            )
+        return False
 
     def _acknowledge(self, message: Message) -> None:
         if self._connection is None:
@@ -278,10 +318,8 @@ class Doorway:
             return Message(topic, b"", qos=1, retain=True)
         if isinstance(effect, WriteRecord):
             record = effect.record
-            key = xxhash.xxh3_64_hexdigest(record.key.encode())
-            topic = self._topics.redelivery.name(deployment=self._deployment, key=key)
             payload = self._topics.redelivery.payload.encode(record) if record.count else b""
-            return Message(topic, payload, qos=1, retain=True)
+            return Message(self._record_topic(record), payload, qos=1, retain=True)
         reply = effect.reply
         topic = reply.topic or self._topics.result.name(
             deployment=self._deployment, device=reply.device

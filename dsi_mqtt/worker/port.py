@@ -28,13 +28,15 @@ log = logging.getLogger(__name__)
 
 INLINE_MAX: Final = 64 * 1024
 UNFINISHED_S: Final = 10.0
+NAMES_MAX: Final = 1024
 
 
 class ActivationPort:
     """Sends and receives activations of one node.
 
     arrived, broke: called on the event loop for each activation and for each that cannot be
-    completed; with `broke` the header says which attempt it was.
+    completed; with `broke` the header says which attempt it was. unreadable: messages so far that
+    have no header to say it.
     """
 
     def __init__(
@@ -84,6 +86,8 @@ class ActivationPort:
         key = (receiver, header.deployment, header.kind)
         topic = self._names.get(key)
         if topic is None:
+            if len(self._names) >= NAMES_MAX:
+                self._names.clear()  # a sender of nonsense chooses whom we answer
             topic = self._names[key] = self._topics.activation.name(
                 receiver=receiver,
                 sender=self._node,
@@ -118,11 +122,22 @@ class ActivationPort:
             activation = self._assembler.feed(message.payload, self._clock())
         except BrokenActivationError as error:
             self._broke(error.header)
-        except WireError:
-            self.unreadable += 1
+        except WireError as error:
+            self._refuse(message.topic, error)
         else:
             if activation is not None:
                 self._arrived(activation)
+
+    def _refuse(self, topic: str, error: WireError) -> None:
+        """Nobody can be told which attempt it was. Logged at each doubling, for it may go on."""
+        self.unreadable += 1
+        if self.unreadable.bit_count() == 1:
+            log.warning(
+                "messages that cannot be read: %d, the last on %s: %s",
+                self.unreadable,
+                topic,
+                error,
+            )
 
     def tick(self) -> None:
         for header in self._assembler.expire(self._clock(), UNFINISHED_S):

@@ -48,8 +48,12 @@ class ControlReader:
                 return read(parts, bytes(message.payload))
         return None
 
-    def _status(self, _parts: Parts, payload: bytes) -> ev.Event | None:
-        return ev.StatusArrived(self._topics.status.payload.decode(payload)) if payload else None
+    def _status(self, parts: Parts, payload: bytes) -> ev.Event:
+        if not payload:
+            return ev.StatusRemoved(parts["node"])
+        status = self._topics.status.payload.decode(payload)
+        check_topic_name(status.node, parts["node"])
+        return ev.StatusArrived(status)
 
     def _spec(self, parts: Parts, payload: bytes) -> ev.Event:
         if not payload:

@@ -12,7 +12,7 @@ from dsi_mqtt.core.node import DoorReport, NodeState, NodeStatus
 from dsi_mqtt.core.request import Input, ParsedInput
 from dsi_mqtt.core.table import (
     DOOR,
-    Door,
+    DoorPlace,
     Forecast,
     Hop,
     ModelRef,
@@ -78,7 +78,7 @@ def make_table(
         None,
         f"d-{epoch}",
         ModelRef(digest, chosen[-1][1][1], "fake"),
-        Door(*door, "mqtt://broker", "session", window) if door else None,
+        DoorPlace(*door, "mqtt://broker", "session", window) if door else None,
         segments,
         hops,
         forecast=Forecast(p50_ms, p50_ms, 10.0) if p50_ms is not None else None,

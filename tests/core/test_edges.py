@@ -183,7 +183,7 @@ def test_grants_are_repeated_while_the_edge_is_in_use_and_after_a_reconnection()
     assert not edge.reconnected(IDLE_S + 0.1)
 
 
-# --- both sides, with a link that loses -------------------------------------------------------
+# --- both sides, with what lies between, which loses -----------------------------
 
 steps = st.lists(
     st.one_of(
@@ -197,7 +197,7 @@ steps = st.lists(
 )
 
 
-class Link:
+class EdgeEnds:
     """Two edges and what is between them: ordered, lossy, repeating."""
 
     def __init__(self) -> None:
@@ -258,14 +258,14 @@ class Link:
 def test_credits_are_never_exceeded_and_no_loss_blocks_an_edge_for_ever(
     schedule: list[tuple[str, int]],
 ) -> None:
-    link = Link()
+    ends = EdgeEnds()
     for what, number in schedule:
-        link.step(what, number)
-    link.send(10)
+        ends.step(what, number)
+    ends.send(10)
     for _ in range(40 + 4 * len(schedule)):
         for what in ("carry", "finish", "answer"):
-            link.step(what, 0)
-        link.step("wait", 3)
-    assert link.delivered[-1] == work(link.numbers).header.request, "the edge is blocked"
-    assert not link.there
-    assert link.delivered == sorted(set(link.delivered)), "repeated, or out of order"
+            ends.step(what, 0)
+        ends.step("wait", 3)
+    assert ends.delivered[-1] == work(ends.numbers).header.request, "the edge is blocked"
+    assert not ends.there
+    assert ends.delivered == sorted(set(ends.delivered)), "repeated, or out of order"

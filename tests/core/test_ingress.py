@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from dsi_mqtt.core.effects import CloseIngress, EchoNonce, Effects, OpenIngress
 from dsi_mqtt.core.ingress import HAND_OVER_S, PROVE_S, Ingress
-from dsi_mqtt.core.table import Door
+from dsi_mqtt.core.table import DoorPlace
 from tests.core.build import NAME
 
-DOOR = Door("a", "a1", "mqtt://broker", "session", 4)
+DOOR = DoorPlace("a", "a1", "mqtt://broker", "session", 4)
 OPEN = [OpenIngress(NAME, DOOR, 8, 1000)]
 ECHO = [EchoNonce(NAME)]
 CLOSE = [CloseIngress(NAME, forget=False)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from dsi_mqtt.core import jobs, relay
 from dsi_mqtt.core.activation import pack_body
 from dsi_mqtt.core.effects import Compute, Effects, Transmit
@@ -359,6 +361,21 @@ def test_answers_are_kept_up_to_a_number_of_bytes() -> None:
     ]
     assert kinds[0] == "lost"
     assert kinds[-1] == "done"
+
+
+def test_a_queue_has_room_for_a_number_of_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay, "QUEUE_BYTES_MAX", 25)
+    bench = Bench(FIRST)
+    kinds = [told(bench.relay.work_arrived(work(FIRST, n), 0.0)) for n in range(1, 6)]
+    # The first computes; two of ten bytes wait.
+    assert kinds == [[], [], [], [("d", "done")], [("d", "done")]]
+
+
+def test_an_activation_larger_than_the_queue_waits_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay, "QUEUE_BYTES_MAX", 5)
+    bench = Bench(FIRST)
+    kinds = [told(bench.relay.work_arrived(work(FIRST, n), 0.0)) for n in (1, 2, 3)]
+    assert kinds == [[], [], [("d", "done")]]
 
 
 def test_what_is_remembered_is_bounded() -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from dsi_mqtt.core import effects as fx
 from dsi_mqtt.core import events as ev
+from dsi_mqtt.core.answers import Deaths
 from dsi_mqtt.core.effects import Effects
 from dsi_mqtt.core.ingress import HAND_OVER_S
 from dsi_mqtt.core.message import Activation, Credit, Header
@@ -114,6 +117,25 @@ def test_the_ingress_waits_for_the_door_before() -> None:
     node.hear(make_status(B, oldest=Stamp(1, "leader", 0), ingress_open=True))
     assert not of(node.serve(DOOR_HERE), fx.OpenIngress)
     assert of(node.hear(make_status(B)), fx.OpenIngress)
+
+
+def test_a_door_whose_status_was_cleared_is_not_waited_for() -> None:
+    node = Node()
+    node.hear(make_status(B, oldest=Stamp(1, "leader", 0), ingress_open=True))
+    assert not of(node.on(ev.StatusRemoved("b")), fx.ReportStatus)
+    assert of(node.serve(DOOR_HERE), fx.OpenIngress)
+
+
+def test_a_status_of_its_own_that_somebody_cleared_is_written_again() -> None:
+    assert Node().on(ev.StatusRemoved("a")) == [fx.ReportStatus()]
+
+
+def test_records_that_make_room_for_others_are_cleared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dsi_mqtt.core.door.Deaths", lambda: Deaths(count_max=2))
+    node = Node()
+    node.serve(DOOR_HERE)
+    effects = [node.on(ev.RecordFound(NAME, Redelivery(key, 1))) for key in "abc"]
+    assert effects == [[], [], [fx.WriteRecord(NAME, Redelivery("a", 0))]]
 
 
 def test_a_dead_door_is_not_waited_for() -> None:

@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from dsi_mqtt.client import Client
-from dsi_mqtt.core.table import Door, Table
+from dsi_mqtt.core.table import DoorPlace, Table
 from dsi_mqtt.transport.base import ConnectOptions
 from dsi_mqtt.transport.mqtt import MqttTransport
 from tests.e2e.live import (
@@ -36,7 +36,7 @@ def nodes_of(table: Table) -> set[str]:
     return {node for node, _ in table.members()}
 
 
-async def session_is_kept(door: Door) -> bool:
+async def session_is_kept(door: DoorPlace) -> bool:
     """Whether the ingress broker knows the door's MQTT session. Ends the session."""
     options = ConnectOptions(client_id=door.session, clean_start=False)
     connection = await MqttTransport().data(door.ingress, options)

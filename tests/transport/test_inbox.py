@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from dsi_mqtt.transport.inbox import RECORD_BYTES, Inbox
 
 
 def held(inbox: Inbox, packet_id: int, payload: bytes = b"") -> Message:
-    return Message("a", payload, qos=1, receipt=inbox.hold(packet_id, len(payload)))
+    return Message("a", payload, qos=1, receipt=inbox.hold(packet_id))
 
 
 async def test_what_came_before_the_end_is_handed_over_first() -> None:
@@ -74,6 +75,29 @@ async def test_bytes_bound_what_is_held_and_what_waits() -> None:
     assert inbox.full
     inbox.release(kept.receipt)
     assert told == [False, False]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"correlation_data": bytes(1000)},
+        {"response_topic": "r" * 1000},
+        {"content_type": "t" * 1000},
+        {"user_properties": (("n" * 500, "v" * 500),)},
+        {"user_properties": (("", ""),) * 4},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+async def test_what_a_message_has_beside_its_payload_is_bounded_too(fields: Any) -> None:
+    inbox = Inbox(bytes_max=4 * (1000 + RECORD_BYTES))
+    for number in range(4):
+        assert not inbox.full, number
+        receipt = None if number % 2 else inbox.hold(number)
+        inbox.put(Message("a", receipt=receipt, **fields))
+    assert inbox.full
+    first = await anext(inbox)
+    inbox.release(first.receipt)
+    assert not inbox.full
 
 
 async def test_empty_messages_are_bounded_too() -> None:

@@ -1,0 +1,89 @@
+"""What the planner says would help: it is true, and asks for no more than is needed."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import replace
+
+from hypothesis import event, given, settings
+
+from dsi_mqtt.core.plan import Plan, check
+from dsi_mqtt.core.profile import Link, NodeView
+from tests.core.plan_cases import (
+    MIB,
+    ZONES,
+    Case,
+    cases,
+    door_ok,
+    oracle,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(cases())
+def test_remedy_is_true(case: Case) -> None:
+    if check(case.deployment, case.graph):
+        return
+    found = case.planned()
+    if isinstance(found, Plan) or found.remedy.endswith("…"):
+        return
+    event(re.sub(r"[\d.]+|node [a-d]|zone \w", "_", found.remedy))
+    assert oracle(remedied(case, found.remedy)) is not None
+
+
+@settings(max_examples=150, deadline=None)
+@given(cases())
+def test_remedy_asks_for_the_least_memory(case: Case) -> None:
+    if check(case.deployment, case.graph):
+        return
+    found = case.planned()
+    if isinstance(found, Plan) or found.constraint != "memory":
+        return
+    amount = re.match(r"([\d.]+) MiB more of weights on ", found.remedy)
+    assert amount is not None
+    less = found.remedy.replace(amount[1], f"{float(amount[1]) - 0.1:.1f}", 1)
+    assert oracle(remedied(case, less)) is None
+    if found.field != "nodes":
+        alone = (f"{less.rsplit(' ', 1)[0]} {node.node}" for node in case.nodes)
+        assert all(oracle(remedied(case, other)) is None for other in alone)
+
+
+def remedied(case: Case, remedy: str) -> Case:
+    """What a person makes of a remedy who does what it says."""
+    nodes = {node.node: node for node in case.nodes}
+    touched: list[str] = []
+    deployment = case.deployment
+    for clause in re.split(r"; (?:then )?| and (?=move)", remedy):
+        if match := re.fullmatch(r"start (?:a node|node (\S+))(?: in zone (\S+))?", clause):
+            name, zone = match[1] or f"new{len(nodes)}", match[2] or _any_zone(case)
+            nodes[name] = NodeView(name, "1", zone, 0, (0.0,) * len(case.graph.units))
+            touched.append(name)
+        elif match := re.fullmatch(r"bring the link of node (\S+) up", clause):
+            nodes[match[1]] = replace(nodes[match[1]], link=Link())
+            touched.append(match[1])
+        elif match := re.fullmatch(r"move node (\S+) to zone (\S+)", clause):
+            nodes[match[1]] = replace(nodes[match[1]], zone=match[2])
+            touched.append(match[1])
+        elif match := re.fullmatch(r"let (?:it|each) hold ([\d.]+) MiB .* at least", clause):
+            for name in touched:
+                least = max(nodes[name].weight_bytes, math.ceil(float(match[1]) * MIB))
+                nodes[name] = replace(nodes[name], weight_bytes=least)
+        elif match := re.fullmatch(
+            r"([\d.]+) MiB more of weights on (?:every node|node (\S+))", clause
+        ):
+            for name in [match[2]] if match[2] else list(nodes):
+                most = nodes[name].weight_bytes + math.ceil(float(match[1]) * MIB)
+                nodes[name] = replace(nodes[name], weight_bytes=most)
+        elif match := re.fullmatch(r"set policy.max_segments to (\d+)", clause):
+            policy = replace(deployment.policy, max_segments=int(match[1]))
+            deployment = replace(deployment, policy=policy)
+        else:
+            assert clause == "set split to null", clause
+            deployment = replace(deployment, split=None)
+    return replace(case, deployment=deployment, nodes=tuple(nodes.values()))
+
+
+def _any_zone(case: Case) -> str:
+    """Where a node is not told to be in a zone, it may be in any that the door may be in."""
+    return next((zone for zone in ZONES if door_ok(case, NodeView("", "", zone, 0, ()))), "")

@@ -1,0 +1,124 @@
+"""The shell of a door, on a broker in memory: what comes in, and what is not let in."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeVar
+
+import pytest
+
+from dsi_mqtt.core import events as ev
+from dsi_mqtt.core.effects import Acknowledge, OpenIngress, WriteRecord
+from dsi_mqtt.core.request import Redelivery
+from dsi_mqtt.core.table import DoorPlace
+from dsi_mqtt.transport.base import ConnectOptions, DataConnection, Message
+from dsi_mqtt.transport.memory import MemoryTransport
+from dsi_mqtt.transport.memory_broker import MemoryBroker
+from dsi_mqtt.wire.topics import Topics
+from dsi_mqtt.worker.doorway import Doorway
+
+NAME: Final = "hazards"
+PATIENCE_S: Final = 20.0
+HOLD: Final = 4
+
+E = TypeVar("E", bound=ev.Event)
+
+
+class Porch:
+    """A doorway with its broker, a device before it, and what the machine was told."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        self.topics = Topics()
+        self._url = f"mem://{broker.name}"
+        self._transport = MemoryTransport(broker)
+        self._told: asyncio.Queue[ev.Event] = asyncio.Queue()
+        self.doorway = Doorway(NAME, self._transport, self.topics, self._told.put_nowait)
+        self.device: DataConnection
+
+    async def open(self) -> list[ev.Event]:
+        """Opens the ingress; what was told before that."""
+        self.device = await self._transport.data(self._url, ConnectOptions())
+        place = DoorPlace("a", "a1", self._url, "session", HOLD)
+        self.doorway.open(OpenIngress(NAME, place, HOLD, 1000))
+        before: list[ev.Event] = []
+        while not isinstance(event := await self._next(), ev.IngressOpened):
+            before.append(event)
+        return before
+
+    async def told(self, kind: type[E]) -> E:
+        event = await self._next()
+        assert isinstance(event, kind)
+        return event
+
+    async def _next(self) -> ev.Event:
+        async with asyncio.timeout(PATIENCE_S):
+            return await self._told.get()
+
+    async def ask(self, payload: bytes, *, device: str = "cam", **fields: Any) -> None:
+        topic = self.topics.input.name(deployment=NAME, device=device)
+        await self.device.publish(Message(topic, payload, **fields))
+
+
+@asynccontextmanager
+async def porch(broker: MemoryBroker | None = None) -> AsyncIterator[Porch]:
+    made = Porch(broker or MemoryBroker())
+    try:
+        yield made
+    finally:
+        made.doorway.close()
+        await made.device.close()
+
+
+async def test_inputs_at_qos_0_are_dropped_beyond_what_is_in_hand(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with porch() as made:
+        await made.open()
+        for number in range(HOLD + 3):
+            await made.ask(b"%d" % number)
+        await made.ask(b"98", qos=1)
+        given = [(await made.told(ev.InputArrived)).input for _ in range(HOLD + 1)]
+        assert [i.parsed.body for i in given] == [b"0", b"1", b"2", b"3", b"98"]
+        assert caplog.text.count("publish at QoS 1") == 1
+        made.doorway.acknowledge(Acknowledge(NAME, given[0].receipt))
+        await made.ask(b"99")
+        assert (await made.told(ev.InputArrived)).input.parsed.body == b"99"
+
+
+async def test_inputs_at_qos_0_have_room_for_a_number_of_bytes() -> None:
+    async with porch() as made:
+        await made.open()
+        for number in range(3):
+            await made.ask(b"[%d, %s]" % (number, b"1" * 450))
+        await made.ask(b"98", qos=1)
+        given = [(await made.told(ev.InputArrived)).input for _ in range(3)]
+        assert [i.parsed.body[:2] for i in given] == [b"[0", b"[1", b"98"]
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"rubbish",
+        b"{}",
+        b'{"key": "cam/i/1", "count": -3}',
+        b'{"key": "cam/i/2", "count": 2}',
+        b'{"key": "%s", "count": 2}' % (b"x" * 1_100_000),
+    ],
+    ids=["no JSON", "nothing", "negative", "of another input", "too large"],
+)
+async def test_a_record_that_no_door_wrote_is_ignored_with_a_warning(
+    payload: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with porch() as made:
+        await made.open()
+        good = Redelivery("cam/i/1", 2)
+        made.doorway.publish(WriteRecord(NAME, good))
+        await made.told(ev.RecordWritten)
+        rubbish = made.topics.redelivery.name(deployment=NAME, key="0123456789abcdef")
+        await made.device.publish(Message(rubbish, payload, qos=1, retain=True))
+        with caplog.at_level(logging.WARNING):
+            assert await made.open() == [ev.RecordFound(NAME, good)]
+        assert f"{rubbish} is ignored" in caplog.text
