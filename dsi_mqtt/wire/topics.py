@@ -108,6 +108,12 @@ class Topics:
         self.result: Topic[None] = Topic(
             f"{root}/deploy/{{deployment}}/out/{{device}}/result", None, 1, False, "the door"
         )
+        self.cancel: Topic[None] = Topic(
+            f"{root}/deploy/{{deployment}}/cancel/{{device}}", None, 1, False, "a device"
+        )
+        self.alive: Topic[None] = Topic(
+            f"{root}/deploy/{{deployment}}/alive/{{device}}", None, 0, False, "a device"
+        )
         self.activation: Topic[None] = Topic(
             f"{root}/act/{{receiver}}/{{sender}}/{{deployment}}/{{kind}}",
             None,

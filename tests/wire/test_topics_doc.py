@@ -34,7 +34,14 @@ def table(heading: str) -> list[list[str]]:
 
 def test_the_table_of_topics_is_the_code_s() -> None:
     told = {row[0].strip("`"): row[1:] for row in table("topic")}
-    bytes_of = {"echo": "bytes", "in": "an input", "out": "an answer", "act": "an activation"}
+    bytes_of = {
+        "echo": "bytes",
+        "in": "an input",
+        "out": "an answer",
+        "cancel": "an id",
+        "alive": "anything",
+        "act": "an activation",
+    }
     actual = {}
     for pattern, topic in TOPICS.items():
         other = [word for level, word in bytes_of.items() if level in pattern.split("/")]
