@@ -90,7 +90,9 @@ def test_the_header_is_told_field_by_field() -> None:
         unpacker.feed(message)
         headers.append(unpacker.unpack())
     first, second = headers
-    told = {name: row for row in table("field") for name in re.findall(r"`(\w+)`", row[0])}
+    rows = [(name, row) for row in table("field") for name in re.findall(r"`(\w+)`", row[0])]
+    told = dict(rows)
+    assert len(told) == len(rows), "a field is told twice"
     assert told.keys() == first.keys()
     assert {name for name, row in told.items() if row[1].startswith("every")} == second.keys()
     assert next(iter(first)) == "xxh3"
