@@ -48,4 +48,3 @@ def parse_broker_url(url: str) -> BrokerAddress:
     if parts.path not in {"", "/"} or parts.query or parts.fragment:
         raise ConfigError(f"broker URL {url!r} goes on after the port; use {EXAMPLE}")
     return BrokerAddress(parts.hostname, DEFAULT_PORT if port is None else port)
-

@@ -15,12 +15,11 @@ from dsi_mqtt.core.request import Redelivery
 from dsi_mqtt.core.table import TableDocument
 from dsi_mqtt.errors import ConfigError, WireError
 from dsi_mqtt.wire.control import Codec
+from dsi_mqtt.wire.ranges import first_out_of_range
 
 ROOT: Final = "dsi/v1"
 DEVICE_MAX: Final = 128
 LEVELS_MAX: Final = 200
-# Beyond, JSON readers and msgpack lose digits.
-NUMBER_MAX: Final = 2**53
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _PART: Final = re.compile(r"\{(\w+)\}")
@@ -66,14 +65,14 @@ class Topic(Generic[T]):
         return self.codec
 
 
-_STATUS: Final = Codec(NodeStatus)
+_STATUS: Final = Codec(NodeStatus, check=first_out_of_range)
 _TELEMETRY: Final = Codec(Telemetry)
 _DESIRED: Final = Codec(Desired)
-_SPEC: Final = Codec(Deployment)
-_TABLE: Final = Codec(TableDocument)
-_SITE: Final = Codec(Site)
-_LEADER: Final = Codec(Leader)
-_REDELIVERY: Final = Codec(Redelivery)
+_SPEC: Final = Codec(Deployment, check=first_out_of_range)
+_TABLE: Final = Codec(TableDocument, check=first_out_of_range)
+_SITE: Final = Codec(Site, check=first_out_of_range)
+_LEADER: Final = Codec(Leader, check=first_out_of_range)
+_REDELIVERY: Final = Codec(Redelivery, check=first_out_of_range)
 
 
 class Topics:
@@ -155,18 +154,9 @@ def check_topic_name(name: str, level: str) -> None:
 
 
 def check_document(document: TableDocument, level: str) -> None:
-    """Refuses tables of another deployment, with numbers no message can carry, or without nodes.
-
-    Raises WireError.
-    """
+    """Refuses tables of another deployment. Raises WireError."""
     for table in document.tables():
         check_topic_name(table.deployment, level)
-        if not 0 <= table.term < NUMBER_MAX or not 0 <= table.epoch < NUMBER_MAX:
-            raise WireError(f"term {table.term} or epoch {table.epoch} is no number of a table")
-        if table.state == "serving" and not table.segments:
-            raise WireError("serves without a segment")
-        if any(not segment.replicas for segment in table.segments):
-            raise WireError("has a segment that no node computes")
 
 
 def check_device(name: str) -> str:
