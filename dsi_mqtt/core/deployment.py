@@ -13,6 +13,7 @@ from dsi_mqtt.core.model import ModelSpec, UnitRange
 from dsi_mqtt.errors import ConfigError
 
 SCHEMA: Final = "dsi.deployment/1"
+UNITS_TEXT_MAX: Final = 40
 
 Kind = Literal["one-pass", "generation"]
 
@@ -137,7 +138,8 @@ def parse_units(text: str, field_name: str) -> UnitRange:
     """Reads "2:5" as [2, 5). Raises ConfigError naming `field_name`."""
     start, colon, stop = text.partition(":")
     if (
-        text.isascii()
+        len(text) <= UNITS_TEXT_MAX
+        and text.isascii()
         and colon
         and start.isdecimal()
         and stop.isdecimal()
@@ -145,7 +147,7 @@ def parse_units(text: str, field_name: str) -> UnitRange:
     ):
         return UnitRange(int(start), int(stop))
     raise ConfigError(
-        f'{field_name}: {text!r} is no unit range; write "start:stop" with start < stop, quoted'
+        f'{field_name}: {text!r:.40} is no unit range; write "start:stop" with start < stop, quoted'
     )
 
 

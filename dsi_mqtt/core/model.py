@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 Tier = Literal["layer", "sequential", "fake"]
+
+# Of a model: the planner looks at every pair of cuts on every node.
+UNITS_MAX: Final = 256
 
 
 class UnitRange(NamedTuple):

@@ -8,7 +8,8 @@ the model. A node that has computed nothing yet is corrected by the median of th
 error of the estimate that is common to all must not make an untried node look better.
 
 Telemetry is measured by others: what is nonsense in it (negative, infinite, not a number) is set
-aside, and defaults stand in. What a node says of its hardware has no substitute and is refused.
+aside, and defaults stand in. What a node says of its hardware has no substitute: without it a node
+is left out, and the others are planned with all the same.
 """
 
 from __future__ import annotations
@@ -41,6 +42,10 @@ LIKENESS: Final = 1.5
 # A weight that is read takes part in a multiply-add at least: 2 operations for 8 bytes at most.
 # So an embedding, of which a request reads a few rows, is not charged for its whole table.
 BYTES_PER_FLOP: Final = 4.0
+
+# A unit that takes longer for one row is a mistake in what was measured. Sums over a model then
+# stay where nanoseconds are counted exactly (`core.problem`).
+UNIT_S_MAX: Final = 1e4
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,14 +159,33 @@ def views(
 ) -> tuple[NodeView, ...]:
     """The nodes that can be planned with: online, and telling what their hardware can do.
 
+    Others are left out; `complaint` says why.
     Untried nodes are corrected by the median of the tried ones. Nodes whose speed differs from
     the median by less than `LIKENESS` count as equally fast: so small a difference is noise, and
     must not split a model that one node would serve as well.
     """
-    able = [(s, t) for s, t in reports if s.state == "online" and _is_sound(s.capabilities)]
+    able = [
+        (status, telemetry)
+        for status, telemetry in reports
+        if status.state == "online" and complaint(status, telemetry, graph, deployment) is None
+    ]
     known = [factor for s, t in able if (factor := correction(s, t, graph, deployment)) is not None]
     usual = median(known) if known else 1.0
     return _alike([view(s, t, graph, deployment, usual=usual) for s, t in able])
+
+
+def complaint(
+    status: NodeStatus, telemetry: Telemetry | None, graph: ModelGraph, deployment: str
+) -> str | None:
+    """Why this node cannot be planned with, whatever the others are like; None: it can."""
+    try:
+        seen = view(status, telemetry, graph, deployment, usual=CORRECTION_MAX)
+    except ConfigError as error:
+        return str(error)
+    slowest = max(seen.unit_s, default=0.0)
+    if slowest > UNIT_S_MAX:
+        return f"node {status.node}: a unit would take {slowest:.3g} s; gflops or memory_gib_s is wrong"
+    return None
 
 
 def _alike(nodes: list[NodeView]) -> tuple[NodeView, ...]:

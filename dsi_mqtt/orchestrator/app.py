@@ -27,7 +27,7 @@ from dsi_mqtt.transport.base import (
     Will,
 )
 from dsi_mqtt.transport.lasting import Backoff, keep_connected, log_wait
-from dsi_mqtt.wire.topics import NUMBER_MAX, Topic, Topics, check_document, check_topic_name
+from dsi_mqtt.wire.topics import Topic, Topics, check_document, check_topic_name
 
 log = logging.getLogger(__name__)
 
@@ -164,8 +164,6 @@ class OrchestratorProcess:
         if not payload:
             return []
         leader = self._topics.leader.payload.decode(payload)
-        if not 0 <= leader.term < NUMBER_MAX:
-            raise WireError(f"term {leader.term} is no number of a leader")
         return self._machine.leader_seen(leader, time.monotonic())
 
     # --- leading ------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""MQTT 5 brokers elsewhere: `mqtt://[user:password@]host[:port]`."""
+"""MQTT 5 brokers elsewhere: `mqtt://host[:port]`."""
 
 from __future__ import annotations
 

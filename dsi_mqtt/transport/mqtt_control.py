@@ -26,7 +26,7 @@ from dsi_mqtt.errors import BrokerRefusedError, ConnectionLostError
 from dsi_mqtt.transport.address import BrokerAddress
 from dsi_mqtt.transport.base import BrokerLimits, ConnectOptions, Message
 from dsi_mqtt.transport.inbox import Inbox
-from dsi_mqtt.transport.mqtt_packets import IN_FLIGHT_MAX, credentials, packet_size
+from dsi_mqtt.transport.mqtt_packets import IN_FLIGHT_MAX, packet_size
 from dsi_mqtt.transport.paho_packets import (
     connect_properties,
     granted_limits,
@@ -314,13 +314,12 @@ class MqttControlConnection:
 
 
 def _client(address: BrokerAddress, options: ConnectOptions) -> aiomqtt.Client:
-    username, password = credentials(address, options)
     will = options.will
     return aiomqtt.Client(
         address.host,
         address.port,
-        username=username,
-        password=password,
+        username=options.username,
+        password=options.password,
         identifier=options.client_id or None,
         protocol=aiomqtt.ProtocolVersion.V5,
         will=None

@@ -77,7 +77,7 @@ class MqttDataConnection:
                 await asyncio.get_running_loop().create_connection(
                     lambda: connection._stream, address.host, address.port
                 )
-                connection._stream.write(connect_packet(address, options))
+                connection._stream.write(connect_packet(options))
                 connection._admit(await connection._connack, options)
         except BaseException as error:
             connection.abort()

@@ -11,7 +11,6 @@ from typing import Final
 import mqtt5
 
 from dsi_mqtt.errors import TooLargeError
-from dsi_mqtt.transport.address import BrokerAddress
 from dsi_mqtt.transport.base import BrokerLimits, ConnectOptions, Message, Will
 
 REMAINING_LENGTH_MAX: Final = 268_435_455  # four bytes of seven bits, MQTT 5 section 1.5.5
@@ -29,11 +28,11 @@ ReasonCode = (
 )
 
 
-def connect_packet(address: BrokerAddress, options: ConnectOptions) -> bytes:
-    username, password = credentials(address, options)
+def connect_packet(options: ConnectOptions) -> bytes:
+    password = options.password
     return mqtt5.ConnectPacket(
         options.client_id,
-        username=username,
+        username=options.username,
         password=None if password is None else password.encode(),
         clean_start=options.clean_start,
         will=None if options.will is None else _will(options.will),
@@ -41,13 +40,6 @@ def connect_packet(address: BrokerAddress, options: ConnectOptions) -> bytes:
         session_expiry_interval=options.session_expiry_s,
         receive_max=min(options.hold_count, RECEIVE_MAX),
     ).write()
-
-
-def credentials(address: BrokerAddress, options: ConnectOptions) -> tuple[str | None, str | None]:
-    """User name and password: those in the options, else those in the URL."""
-    if options.username is not None:
-        return options.username, options.password
-    return address.username, address.password
 
 
 def _will(will: Will) -> mqtt5.Will:

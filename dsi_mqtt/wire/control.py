@@ -7,7 +7,7 @@ on the wire because Python reserves `from`: `source` and `target` are `from` and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Generic, TypeVar, cast
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -20,12 +20,13 @@ _RENAMED: Final = {"source": "from", "target": "to"}
 T = TypeVar("T")
 
 
-def _alias(name: str) -> str:
+def wire_name(name: str) -> str:
+    """What a field is called on the wire."""
     return _RENAMED.get(name, name)
 
 
 WIRE_CONFIG: Final = ConfigDict(
-    alias_generator=_alias,
+    alias_generator=wire_name,
     validate_by_alias=True,
     validate_by_name=False,
     extra="ignore",
@@ -36,12 +37,21 @@ WIRE_CONFIG: Final = ConfigDict(
 class Codec(Generic[T]):
     """JSON bytes ↔ a frozen dataclass, at most `limit` bytes in either direction.
 
+    check: what is wrong with a value that has the right shape, as "field: why", or None.
+
     pydantic hands a configuration down to plain dataclasses from what contains them, never to a
     dataclass at the top: so the adapter's type is a tuple of one, whose brackets come off here.
     """
 
-    def __init__(self, kind: type[T], *, limit: int = CONTROL_MAX) -> None:
+    def __init__(
+        self,
+        kind: type[T],
+        *,
+        limit: int = CONTROL_MAX,
+        check: Callable[[T], str | None] = lambda _: None,
+    ) -> None:
         self._adapter: TypeAdapter[Any] = TypeAdapter(_tuple_of(kind), config=WIRE_CONFIG)
+        self._check = check
         self._limit = limit
         self.kind = kind
 
@@ -64,6 +74,9 @@ class Codec(Generic[T]):
             (value,) = self._adapter.validate_json(b"[%b]" % bytes(payload))
         except ValidationError as error:
             raise WireError(f"{self.kind.__name__}: {first_complaint(error)}") from None
+        wrong = self._check(cast("T", value))
+        if wrong is not None:
+            raise WireError(f"{self.kind.__name__}: {wrong}")
         return cast("T", value)
 
 

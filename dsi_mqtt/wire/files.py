@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from dataclasses import replace
 from importlib.util import find_spec
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +18,7 @@ from dsi_mqtt.core.model import ModelSpec
 from dsi_mqtt.core.site import SiteFile
 from dsi_mqtt.errors import ConfigError
 from dsi_mqtt.wire.control import first_complaint
+from dsi_mqtt.wire.ranges import WITH_CREDENTIALS, first_out_of_range
 from dsi_mqtt.wire.topics import check_name
 
 FILE_MAX: Final = 1024 * 1024
@@ -34,30 +34,6 @@ _WORDS: Final = {
     "tuple_type": "must be a list, like [a, b]",
     "string_type": 'must be text; put numbers and unit ranges in quotes, like "0:3"',
 }
-_ABOVE_ZERO: Final = (
-    "input.max_bytes",
-    "input.batch_max",
-    "sla.latency_ms",
-    "sla.deadline_ms",
-    "sla.rate_per_s",
-    "sla.first_token_ms",
-    "sla.token_ms",
-    "sla.prompt_tokens",
-    "sla.new_tokens",
-    "policy.horizon_s",
-    "policy.max_segments",
-)
-_NOT_BELOW_ZERO: Final = (
-    "input.dedupe_s",
-    "policy.cooldown_s",
-    "policy.standbys",
-    "prices.kwh",
-    "objective.latency",
-    "objective.cost",
-    "objective.exposure",
-    "privacy.max_exposure",
-)
-
 # In a file an unknown key is a spelling mistake, unlike on the wire. (Why a tuple: wire.control.)
 _FORBID: Final = ConfigDict(extra="forbid")
 _deployments: Final = TypeAdapter(tuple[Deployment], config=_FORBID)
@@ -186,8 +162,11 @@ def _check_site(site: SiteFile) -> None:
         check_name(node.zone, f"nodes[{i}].zone")
         if node.memory_mib is not None and not 0 < node.memory_mib < INFINITY:
             raise ConfigError(f"nodes[{i}].memory_mib: {node.memory_mib} must be greater than 0")
+        if node.broker is not None and "@" in node.broker:
+            raise ConfigError(f"nodes[{i}].broker: {WITH_CREDENTIALS}")
         if node.threads < 1:
             raise ConfigError(f"nodes[{i}].threads: {node.threads} must be 1 or more")
+    _check_ranges(site)
     ids = [node.id for node in site.nodes]
     if len(set(ids)) < len(ids):
         raise ConfigError("nodes: two nodes have the same id")
@@ -208,7 +187,7 @@ def _check(deployment: Deployment) -> None:
     if "raw" not in deployment.codecs.allow:
         raise ConfigError("codecs.allow: must hold raw; other codecs are not encoded yet")
     _check_model(deployment.model)
-    _check_numbers(deployment)
+    _check_ranges(deployment)
     for units, zones in deployment.privacy.units.items():
         parse_units(units, "privacy.units")
         if not zones:
@@ -219,6 +198,12 @@ def _check(deployment: Deployment) -> None:
         parse_units(part.units, f"split[{i}].units")
 
 
+def _check_ranges(part: Deployment | SiteFile) -> None:
+    out_of_range = first_out_of_range(part)
+    if out_of_range is not None:
+        raise ConfigError(out_of_range)
+
+
 def _check_model(model: ModelSpec) -> None:
     if model.tier == "layer" and model.path is None:
         raise ConfigError("model.path: is missing; a layer model is a checkpoint folder")
@@ -226,23 +211,3 @@ def _check_model(model: ModelSpec) -> None:
         raise ConfigError('model.factory: is missing; name it "package.module:function"')
     if model.dtype not in _DTYPES:
         raise ConfigError(f"model.dtype: {model.dtype!r:.20} is not one of {', '.join(_DTYPES)}")
-
-
-def _check_numbers(deployment: Deployment) -> None:
-    for name in _ABOVE_ZERO:
-        _require(deployment, name, lambda value: 0 < value < INFINITY, "greater than 0")
-    for name in _NOT_BELOW_ZERO:
-        _require(deployment, name, lambda value: 0 <= value < INFINITY, "0 or more")
-    _require(deployment, "sla.percentile", lambda value: 0 < value <= 100, "in (0, 100]")  # noqa: PLR2004 — a percentage
-    _require(deployment, "policy.min_gain", lambda value: 0 <= value < 1, "in [0, 1)")
-    for name in ("prices.node_hour", "prices.gib"):
-        for price, value in attrgetter(name)(deployment).items():
-            if not 0 <= value < INFINITY:
-                raise ConfigError(f"{name}.{price}: {value} must be 0 or more")
-
-
-def _require(deployment: Deployment, name: str, holds: Callable[[float], bool], must: str) -> None:
-    """name: of a number that may be left out."""
-    value = attrgetter(name)(deployment)
-    if value is not None and not holds(value):
-        raise ConfigError(f"{name}: {value} must be {must}")

@@ -15,11 +15,10 @@ from dsi_mqtt.core.request import DEVICE_MAX, Redelivery
 from dsi_mqtt.core.table import TableDocument
 from dsi_mqtt.errors import ConfigError, WireError
 from dsi_mqtt.wire.control import Codec
+from dsi_mqtt.wire.ranges import first_out_of_range
 
 ROOT: Final = "dsi/v1"
 LEVELS_MAX: Final = 200
-# Beyond, JSON readers and msgpack lose digits.
-NUMBER_MAX: Final = 2**53
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _PART: Final = re.compile(r"\{(\w+)\}")
@@ -65,14 +64,22 @@ class Topic(Generic[T]):
         return self.codec
 
 
-_STATUS: Final = Codec(NodeStatus)
+_STATUS: Final = Codec(NodeStatus, check=first_out_of_range)
 _TELEMETRY: Final = Codec(Telemetry)
 _DESIRED: Final = Codec(Desired)
+<<<<<<< .merge_file_656tI7
 _SPEC: Final = Codec(Deployment)
 _TABLE: Final = Codec(TableDocument)
 _SITE: Final = Codec(DataBroker)
 _LEADER: Final = Codec(Leader)
 _REDELIVERY: Final = Codec(Redelivery)
+=======
+_SPEC: Final = Codec(Deployment, check=first_out_of_range)
+_TABLE: Final = Codec(TableDocument, check=first_out_of_range)
+_SITE: Final = Codec(Site, check=first_out_of_range)
+_LEADER: Final = Codec(Leader, check=first_out_of_range)
+_REDELIVERY: Final = Codec(Redelivery, check=first_out_of_range)
+>>>>>>> .merge_file_wUTmfB
 
 
 class Topics:
@@ -106,6 +113,12 @@ class Topics:
         )
         self.result: Topic[None] = Topic(
             f"{root}/deploy/{{deployment}}/out/{{device}}/result", None, 1, False, "the door"
+        )
+        self.cancel: Topic[None] = Topic(
+            f"{root}/deploy/{{deployment}}/cancel/{{device}}", None, 1, False, "a device"
+        )
+        self.alive: Topic[None] = Topic(
+            f"{root}/deploy/{{deployment}}/alive/{{device}}", None, 0, False, "a device"
         )
         self.activation: Topic[None] = Topic(
             f"{root}/act/{{receiver}}/{{sender}}/{{deployment}}/{{kind}}",
@@ -154,18 +167,9 @@ def check_topic_name(name: str, level: str) -> None:
 
 
 def check_document(document: TableDocument, level: str) -> None:
-    """Refuses tables of another deployment, with numbers no message can carry, or without nodes.
-
-    Raises WireError.
-    """
+    """Refuses tables of another deployment. Raises WireError."""
     for table in document.tables():
         check_topic_name(table.deployment, level)
-        if not 0 <= table.term < NUMBER_MAX or not 0 <= table.epoch < NUMBER_MAX:
-            raise WireError(f"term {table.term} or epoch {table.epoch} is no number of a table")
-        if table.state == "serving" and not table.segments:
-            raise WireError("serves without a segment")
-        if any(not segment.replicas for segment in table.segments):
-            raise WireError("has a segment that no node computes")
 
 
 def check_device(name: str) -> str:

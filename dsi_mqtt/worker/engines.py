@@ -16,7 +16,8 @@ from dsi_mqtt.core.effects import Compute
 from dsi_mqtt.core.message import Failure
 from dsi_mqtt.core.model import ModelSpec, UnitRange
 from dsi_mqtt.engine.base import Engine, EngineFactory
-from dsi_mqtt.errors import DsiError, RequestError, WireError, one_sentence
+from dsi_mqtt.errors import CheckpointError, DsiError, RequestError, WireError, one_sentence
+from dsi_mqtt.wire.ranges import first_out_of_range
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,9 @@ class EngineHost:
 
         def work() -> Engine:
             engine = self._factory.open(model)
+            wrong = first_out_of_range(engine.graph)
+            if wrong is not None:
+                raise CheckpointError(f"this model cannot be placed: {wrong}")
             engine.verify()
             return engine
 

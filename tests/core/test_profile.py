@@ -25,6 +25,7 @@ from dsi_mqtt.core.profile import (
     SERVED_MIN,
     Link,
     NodeView,
+    complaint,
     correction,
     estimate_s,
     view,
@@ -153,6 +154,16 @@ def test_nodes_that_cannot_be_planned_with_are_left_out() -> None:
     for status in others[2:]:
         with pytest.raises(ConfigError, match=f"node {status.node}: .* capabilities"):
             view(status, None, GRAPH, "d")
+        assert (complaint(status, None, GRAPH, "d") or "").startswith(f"node {status.node}: ")
+    assert complaint(STATUS, None, GRAPH, "d") is None
+
+
+@pytest.mark.parametrize("gflops", [1e-300, 1e-9])
+def test_a_node_that_no_plan_could_bear_is_left_out_and_named(gflops: float) -> None:
+    odd = replace(STATUS, node="odd", capabilities=replace(HARDWARE, gflops=gflops))
+    seen = views([(odd, None), (STATUS, None)], GRAPH, "d")
+    assert [node.node for node in seen] == ["a"]
+    assert (complaint(odd, None, GRAPH, "d") or "").startswith("node odd: ")
 
 
 def test_other_deployments_take_memory() -> None:

@@ -17,8 +17,6 @@ from dsi_mqtt.transport.mqtt import MqttTransport
         ("mqtt://10.0.0.1:1884", BrokerAddress("10.0.0.1", 1884), "10.0.0.1:1884"),
         ("mqtt://[::1]:1884", BrokerAddress("::1", 1884), "[::1]:1884"),
         ("mqtt://[fe80::1]", BrokerAddress("fe80::1", 1883), "[fe80::1]:1883"),
-        ("mqtt://u@h", BrokerAddress("h", 1883, "u"), "h:1883"),
-        ("mqtt://u:p%3A%2F%40@h", BrokerAddress("h", 1883, "u", "p:/@"), "h:1883"),
     ],
 )
 def test_urls(url: str, address: BrokerAddress, shown: str) -> None:
@@ -36,7 +34,6 @@ def test_urls(url: str, address: BrokerAddress, shown: str) -> None:
         "mem://h",
         "mqtt://",
         "mqtt://:1883",
-        "mqtt://u:p@:1883",
         "mqtt://h:0",
         "mqtt://h:65536",
         "mqtt://h:port",
@@ -50,7 +47,7 @@ def test_urls(url: str, address: BrokerAddress, shown: str) -> None:
 def test_what_is_no_url_is_refused_by_name(url: str) -> None:
     with pytest.raises(ConfigError) as refused:
         parse_broker_url(url)
-    assert repr(url) in str(refused.value) or "***" in str(refused.value)
+    assert repr(url) in str(refused.value)
     assert "mqtt://host:1883" in str(refused.value)
 
 
@@ -59,12 +56,31 @@ def test_tls_is_refused_as_such() -> None:
         parse_broker_url("mqtts://h")
 
 
-@pytest.mark.parametrize("url", ["mqtt://u:secret@h/x", "http://u:secret@h", "mqtts://u:secret@h"])
-def test_no_password_is_shown(url: str) -> None:
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mqtt://u:secret@h",
+        "mqtt://secret@h:1883",
+        "mqtt://:secret@[::1]:1883",
+        "mqtt://u:secret@h/x",
+        "mqtt://u:sec/ret@h",
+        "mqtt://u:sec//ret@h",
+        "mqtt://u:sec@ret@h",
+        "mqtt://u:secret@h:port",
+        "mqtt://u:secret@[::1",
+        "mqtts://u:secret@h",
+        "http://u:secret@h",
+        "u:secret@h",
+        "//u:secret@h",
+    ],
+)
+def test_a_user_name_or_password_is_refused_and_nothing_of_it_shown(url: str) -> None:
     with pytest.raises(ConfigError) as refused:
         parse_broker_url(url)
-    assert "secret" not in str(refused.value)
-    assert "u:***@h" in str(refused.value)
+    assert str(refused.value) == (
+        "the broker URL holds a user name or password before an @; neither is supported yet, "
+        "use mqtt://host:1883"
+    )
 
 
 async def test_the_transport_refuses_a_url_that_is_none() -> None:

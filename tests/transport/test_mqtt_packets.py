@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsi_mqtt.errors import TooLargeError
-from dsi_mqtt.transport.address import BrokerAddress
 from dsi_mqtt.transport.base import ConnectOptions, Message, Will
 from dsi_mqtt.transport.mqtt_packets import (
     QOS,
@@ -98,11 +97,13 @@ def test_connect_says_what_the_options_say() -> None:
         client_id="c",
         clean_start=False,
         session_expiry_s=77,
+        username="u",
+        password="p",
         keep_alive_s=9,
         will=Will("w", b"x", qos=1, retain=True),
         hold_count=3,
     )
-    written = connect_packet(BrokerAddress("h", 1, "u", "p"), options)
+    written = connect_packet(options)
     packet, _ = mqtt5.read(memoryview(written))
 
     assert isinstance(packet, mqtt5.ConnectPacket)
@@ -113,10 +114,3 @@ def test_connect_says_what_the_options_say() -> None:
     assert packet.will is not None
     assert (packet.will.topic, packet.will.payload) == ("w", b"x")
     assert (int(packet.will.qos), packet.will.retain) == (1, True)
-
-
-def test_credentials_in_the_options_win_as_a_pair() -> None:
-    options = ConnectOptions(username="mine", password=None)
-    packet, _ = mqtt5.read(memoryview(connect_packet(BrokerAddress("h", 1, "u", "p"), options)))
-    assert isinstance(packet, mqtt5.ConnectPacket)
-    assert (packet.username, packet.password) == ("mine", None)

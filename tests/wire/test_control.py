@@ -52,7 +52,9 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
     return st.builds(kind, **{name: values(hints[name]) for name in names})
 
 
-CODECS = {name: topic.codec for name, topic in Topics().all().items() if topic.codec is not None}
+TOPICS = {name: topic.codec for name, topic in Topics().all().items() if topic.codec is not None}
+# Their shapes alone: figures that are out of range are those of tests/wire/test_ranges.py.
+CODECS = {name: Codec(codec.kind) for name, codec in TOPICS.items()}
 every_message = pytest.mark.parametrize("name", sorted(CODECS))
 
 # One document as docs/topics.md shows it, with every field that a table can have.
@@ -192,11 +194,11 @@ def test_a_field_deep_inside_is_named() -> None:
 @settings(deadline=None, max_examples=60)
 def test_anything_else_ends_in_a_wire_error(name: str, payload: bytes) -> None:
     try:
-        CODECS[name].decode(payload)
+        value = TOPICS[name].decode(payload)
     except WireError:
         return
     # What is readable as this message can be written again.
-    assert CODECS[name].encode(CODECS[name].decode(payload))
+    assert TOPICS[name].encode(value)
 
 
 def test_the_limit_holds_in_both_directions() -> None:

@@ -34,7 +34,14 @@ def table(heading: str) -> list[list[str]]:
 
 def test_the_table_of_topics_is_the_code_s() -> None:
     told = {row[0].strip("`"): row[1:] for row in table("topic")}
-    bytes_of = {"echo": "bytes", "in": "an input", "out": "an answer", "act": "an activation"}
+    bytes_of = {
+        "echo": "bytes",
+        "in": "an input",
+        "out": "an answer",
+        "cancel": "an id",
+        "alive": "anything",
+        "act": "an activation",
+    }
     actual = {}
     for pattern, topic in TOPICS.items():
         other = [word for level, word in bytes_of.items() if level in pattern.split("/")]
@@ -90,7 +97,9 @@ def test_the_header_is_told_field_by_field() -> None:
         unpacker.feed(message)
         headers.append(unpacker.unpack())
     first, second = headers
-    told = {name: row for row in table("field") for name in re.findall(r"`(\w+)`", row[0])}
+    rows = [(name, row) for row in table("field") for name in re.findall(r"`(\w+)`", row[0])]
+    told = dict(rows)
+    assert len(told) == len(rows), "a field is told twice"
     assert told.keys() == first.keys()
     assert {name for name, row in told.items() if row[1].startswith("every")} == second.keys()
     assert next(iter(first)) == "xxh3"

@@ -1,0 +1,262 @@
+"""Figures a message or file may carry: nothing is computed with those outside of their bounds.
+
+The types in `core` say what kind of value a field holds; here stands between which bounds, and how
+many of something there may be. Whoever reads one refuses the whole with a sentence that names the
+field. Telemetry has no bounds: what is nonsense in a measurement is set aside where it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from itertools import pairwise
+from typing import Any, Final
+
+from dsi_mqtt.core.deployment import (
+    Deployment,
+    InputLimits,
+    Objective,
+    Policy,
+    Prices,
+    Privacy,
+    Sla,
+    SplitPart,
+)
+from dsi_mqtt.core.model import UNITS_MAX, ModelGraph, Tie, Unit, UnitRange
+from dsi_mqtt.core.node import Capabilities, HoldingReport, Leader, NodeStatus, Site
+from dsi_mqtt.core.request import Redelivery
+from dsi_mqtt.core.table import (
+    BrokerUrls,
+    Door,
+    Forecast,
+    Hop,
+    ModelRef,
+    Replica,
+    Segment,
+    Stamp,
+    Table,
+    TransferEnd,
+)
+from dsi_mqtt.wire.control import wire_name
+
+# Beyond, JSON readers and msgpack lose digits.
+NUMBER_MAX: Final = 2**53
+# Of a broker URL. The URL itself is never shown: any character may belong to the password.
+WITH_CREDENTIALS: Final = "holds a user name or password before an @; neither is supported yet"
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """From `low` to `high`; above: `low` itself is out, below: `high` itself is out."""
+
+    low: float = 0
+    high: float = NUMBER_MAX
+    above: bool = False
+    below: bool = False
+
+    def complaint(self, value: float) -> str | None:
+        """What `value` must be instead, where it is out of bounds."""
+        if not (value > self.low if self.above else value >= self.low):  # also not a number
+            return f"greater than {self.low:,}" if self.above else f"{self.low:,} or more"
+        if value > self.high or (self.below and value == self.high):
+            return f"less than {self.high:,}" if self.below else f"at most {self.high:,}"
+        return None
+
+
+_NUMBER: Final = Bounds(below=True)
+_COUNT: Final = Bounds(high=2**31)
+_BYTES: Final = Bounds(high=2**50)
+_RATE: Final = Bounds(high=10**9, above=True)
+_UNIT: Final = Bounds(high=UNITS_MAX)
+_FORECAST: Final = Bounds(high=10**12)
+_ABOVE_ZERO: Final = Bounds(high=2**31, above=True)
+_NOT_BELOW_ZERO: Final = Bounds(high=2**31)
+
+_FIGURES: Final[Mapping[type, Mapping[str, Bounds]]] = {
+    # --- what a node says
+    Capabilities: {
+        "cores": _COUNT,
+        "threads": _COUNT,
+        "weight_bytes": _BYTES,
+        "memory_bytes": _BYTES,
+        "gflops": _RATE,
+        "memory_gib_s": _RATE,
+        "overhead_ms": Bounds(high=10**6),
+    },
+    ModelGraph: {"input_bytes": _BYTES, "result_bytes": _BYTES},
+    Unit: {"weight_bytes": _BYTES, "flops": Bounds(high=10**18), "output_bytes": _BYTES},
+    Tie: {"weight_bytes": _BYTES},
+    HoldingReport: {"weight_bytes": _BYTES},
+    NodeStatus: {"pid": _COUNT},
+    # --- tables
+    UnitRange: {"start": _UNIT, "stop": _UNIT},
+    Stamp: {"term": _NUMBER, "epoch": _NUMBER},
+    Table: {"term": _NUMBER, "epoch": _NUMBER},
+    ModelRef: {"units": _UNIT},
+    Door: {"window": Bounds(low=1, high=1024)},
+    Replica: {"weight": Bounds(high=10**6)},
+    Hop: {
+        "credit_bytes": Bounds(low=1, high=2**40),
+        "credit_messages": Bounds(low=1, high=2**20),
+    },
+    TransferEnd: {"epoch": _NUMBER},
+    Forecast: {"p50_ms": _FORECAST, "p95_ms": _FORECAST, "rate_per_s": _FORECAST},
+    # --- deployments
+    InputLimits: {
+        "max_bytes": _ABOVE_ZERO,
+        "batch_max": Bounds(high=2**16, above=True),
+        "dedupe_s": _NOT_BELOW_ZERO,
+    },
+    Sla: {
+        "latency_ms": _ABOVE_ZERO,
+        "percentile": Bounds(high=100, above=True),
+        "deadline_ms": _ABOVE_ZERO,
+        "rate_per_s": _ABOVE_ZERO,
+        "first_token_ms": _ABOVE_ZERO,
+        "token_ms": _ABOVE_ZERO,
+        "prompt_tokens": _ABOVE_ZERO,
+        "new_tokens": _ABOVE_ZERO,
+    },
+    Privacy: {"max_exposure": _NOT_BELOW_ZERO},
+    Prices: {"node_hour": _NOT_BELOW_ZERO, "gib": _NOT_BELOW_ZERO, "kwh": _NOT_BELOW_ZERO},
+    Objective: {
+        "latency": _NOT_BELOW_ZERO,
+        "cost": _NOT_BELOW_ZERO,
+        "exposure": _NOT_BELOW_ZERO,
+    },
+    Policy: {
+        "cooldown_s": _NOT_BELOW_ZERO,
+        "min_gain": Bounds(high=1, below=True),
+        "horizon_s": _ABOVE_ZERO,
+        "max_segments": _ABOVE_ZERO,
+        "standbys": _NOT_BELOW_ZERO,
+    },
+    # --- the rest
+    Leader: {"term": _NUMBER, "beat": _NUMBER},
+    Redelivery: {"count": _COUNT},
+    Site: {"data_port": Bounds(low=1, high=65535)},
+}
+
+# How many there may be: of units because the planner looks at every pair of them, of the others
+# because nobody has more.
+_MANY: Final[Mapping[type, Mapping[str, int]]] = {
+    ModelGraph: {"units": UNITS_MAX, "ties": 64},
+    Tie: {"units": UNITS_MAX},
+    NodeStatus: {"models": 256, "holdings": 1024, "doors": 256, "seen": 4096},
+    Table: {"segments": UNITS_MAX, "hops": UNITS_MAX, "transfers": UNITS_MAX},
+    Segment: {"replicas": 64, "standbys": 64},
+    Privacy: {"units": UNITS_MAX},
+    Policy: {"pin": UNITS_MAX, "forbid": 4096},
+    Deployment: {"split": UNITS_MAX},
+    SplitPart: {"nodes": 4096},
+}
+
+
+def first_out_of_range(value: object) -> str | None:
+    """The first figure in `value`, at any depth, that is out of its bounds, as "field: why"."""
+    return next(_complaints(value, ""), None)
+
+
+def _complaints(value: object, path: str) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from _complaints(part, f"{path}.{key}")
+    elif is_dataclass(value) or hasattr(value, "_fields"):
+        yield from _own_complaints(value, path)
+        for field in fields(value) if is_dataclass(value) else ():
+            yield from _complaints(getattr(value, field.name), _inside(path, field.name))
+        rule = _RULES.get(type(value))
+        for name, complaint in () if rule is None else rule(value):
+            yield f"{_inside(path, name)}: {complaint}"
+    elif isinstance(value, tuple):
+        for i, part in enumerate(value):
+            yield from _complaints(part, f"{path}[{i}]")
+
+
+def _own_complaints(value: object, path: str) -> Iterator[str]:
+    """How many there are of something in the value, and its own figures."""
+    kind = type(value)
+    for name, most in _MANY.get(kind, {}).items():
+        number = len(getattr(value, name) or ())
+        if number > most:
+            yield f"{_inside(path, name)}: has {number:,} entries, at most {most:,} are read"
+    for name, bounds in _FIGURES.get(kind, {}).items():
+        figure = getattr(value, name)
+        given = figure if isinstance(figure, Mapping) else {"": figure}
+        for key, number in given.items():
+            must = None if number is None else bounds.complaint(number)
+            if must is not None:
+                yield f"{_inside(path, name, key)}: {number} must be {must}"
+
+
+def _inside(path: str, *names: str) -> str:
+    """The path of a field, as it is called in the message."""
+    return ".".join(name for name in (path, *map(wire_name, names)) if name)
+
+
+# --- what must fit together -------------------------------------------------------------------
+
+Complaints = Iterator[tuple[str, str]]  # field, what is wrong with it
+
+
+def _units(units: UnitRange) -> Complaints:
+    if units.start >= units.stop:
+        yield "", f"{units} holds no unit; a range is [start, stop)"
+
+
+def _graph(graph: ModelGraph) -> Complaints:
+    units = graph.units
+    shared = [0] * len(units)
+    for i, tie in enumerate(graph.ties):
+        if len(set(tie.units)) < len(tie.units) or not all(u in graph.whole for u in tie.units):
+            yield f"ties[{i}].units", f"must be different units below {len(units)}"
+            return
+        for unit in tie.units:
+            shared[unit] += tie.weight_bytes
+    for i, unit in enumerate(units):
+        if shared[i] > unit.weight_bytes:
+            yield f"units[{i}].weight_bytes", "is less than what ties say that the unit shares"
+
+
+def _table(table: Table) -> Complaints:
+    segments = table.segments
+    if table.state == "serving" and not segments:
+        yield "segments", "a table that serves must have one"
+    if len({segment.id for segment in segments}) < len(segments):
+        yield "segments", "two have the same id"
+    if segments and segments[0].units.start != 0:
+        yield "segments[0].units", "must begin at 0"
+    for i, (before, after) in enumerate(pairwise(segments), 1):
+        if before.units.stop != after.units.start:
+            yield f"segments[{i}].units", f"must begin at {before.units.stop}, where the last ends"
+    if segments and table.model is not None and segments[-1].units.stop != table.model.units:
+        yield "model.units", "must be where the last segment ends"
+
+
+def _segment(segment: Segment) -> Complaints:
+    if not segment.replicas:
+        yield "replicas", "names no node that computes it"
+
+
+def _broker_urls(urls: BrokerUrls) -> Complaints:
+    for name in ("control", "data"):
+        yield from _url(name, getattr(urls, name))
+
+
+def _door(door: Door) -> Complaints:
+    yield from _url("ingress", door.ingress)
+
+
+def _url(name: str, url: str) -> Complaints:
+    if "@" in url:
+        yield name, WITH_CREDENTIALS
+
+
+_RULES: Final[Mapping[type, Callable[[Any], Complaints]]] = {
+    UnitRange: _units,
+    ModelGraph: _graph,
+    Table: _table,
+    Segment: _segment,
+    BrokerUrls: _broker_urls,
+    Door: _door,
+}
