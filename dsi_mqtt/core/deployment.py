@@ -107,6 +107,12 @@ class Fallback:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
+    """Limits of a generating deployment, and what is taken where an input says nothing.
+
+    context: positions of a session. sessions_max: that run; queue_max: inputs that wait.
+    kv_mib_max: of caches on a node. idle_s: how long a cache is kept for its device's next input.
+    """
+
     context: int = 2048
     sessions_max: int = 64
     kv_mib_max: int = 2048
@@ -175,7 +181,7 @@ def without_effect(deployment: Deployment) -> tuple[str, ...]:
     ]
     found += [
         name
-        for name in ("prices", "objective", "generation", "fallback")
+        for name in ("prices", "objective", "fallback")
         if getattr(deployment, name) != getattr(default, name)
     ]
     return tuple(found)

@@ -38,7 +38,7 @@ from dsi_mqtt.core.effects import (
     ReportStatus,
     WriteRecord,
 )
-from dsi_mqtt.core.events import PromptRead, PromptRefused, TextWritten
+from dsi_mqtt.core.events import PartialTaken, PromptRead, PromptRefused, TextWritten
 from dsi_mqtt.core.generation import Completion
 from dsi_mqtt.core.generations import Generations
 from dsi_mqtt.core.line import AGAIN_FIRST_S, Request
@@ -53,7 +53,6 @@ from dsi_mqtt.errors import WireError, one_sentence
 AGAIN_MAX_S: Final = 30.0
 
 CANCELLED: Final = Failure("cancelled", "cancelled by its device")
-UNHEARD: Final = Failure("cancelled", "nobody is subscribed to its answers")
 _REPLACED: Final = Failure("unavailable", "the deployment is of another kind now; ask again")
 
 
@@ -214,13 +213,6 @@ class Door:
             return []
         return [*self._give_up(request, CANCELLED, now), *self._attempts.pump(now)]
 
-    def unheard(self, request_id: bytes, now: float) -> Effects:
-        """Nobody is subscribed to what is told of a generation: its device is gone."""
-        request = self._requests.get(request_id)
-        if request is None or request.state == "answering":
-            return []
-        return [*self._give_up(request, UNHEARD, now), *self._attempts.pump(now)]
-
     def device_spoke(self, device: str, now: float) -> None:
         if isinstance(self._attempts, Generations):
             self._attempts.device_spoke(device, now)
@@ -333,6 +325,12 @@ class Door:
         return attempts.text_written(
             event.request, event.tokens, event.text, last=event.last, now=now
         )
+
+    def partial_taken(self, event: PartialTaken, now: float) -> Effects:
+        attempts = self._attempts
+        if not isinstance(attempts, Generations):
+            return []
+        return attempts.partial_taken(event.request, now, heard=event.heard)
 
     def _fresh_attempts(self) -> Attempts | Generations:
         if self._spec.kind == "one-pass":

@@ -11,6 +11,8 @@ from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.model import ModelGraph, UnitRange
 from dsi_mqtt.core.node import NodeStatus
 from dsi_mqtt.core.plan import Plan
+from dsi_mqtt.core.schedule import BATCH_MAX
+from dsi_mqtt.core.session import PIECE_TOKENS
 from dsi_mqtt.core.table import (
     BrokerUrls,
     DoorPlace,
@@ -75,8 +77,12 @@ def draft_table(draft: Draft, stamp: Stamp, nodes: Mapping[str, NodeStatus], ses
 
 
 def _hop(before: Segment, after: Segment, graph: ModelGraph, spec: Deployment) -> Hop:
-    largest = graph.boundary_bytes(after.units.start) * spec.input.batch_max
-    return Hop(before.id, after.id, {"request": "raw"}, *credit_window(largest))
+    crossing = graph.boundary_bytes(after.units.start)
+    if graph.vocabulary is not None:
+        window = credit_window(crossing * max(PIECE_TOKENS, BATCH_MAX))
+        return Hop(before.id, after.id, {"prefill": "raw", "decode": "raw"}, *window)
+    window = credit_window(crossing * spec.input.batch_max)
+    return Hop(before.id, after.id, {"request": "raw"}, *window)
 
 
 def credit_window(largest: int) -> tuple[int, int]:

@@ -102,7 +102,7 @@ class ForgetText:
 
 @dataclass(frozen=True, slots=True)
 class PublishPartial:
-    """Publish a part of a stream at QoS 1; answer with Unheard where nobody is subscribed."""
+    """Publish a part of a stream at QoS 1; answer with PartialTaken."""
 
     deployment: str
     request: bytes

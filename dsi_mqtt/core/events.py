@@ -139,11 +139,12 @@ class TextWritten:
 
 
 @dataclass(frozen=True, slots=True)
-class Unheard:
-    """The broker says that nobody is subscribed to what is told of this request."""
+class PartialTaken:
+    """The broker has a part of a stream. heard: False: it says that nobody is subscribed to it."""
 
     deployment: str
     request: bytes
+    heard: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +240,7 @@ Event = (
     | PromptRead
     | PromptRefused
     | TextWritten
-    | Unheard
+    | PartialTaken
     | CancelArrived
     | DeviceSpoke
     | DataReconnected

@@ -25,6 +25,7 @@ from dsi_mqtt.core.attempts import BROKEN, POISON, POISON_AT, STALE_FIRST_S, STA
 from dsi_mqtt.core.deployment import Deployment, Generation
 from dsi_mqtt.core.effects import Effects, ForgetText, PublishPartial, ReadPrompt, WriteText
 from dsi_mqtt.core.generation import Ask, Completion
+from dsi_mqtt.core.idle import IdleSession, IdleSessions
 from dsi_mqtt.core.leases import Tellings
 from dsi_mqtt.core.line import Request
 from dsi_mqtt.core.message import Activation, Failure, Header
@@ -38,9 +39,14 @@ from dsi_mqtt.core.table import Stamp, Table
 
 BROKEN_MAX: Final = 5
 MIB: Final = 1024 * 1024
+# A device that has lost its connection may be back by then.
+UNHEARD_S: Final = 2.0
+# Tellings that begin on one table, so that a later table's take is higher.
+TAKES: Final = 1 << 20
 
 FULL: Final = Failure("overloaded", "all sessions and places in the queue are taken; try later")
 SILENT: Final = Failure("cancelled", "its device has not spoken for alive_s")
+UNHEARD: Final = Failure("cancelled", "nobody is subscribed to its answers")
 _NO_TOKENS: Final = Failure("model_failed", "the head drew no tokens")
 
 Retain = Callable[[Request, float], Effects]
@@ -79,6 +85,7 @@ class Generations:
         self._graph: ModelGraph | None = None
         self._sessions: dict[bytes, Session] = {}
         self._schedule = Schedule()
+        self._idle = IdleSessions()
         self._steps = Steps(door, numbers)
         self._tellings = Tellings(spec.name, door, numbers)
         self.starting = True
@@ -247,6 +254,19 @@ class Generations:
             effects += self._conclude(session.request, written.completion(), now)
         return [*effects, *self.pump(now)]
 
+    def partial_taken(self, id_: bytes, now: float, *, heard: bool) -> Effects:
+        """The broker has a part of a stream, and says whether anybody is subscribed to it."""
+        session = self._sessions.get(id_)
+        if session is None or session.state == "ended":
+            return []
+        if heard:
+            session.unheard_since = None
+        elif session.unheard_since is None:
+            session.unheard_since = now
+        elif now - session.unheard_since >= UNHEARD_S:
+            return [*self._give_up(session.request, UNHEARD, now), *self.pump(now)]
+        return []
+
     # --- the chain ----------------------------------------------------------------------------
 
     def done(self, activation: Activation, now: float) -> Effects:
@@ -295,7 +315,9 @@ class Generations:
         tables = {step.table.stamp: step.table for step in self._steps}
         if self._table is not None:
             tables[self._table.stamp] = self._table
-        live = (Row(name, session.fed) for name, session in self._schedule.running.items())
+        self._tellings.changed |= self._idle.expire(now)
+        live = [Row(name, session.fed) for name, session in self._schedule.running.items()]
+        live += self._idle.rows()
         return effects + self._tellings.tick(live, tables.values(), now)
 
     def pump(self, now: float) -> Effects:
@@ -334,17 +356,20 @@ class Generations:
         )
 
     def _let_in_all(self, table: Table, now: float) -> Effects:
-        """Those whose turn it is, while there is room."""
+        """Those whose turn it is, while there is room; what is idle makes room."""
         effects: Effects = []
         waiting, running = self._schedule.waiting, self._schedule.running
         while waiting and len(running) < self._limits.sessions_max:
-            first, taken = waiting[0], sum(session.room for session in running.values())
+            first = waiting[0]
+            taken = sum(session.room for session in running.values())
             if not self._fits(first.room, table):
                 effects += self._give_up(first.request, self._too_large(first, table), now)
-            elif self._fits(first.room + taken, table):
+            elif self._fits(first.room + taken + self._idle.positions, table):
                 effects += self._let_in(waiting.popleft(), table, now)
-            else:
+            elif not self._idle.drop_oldest():
                 break
+            else:
+                self._tellings.changed = True
         return effects
 
     def _let_in(self, session: Session, table: Table, now: float) -> Effects:
@@ -352,7 +377,10 @@ class Generations:
         request = session.request
         if request.redelivered or request.recorded < request.deaths:
             return self._record(session, now)
-        session.name, session.take = self._tellings.name_next(), table.epoch
+        idle = self._idle.take(request.given.device, session.tokens)
+        fresh = self._tellings.name_next()
+        session.name, session.fed = idle or (fresh, 0)
+        session.take = table.epoch * TAKES + self._tellings.newest % TAKES
         self._schedule.start(session)
         return []
 
@@ -377,6 +405,7 @@ class Generations:
             effects.append(WriteText(self._deployment, session.request.id, fresh, last))
         if session.finish is not None:
             self._leave(session)
+            self._keep(session, now)
         else:
             self._schedule.line_up(session)
         return effects
@@ -429,6 +458,14 @@ class Generations:
         """It is fed no more, and its caches may go."""
         if self._schedule.leave(session):
             self._tellings.changed = True
+
+    def _keep(self, session: Session, now: float) -> None:
+        """Its caches are of use for what its device asks next."""
+        tokens = tuple(session.tokens[: session.fed])
+        device = session.request.given.device
+        self._idle.keep(IdleSession(session.name, device, tokens, now + self._limits.idle_s))
+        while len(self._idle) > self._limits.sessions_max:
+            self._idle.drop_oldest()
 
 
 def _seed(request: Request) -> int:

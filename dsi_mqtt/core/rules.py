@@ -178,8 +178,6 @@ def _parts(split: Sequence[SplitPart]) -> tuple[Part, ...]:
 
 
 def _problems(deployment: Deployment, units: int) -> Iterator[str]:
-    if deployment.kind != "one-pass":
-        yield f"kind: {deployment.kind} cannot be planned; this planner serves one-pass"
     limit = deployment.policy.max_segments
     if limit is not None and limit < 1:
         yield f"policy.max_segments: is {limit}; give 1 or more, or leave it out"

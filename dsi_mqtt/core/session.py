@@ -47,6 +47,7 @@ class Session:
     alone: bool = False
     suspect: bool = False
     alive_until: float | None = None
+    unheard_since: float | None = None
     finish: FinishReason | None = None
     text: Text | None = None
 

@@ -95,8 +95,8 @@ class Worker:
             ev.TextWritten: lambda e, now: self._with_door(
                 e.deployment, lambda door: door.text_written(e, now)
             ),
-            ev.Unheard: lambda e, now: self._with_door(
-                e.deployment, lambda door: door.unheard(e.request, now)
+            ev.PartialTaken: lambda e, now: self._with_door(
+                e.deployment, lambda door: door.partial_taken(e, now)
             ),
             ev.CancelArrived: lambda e, now: self._with_door(
                 e.deployment, lambda door: door.cancelled(e.key, now)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, Final
 
+from dsi_mqtt.core.activation import JSON, TEXT
 from dsi_mqtt.core.deployment import Generation
 from dsi_mqtt.core.generation import Ask, Completion, Partial, Prompt, Turn
 from dsi_mqtt.errors import InvalidInputError, request_error
@@ -28,8 +30,12 @@ _FIELDS: Final = (
 )
 
 
-def read_ask(body: bytes, defaults: Generation) -> Ask:
-    """Raises InvalidInputError naming the field."""
+def read_ask(body: bytes, defaults: Generation, content_type: str = JSON) -> Ask:
+    """A prompt as plain text, or what JSON asks. Raises InvalidInputError naming the field."""
+    if content_type == TEXT:
+        return _read({"prompt": body.decode(errors="replace")}, defaults)
+    if content_type != JSON:
+        raise InvalidInputError(f"content type {content_type!r:.40} is not read here; send {JSON}")
     try:
         value = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -38,6 +44,10 @@ def read_ask(body: bytes, defaults: Generation) -> Ask:
         value = {"prompt": value}
     if not isinstance(value, dict):
         raise InvalidInputError("the input must be a prompt, or an object with prompt or messages")
+    return _read(value, defaults)
+
+
+def _read(value: dict[str, Any], defaults: Generation) -> Ask:
     unknown = value.keys() - set(_FIELDS)
     if unknown:
         raise InvalidInputError(
@@ -115,7 +125,7 @@ def read_completion(result: Any) -> Completion:  # noqa: ANN401 - JSON
         raise request_error("failed", f"the answer is no generation's: {error!r}") from None
 
 
-def _written(told: dict[str, object]) -> bytes:
+def _written(told: Mapping[str, object]) -> bytes:
     # Half a character may be among what a model says; it is escaped, for UTF-8 has no such.
     return json.dumps(told, ensure_ascii=True, separators=(",", ":")).encode()
 

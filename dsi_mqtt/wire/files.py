@@ -182,8 +182,10 @@ def _expect_schema(document: dict[str, Any], expected: str) -> None:
 
 def _check(deployment: Deployment) -> None:
     check_name(deployment.name, "name")
-    if deployment.kind == "generation":
-        raise ConfigError("kind: generation is not served by this version; use one-pass")
+    if deployment.kind == "generation" and deployment.model.tier not in ("layer", "fake"):
+        raise ConfigError("kind: generation needs a model of tier layer, with a cache")
+    if deployment.kind == "one-pass" and deployment.generation is not None:
+        raise ConfigError("generation: is of a deployment with kind: generation; add it or drop")
     if "raw" not in deployment.codecs.allow:
         raise ConfigError("codecs.allow: must hold raw; other codecs are not encoded yet")
     _check_model(deployment.model)

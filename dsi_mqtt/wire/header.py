@@ -217,19 +217,9 @@ def is_sound(payload: bytes | memoryview) -> bool:
 
 def header_of(fields: Fields) -> Header:
     """The header that the rest of the system knows. Raises WireError for a negative count."""
-    for name in (fields.deployment, fields.door):
-        if len(name) > NAME_MAX or not _LEVEL.isdisjoint(name):
-            raise WireError(f"activation header names {name!r:.60}, which is no topic level")
-    for name in (fields.source, fields.target, fields.leader):
-        if len(name) > NAME_MAX:
-            raise WireError(f"activation header names {name!r:.60}, which is no name here")
+    _check_names(fields)
     _check_counts("term, epoch or attempt", fields.term, fields.epoch, fields.attempt)
-    for row in fields.rows:
-        _check_counts("rows", row.position, row.tokens, row.take)
-    if fields.sampling and len(fields.sampling) != len(fields.rows):
-        raise WireError("activation header names another number of samplings than of rows")
-    for how in fields.sampling:
-        _check_sampling(how)
+    _check_rows(fields)
     for stamp in fields.stamps:
         _check_counts("stamps", stamp.queue_us, stamp.compute_us, stamp.codec_us)
     edge, credit = fields.edge, fields.credit
@@ -299,6 +289,26 @@ def _check_counts(name: str, *values: int) -> None:
         raise WireError(f"activation header field {name} holds a negative count")
     if max(values) >= _COUNT_MAX:
         raise WireError(f"activation header field {name} holds a count beyond 2^53")
+
+
+def _check_names(fields: Fields) -> None:
+    for name in (fields.deployment, fields.door):
+        if len(name) > NAME_MAX or not _LEVEL.isdisjoint(name):
+            raise WireError(f"activation header names {name!r:.60}, which is no topic level")
+    for name in (fields.source, fields.target, fields.leader):
+        if len(name) > NAME_MAX:
+            raise WireError(f"activation header names {name!r:.60}, which is no name here")
+
+
+def _check_rows(fields: Fields) -> None:
+    for row in fields.rows:
+        if len(row.session) > NAME_MAX:
+            raise WireError(f"activation header names {row.session!r:.60}, which is no session")
+        _check_counts("rows", row.position, row.tokens, row.take)
+    if fields.sampling and len(fields.sampling) != len(fields.rows):
+        raise WireError("activation header names another number of samplings than of rows")
+    for how in fields.sampling:
+        _check_sampling(how)
 
 
 def _check_sampling(how: Sampling | None) -> None:

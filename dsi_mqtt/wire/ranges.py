@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from dsi_mqtt.core.deployment import (
     Deployment,
+    Generation,
     InputLimits,
     Objective,
     Policy,
@@ -22,12 +23,12 @@ from dsi_mqtt.core.deployment import (
     Sla,
     SplitPart,
 )
-from dsi_mqtt.core.model import UNITS_MAX, ModelGraph, Tie, Unit, UnitRange
-from dsi_mqtt.core.node import Capabilities, HoldingReport, Leader, NodeStatus, Site
+from dsi_mqtt.core.model import UNITS_MAX, ModelGraph, Tie, Unit, UnitRange, Vocabulary
+from dsi_mqtt.core.node import Capabilities, DataBroker, HoldingReport, Leader, NodeStatus
 from dsi_mqtt.core.request import Redelivery
 from dsi_mqtt.core.table import (
     BrokerUrls,
-    Door,
+    DoorPlace,
     Forecast,
     Hop,
     ModelRef,
@@ -84,7 +85,13 @@ _FIGURES: Final[Mapping[type, Mapping[str, Bounds]]] = {
         "overhead_ms": Bounds(high=10**6),
     },
     ModelGraph: {"input_bytes": _BYTES, "result_bytes": _BYTES},
-    Unit: {"weight_bytes": _BYTES, "flops": Bounds(high=10**18), "output_bytes": _BYTES},
+    Unit: {
+        "weight_bytes": _BYTES,
+        "flops": Bounds(high=10**18),
+        "output_bytes": _BYTES,
+        "state_bytes": _BYTES,
+    },
+    Vocabulary: {"context": _COUNT, "size": _COUNT},
     Tie: {"weight_bytes": _BYTES},
     HoldingReport: {"weight_bytes": _BYTES},
     NodeStatus: {"pid": _COUNT},
@@ -93,7 +100,7 @@ _FIGURES: Final[Mapping[type, Mapping[str, Bounds]]] = {
     Stamp: {"term": _NUMBER, "epoch": _NUMBER},
     Table: {"term": _NUMBER, "epoch": _NUMBER},
     ModelRef: {"units": _UNIT},
-    Door: {"window": Bounds(low=1, high=1024)},
+    DoorPlace: {"window": Bounds(low=1, high=1024)},
     Replica: {"weight": Bounds(high=10**6)},
     Hop: {
         "credit_bytes": Bounds(low=1, high=2**40),
@@ -117,6 +124,15 @@ _FIGURES: Final[Mapping[type, Mapping[str, Bounds]]] = {
         "prompt_tokens": _ABOVE_ZERO,
         "new_tokens": _ABOVE_ZERO,
     },
+    Generation: {
+        "context": Bounds(low=2, high=2**24),
+        "sessions_max": Bounds(low=1, high=512),
+        "kv_mib_max": _ABOVE_ZERO,
+        "idle_s": _NOT_BELOW_ZERO,
+        "queue_max": Bounds(high=10_000),
+        "temperature": Bounds(high=100),
+        "max_tokens": Bounds(low=1, high=2**24),
+    },
     Privacy: {"max_exposure": _NOT_BELOW_ZERO},
     Prices: {"node_hour": _NOT_BELOW_ZERO, "gib": _NOT_BELOW_ZERO, "kwh": _NOT_BELOW_ZERO},
     Objective: {
@@ -134,7 +150,7 @@ _FIGURES: Final[Mapping[type, Mapping[str, Bounds]]] = {
     # --- the rest
     Leader: {"term": _NUMBER, "beat": _NUMBER},
     Redelivery: {"count": _COUNT},
-    Site: {"data_port": Bounds(low=1, high=65535)},
+    DataBroker: {"data_port": Bounds(low=1, high=65535)},
 }
 
 # How many there may be: of units because the planner looks at every pair of them, of the others
@@ -243,7 +259,7 @@ def _broker_urls(urls: BrokerUrls) -> Complaints:
         yield from _url(name, getattr(urls, name))
 
 
-def _door(door: Door) -> Complaints:
+def _door(door: DoorPlace) -> Complaints:
     yield from _url("ingress", door.ingress)
 
 
@@ -258,5 +274,5 @@ _RULES: Final[Mapping[type, Callable[[Any], Complaints]]] = {
     Table: _table,
     Segment: _segment,
     BrokerUrls: _broker_urls,
-    Door: _door,
+    DoorPlace: _door,
 }

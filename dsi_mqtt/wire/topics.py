@@ -67,19 +67,11 @@ class Topic(Generic[T]):
 _STATUS: Final = Codec(NodeStatus, check=first_out_of_range)
 _TELEMETRY: Final = Codec(Telemetry)
 _DESIRED: Final = Codec(Desired)
-<<<<<<< .merge_file_656tI7
-_SPEC: Final = Codec(Deployment)
-_TABLE: Final = Codec(TableDocument)
-_SITE: Final = Codec(DataBroker)
-_LEADER: Final = Codec(Leader)
-_REDELIVERY: Final = Codec(Redelivery)
-=======
 _SPEC: Final = Codec(Deployment, check=first_out_of_range)
 _TABLE: Final = Codec(TableDocument, check=first_out_of_range)
-_SITE: Final = Codec(Site, check=first_out_of_range)
+_SITE: Final = Codec(DataBroker, check=first_out_of_range)
 _LEADER: Final = Codec(Leader, check=first_out_of_range)
 _REDELIVERY: Final = Codec(Redelivery, check=first_out_of_range)
->>>>>>> .merge_file_wUTmfB
 
 
 class Topics:

@@ -46,6 +46,7 @@ from dsi_mqtt.worker.echo import Echo
 from dsi_mqtt.worker.engines import EngineHost
 from dsi_mqtt.worker.port import ActivationPort
 from dsi_mqtt.worker.reader import NONCE, ControlReader
+from dsi_mqtt.worker.texts import TextHost
 from dsi_mqtt.worker.vitals import Vitals, measure_capabilities, peak_rss_bytes
 
 log = logging.getLogger(__name__)
@@ -95,6 +96,7 @@ class WorkerProcess:
             spare=config.spare,
         )
         self._engines = EngineHost(factory, self._dispatch, config.model_root)
+        self._texts = TextHost(self._engines.engine, self._dispatch)
         self._port = ActivationPort(
             config.node,
             self._topics,
@@ -113,11 +115,16 @@ class WorkerProcess:
         self._alone = False
         self._perform: dict[type, Callable[[Any], None]] = {
             fx.OpenModel: lambda e: self._engines.open(e.deployment),
-            fx.CloseModel: lambda e: self._engines.close(e.deployment),
+            fx.CloseModel: lambda e: self._close_model(e.deployment),
             fx.LoadUnits: lambda e: self._engines.load(e.deployment, e.units),
             fx.DropUnits: lambda e: self._engines.drop(e.deployment, e.units),
             fx.ReportStatus: lambda _: self._status_changed.set(),
             fx.Compute: self._engines.compute,
+            fx.CloseSessions: self._engines.close_sessions,
+            fx.ReadPrompt: self._texts.read,
+            fx.WriteText: self._texts.write,
+            fx.ForgetText: self._texts.forget,
+            fx.PublishPartial: lambda e: self._doorway(e.deployment).publish(e),
             fx.Transmit: self._transmit,
             fx.OpenIngress: lambda e: self._doorway(e.deployment).open(e),
             fx.CloseIngress: self._close_ingress,
@@ -138,6 +145,7 @@ class WorkerProcess:
                 group.create_task(self._send_telemetry(), name="telemetry")
         finally:
             self._engines.shut_down()
+            self._texts.shut_down()
             for task in self._tasks:
                 task.cancel()
 
@@ -170,6 +178,10 @@ class WorkerProcess:
             await asyncio.sleep(TICK_S)
             self._port.tick()
             self._dispatch(ev.Ticked())
+
+    def _close_model(self, deployment: str) -> None:
+        self._engines.close(deployment)
+        self._texts.close(deployment)
 
     # --- doors --------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """Input and output of one door: the ingress connection and the one its answers leave by.
 
 They are two connections, because the ingress is not read while the door holds all it may, and
-then the broker's acknowledgements of answers would not be read either.
+then neither the broker's acknowledgements of answers nor cancels would be read.
 """
 
 from __future__ import annotations
@@ -16,43 +16,30 @@ from typing import Final
 import xxhash
 
 from dsi_mqtt.core import events as ev
-from dsi_mqtt.core.activation import JSON
-from dsi_mqtt.core.effects import (
-    Acknowledge,
-    ClearRetained,
-    OpenIngress,
-    PublishReply,
-    WriteRecord,
-)
-from dsi_mqtt.core.message import Failure
+from dsi_mqtt.core.effects import Acknowledge, OpenIngress
 from dsi_mqtt.core.request import Input, ParsedInput, Redelivery
 from dsi_mqtt.core.table import DoorPlace
 from dsi_mqtt.errors import (
-    BrokerRefusedError,
     ConnectionLostError,
     InvalidInputError,
-    TooLargeError,
     TransportError,
     WireError,
     one_sentence,
 )
 from dsi_mqtt.transport.base import ConnectOptions, DataConnection, Message, Transport
-from dsi_mqtt.transport.lasting import Backoff, keep_connected
 from dsi_mqtt.transport.retained import read_retained
-from dsi_mqtt.transport.together import first_of
-from dsi_mqtt.wire.inputs import answer_error, answer_ok, parse_input
+from dsi_mqtt.wire.inputs import parse_input
 from dsi_mqtt.wire.topics import Topics
+from dsi_mqtt.worker.answering import Answering, Outgoing, record_topic
 
 log = logging.getLogger(__name__)
 
-RECONNECT: Final = Backoff(last_s=3.0)
 # Its answer's topic is longer than its input's, and a topic has 65,535 bytes.
 DEVICE_BYTES_MAX: Final = 32_768
 SESSION_EXPIRY_S: Final = 7 * 24 * 3600
 REQUEST_ID_BYTES: Final = 16
 
 Emit = Callable[[ev.Event], None]
-Outgoing = PublishReply | WriteRecord | ClearRetained
 
 
 class Doorway:
@@ -65,32 +52,19 @@ class Doorway:
         self._emit = emit
         self._door: DoorPlace | None = None
         self._ingress: asyncio.Task[None] | None = None
-        self._answers: asyncio.Task[None] | None = None
-        self._answers_url = ""
-        self._closing: asyncio.Task[None] | None = None
+        self._answering = Answering(deployment, transport, topics, emit)
         self._connection: DataConnection | None = None
         self._held: dict[int, Message] = {}
         self._loose: dict[int, int] = {}
         self._loose_max = (0, 0)
         self._dropped = 0
         self._receipts = 0
-        self._leaving: asyncio.Queue[Outgoing] = asyncio.Queue()
 
     def open(self, effect: OpenIngress) -> None:
         self._end_ingress()
         self._door = effect.door
         self._loose_max = effect.hold_count, effect.hold_bytes
-        if self._closing is not None:
-            self._closing.cancel()
-            self._closing = None
-        if self._answers is not None and self._answers_url != effect.door.ingress:
-            self._answers.cancel()
-            self._answers = None
-        if self._answers is None:
-            self._answers_url = effect.door.ingress
-            self._answers = asyncio.create_task(
-                self._keep_answering(self._answers_url), name=f"answers {self._deployment}"
-            )
+        self._answering.open(effect.door.ingress)
         self._ingress = asyncio.create_task(
             self._receive(effect), name=f"ingress {self._deployment}"
         )
@@ -103,15 +77,12 @@ class Doorway:
 
     def publish(self, effect: Outgoing) -> None:
         """Sends now or when the connection is there again; the machine repeats what is lost."""
-        self._leaving.put_nowait(effect)
+        self._answering.publish(effect)
 
     def close(self) -> None:
         """Leaves the MQTT session for the next door; what is on its way out still goes."""
         self._end_ingress()
-        if self._answers is not None and self._closing is None:
-            self._closing = asyncio.create_task(
-                self._end_answers(self._answers), name=f"last answers {self._deployment}"
-            )
+        self._answering.close()
 
     async def forget(self) -> None:
         """Ends the MQTT session at the broker."""
@@ -123,11 +94,6 @@ class Doorway:
             await connection.close()
         except TransportError as error:
             log.info("the session of %s is left to expire: %s", self._deployment, error)
-
-    async def _end_answers(self, answers: asyncio.Task[None]) -> None:
-        await self._leaving.join()
-        answers.cancel()
-        self._answers = self._closing = None
 
     # --- ingress ------------------------------------------------------------------------------
 
@@ -189,13 +155,12 @@ class Doorway:
     def _read_record(self, message: Message) -> Redelivery:
         """Raises WireError for what no door has written."""
         record = self._topics.redelivery.payload.decode(message.payload)
-        if self._record_topic(record) != message.topic or record.count < 1:
+        if (
+            record_topic(self._topics, self._deployment, record) != message.topic
+            or record.count < 1
+        ):
             raise WireError("it is not the record of the input that it names")
         return record
-
-    def _record_topic(self, record: Redelivery) -> str:
-        key = xxhash.xxh3_64_hexdigest(record.key.encode())
-        return self._topics.redelivery.name(deployment=self._deployment, key=key)
 
     def _admit(self, message: Message) -> None:
         payload = bytes(message.payload)
@@ -262,83 +227,3 @@ class Doorway:
             self._connection.acknowledge(message)
         except ConnectionLostError:
             log.debug("too late to acknowledge; the broker will repeat the input")
-
-    # --- answers ------------------------------------------------------------------------------
-
-    async def _keep_answering(self, url: str) -> None:
-        async def connect() -> DataConnection:
-            return await self._transport.data(url, ConnectOptions())
-
-        await keep_connected(connect, self._answer, backoff=RECONNECT)
-
-    async def _answer(self, connection: DataConnection) -> None:
-        """Publishes everything that leaves, several at once; ends with the connection."""
-        await first_of(_watch(connection), self._send_leaving(connection))
-
-    async def _send_leaving(self, connection: DataConnection) -> None:
-        sending: set[asyncio.Task[None]] = set()
-        try:
-            while True:
-                task = asyncio.create_task(self._send(connection, await self._leaving.get()))
-                sending.add(task)
-                task.add_done_callback(sending.discard)
-        finally:
-            for task in sending:
-                task.cancel()
-            await asyncio.gather(*sending, return_exceptions=True)
-
-    async def _send(self, connection: DataConnection, effect: Outgoing) -> None:
-        try:
-            await connection.publish(self._message(effect))
-        except (TooLargeError, BrokerRefusedError, ValueError) as error:
-            self._refused(effect, error)
-            return
-        except (TransportError, asyncio.CancelledError):
-            # Cancelled, too, is what waits for its acknowledgement when the connection ends.
-            self._leaving.put_nowait(effect)
-            return
-        finally:
-            self._leaving.task_done()
-        if isinstance(effect, PublishReply):
-            self._emit(ev.ReplyPublished(self._deployment, effect.request))
-        elif isinstance(effect, WriteRecord) and effect.record.count:
-            self._emit(ev.RecordWritten(self._deployment, effect.record))
-
-    def _refused(self, effect: Outgoing, error: Exception) -> None:
-        """The broker does not take it: an answer gives way to the reason, which is short."""
-        log.warning("%s: %s", self._deployment, error)
-        if isinstance(effect, PublishReply) and effect.reply.failure is None:
-            failure = Failure("failed", one_sentence(f"the result cannot be sent: {error}"))
-            reply = replace(effect.reply, failure=failure, body=b"")
-            self._leaving.put_nowait(replace(effect, reply=reply))
-
-    def _message(self, effect: Outgoing) -> Message:
-        if isinstance(effect, ClearRetained):
-            topic = self._topics.input.name(deployment=self._deployment, device=effect.device)
-            return Message(topic, b"", qos=1, retain=True)
-        if isinstance(effect, WriteRecord):
-            record = effect.record
-            payload = self._topics.redelivery.payload.encode(record) if record.count else b""
-            return Message(self._record_topic(record), payload, qos=1, retain=True)
-        reply = effect.reply
-        topic = reply.topic or self._topics.result.name(
-            deployment=self._deployment, device=reply.device
-        )
-        message = Message(topic, b"", qos=1, content_type=JSON, correlation_data=reply.correlation)
-        if reply.failure is not None:
-            return replace(
-                message,
-                payload=answer_error(reply.identity, reply.failure),
-                user_properties=(("status", "error"), ("code", reply.failure.code)),
-            )
-        if reply.content_type != JSON:
-            message = replace(message, content_type=reply.content_type, payload=reply.body)
-        else:
-            message = replace(message, payload=answer_ok(reply.identity, reply.body))
-        return replace(message, user_properties=(("status", "ok"),))
-
-
-async def _watch(connection: DataConnection) -> None:
-    """Notices the end of a connection that only sends."""
-    async for _ in connection.messages():
-        pass

@@ -11,12 +11,19 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dsi_mqtt.core import events as ev
-from dsi_mqtt.core.deployment import Deployment
-from dsi_mqtt.core.effects import Compute
+from dsi_mqtt.core.deployment import Deployment, Generation
+from dsi_mqtt.core.effects import CloseSessions, Compute
 from dsi_mqtt.core.message import Failure
 from dsi_mqtt.core.model import ModelSpec, UnitRange
 from dsi_mqtt.engine.base import Engine, EngineFactory
-from dsi_mqtt.errors import CheckpointError, DsiError, RequestError, WireError, one_sentence
+from dsi_mqtt.errors import (
+    CheckpointError,
+    DsiError,
+    RequestError,
+    SessionStaleError,
+    WireError,
+    one_sentence,
+)
 from dsi_mqtt.wire.ranges import first_out_of_range
 
 log = logging.getLogger(__name__)
@@ -41,9 +48,12 @@ class EngineHost:
 
     def open(self, deployment: Deployment) -> None:
         name, model = deployment.name, self._local(deployment.model)
+        generation = None
+        if deployment.kind == "generation":
+            generation = deployment.generation or Generation()
 
         def work() -> Engine:
-            engine = self._factory.open(model)
+            engine = self._factory.open(model, generation)
             wrong = first_out_of_range(engine.graph)
             if wrong is not None:
                 raise CheckpointError(f"this model cannot be placed: {wrong}")
@@ -100,6 +110,17 @@ class EngineHost:
         if engine is not None and thread is not None:
             thread.submit(engine.drop, units)
 
+    def engine(self, deployment: str) -> Engine | None:
+        """The one that is open."""
+        return self._engines.get(deployment)
+
+    def close_sessions(self, effect: CloseSessions) -> None:
+        engine = self._engines.get(effect.deployment)
+        thread = self._threads.get(effect.deployment)
+        if engine is not None and thread is not None:
+            for session in effect.sessions:
+                thread.submit(engine.close, session)
+
     def compute(self, job: Compute) -> None:
         engine = self._engines.get(job.deployment)
         loop = asyncio.get_running_loop()
@@ -148,10 +169,14 @@ class EngineHost:
 
 def _computed(
     engine: Engine, job: Compute, clock: Callable[[], float]
-) -> ev.Computed | ev.ComputeFailed:
+) -> ev.Computed | ev.ComputeFailed | ev.ComputeStale:
     started = clock()
     try:
-        tensors = engine.forward(job.units, job.rows, job.tensors, batch_max=job.batch_max)
+        tensors = engine.forward(
+            job.units, job.rows, job.tensors, sampling=job.sampling, batch_max=job.batch_max
+        )
+    except SessionStaleError as error:
+        return ev.ComputeStale(job.job, error.have)
     except RequestError as error:
         return ev.ComputeFailed(job.job, Failure(error.code, str(error)))
     except WireError as error:

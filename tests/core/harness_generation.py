@@ -32,7 +32,7 @@ from tests.core.harness import Node, Site
 from tests.core.harness_broker import LINK_S, Outcome, SimClient
 from tests.core.harness_maker import UNITS
 
-GENERATION = Generation(context=400, sessions_max=5, queue_max=50, max_tokens=12)
+GENERATION = Generation(context=400, sessions_max=5, queue_max=50, max_tokens=12, idle_s=5.0)
 SPEC = Deployment(
     NAME,
     ModelSpec(tier="fake", options={"units": UNITS, "weight_mib": 0}),
