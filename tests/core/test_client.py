@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 import hypothesis.strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -126,6 +128,7 @@ class Delivery(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.machine = PendingInputs()
+        self.ids = count(1)
         self.now = 0.0
         self.up = False
         self.open: dict[bytes, tuple[float, str | None]] = {}
@@ -161,7 +164,7 @@ class Delivery(RuleBasedStateMachine):
 
     @rule(generates=st.sampled_from([None, "chat"]), seconds=st.floats(0.5, 60.0))
     def submit(self, generates: str | None, seconds: float) -> None:
-        id_ = len(self.open | self.leaving | self.sent).to_bytes(16)
+        id_ = next(self.ids).to_bytes(16)
         self.open[id_] = self.now + seconds, generates
         self.act(self.machine.submitted(id_, self.now + seconds, self.now, generates=generates))
 
