@@ -49,6 +49,11 @@ class Generation:
         self._read = False
 
     @property
+    def seed(self) -> int:
+        """Of the noise: the same seed and the same prompt give the same text."""
+        return int(self._ask["seed"])
+
+    @property
     def completion(self) -> Completion:
         """The whole, once it has been read to its end. Raises RuntimeError before."""
         if self._completion is None:

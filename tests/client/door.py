@@ -19,9 +19,7 @@ from dsi_mqtt.core.generation import Completion, FinishReason, Partial, rolling_
 from dsi_mqtt.core.message import Failure
 from dsi_mqtt.core.model import ModelSpec
 from dsi_mqtt.errors import RequestError
-from dsi_mqtt.transport.base import ConnectOptions, ControlConnection, Message
-from dsi_mqtt.transport.memory import MemoryTransport
-from dsi_mqtt.transport.memory_broker import MemoryBroker
+from dsi_mqtt.transport.base import ConnectOptions, ControlConnection, Message, Transport
 from dsi_mqtt.wire.asks import completion_body, partial_answer, read_ask
 from dsi_mqtt.wire.inputs import answer_error, answer_ok, parse_input
 from dsi_mqtt.wire.topics import Topics
@@ -174,10 +172,13 @@ class SimulatedDoor:
 
 @asynccontextmanager
 async def simulated_door(
-    broker: MemoryBroker, script: Script = story, *, deployments: Sequence[Deployment] = (CHAT,)
+    transport: Transport,
+    url: str = URL,
+    script: Script = story,
+    *,
+    deployments: Sequence[Deployment] = (CHAT,),
 ) -> AsyncIterator[SimulatedDoor]:
-    options = ConnectOptions("door", clean_start=False, session_expiry_s=3600)
-    connection = await MemoryTransport(broker).control(URL, options)
+    connection = await transport.control(url, ConnectOptions())
     door = SimulatedDoor(connection, script)
     for deployment in deployments:
         await door.deploy(deployment)

@@ -33,7 +33,7 @@ def broker() -> MemoryBroker:
 
 @pytest_asyncio.fixture
 async def door(broker: MemoryBroker) -> AsyncIterator[SimulatedDoor]:
-    async with simulated_door(broker) as door, asyncio.timeout(PATIENCE_S):
+    async with simulated_door(MemoryTransport(broker)) as door, asyncio.timeout(PATIENCE_S):
         yield door
 
 
@@ -315,7 +315,7 @@ async def test_it_goes_on_over_a_lost_connection(
     async def script(asked: Asked) -> None:
         await asked.tell(TOLD[:2])
         await seen.wait()
-        broker.cut("anonymous-1")
+        broker.cut("anonymous-2")
         await asked.tell(TOLD[:3])  # nobody is there
         await door.until(lambda: len(door.inputs) == 2)
         await asked.tell(TOLD[:4])
