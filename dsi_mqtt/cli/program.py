@@ -33,6 +33,7 @@ from dsi_mqtt.cli.demo import demo
 from dsi_mqtt.cli.deploy import deploy, undeploy
 from dsi_mqtt.cli.doctor import doctor
 from dsi_mqtt.cli.drain import drain
+from dsi_mqtt.cli.generate import generate
 from dsi_mqtt.cli.infer import infer
 from dsi_mqtt.cli.orchestrator import orchestrator
 from dsi_mqtt.cli.status import status
@@ -61,6 +62,7 @@ for command in (
     deploy,
     undeploy,
     infer,
+    generate,
     status,
     drain,
     doctor,

@@ -2,44 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import io
-import json
 import os
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
-import numpy as np
-
-from dsi_mqtt.core.activation import JSON, NPY, OCTETS
-from dsi_mqtt.core.client import ClientEffects, PendingInputs, SendInput
-from dsi_mqtt.errors import (
-    ConnectionLostError,
-    DeadlineError,
-    DsiError,
-    InvalidInputError,
-    TooLargeError,
-    TransportError,
-    UnknownDeploymentError,
-)
-from dsi_mqtt.transport.base import ConnectOptions, DataConnection, Message, Transport
-from dsi_mqtt.transport.lasting import Backoff, keep_connected
+from dsi_mqtt.client.delivery import Delivery
+from dsi_mqtt.client.generation import ALIVE_S, Generation, Turns, ask_for
+from dsi_mqtt.client.inputs import input_body
+from dsi_mqtt.transport.base import Transport
 from dsi_mqtt.transport.mqtt import MqttTransport
 from dsi_mqtt.wire.inputs import read_answer
 from dsi_mqtt.wire.topics import ROOT, Topics, check_device, check_name
 
-TICK_S: Final = 0.1
-RECONNECT: Final = Backoff(last_s=3.0)
-ID_BYTES: Final = 16
 TIMEOUT_S: Final = 60.0
-
-
-@dataclass(slots=True)
-class _Call:
-    message: Message
-    answer: asyncio.Future[Message]
+GENERATION_TIMEOUT_S: Final = 600.0
 
 
 class Client:
@@ -58,47 +36,31 @@ class Client:
         root: str = ROOT,
         transport: Transport | None = None,
     ) -> None:
-        self._url = url
         self._device = check_device(device or f"client-{os.urandom(6).hex()}")
-        self._topics = Topics(root)
-        self._transport = transport or MqttTransport()
-        self._pending = PendingInputs()
-        self._calls: dict[bytes, _Call] = {}
-        self._connection: DataConnection | None = None
-        self._subscribed: set[str] = set()
-        self._known: dict[str, bool] = {}
-        self._markers: dict[bytes, asyncio.Future[None]] = {}
-        self._tasks: list[asyncio.Task[None]] = []
-        self._sending: set[asyncio.Task[None]] = set()
+        self._delivery = Delivery(url, self._device, Topics(root), transport or MqttTransport())
 
     @property
     def device(self) -> str:
         return self._device
 
     @property
+    def connected(self) -> bool:
+        """Whether the broker is there now. Nothing needs to wait for it."""
+        return self._delivery.connected
+
+    @property
     def resent(self) -> int:
         """Inputs sent again so far."""
-        return self._pending.resent
+        return self._delivery.pending.resent
 
     @property
     def repeated_answers(self) -> int:
         """Answers that came more than once; the caller saw the first only."""
-        return self._pending.repeated_answers
+        return self._delivery.pending.repeated_answers
 
     async def __aenter__(self) -> Self:
         """Connects. Raises BrokerUnreachableError or BrokerRefusedError."""
-        first = await self._connect()
-        waiting: list[DataConnection] = [first]
-
-        async def connect() -> DataConnection:
-            return waiting.pop() if waiting else await self._connect()
-
-        self._tasks = [
-            asyncio.create_task(
-                keep_connected(connect, self._serve, backoff=RECONNECT), name="client"
-            ),
-            asyncio.create_task(self._tick(), name="client tick"),
-        ]
+        await self._delivery.open()
         return self
 
     async def __aexit__(
@@ -107,12 +69,7 @@ class Client:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        connection = self._connection
-        for task in [*self._tasks, *self._sending]:
-            task.cancel()
-        await asyncio.gather(*self._tasks, *self._sending, return_exceptions=True)
-        if connection is not None:
-            await connection.close()
+        await self._delivery.close()
 
     async def infer(
         self,
@@ -131,155 +88,47 @@ class Client:
         Raises UnknownDeploymentError, DeadlineError after `timeout_s`, or another RequestError
         that says why there is no result.
         """
-        body, kind = _body(inputs, content_type)
-        now = time.monotonic()
+        body, kind = input_body(inputs, content_type)
+        deadline = time.monotonic() + timeout_s
+        await self._delivery.known(check_name(deployment, "deployment"), deadline)
+        call = self._delivery.submit(deployment, body, kind, deadline)
         try:
-            async with asyncio.timeout(timeout_s):
-                await self._check_known(check_name(deployment, "deployment"))
-        except TimeoutError:
-            raise DeadlineError("no answer in time: the broker does not answer") from None
-        id_ = os.urandom(ID_BYTES)
-        message = Message(
-            self._topics.input.name(deployment=deployment, device=self._device),
-            body,
-            qos=1,
-            content_type=kind,
-            response_topic=self._topics.answers(deployment, self._device) + "result",
-            correlation_data=id_,
-        )
-        call = _Call(message, asyncio.get_running_loop().create_future())
-        self._calls[id_] = call
-        try:
-            self._act(self._pending.submitted(id_, now + timeout_s, time.monotonic()))
             answer = await call.answer
             return read_answer(bytes(answer.payload), answer.content_type)
         finally:
-            self._calls.pop(id_, None)
-            self._pending.withdrawn(id_)
+            self._delivery.leave(call.id)
 
-    # --- connection ---------------------------------------------------------------------------
+    def generate(
+        self,
+        deployment: str,
+        prompt: str | Sequence[int] | Turns,
+        *,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        timeout_s: float = GENERATION_TIMEOUT_S,
+        alive_s: float | None = ALIVE_S,
+    ) -> Generation:
+        """One generation: iterate it for pieces as they come, or await the whole.
 
-    async def _connect(self) -> DataConnection:
-        return await self._transport.data(self._url, ConnectOptions())
+        prompt: a text, token ids, or messages (`{"role": …, "content": …}`) for the model's chat
+        template. What is None is as the deployment has it; a seed is drawn. timeout_s: for all of
+        it. alive_s: the door gives up when it has not heard this device for so long, to which it
+        speaks every second while a generation runs; None: never.
 
-    async def _serve(self, connection: DataConnection) -> None:
-        for deployment in self._subscribed:
-            await self._subscribe(connection, deployment)
-        await connection.subscribe(self._marker_topic, qos=1)
-        self._connection = connection
-        self._act(self._pending.connected(time.monotonic()))
-        try:
-            async for message in connection.messages():
-                self._receive(message)
-                connection.acknowledge(message)
-        finally:
-            self._connection = None
-            self._pending.disconnected()
-            self._known.clear()
-            for waiting in self._markers.values():
-                if not waiting.done():
-                    waiting.set_exception(ConnectionLostError("the broker went away"))
-
-    async def _subscribe(self, connection: DataConnection, deployment: str) -> None:
-        await connection.subscribe(self._topics.answers(deployment, self._device) + "#", qos=1)
-        await connection.subscribe(self._topics.spec.name(deployment=deployment), qos=1)
-
-    def _receive(self, message: Message) -> None:
-        spec = self._topics.spec.parts(message.topic)
-        if spec is not None:
-            self._known[spec["deployment"]] = bool(message.payload)
-        elif message.topic == self._marker_topic:
-            waiting = self._markers.pop(bytes(message.payload), None)
-            if waiting is not None and not waiting.done():
-                waiting.set_result(None)
-        elif message.correlation_data is not None:
-            call = self._calls.get(message.correlation_data)
-            if self._pending.answered(message.correlation_data) and call is not None:
-                call.answer.set_result(message)
-
-    @property
-    def _marker_topic(self) -> str:
-        return self._topics.echo.name(node=f"client-{self._device}")
-
-    async def _check_known(self, deployment: str) -> None:
-        """Subscribes to the answers, and looks whether there is such a deployment at all.
-
-        A marker published behind the subscription comes back after everything retained.
+        Raises InvalidInputError for a prompt that is none; see `Generation` for the rest.
         """
-        if self._known.get(deployment):
-            return
-        connection = self._connection
-        while connection is None:
-            await asyncio.sleep(TICK_S)
-            connection = self._connection
-        try:
-            await self._subscribe(connection, deployment)
-            self._subscribed.add(deployment)
-            marker = os.urandom(ID_BYTES)
-            waiting = self._markers[marker] = asyncio.get_running_loop().create_future()
-            await connection.publish(Message(self._marker_topic, marker, qos=1))
-            await waiting
-        except ConnectionLostError:
-            return  # whether it is known is asked again with the next input
-        if not self._known.get(deployment):
-            raise UnknownDeploymentError(
-                f"deployment {deployment!r} does not exist on this broker; "
-                "`dsi-mqtt status` lists those that do"
-            )
-
-    # --- sending ------------------------------------------------------------------------------
-
-    def _act(self, effects: ClientEffects) -> None:
-        for effect in effects:
-            call = self._calls.get(effect.id)
-            if call is None:
-                continue
-            if isinstance(effect, SendInput):
-                task = asyncio.create_task(self._send(call.message), name="send input")
-                self._sending.add(task)
-                task.add_done_callback(self._sending.discard)
-            elif not call.answer.done():
-                call.answer.set_exception(
-                    DeadlineError("no answer in time; is an orchestrator and a worker running?")
-                )
-
-    async def _send(self, message: Message) -> None:
-        connection = self._connection
-        if connection is None:
-            return
-        try:
-            await connection.publish(message)
-        except ConnectionLostError:
-            return  # sent again on the next connection
-        except TooLargeError:
-            limit = connection.limits.max_packet_size
-            sentence = (
-                f"the input has {len(message.payload)} bytes, the broker takes {limit} a packet"
-            )
-            self._fail(message, InvalidInputError(f"{sentence}; send less"))
-        except TransportError as error:
-            self._fail(message, error)
-
-    def _fail(self, message: Message, error: DsiError) -> None:
-        call = self._calls.get(message.correlation_data or b"")
-        if call is not None and not call.answer.done():
-            call.answer.set_exception(error)
-
-    async def _tick(self) -> None:
-        while True:
-            await asyncio.sleep(TICK_S)
-            self._act(self._pending.tick(time.monotonic()))
-
-
-def _body(inputs: Any, content_type: str | None) -> tuple[bytes, str]:  # noqa: ANN401
-    """Raises InvalidInputError for what is no JSON value."""
-    if isinstance(inputs, (bytes, bytearray, memoryview)):
-        return bytes(inputs), content_type or OCTETS
-    if isinstance(inputs, np.ndarray):
-        buffer = io.BytesIO()
-        np.save(buffer, inputs, allow_pickle=False)
-        return buffer.getvalue(), NPY
-    try:
-        return json.dumps({"input": inputs}, allow_nan=False).encode(), JSON
-    except (TypeError, ValueError) as error:
-        raise InvalidInputError(f"inputs are no JSON value: {error}") from None
+        ask = ask_for(
+            prompt,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            stop=stop if stop is None or isinstance(stop, str) else list(stop),
+            alive_s=alive_s,
+        )
+        return Generation(self._delivery, check_name(deployment, "deployment"), ask, timeout_s)

@@ -3,6 +3,10 @@
 A PUBACK proves nothing (a broker acknowledges what it drops, and forgets when it is killed), so
 an unanswered input is sent again with the same id: after every connection, and at growing
 intervals. The door answers a repeated id from memory, and answers that come twice end here.
+
+A *generation* runs for long and can be cancelled: nobody reads on when its caller leaves, so the
+cancel is sent until it is answered, or long enough. While any runs, its door is told at every
+`ALIVE_EVERY_S` that this device lives.
 """
 
 from __future__ import annotations
@@ -13,6 +17,9 @@ from typing import Final
 RESEND_FIRST_S: Final = 2.0
 RESEND_FACTOR: Final = 2.0
 RESEND_MAX_S: Final = 15.0
+CANCEL_EVERY_S: Final = 1.0
+CANCEL_FOR_S: Final = 10.0
+ALIVE_EVERY_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +36,41 @@ class GiveUp:
     id: bytes
 
 
-ClientEffects = list[SendInput | GiveUp]
+@dataclass(frozen=True, slots=True)
+class SendCancel:
+    """Publish (again) that the generation of this id is wanted no more."""
+
+    id: bytes
+    deployment: str
+
+
+@dataclass(frozen=True, slots=True)
+class SendAlive:
+    """Publish that this device lives and waits for tokens."""
+
+    deployment: str
+
+
+ClientEffect = SendInput | GiveUp | SendCancel | SendAlive
+ClientEffects = list[ClientEffect]
 
 
 @dataclass(slots=True)
 class _Pending:
+    """generates: the deployment, of a generation."""
+
     deadline: float
     resend_at: float
     wait_s: float
     sent: bool
+    generates: str | None
+
+
+@dataclass(slots=True)
+class _Leaving:
+    deployment: str
+    until: float
+    resend_at: float
 
 
 class PendingInputs:
@@ -45,16 +78,21 @@ class PendingInputs:
 
     def __init__(self) -> None:
         self._pending: dict[bytes, _Pending] = {}
+        self._leaving: dict[bytes, _Leaving] = {}
         self._connected = False
+        self._alive_at = 0.0
         self.resent = 0
         self.repeated_answers = 0
 
     def __len__(self) -> int:
         return len(self._pending)
 
-    def submitted(self, id_: bytes, deadline: float, now: float) -> ClientEffects:
+    def submitted(
+        self, id_: bytes, deadline: float, now: float, *, generates: str | None = None
+    ) -> ClientEffects:
+        """generates: the deployment, where the input asks for a generation."""
         self._pending[id_] = _Pending(
-            deadline, now + RESEND_FIRST_S, RESEND_FIRST_S, sent=self._connected
+            deadline, now + RESEND_FIRST_S, RESEND_FIRST_S, self._connected, generates
         )
         return [SendInput(id_)] if self._connected else []
 
@@ -68,31 +106,62 @@ class PendingInputs:
             self.resent += pending.sent
             pending.sent = True
             effects.append(SendInput(id_))
-        return effects
+        self._alive_at = now
+        for leaving in self._leaving.values():
+            leaving.resend_at = now
+        return effects + self.tick(now)
 
     def disconnected(self) -> None:
         self._connected = False
 
+    def heard(self, id_: bytes, now: float) -> None:
+        """Something came of this input: its door has it, and sending it again may wait."""
+        pending = self._pending.get(id_)
+        if pending is not None:
+            pending.resend_at = now + pending.wait_s
+
     def answered(self, id_: bytes) -> bool:
         """True for the first answer of an input; a later one is counted and dropped."""
+        if self._leaving.pop(id_, None) is not None:
+            return False
         if self._pending.pop(id_, None) is not None:
             return True
         self.repeated_answers += 1
         return False
 
-    def withdrawn(self, id_: bytes) -> None:
-        """The caller no longer waits."""
-        self._pending.pop(id_, None)
+    def left(self, id_: bytes, now: float) -> ClientEffects:
+        """The caller no longer waits. The door of a generation is to know."""
+        pending = self._pending.pop(id_, None)
+        return [] if pending is None else self._leave(id_, pending, now)
 
     def tick(self, now: float) -> ClientEffects:
         effects: ClientEffects = []
         for id_, pending in list(self._pending.items()):
             if pending.deadline <= now:
                 del self._pending[id_]
-                effects.append(GiveUp(id_))
+                effects += [GiveUp(id_), *self._leave(id_, pending, now)]
             elif self._connected and pending.resend_at <= now:
                 pending.wait_s = min(pending.wait_s * RESEND_FACTOR, RESEND_MAX_S)
                 pending.resend_at = now + pending.wait_s
                 self.resent += 1
                 effects.append(SendInput(id_))
-        return effects
+        for id_, leaving in list(self._leaving.items()):
+            if leaving.until <= now:
+                del self._leaving[id_]
+            elif self._connected and leaving.resend_at <= now:
+                leaving.resend_at = now + CANCEL_EVERY_S
+                effects.append(SendCancel(id_, leaving.deployment))
+        return effects + self._alive(now)
+
+    def _leave(self, id_: bytes, pending: _Pending, now: float) -> ClientEffects:
+        if pending.generates is None or not pending.sent:
+            return []
+        self._leaving[id_] = _Leaving(pending.generates, now + CANCEL_FOR_S, now + CANCEL_EVERY_S)
+        return [SendCancel(id_, pending.generates)] if self._connected else []
+
+    def _alive(self, now: float) -> ClientEffects:
+        if not self._connected or now < self._alive_at:
+            return []
+        self._alive_at = now + ALIVE_EVERY_S
+        running = {pending.generates for pending in self._pending.values() if pending.generates}
+        return [SendAlive(deployment) for deployment in sorted(running)]

@@ -84,7 +84,7 @@ def completion_body(completion: Completion) -> bytes:
 
 def partial_answer(identity: str | None, partial: Partial) -> bytes:
     """A message of a stream."""
-    told = {
+    told: dict[str, object] = {
         "id": identity,
         "status": "partial",
         "take": partial.take,
@@ -98,6 +98,8 @@ def partial_answer(identity: str | None, partial: Partial) -> bytes:
 
 def read_partial(payload: bytes) -> Partial | None:
     """None for what is no message of a stream, such as the answer."""
+    if b'"partial"' not in payload:
+        return None  # not worth reading: an answer may be large
     try:
         told = json.loads(payload)
         if told["status"] != "partial":

@@ -67,6 +67,12 @@ class Running:
                     return line
         raise AssertionError(f"ended without saying {text!r}: {self.lines}, {await self.ended()}")
 
+    async def begins(self, count: int) -> str:
+        """The next `count` bytes of its output, which need not end a line."""
+        assert self._process.stdout is not None
+        async with asyncio.timeout(PATIENCE_S):
+            return (await self._process.stdout.readexactly(count)).decode()
+
     def interrupt(self) -> None:
         """Ctrl-C."""
         self._process.send_signal(signal.SIGINT)

@@ -124,6 +124,7 @@ def test_a_completion_as_its_answer_tells_it() -> None:
         "usage": {"prompt_tokens": 3, "completion_tokens": 2},
     }
     assert read_completion(told) == completion
+    rubbish: object
     for rubbish in (None, [], {}, told | {"usage": 3}, told | {"take": "x"}):
         with pytest.raises(RequestError, match="no generation's"):
             read_completion(rubbish)
