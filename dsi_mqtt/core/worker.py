@@ -72,7 +72,9 @@ class Worker:
             ev.StatusRemoved: self._status_removed,
             ev.DesiredArrived: self._desired_arrived,
             ev.ModelOpened: lambda e, _: self._holdings.model_opened(e.deployment, e.graph),
-            ev.ModelRefused: lambda e, _: self._holdings.model_refused(e.deployment, e.reason),
+            ev.ModelRefused: lambda e, now: self._holdings.model_refused(
+                e.deployment, e.reason, now
+            ),
             ev.UnitsLoaded: lambda e, _: self._holdings.units_loaded(
                 e.deployment, e.units, e.warm_ms
             ),
@@ -321,7 +323,7 @@ class Worker:
         return effects
 
     def _ticked(self, _event: ev.Ticked, now: float) -> Effects:
-        effects = self._relay.tick(now)
+        effects = [*self._holdings.tick(now), *self._relay.tick(now)]
         for name, door in list(self._doors.items()):
             effects += door.tick(now)
             effects += self._ingresses[name].tick(now)
