@@ -9,11 +9,14 @@ is adopted; it does not govern traffic.
         └── model refused or another than the table's, too large for this node ──► failed
 
 A holding waits for room that a release will make; it fails when what this node is asked to hold
-now does not fit at all. A model that is opened (again) holds nothing.
+now does not fit at all. A model that is opened (again) holds nothing. One that was refused is
+looked at again after growing pauses, and at once when its deployment is published again: a folder
+may have come, or been mended, meanwhile.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -27,10 +30,12 @@ from dsi_mqtt.core.effects import (
     OpenModel,
     ReportStatus,
 )
-from dsi_mqtt.core.model import ModelGraph, ModelSpec, UnitRange
+from dsi_mqtt.core.model import ModelGraph, ModelSpec, UnitRange, runs
 from dsi_mqtt.core.node import HoldingReport, HoldingState, ModelReport
 from dsi_mqtt.core.table import Segment, Stamp, Table, TableDocument
 
+AGAIN_FIRST_S: Final = 5.0
+AGAIN_MAX_S: Final = 300.0
 _ZERO: Final = Stamp(0, "", 0)
 
 
@@ -53,14 +58,17 @@ class Holding:
 class _Model:
     """Everything this node knows of one deployment.
 
-    opened: what the shell was last told to open, until it is closed. loaded and loading tell
-    what its engine has, or will have.
+    opened: what the shell was last told to open, until it is closed. again_at, again_s: when a
+    refused one is looked at again, and how long that pause is. loaded and loading tell what its
+    engine has, or will have.
     """
 
     spec: Deployment | None = None
     opened: ModelSpec | None = None
     graph: ModelGraph | None = None
     refused: str | None = None
+    again_at: float = math.inf
+    again_s: float = 0.0
     document: TableDocument | None = None
     seen: tuple[Stamp, Stamp] = (_ZERO, _ZERO)
     oldest_in_use: Stamp = _ZERO
@@ -138,7 +146,7 @@ class Holdings:
 
     def spec_arrived(self, spec: Deployment) -> Effects:
         model = self._models.setdefault(spec.name, _Model())
-        if model.spec == spec:
+        if model.spec == spec and model.refused is None:
             return []
         model.spec = spec
         if model.opened == spec.model and model.refused is None:
@@ -159,16 +167,29 @@ class Holdings:
         if model is None or model.opened is None:
             return [CloseModel(deployment)]  # nobody wants it any more
         self._hold_nothing(model)
-        model.graph = graph
+        model.graph, model.again_at, model.again_s = graph, math.inf, 0.0
         return [*self._settle(deployment, model), ReportStatus()]
 
-    def model_refused(self, deployment: str, reason: str) -> Effects:
+    def model_refused(self, deployment: str, reason: str, now: float) -> Effects:
         model = self._models.get(deployment)
         if model is None or model.opened is None:
+            return []
+        model.again_s = min(max(AGAIN_FIRST_S, 2 * model.again_s), AGAIN_MAX_S)
+        model.again_at = now + model.again_s
+        if model.refused == reason:
             return []
         self._hold_nothing(model)
         model.refused = reason
         return [*self._settle(deployment, model), ReportStatus()]
+
+    def tick(self, now: float) -> Effects:
+        """Has what was refused opened again. Until the answer it stays refused."""
+        effects: Effects = []
+        for model in self._models.values():
+            if model.again_at <= now and model.spec is not None:
+                model.again_at = math.inf
+                effects.append(OpenModel(model.spec))
+        return effects
 
     def document_arrived(self, deployment: str, document: TableDocument) -> Effects:
         """Adopts a document that is newer than any seen; others change nothing."""
@@ -246,6 +267,7 @@ class Holdings:
     def _close(self, deployment: str, model: _Model) -> Effects:
         """The engine goes; the watermark stays."""
         opened, model.opened = model.opened, None
+        model.again_at, model.again_s = math.inf, 0.0
         self._hold_nothing(model)
         return [CloseModel(deployment)] if opened is not None else []
 
@@ -345,7 +367,7 @@ def _drop(deployment: str, model: _Model) -> Effects:
     # What is being loaded is dropped when it has come: the engine would do it in that order.
     unneeded = model.loaded - needed - set(range(*(model.loading or (0, 0))))
     model.loaded -= unneeded
-    return [DropUnits(deployment, run) for run in _runs(unneeded)]
+    return [DropUnits(deployment, run) for run in runs(unneeded)]
 
 
 def _unfit(model: _Model, table: Table) -> str | None:
@@ -369,14 +391,3 @@ def _shortage(holding: Holding, wanted: int, cap: int) -> str:
         f"segment {holding.segment.id} would make {wanted / mib:.1f} MiB of weights here, "
         f"the cap is {cap / mib:.1f} MiB"
     )
-
-
-def _runs(units: set[int]) -> list[UnitRange]:
-    """Maximal contiguous ranges of `units`, in order."""
-    runs: list[UnitRange] = []
-    for unit in sorted(units):
-        if runs and runs[-1].stop == unit:
-            runs[-1] = UnitRange(runs[-1].start, unit + 1)
-        else:
-            runs.append(UnitRange(unit, unit + 1))
-    return runs

@@ -29,6 +29,17 @@ class UnitRange(NamedTuple):
         return f"{self.start}:{self.stop}"
 
 
+def runs(units: Iterable[int]) -> list[UnitRange]:
+    """Maximal contiguous ranges of `units`, in order."""
+    found: list[UnitRange] = []
+    for unit in sorted(units):
+        if found and found[-1].stop == unit:
+            found[-1] = UnitRange(found[-1].start, unit + 1)
+        else:
+            found.append(UnitRange(unit, unit + 1))
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
     """The `model` part of a deployment file. Paths are absolute once deployed.

@@ -256,7 +256,7 @@ class Worker:
         return effects + self._with_door(event.deployment, lambda d: d.model_is(graph, now))
 
     def _model_refused(self, event: ev.ModelRefused, now: float) -> Effects:
-        effects = self._holdings.model_refused(event.deployment, event.reason)
+        effects = self._holdings.model_refused(event.deployment, event.reason, now)
         return effects + self._with_door(event.deployment, lambda d: d.model_is(None, now))
 
     def _device_spoke(self, event: ev.DeviceSpoke, now: float) -> Effects:
@@ -363,7 +363,7 @@ class Worker:
         return effects
 
     def _ticked(self, _event: ev.Ticked, now: float) -> Effects:
-        effects = self._relay.tick(now)
+        effects = [*self._holdings.tick(now), *self._relay.tick(now)]
         for name, door in list(self._doors.items()):
             effects += door.tick(now)
             effects += self._ingresses[name].tick(now)

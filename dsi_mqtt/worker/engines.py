@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Emit = Callable[[ev.Event], None]
+Told = ev.ModelOpened | ev.ModelRefused | ev.UnitsLoaded | ev.UnitsFailed
 
 
 class EngineHost:
@@ -51,6 +52,7 @@ class EngineHost:
         generation = None
         if deployment.kind == "generation":
             generation = deployment.generation or Generation()
+        thread = self._thread(name)
 
         def work() -> Engine:
             engine = self._factory.open(model, generation)
@@ -62,13 +64,14 @@ class EngineHost:
 
         async def run() -> None:
             try:
-                engine = await self._on_thread(name, work)
+                engine = await _on_thread(thread, work)
             except Exception as error:  # a user's model may raise anything
                 log.debug("opening %s failed", name, exc_info=True)
-                self._emit(ev.ModelRefused(name, _sentence(error)))
+                self._tell(thread, ev.ModelRefused(name, _sentence(error)))
             else:
-                self._engines[name] = engine
-                self._emit(ev.ModelOpened(name, engine.graph))
+                if self._threads.get(name) is thread:
+                    self._engines[name] = engine
+                self._tell(thread, ev.ModelOpened(name, engine.graph))
 
         self._start(run(), f"open {name}")
 
@@ -80,7 +83,7 @@ class EngineHost:
             thread.shutdown(wait=False, cancel_futures=True)
 
     def load(self, deployment: str, units: UnitRange) -> None:
-        engine = self._engines.get(deployment)
+        engine, thread = self._engines.get(deployment), self._thread(deployment)
 
         def work() -> float:
             if engine is None:
@@ -90,10 +93,10 @@ class EngineHost:
 
         async def run() -> None:
             try:
-                seconds = await self._on_thread(deployment, work)
+                seconds = await _on_thread(thread, work)
             except Exception as error:
                 log.debug("loading %s %s failed", deployment, units, exc_info=True)
-                self._emit(ev.UnitsFailed(deployment, units, _sentence(error)))
+                self._tell(thread, ev.UnitsFailed(deployment, units, _sentence(error)))
             else:
                 log.info(
                     "units %s of %s are loaded; a row takes %.1f ms",
@@ -101,7 +104,7 @@ class EngineHost:
                     deployment,
                     seconds * 1000,
                 )
-                self._emit(ev.UnitsLoaded(deployment, units, seconds * 1000))
+                self._tell(thread, ev.UnitsLoaded(deployment, units, seconds * 1000))
 
         self._start(run(), f"load {deployment} {units}")
 
@@ -151,20 +154,25 @@ class EngineHost:
             return model
         return replace(model, path=str(self._model_root / Path(model.path).name))
 
+    def _tell(self, thread: ThreadPoolExecutor, event: Told) -> None:
+        """Unless the model was closed meanwhile: another may be open under its name."""
+        if self._threads.get(event.deployment) is thread:
+            self._emit(event)
+
     def _thread(self, deployment: str) -> ThreadPoolExecutor:
         thread = self._threads.get(deployment)
         if thread is None:
             thread = self._threads[deployment] = ThreadPoolExecutor(1, f"engine {deployment}")
         return thread
 
-    async def _on_thread(self, deployment: str, work: Callable[[], T]) -> T:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread(deployment), work)
-
     def _start(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.get_running_loop().create_task(coroutine, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+async def _on_thread(thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+    return await asyncio.get_running_loop().run_in_executor(thread, work)
 
 
 def _computed(

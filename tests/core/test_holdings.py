@@ -201,7 +201,7 @@ def test_a_refused_model_fails_what_is_wanted_and_a_new_spec_tries_again() -> No
     holdings = Holdings("a", "a1", 1000)
     holdings.spec_arrived(make_spec())
     holdings.document_arrived(NAME, document(MINE))
-    assert ReportStatus() in holdings.model_refused(NAME, "no weights here")
+    assert ReportStatus() in holdings.model_refused(NAME, "no weights here", 0.0)
     assert states(holdings) == {(1, "s0"): "failed"}
     assert holdings.model_reports()[0].refused == "no weights here"
     again = make_spec(max_bytes=7)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields, replace
 
 from dsi_mqtt.core.activation import Row
+from dsi_mqtt.core.generation import Sampling
 from dsi_mqtt.core.message import Credit, EdgeMark, Failure, Header, HopStamp
 from dsi_mqtt.core.table import Stamp
 
@@ -24,6 +25,7 @@ FULL = Header(
     edge=EdgeMark("a", "b", 1, 1),
     credit=Credit("a", "b", 1, 1),
     failure=Failure("failed", "why"),
+    sampling=(Sampling(0.5, 4, 0.9, 7),),
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from dataclasses import replace
+from typing import Any
 
 import msgpack
 import pytest
@@ -238,10 +239,8 @@ def test_a_count_that_others_cannot_carry_is_refused() -> None:
 @pytest.mark.parametrize("name", ["deployment", "source", "target", "door", "leader"])
 def test_a_name_longer_than_any_is_refused_before_it_is_remembered(name: str) -> None:
     sound = activation_of(8)
-    header = sound.header
-    if name == "leader":
-        header = replace(header, stamp=header.stamp._replace(leader="x" * 129))
-    else:
-        header = replace(header, **{name: "x" * 129})
+    stamp = sound.header.stamp._replace(leader="x" * 129)
+    changes: dict[str, Any] = {"stamp": stamp} if name == "leader" else {name: "x" * 129}
+    header = replace(sound.header, **changes)
     with pytest.raises(WireError, match="activation header names 'xxx"):
         Assembler().feed(next(encode(Activation(header, sound.tensors))), 0.0)

@@ -1,0 +1,98 @@
+"""Engines on their threads: what comes from a model that was closed counts for nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+from dsi_mqtt.core import events as ev
+from dsi_mqtt.core.deployment import Deployment
+from dsi_mqtt.core.model import ModelSpec, UnitRange
+from dsi_mqtt.engine.base import Engine
+from dsi_mqtt.engine.fake import FakeFactory
+from dsi_mqtt.errors import CheckpointError
+from dsi_mqtt.worker.engines import EngineHost
+from tests.core.build import NAME, make_spec
+
+PATIENCE_S: Final = 20.0
+FAST: Final = FakeFactory(sleep=lambda _: None)
+
+
+class Factory:
+    """Opens fake engines, after `before` was called with the model."""
+
+    def __init__(self, before: Callable[[ModelSpec], None]) -> None:
+        self._before = before
+
+    def open(self, model: ModelSpec) -> Engine:
+        self._before(model)
+        return FAST.open(model)
+
+
+class Host:
+    """An engine host with what it has told."""
+
+    def __init__(self, before: Callable[[ModelSpec], None]) -> None:
+        self._told: asyncio.Queue[ev.Event] = asyncio.Queue()
+        self.host = EngineHost(Factory(before), self._told.put_nowait)
+
+    async def told(self) -> ev.Event:
+        async with asyncio.timeout(PATIENCE_S):
+            return await self._told.get()
+
+    @property
+    def silent(self) -> bool:
+        return self._told.empty()
+
+
+def spec(units: int) -> Deployment:
+    return replace(make_spec(), model=ModelSpec(tier="fake", options={"units": units}))
+
+
+async def test_a_model_that_is_back_opens_on_the_same_thread() -> None:
+    missing = True
+
+    def before(_model: ModelSpec) -> None:
+        if missing:
+            raise CheckpointError("model.path: no such folder")
+
+    host = Host(before)
+    host.host.open(spec(3))
+    assert await host.told() == ev.ModelRefused(NAME, "model.path: no such folder")
+    missing = False
+    host.host.open(spec(3))
+    opened = await host.told()
+    assert isinstance(opened, ev.ModelOpened)
+    host.host.load(NAME, UnitRange(0, 3))
+    assert isinstance(await host.told(), ev.UnitsLoaded)
+    host.host.shut_down()
+
+
+async def test_a_model_that_was_closed_while_it_was_opened_is_not_the_next_one() -> None:
+    """The second opens first: without a look at whose thread it was, the first would stay."""
+    loop = asyncio.get_running_loop()
+    begun, go_on = asyncio.Event(), threading.Event()
+
+    def before(model: ModelSpec) -> None:
+        if model.options == {"units": 3}:
+            loop.call_soon_threadsafe(begun.set)
+            go_on.wait(PATIENCE_S)
+
+    host = Host(before)
+    host.host.open(spec(3))
+    await begun.wait()
+    host.host.close(NAME)
+    host.host.open(spec(5))
+    second = await host.told()
+    assert isinstance(second, ev.ModelOpened)
+    assert len(second.graph.units) == 5
+    tasks = set(host.host._tasks)
+    go_on.set()
+    await asyncio.gather(*tasks)
+    host.host.load(NAME, UnitRange(0, 5))
+    assert isinstance(await host.told(), ev.UnitsLoaded)
+    assert host.silent
+    host.host.shut_down()
