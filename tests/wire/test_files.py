@@ -270,7 +270,8 @@ def test_a_file_holds_each_deployment_and_its_nodes_once(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "text", ["", ":", "1:", ":1", "1", "2:1", "1:1", "-1:2", "1:2:3", "٣:٤", "a:b", f"0:{'9' * 5000}"]
+    "text",
+    ["", ":", "1:", ":1", "1", "2:1", "1:1", "-1:2", "1:2:3", "٣:٤", "a:b", f"0:{'9' * 5000}"],
 )
 def test_what_is_no_unit_range(text: str) -> None:
     with pytest.raises(ConfigError, match=r"split: .* is no unit range"):
