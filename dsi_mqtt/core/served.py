@@ -25,15 +25,16 @@ from dsi_mqtt.core.decisions import (
     ServedEffects,
 )
 from dsi_mqtt.core.deployment import Deployment
-from dsi_mqtt.core.draft import WINDOW, Draft, draft_table, places, planned_places
+from dsi_mqtt.core.draft import Draft, draft_table, places, planned_places
 from dsi_mqtt.core.failures import PREPARE_S, Failures, NodeKey
+from dsi_mqtt.core.issuer import Issuer
 from dsi_mqtt.core.kept import Kept
 from dsi_mqtt.core.membership import Membership
 from dsi_mqtt.core.model import ModelGraph
 from dsi_mqtt.core.node import NodeStatus
 from dsi_mqtt.core.outlook import Outlook
 from dsi_mqtt.core.plan import Infeasible, Plan
-from dsi_mqtt.core.table import EPOCH_MAX, Door, Stamp, Table, TableDocument
+from dsi_mqtt.core.table import Door, Table, TableDocument
 from dsi_mqtt.errors import ConfigError, one_sentence
 
 SETTLE_S: Final = 1.0
@@ -56,6 +57,7 @@ class Served:
         self.document: TableDocument | None = None
         self.removed = False
         self._outlook = Outlook(name, members)
+        self._issuer = Issuer(name, self._outlook)
         self._members = members
         self._dirty: str | None = None
         self._later: str | None = None  # what a preparation was not given up for
@@ -69,7 +71,6 @@ class Served:
         self._table_kept = Kept()
         self._left_out: frozenset[NodeKey] = frozenset()
         self._kept_because: str | None = None
-        self._session: str | None = None
 
     # --- facts --------------------------------------------------------------------------------
 
@@ -118,9 +119,7 @@ class Served:
         if newer:
             self.document = document
             self._dirty = self._dirty or FOUND
-            for table in document.tables():
-                if table.door is not None:
-                    self._session = table.door.session
+            self._issuer.found(document)
 
     def status_arrived(self, status: NodeStatus, now: float) -> None:
         """A part that could not be loaded, one that is ready, or a table nobody else knows."""
@@ -194,9 +193,9 @@ class Served:
             self._look_again = (now + SETTLE_S, reason)
             return []
         if isinstance(found, Infeasible):
-            door = self._waiting_door(spec, graph, authority)
+            door = self._issuer.waiting_door(self.document, spec, graph, authority)
             return self._give_up(self._why(found), door, authority)
-        draft = Draft(spec, graph, found, self._decision(authority), reason)
+        draft = Draft(spec, graph, found, self._issuer.decision(authority), reason)
         return self._prepare(draft, authority, now, beside=beside)
 
     def _compare(
@@ -277,10 +276,13 @@ class Served:
         """beside: there is room for the old chain and the new one."""
         old = self.document.serve if self.document else None
         nodes = {status.node: status for status, _ in self._members.reports()}
-        table = draft_table(draft, self._next(authority), nodes, self._ingress_session(authority))
+        session = self._issuer.session(authority)
+        table = draft_table(draft, self._issuer.stamp(self.document, authority), nodes, session)
         serve = old
         if not beside:
-            serve = self._unavailable("makes room for the next table", table.door, authority)
+            serve = self._issuer.unavailable(
+                self.document, "makes room for the next table", table.door, authority
+            )
             table = replace(table, epoch=serve.epoch + 1)
         self._moved_at = now
         kind = _kind_of(old, draft.plan)
@@ -300,10 +302,10 @@ class Served:
         self._changed, self._waiting_since = False, None
         reason = self._why(found) if isinstance(found, Infeasible) else None
         if reason is not None and self._kept_because != reason:
-            effects.append(Decided(self._decision(authority), self.name, "keep", reason))
+            effects.append(Decided(self._issuer.decision(authority), self.name, "keep", reason))
         self._kept_because = reason
         if self.document is not None and self.document.prepare is not None:
-            stamp = self._next(authority)
+            stamp = self._issuer.stamp(self.document, authority)
             again = replace(serve, term=stamp.term, leader=stamp.leader, epoch=stamp.epoch)
             self.document = TableDocument(again, None)
             effects.append(PublishDocument(self.name, self.document))
@@ -316,7 +318,7 @@ class Served:
         if told and serve is not None and serve.door == door and not self._prepares():
             self._changed, self._waiting_since = False, None
             return []
-        table = self._unavailable(reason, door, authority)
+        table = self._issuer.unavailable(self.document, reason, door, authority)
         decided = Decided(table.decision, self.name, "unavailable", reason)
         return [decided, self._decide(TableDocument(table))]
 
@@ -332,7 +334,9 @@ class Served:
                 return []
             self.removed = True
             return [ClearDocument(self.name)]
-        table = self._unavailable("this deployment was removed", None, authority)
+        table = self._issuer.unavailable(
+            self.document, "this deployment was removed", None, authority
+        )
         self.mark("removed")
         decided = Decided(table.decision, self.name, "remove", "removed by an operator")
         return [decided, self._decide(TableDocument(table))]
@@ -342,49 +346,6 @@ class Served:
         self.document = document
         self._changed, self._waiting_since, self._kept_because = False, None, None
         return PublishDocument(self.name, document)
-
-    def _unavailable(self, reason: str, door: Door | None, authority: Authority) -> Table:
-        return Table(
-            self.name,
-            *self._next(authority),
-            "unavailable",
-            one_sentence(reason),
-            self._decision(authority),
-            None,
-            door,
-        )
-
-    def _next(self, authority: Authority) -> Stamp:
-        """Above all that was ever published, as far as anybody alive knows."""
-        seen = [self._outlook.newest_seen().epoch]
-        if self.document is not None:
-            seen.append(self.document.order[0].epoch)
-        # Beyond is nobody's epoch; the term alone is above it.
-        believed = [epoch for epoch in seen if epoch < EPOCH_MAX]
-        newest = max(authority.epochs.get(self.name, 0), *believed, 0)
-        authority.epochs[self.name] = newest + 1
-        return Stamp(authority.term, authority.nonce, newest + 1)
-
-    def _decision(self, authority: Authority) -> str:
-        return f"{self.name}-{authority.nonce}-{next(authority.numbers)}"
-
-    def _ingress_session(self, authority: Authority) -> str:
-        """The ingress session outlives doors and leaders, so its id does."""
-        if self._session is None:
-            self._session = f"{self.name}-{authority.secret()}"
-        return self._session
-
-    def _waiting_door(
-        self, spec: Deployment, graph: ModelGraph, authority: Authority
-    ) -> Door | None:
-        """While nothing serves, a door still holds the inputs and answers each by its deadline."""
-        old = self.document.serve if self.document else None
-        known = old.door.node if old and old.door else None
-        keeper = self._outlook.keeper(spec, graph, known)
-        if keeper is None or keeper.brokers is None:
-            return None
-        session = self._ingress_session(authority)
-        return Door(keeper.node, keeper.incarnation, keeper.brokers.control, session, WINDOW)
 
     # --- questions ----------------------------------------------------------------------------
 
