@@ -19,11 +19,10 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from dsi_mqtt.core.node import Leader
-from dsi_mqtt.core.table import Stamp
+from dsi_mqtt.core.table import TERM_MAX, Stamp
 
 BEAT_S: Final = 1.0
 MISSED_BEATS: Final = 3
-TERM_MAX: Final = 2**53
 SETTLE_S: Final = 0.3
 LOST_S: Final = 1.0  # before another try, after the connection was lost
 GAVE_WAY_S: Final = 2.0  # … and after somebody newer was seen
@@ -67,13 +66,16 @@ class Leadership:
         self._due = 0.0
         self._beat = GONE
         self._read_back = False
+        self._newest: Leader | None = None  # of all that were ever seen alive
+        self._before: Leader | None = None  # the same, when the observing connection came
+        self._found: Leader | None = None  # what the broker has said on that connection
 
     @property
     def leading(self) -> bool:
         return self.state == "leading"
 
     def term_seen(self, stamp: Stamp, now: float) -> list[LeadershipEffect]:
-        """A table's or a node's stamp; a term beyond 2^53 is nobody's, and is not outdone."""
+        """A table's or a node's stamp; a term beyond `TERM_MAX` is nobody's, and is not outdone."""
         if stamp.term >= TERM_MAX:
             return []
         self._highest = max(self._highest, stamp.term)
@@ -81,8 +83,12 @@ class Leadership:
             return self._step_down(now)
         return []
 
+    def connected(self) -> None:
+        """The observing connection is (again) there; what is retained is about to arrive."""
+        self._before, self._found = self._newest, None
+
     def observing_since(self, now: float) -> None:
-        """The observing connection is (again) there; nothing is concluded from silence before."""
+        """All that was retained has arrived; nothing is concluded from silence before."""
         self._connected = True
         self._heard = now
         self._due = max(self._due, now + SETTLE_S)
@@ -91,8 +97,25 @@ class Leadership:
         """Without it nobody can tell who leads."""
         self._connected = False
 
+    @property
+    def forgotten(self) -> bool:
+        """Whether the broker has lost the leader's record, or has fallen back to an older one."""
+        if self._before is None:
+            return False
+        return self._found is None or _order(self._found) < _order(self._before)
+
+    @property
+    def others_led(self) -> bool:
+        """Whether somebody else may have led while the observing connection was away."""
+        return self._found is not None and self._found.nonce != self.nonce
+
     def leader_seen(self, leader: Leader, now: float) -> list[LeadershipEffect]:
         """A leader's beat, its will (beat `GONE`), or the echo of one's own."""
+        if leader.term >= TERM_MAX:
+            return []
+        self._found = leader
+        if self._newest is None or _order(leader) > _order(self._newest):
+            self._newest = leader
         who, record = (leader.term, leader.nonce), self._record
         self._highest = max(self._highest, leader.term)
         if record is not None and who < (record.term, record.nonce):
@@ -148,3 +171,8 @@ class Leadership:
         self._heard = now
         self._due = now + GAVE_WAY_S
         return [DropLead()]
+
+
+def _order(leader: Leader) -> tuple[int, str, float]:
+    """Records of one leader are ordered by their beats; its farewell is the last."""
+    return leader.term, leader.nonce, float("inf") if leader.beat == GONE else leader.beat

@@ -49,7 +49,11 @@ class Membership:
 
     def settled(self, now: float) -> bool:
         """Whether everybody has had the time to speak since the own connection is there."""
-        return self._connected_at is not None and now - self._connected_at >= GRACE_S
+        return self.connected_s(now) >= GRACE_S
+
+    def connected_s(self, now: float) -> float:
+        """Seconds since the own connection is there; 0 without one."""
+        return 0.0 if self._connected_at is None else now - self._connected_at
 
     def heard(self, now: float) -> None:
         """Something came in over the own connection, whoever said it."""

@@ -9,22 +9,37 @@ nothing changes. The chain serves on when no orchestrator is there.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from itertools import count
 
+from dsi_mqtt.core.decisions import (
+    Authority,
+    ClearDocument,
+    Decided,
+    Noticed,
+    PublishDocument,
+    PublishSpec,
+    ServedEffects,
+)
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.leadership import Leadership, LeadershipEffect
 from dsi_mqtt.core.membership import Membership
 from dsi_mqtt.core.node import Leader, NodeStatus, Telemetry
-from dsi_mqtt.core.served import (
-    Authority,
-    ClearDocument,
-    Decided,
-    PublishDocument,
-    Served,
-)
+from dsi_mqtt.core.served import Served
 from dsi_mqtt.core.table import TableDocument
+from dsi_mqtt.errors import one_sentence
 
-OrchestratorEffects = list[PublishDocument | ClearDocument | Decided | LeadershipEffect]
+OrchestratorEffects = list[
+    PublishDocument | ClearDocument | PublishSpec | Decided | Noticed | LeadershipEffect
+]
+
+
+@dataclass(slots=True)
+class _Reading:
+    """What has arrived on an observing connection that has yet to hand over all it retains."""
+
+    specs: set[str] = field(default_factory=set)
+    tables: set[str] = field(default_factory=set)
 
 
 class Orchestrator:
@@ -36,6 +51,7 @@ class Orchestrator:
         self._members = Membership()
         self._served: dict[str, Served] = {}
         self._was_leading = False
+        self._reading: _Reading | None = None
         self._numbers = count(1)
         self._epochs: dict[str, int] = {}
 
@@ -48,9 +64,34 @@ class Orchestrator:
     def connected(self, now: float) -> None:
         """The observing connection is (again) there; retained state is about to arrive."""
         self._members.connected(now)
-        self._leadership.observing_since(now)
+        self._leadership.connected()
+        self._reading = _Reading()
+
+    def retained_read(self, now: float) -> None:
+        """All that the broker retained when the observing connection came has arrived.
+
+        A deployment that is not among it was withdrawn meanwhile, unless the broker has forgotten
+        it: then what it knew of the leader is gone as well, or the deployment's table, which only
+        a leader clears.
+        """
+        reading, self._reading = self._reading, None
+        if reading is None:
+            return
+        leadership = self._leadership
+        for name, served in self._served.items():
+            tableless = served.document is not None and name not in reading.tables
+            if tableless:
+                served.document_lost(now)
+            if served.spec is None or name in reading.specs:
+                continue
+            if leadership.forgotten or (tableless and not leadership.others_led):
+                served.spec_forgotten(now)
+            else:
+                served.spec_gone()
+        leadership.observing_since(now)
 
     def disconnected(self) -> None:
+        self._reading = None
         self._members.disconnected()
         self._leadership.connection_lost()
 
@@ -65,9 +106,19 @@ class Orchestrator:
         return [*self._leadership.lead_lost(now)]
 
     def spec_arrived(self, spec: Deployment) -> None:
+        if self._reading is not None:
+            self._reading.specs.add(spec.name)
         self._of(spec.name).spec_arrived(spec)
 
+    def spec_unreadable(self, deployment: str) -> None:
+        """Its topic holds something, but no deployment: the last one that was read stands."""
+        if self._reading is not None:
+            self._reading.specs.add(deployment)
+        self._of(deployment).spec_unreadable()
+
     def spec_gone(self, deployment: str) -> None:
+        if self._reading is not None:
+            self._reading.specs.discard(deployment)
         if deployment in self._served:
             self._served[deployment].spec_gone()
 
@@ -76,10 +127,17 @@ class Orchestrator:
     ) -> OrchestratorEffects:
         """A retained document, or the echo of one's own."""
         effects: OrchestratorEffects = []
+        if self._reading is not None:
+            self._reading.tables.add(deployment)
         for table in document.tables():
             effects += self._leadership.term_seen(table.stamp, now)
-        self._of(deployment).document_seen(document)
+        self._of(deployment).document_seen(document, now)
         return effects
+
+    def document_lost(self, deployment: str, now: float) -> None:
+        """The table's topic was cleared, or holds what cannot be read."""
+        if deployment in self._served:
+            self._served[deployment].document_lost(now)
 
     def status_arrived(self, status: NodeStatus, now: float) -> OrchestratorEffects:
         effects: OrchestratorEffects = []
@@ -111,7 +169,7 @@ class Orchestrator:
         leader = self._leadership
         authority = Authority(leader.term, leader.nonce, self._secret, self._numbers, self._epochs)
         for name, served in sorted(self._served.items()):
-            effects += served.reconsider(authority, now)
+            effects += _reconsidered(name, served, authority, now)
             if served.removed:
                 del self._served[name]
         return effects
@@ -136,3 +194,12 @@ class Orchestrator:
             if served.spec is not None and served.document is not None:
                 effects.append(PublishDocument(name, served.document))
         return effects
+
+
+def _reconsidered(name: str, served: Served, authority: Authority, now: float) -> ServedEffects:
+    """What one deployment decides; a fault in it is told, and must not end the others."""
+    try:
+        return served.reconsider(authority, now)
+    except Exception as error:  # noqa: BLE001 — whatever it is, it rests until another fact comes
+        served.rest()
+        return [Noticed(name, one_sentence(f"it cannot be decided about: {error!r}"))]

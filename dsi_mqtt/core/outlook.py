@@ -5,21 +5,26 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Final
 
 from dsi_mqtt.core.deployment import Deployment, SplitPart
 from dsi_mqtt.core.draft import places
+from dsi_mqtt.core.failures import NodeKey
 from dsi_mqtt.core.membership import Membership
 from dsi_mqtt.core.model import ModelGraph, UnitRange
 from dsi_mqtt.core.node import NodeStatus, Telemetry
-from dsi_mqtt.core.plan import Infeasible, Plan, plan
-from dsi_mqtt.core.profile import views
+from dsi_mqtt.core.plan import EXPANSIONS, Infeasible, Plan, plan
+from dsi_mqtt.core.profile import complaint, views
 from dsi_mqtt.core.rules import compile_rules
-from dsi_mqtt.core.table import Stamp, Table
+from dsi_mqtt.core.table import TERM_MAX, Stamp, Table
 from dsi_mqtt.errors import ConfigError
 
-NodeKey = tuple[str, str]  # name, incarnation
+# Units of a model up to which the search for its placement has all its expansions.
+UNITS_SEARCHED: Final = 64
+
 Report = tuple[NodeStatus, Telemetry | None]
 
 
@@ -36,9 +41,9 @@ class Outlook:
         return [(s, t) for s, t in self.members.reports() if s.state == "online"]
 
     def newest_seen(self) -> Stamp:
-        """The newest table that any living node has seen."""
+        """The newest table that any living node has seen; a term beyond `TERM_MAX` is nobody's."""
         stamps = [s.seen[self.name] for s, _ in self.members.reports() if self.name in s.seen]
-        return max(stamps, default=Stamp(0, "", 0))
+        return max((stamp for stamp in stamps if stamp.term < TERM_MAX), default=Stamp(0, "", 0))
 
     def undescribed(self) -> bool:
         """Whether an online node has yet to say how the model looks from there."""
@@ -66,15 +71,23 @@ class Outlook:
 
     def ready(self, table: Table) -> bool:
         """Every incarnation of the table says that its part is ready."""
+        return self.whole(table) and not self.unready(table)
+
+    def unready(self, table: Table) -> frozenset[NodeKey]:
+        """Incarnations of the table that have yet to say that all of their part is ready."""
         ready = {
-            (status.node, holding.segment)
+            (status.node, status.incarnation, holding.segment)
             for status, _ in self.members.reports()
             for holding in status.holdings
             if (holding.deployment, holding.stamp) == (self.name, table.stamp)
             and holding.state == "ready"
         }
-        parts = {(r.node, s.id) for s in table.segments for r in s.replicas}
-        return self.whole(table) and parts <= ready
+        return frozenset(
+            (replica.node, replica.incarnation)
+            for segment in table.segments
+            for replica in segment.replicas
+            if (replica.node, replica.incarnation, segment.id) not in ready
+        )
 
     def drains(self, table: Table) -> bool:
         statuses = [self.members.status(node) for node, _ in table.members()]
@@ -85,11 +98,13 @@ class Outlook:
     def graph(self) -> ModelGraph | None:
         """The model as most nodes have it: a node with other weights must not take part."""
         graphs = [g for s, _ in self.members.reports() if (g := s.graph(self.name)) is not None]
-        digests = sorted(g.digest for g in graphs)
-        if not digests:
+        counts = Counter(graph.digest for graph in graphs)
+        if not counts:
             return None
-        chosen = max(digests, key=digests.count)
-        return next(g for g in graphs if g.digest == chosen)
+        chosen = max(sorted(counts), key=counts.__getitem__)
+        # One node alone may describe the same weights otherwise.
+        alike = Counter(graph for graph in graphs if graph.digest == chosen)
+        return max(alike, key=alike.__getitem__)
 
     def why_no_graph(self) -> str:
         refusals = [
@@ -118,7 +133,8 @@ class Outlook:
             for replica in segment.replicas:
                 held.setdefault(replica.node, []).append(segment.units)
         usable = self._usable(self.online(), graph, frozenset(without))
-        return plan(spec, graph, views(usable, graph, self.name), held=held)
+        seen = views(usable, graph, self.name)
+        return plan(spec, graph, seen, held=held, expansions=_expansions(graph))
 
     def present(self, spec: Deployment, graph: ModelGraph, serve: Table) -> Plan | None:
         """What `serve` promises under today's rules and links; None: it breaks the rules.
@@ -139,7 +155,7 @@ class Outlook:
         as_it_is = tuple(SplitPart(str(units), (node,)) for units, node in places(serve))
         asked = replace(spec, split=as_it_is, policy=replace(spec.policy, max_segments=None))
         try:
-            found = plan(asked, graph, nodes)
+            found = plan(asked, graph, nodes, expansions=_expansions(graph))
         except ConfigError:  # as cuts given by hand they would contradict the deployment
             return None
         return found if isinstance(found, Plan) else None
@@ -155,6 +171,15 @@ class Outlook:
         able.sort(key=lambda view: (view.node != known, view.spare, view.node))
         return self.members.status(able[0].node) if able else None
 
+    def left_out(self, graph: ModelGraph) -> dict[NodeKey, str]:
+        """Nodes that are online with this model and cannot be planned with, and why."""
+        found = {}
+        for status, telemetry in self._usable(self.online(), graph, frozenset()):
+            why = complaint(status, telemetry, graph, self.name)
+            if why is not None:
+                found[status.node, status.incarnation] = why
+        return found
+
     def _usable(
         self, reports: Iterable[Report], graph: ModelGraph, without: frozenset[NodeKey]
     ) -> list[Report]:
@@ -165,7 +190,14 @@ class Outlook:
             if (status.node, status.incarnation) not in without
             and (reported := status.graph(self.name)) is not None
             and reported.digest == graph.digest
+            and len(reported.units) == len(graph.units)
         ]
+
+
+def _expansions(graph: ModelGraph) -> int:
+    """Fewer for models of many units, whose every expansion costs more: others wait meanwhile."""
+    share = min(1.0, (UNITS_SEARCHED / max(1, len(graph.units))) ** 2)
+    return max(1, int(EXPANSIONS * share))
 
 
 def _follows(serve: Table, split: tuple[SplitPart, ...] | None) -> bool:

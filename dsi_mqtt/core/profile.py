@@ -184,7 +184,7 @@ def complaint(
         return str(error)
     slowest = max(seen.unit_s, default=0.0)
     if slowest > UNIT_S_MAX:
-        return f"node {status.node}: a unit would take {slowest:.3g} s; gflops or memory_gib_s is wrong"
+        return f"node {status.node}: its gflops or memory_gib_s let a unit take {slowest:.3g} s"
     return None
 
 

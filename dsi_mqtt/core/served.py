@@ -11,76 +11,41 @@ has ended, or those who were about to speak have had their time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Final, Literal
+from dataclasses import replace
+from typing import Final
 
+from dsi_mqtt.core.decisions import (
+    Authority,
+    ClearDocument,
+    Decided,
+    DecisionKind,
+    Noticed,
+    PublishDocument,
+    PublishSpec,
+    ServedEffects,
+)
 from dsi_mqtt.core.deployment import Deployment
-from dsi_mqtt.core.draft import WINDOW, Draft, draft_table, places, planned_places
+from dsi_mqtt.core.draft import Draft, draft_table, places, planned_places
+from dsi_mqtt.core.failures import PREPARE_S, Failures, NodeKey
+from dsi_mqtt.core.issuer import Issuer
+from dsi_mqtt.core.kept import Kept
 from dsi_mqtt.core.membership import Membership
 from dsi_mqtt.core.model import ModelGraph
 from dsi_mqtt.core.node import NodeStatus
-from dsi_mqtt.core.outlook import NodeKey, Outlook
+from dsi_mqtt.core.outlook import Outlook
 from dsi_mqtt.core.plan import Infeasible, Plan
-from dsi_mqtt.core.table import DoorPlace, Stamp, Table, TableDocument
+from dsi_mqtt.core.table import DoorPlace, Table, TableDocument
 from dsi_mqtt.errors import ConfigError, one_sentence
 
 SETTLE_S: Final = 1.0
+# Before the first word about a deployment is that nothing can serve it: nodes that were started
+# together with the orchestrator speak later than it does.
+FIRST_S: Final = 5.0
 DESCRIBE_S: Final = 60.0
-FORGIVE_S: Final = 60.0
 
 # Facts that alone do not call for another plan.
 PREPARED: Final = "prepared"
 FOUND: Final = "a table was found"
-
-DecisionKind = Literal["place", "keep", "remap", "resplit", "unavailable", "remove"]
-
-
-@dataclass(frozen=True, slots=True)
-class PublishDocument:
-    deployment: str
-    document: TableDocument
-
-
-@dataclass(frozen=True, slots=True)
-class ClearDocument:
-    """The deployment is gone and released everywhere: nothing is retained any more."""
-
-    deployment: str
-
-
-@dataclass(frozen=True, slots=True)
-class Decided:
-    """For the log: what was decided and why."""
-
-    id: str
-    deployment: str
-    kind: DecisionKind
-    reason: str
-    plan: Plan | None = None
-
-
-ServedEffects = list[PublishDocument | ClearDocument | Decided]
-
-
-@dataclass(frozen=True, slots=True)
-class Authority:
-    """In whose name tables are made: the leader's term and nonce, and a source of secrets.
-
-    numbers: of its decisions. epochs: its newest of each deployment, also of those removed.
-    """
-
-    term: int
-    nonce: str
-    secret: Callable[[], str]
-    numbers: Iterator[int]
-    epochs: dict[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    reason: str
-    until: float
 
 
 class Served:
@@ -92,16 +57,20 @@ class Served:
         self.document: TableDocument | None = None
         self.removed = False
         self._outlook = Outlook(name, members)
+        self._issuer = Issuer(name, self._outlook)
         self._members = members
         self._dirty: str | None = None
         self._later: str | None = None  # what a preparation was not given up for
+        self._unreadable = False  # what is retained as the deployment
         self._changed = False  # the deployment itself, since the last plan
         self._look_again: tuple[float, str] | None = None
         self._waiting_since: float | None = None
         self._moved_at = float("-inf")
-        self._failed: dict[NodeKey, _Failure] = {}
+        self._failures = Failures()
+        self._spec_kept = Kept()
+        self._table_kept = Kept()
+        self._left_out: frozenset[NodeKey] = frozenset()
         self._kept_because: str | None = None
-        self._session: str | None = None
 
     # --- facts --------------------------------------------------------------------------------
 
@@ -111,24 +80,46 @@ class Served:
             self._dirty = reason
 
     def spec_arrived(self, spec: Deployment) -> None:
+        self._spec_kept.is_right()
+        self._unreadable = False
         if self.spec == spec:
             return
         self.mark("deployed" if self.spec is None else "the deployment changed")
         self.spec, self._changed = spec, True
-        self._failed.clear()
+        self._failures.clear()
         self._kept_because = None
 
     def spec_gone(self) -> None:
+        """Withdrawn by an operator."""
+        self._spec_kept.is_right()
+        self._unreadable = False
         self.spec = None
         self.mark("removed")
 
-    def document_seen(self, document: TableDocument) -> None:
-        if self.document is None or document.order > self.document.order:
+    def spec_unreadable(self) -> None:
+        """Its topic holds something, but no deployment; nothing is concluded from that."""
+        self._unreadable = True
+
+    def spec_forgotten(self, now: float) -> None:
+        """The broker does not know it any more, and no operator has withdrawn it."""
+        self._spec_kept.is_wrong(now)
+
+    def document_lost(self, now: float) -> None:
+        """The topic was cleared, or holds what cannot be read, or nothing."""
+        if self.document is not None:
+            self._table_kept.is_wrong(now)
+
+    def document_seen(self, document: TableDocument, now: float) -> None:
+        """A document on the topic, one's own among them."""
+        newer = self.document is None or document.order > self.document.order
+        if newer or document == self.document:
+            self._table_kept.is_right()
+        else:
+            self._table_kept.is_wrong(now)
+        if newer:
             self.document = document
             self._dirty = self._dirty or FOUND
-            for table in document.tables():
-                if table.door is not None:
-                    self._session = table.door.session
+            self._issuer.found(document)
 
     def status_arrived(self, status: NodeStatus, now: float) -> None:
         """A part that could not be loaded, one that is ready, or a table nobody else knows."""
@@ -138,8 +129,7 @@ class Served:
                 continue
             if holding.state == "failed":
                 why = holding.reason or "could not load its part"
-                key = (status.node, status.incarnation)
-                self._failed[key] = _Failure(f"node {status.node}: {why}", now + FORGIVE_S)
+                self._failures.failed((status.node, status.incarnation), why, now)
                 self.mark(f"node {status.node} could not prepare its part")
             elif holding.state == "ready":
                 self._dirty = self._dirty or PREPARED
@@ -152,12 +142,20 @@ class Served:
 
     def reconsider(self, authority: Authority, now: float) -> ServedEffects:
         """What follows from everything that has become known since the last time."""
+        return [*self._decided(authority, now), *self._repeated(now)]
+
+    def rest(self) -> None:
+        """Nothing is decided before another fact comes."""
+        self._dirty = self._look_again = None
+
+    def _decided(self, authority: Authority, now: float) -> ServedEffects:
+        self._notice_late(now)
         if self._look_again is not None and self._look_again[0] <= now:
             self._dirty, self._look_again = self._dirty or self._look_again[1], None
         if self._dirty is None:
             return []
         if self.spec is None:
-            return self._remove(authority)
+            return [] if self._unreadable else self._remove(authority)
         prepare = self.document.prepare if self.document else None
         if prepare is not None and not self._changed and self._goes_well(prepare):
             if self._dirty not in (PREPARED, FOUND):
@@ -167,12 +165,14 @@ class Served:
         if self._must_wait(now):
             return []
         reason, self._dirty, self._later, self._look_again = self._dirty, None, None, None
-        return self._replan(self.spec, reason, authority, now)
+        return [*self._noticed(), *self._replan(self.spec, reason, authority, now)]
 
     def _must_wait(self, now: float) -> bool:
         """Whether those who are about to speak should be heard first."""
         if self._serves() and self._intact() is None and not self._members.settled(now):
             return True  # whom the table names may yet be heard, after one's own absence
+        if self._outlook.graph() is None and self._is_early(now):
+            return True
         is_new = not self._serves() and not self._prepares()
         return (is_new or self._outlook.graph() is None) and self._still_arriving(now)
 
@@ -189,13 +189,13 @@ class Served:
         if serve is not None and present is not None:
             if self._stays(spec, serve, present, found, now):
                 return self._keep(serve, found, authority)
-        elif isinstance(found, Infeasible) and self._still_arriving(now):
+        elif isinstance(found, Infeasible) and (self._still_arriving(now) or self._is_early(now)):
             self._look_again = (now + SETTLE_S, reason)
             return []
         if isinstance(found, Infeasible):
-            door = self._waiting_door(spec, graph, authority)
+            door = self._issuer.waiting_door(self.document, spec, graph, authority)
             return self._give_up(self._why(found), door, authority)
-        draft = Draft(spec, graph, found, self._decision(authority), reason)
+        draft = Draft(spec, graph, found, self._issuer.decision(authority), reason)
         return self._prepare(draft, authority, now, beside=beside)
 
     def _compare(
@@ -206,12 +206,13 @@ class Served:
         A chain that is broken or against the rules is worth nothing: where there is no room
         beside it, it goes first.
         """
-        self._failed = {node: f for node, f in self._failed.items() if now < f.until}
+        self._failures.forgive(now)
+        without = self._failures.nodes()
         old = self.document.serve if self.document else None
-        found = self._outlook.best(spec, graph, old, self._failed)
+        found = self._outlook.best(spec, graph, old, without)
         present = self._outlook.present(spec, graph, serve) if serve is not None else None
         if isinstance(found, Infeasible) and present is None and old is not None and old.segments:
-            return self._outlook.best(spec, graph, None, self._failed), present, False
+            return self._outlook.best(spec, graph, None, without), present, False
         return found, present, True
 
     def _stays(
@@ -234,6 +235,39 @@ class Served:
             self._look_again = (wait, "a better placement was held back by the cooldown")
         return now < wait
 
+    # --- what goes wrong ----------------------------------------------------------------------
+
+    def _notice_late(self, now: float) -> None:
+        """A preparation that takes too long fails at the nodes that are not ready."""
+        prepare = self.document.prepare if self.document else None
+        if prepare is None or self.spec is None:
+            return
+        # Where there is no room for both, what waits for the old table has its deadline besides.
+        patience_s = PREPARE_S + self.spec.sla.deadline_ms / 1000
+        if self._failures.is_late(prepare, patience_s, now):
+            for node in self._outlook.unready(prepare) - self._failures.nodes():
+                self._failures.failed(node, f"is not ready after {patience_s:.0f} s", now)
+                self.mark(f"node {node[0]} took too long to prepare its part")
+
+    def _noticed(self) -> list[Noticed]:
+        """Nodes that cannot be planned with, each told once for as long as it is there."""
+        graph = self._outlook.graph()
+        left_out = self._outlook.left_out(graph) if graph is not None else {}
+        new = left_out.keys() - self._left_out
+        self._left_out = frozenset(left_out)
+        return [Noticed(self.name, f"{left_out[node]}; it is left out") for node in sorted(new)]
+
+    def _repeated(self, now: float) -> ServedEffects:
+        """What the broker should retain and does not."""
+        effects: ServedEffects = []
+        if self.spec is not None and self._spec_kept.due(now):
+            effects.append(Noticed(self.name, "the broker has forgotten it; it is told again"))
+            effects.append(PublishSpec(self.spec))
+        if self.document is not None and not self.removed and self._table_kept.due(now):
+            effects.append(Noticed(self.name, "its retained table was lost; it is written again"))
+            effects.append(PublishDocument(self.name, self.document))
+        return effects
+
     # --- documents ----------------------------------------------------------------------------
 
     def _prepare(
@@ -242,10 +276,13 @@ class Served:
         """beside: there is room for the old chain and the new one."""
         old = self.document.serve if self.document else None
         nodes = {status.node: status for status, _ in self._members.reports()}
-        table = draft_table(draft, self._next(authority), nodes, self._ingress_session(authority))
+        session = self._issuer.session(authority)
+        table = draft_table(draft, self._issuer.stamp(self.document, authority), nodes, session)
         serve = old
         if not beside:
-            serve = self._unavailable("makes room for the next table", table.door, authority)
+            serve = self._issuer.unavailable(
+                self.document, "makes room for the next table", table.door, authority
+            )
             table = replace(table, epoch=serve.epoch + 1)
         self._moved_at = now
         kind = _kind_of(old, draft.plan)
@@ -265,10 +302,10 @@ class Served:
         self._changed, self._waiting_since = False, None
         reason = self._why(found) if isinstance(found, Infeasible) else None
         if reason is not None and self._kept_because != reason:
-            effects.append(Decided(self._decision(authority), self.name, "keep", reason))
+            effects.append(Decided(self._issuer.decision(authority), self.name, "keep", reason))
         self._kept_because = reason
         if self.document is not None and self.document.prepare is not None:
-            stamp = self._next(authority)
+            stamp = self._issuer.stamp(self.document, authority)
             again = replace(serve, term=stamp.term, leader=stamp.leader, epoch=stamp.epoch)
             self.document = TableDocument(again, None)
             effects.append(PublishDocument(self.name, self.document))
@@ -281,7 +318,7 @@ class Served:
         if told and serve is not None and serve.door == door and not self._prepares():
             self._changed, self._waiting_since = False, None
             return []
-        table = self._unavailable(reason, door, authority)
+        table = self._issuer.unavailable(self.document, reason, door, authority)
         decided = Decided(table.decision, self.name, "unavailable", reason)
         return [decided, self._decide(TableDocument(table))]
 
@@ -297,7 +334,9 @@ class Served:
                 return []
             self.removed = True
             return [ClearDocument(self.name)]
-        table = self._unavailable("this deployment was removed", None, authority)
+        table = self._issuer.unavailable(
+            self.document, "this deployment was removed", None, authority
+        )
         self.mark("removed")
         decided = Decided(table.decision, self.name, "remove", "removed by an operator")
         return [decided, self._decide(TableDocument(table))]
@@ -307,46 +346,6 @@ class Served:
         self.document = document
         self._changed, self._waiting_since, self._kept_because = False, None, None
         return PublishDocument(self.name, document)
-
-    def _unavailable(self, reason: str, door: DoorPlace | None, authority: Authority) -> Table:
-        return Table(
-            self.name,
-            *self._next(authority),
-            "unavailable",
-            reason,
-            self._decision(authority),
-            None,
-            door,
-        )
-
-    def _next(self, authority: Authority) -> Stamp:
-        """Above all that was ever published, as far as anybody alive knows."""
-        newest = max(self._outlook.newest_seen().epoch, authority.epochs.get(self.name, 0))
-        if self.document is not None:
-            newest = max(newest, self.document.order[0].epoch)
-        authority.epochs[self.name] = newest + 1
-        return Stamp(authority.term, authority.nonce, newest + 1)
-
-    def _decision(self, authority: Authority) -> str:
-        return f"{self.name}-{authority.nonce}-{next(authority.numbers)}"
-
-    def _ingress_session(self, authority: Authority) -> str:
-        """The ingress session outlives doors and leaders, so its id does."""
-        if self._session is None:
-            self._session = f"{self.name}-{authority.secret()}"
-        return self._session
-
-    def _waiting_door(
-        self, spec: Deployment, graph: ModelGraph, authority: Authority
-    ) -> DoorPlace | None:
-        """While nothing serves, a door still holds the inputs and answers each by its deadline."""
-        old = self.document.serve if self.document else None
-        known = old.door.node if old and old.door else None
-        keeper = self._outlook.keeper(spec, graph, known)
-        if keeper is None or keeper.brokers is None:
-            return None
-        session = self._ingress_session(authority)
-        return DoorPlace(keeper.node, keeper.incarnation, keeper.brokers.control, session, WINDOW)
 
     # --- questions ----------------------------------------------------------------------------
 
@@ -368,20 +367,30 @@ class Served:
         return self.document is not None and self._outlook.newest_seen() > self.document.order[0]
 
     def _goes_well(self, prepare: Table) -> bool:
-        return self._outlook.whole(prepare) and not prepare.members() & self._failed.keys()
+        return self._outlook.whole(prepare) and not prepare.members() & self._failures.nodes()
 
     def _still_arriving(self, now: float) -> bool:
         """A node has just come, or has yet to say how the model looks from there."""
-        if self._waiting_since is None:
-            self._waiting_since = now
-        if now - self._waiting_since > DESCRIBE_S:
+        if self._waited_s(now) > DESCRIBE_S:
             return False
         return self._members.newest_since(now) < SETTLE_S or self._outlook.undescribed()
 
+    def _is_early(self, now: float) -> bool:
+        """Nothing was ever said of this deployment, and more nodes may be about to speak."""
+        quiet_s = min(self._members.connected_s(now), self._members.newest_since(now))
+        return self.document is None and quiet_s < FIRST_S and self._waited_s(now) <= DESCRIBE_S
+
+    def _waited_s(self, now: float) -> float:
+        if self._waiting_since is None:
+            self._waiting_since = now
+        return now - self._waiting_since
+
     def _why(self, found: Infeasible) -> str:
         """The planner's reason, behind that of a node that should have taken part."""
-        failures = [failure.reason for _, failure in sorted(self._failed.items())]
-        return one_sentence("; ".join([*failures[:1], found.sentence]))
+        graph = self._outlook.graph()
+        left_out = self._outlook.left_out(graph).values() if graph is not None else ()
+        reasons = [*self._failures.reasons(), *left_out]
+        return one_sentence("; ".join([*reasons[:1], found.sentence]))
 
 
 def _nodes(found: Plan) -> frozenset[str]:

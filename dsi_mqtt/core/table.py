@@ -16,6 +16,9 @@ from typing import Final, Literal, NamedTuple
 from dsi_mqtt.core.model import Tier, UnitRange
 
 SCHEMA: Final = 1
+# A term is about the seconds since 1970, and an epoch counts tables: what is beyond is nobody's.
+TERM_MAX: Final = 2**39
+EPOCH_MAX: Final = 2**39
 DOOR: Final = "door"
 
 TableState = Literal["preparing", "serving", "draining", "fallback", "unavailable"]

@@ -14,10 +14,16 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from dsi_mqtt.core.decisions import (
+    ClearDocument,
+    Decided,
+    Noticed,
+    PublishDocument,
+    PublishSpec,
+)
 from dsi_mqtt.core.leadership import GONE, DropLead, PublishLeader, TakeLead
 from dsi_mqtt.core.node import Leader
 from dsi_mqtt.core.orchestrator import Orchestrator, OrchestratorEffects
-from dsi_mqtt.core.served import ClearDocument, Decided, PublishDocument
 from dsi_mqtt.errors import TooLargeError, TransportError, WireError, one_sentence
 from dsi_mqtt.transport.base import (
     ConnectOptions,
@@ -76,8 +82,10 @@ class OrchestratorProcess:
             PublishDocument: lambda e: self._publish(
                 self._topics.table, e.document, deployment=e.deployment
             ),
+            PublishSpec: lambda e: self._publish(self._topics.spec, e.spec, deployment=e.spec.name),
             ClearDocument: lambda e: self._clear(e.deployment),
             Decided: self._decided,
+            Noticed: lambda e: log.warning("%s: %s", e.deployment, e.sentence),
         }
 
     @property
@@ -98,7 +106,10 @@ class OrchestratorProcess:
 
     def _act(self, effects: OrchestratorEffects) -> None:
         for effect in effects:
-            self._perform[type(effect)](effect)
+            try:
+                self._perform[type(effect)](effect)
+            except Exception as error:  # noqa: BLE001 — the effects behind it belong to others
+                _log_fault(f"{type(effect).__name__} failed", error)
 
     async def _tick(self) -> None:
         while True:
@@ -113,16 +124,24 @@ class OrchestratorProcess:
         await keep_connected(connect, self._watch, backoff=RECONNECT, on_wait=self._on_wait)
 
     async def _watch(self, connection: ControlConnection) -> None:
+        # Comes back behind everything that is retained: a broker keeps the order for one client.
+        marker = self._topics.echo.name(node=f"orchestrator-{secrets.token_hex(8)}")
         for topic, _ in self._readers:
             await connection.subscribe(topic.filter(), qos=topic.qos)
+        await connection.subscribe(marker, qos=1)
+        await connection.publish(Message(marker, b"all retained messages came before", qos=1))
         self._machine.connected(time.monotonic())
         try:
             async for message in connection.messages():
-                self._read(message)
+                if message.topic == marker:
+                    self._machine.retained_read(time.monotonic())
+                else:
+                    self._read(message)
         finally:
             self._machine.disconnected()
 
     def _read(self, message: Message) -> None:
+        """What a message says; no message ends the orchestrator."""
         for topic, read in self._readers:
             parts = topic.parts(message.topic)
             if parts is None:
@@ -131,12 +150,15 @@ class OrchestratorProcess:
                 self._act(read(parts, bytes(message.payload)))
             except WireError as error:
                 log.warning("%s is ignored: %s", message.topic, error)
+            except Exception as error:  # noqa: BLE001 — those that come behind it are read
+                _log_fault(f"{message.topic} is ignored", error)
             return
 
-    def _status(self, _parts: Parts, payload: bytes) -> OrchestratorEffects:
+    def _status(self, parts: Parts, payload: bytes) -> OrchestratorEffects:
         if not payload:
             return []
         status = self._topics.status.payload.decode(payload)
+        check_topic_name(status.node, parts["node"])
         return self._machine.status_arrived(status, time.monotonic())
 
     def _telemetry(self, _parts: Parts, payload: bytes) -> OrchestratorEffects:
@@ -145,20 +167,31 @@ class OrchestratorProcess:
         return []
 
     def _spec(self, parts: Parts, payload: bytes) -> OrchestratorEffects:
-        if payload:
+        name = parts["deployment"]
+        if not payload:
+            self._machine.spec_gone(name)
+            return []
+        try:
             spec = self._topics.spec.payload.decode(payload)
-            check_topic_name(spec.name, parts["deployment"])
-            self._machine.spec_arrived(spec)
-        else:
-            self._machine.spec_gone(parts["deployment"])
+            check_topic_name(spec.name, name)
+        except WireError:
+            self._machine.spec_unreadable(name)
+            raise
+        self._machine.spec_arrived(spec)
         return []
 
     def _table(self, parts: Parts, payload: bytes) -> OrchestratorEffects:
+        name, now = parts["deployment"], time.monotonic()
         if not payload:
+            self._machine.document_lost(name, now)
             return []
-        document = self._topics.table.payload.decode(payload)
-        check_document(document, parts["deployment"])
-        return self._machine.document_seen(parts["deployment"], document, time.monotonic())
+        try:
+            document = self._topics.table.payload.decode(payload)
+            check_document(document, name)
+        except WireError:
+            self._machine.document_lost(name, now)
+            raise
+        return self._machine.document_seen(name, document, now)
 
     def _leader(self, _parts: Parts, payload: bytes) -> OrchestratorEffects:
         if not payload:
@@ -228,6 +261,11 @@ async def _leave(connection: ControlConnection, farewell: Message) -> None:
         await connection.close()
     except TransportError:
         log.debug("the broker was gone before the farewell")
+
+
+def _log_fault(what: str, error: Exception) -> None:
+    log.error("%s: %s", what, one_sentence(repr(error)))
+    log.debug("what happened", exc_info=error)
 
 
 def _log_decision(decided: Decided) -> None:

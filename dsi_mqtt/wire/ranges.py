@@ -27,6 +27,8 @@ from dsi_mqtt.core.model import UNITS_MAX, ModelGraph, Tie, Unit, UnitRange, Voc
 from dsi_mqtt.core.node import Capabilities, DataBroker, HoldingReport, Leader, NodeStatus
 from dsi_mqtt.core.request import Redelivery
 from dsi_mqtt.core.table import (
+    EPOCH_MAX,
+    TERM_MAX,
     BrokerUrls,
     DoorPlace,
     Forecast,
@@ -65,6 +67,8 @@ class Bounds:
 
 
 _NUMBER: Final = Bounds(below=True)
+_TERM: Final = Bounds(high=2 * TERM_MAX, below=True)  # room for those who outdo the last believed
+_EPOCH: Final = Bounds(high=2 * EPOCH_MAX, below=True)
 _COUNT: Final = Bounds(high=2**31)
 _BYTES: Final = Bounds(high=2**50)
 _RATE: Final = Bounds(high=10**9, above=True)
@@ -97,8 +101,8 @@ _FIGURES: Final[Mapping[type, Mapping[str, Bounds]]] = {
     NodeStatus: {"pid": _COUNT},
     # --- tables
     UnitRange: {"start": _UNIT, "stop": _UNIT},
-    Stamp: {"term": _NUMBER, "epoch": _NUMBER},
-    Table: {"term": _NUMBER, "epoch": _NUMBER},
+    Stamp: {"term": _TERM, "epoch": _EPOCH},
+    Table: {"term": _TERM, "epoch": _EPOCH},
     ModelRef: {"units": _UNIT},
     DoorPlace: {"window": Bounds(low=1, high=1024)},
     Replica: {"weight": Bounds(high=10**6)},
@@ -106,7 +110,7 @@ _FIGURES: Final[Mapping[type, Mapping[str, Bounds]]] = {
         "credit_bytes": Bounds(low=1, high=2**40),
         "credit_messages": Bounds(low=1, high=2**20),
     },
-    TransferEnd: {"epoch": _NUMBER},
+    TransferEnd: {"epoch": _EPOCH},
     Forecast: {"p50_ms": _FORECAST, "p95_ms": _FORECAST, "rate_per_s": _FORECAST},
     # --- deployments
     InputLimits: {
@@ -148,7 +152,7 @@ _FIGURES: Final[Mapping[type, Mapping[str, Bounds]]] = {
         "standbys": _NOT_BELOW_ZERO,
     },
     # --- the rest
-    Leader: {"term": _NUMBER, "beat": _NUMBER},
+    Leader: {"term": _TERM, "beat": _NUMBER},
     Redelivery: {"count": _COUNT},
     DataBroker: {"data_port": Bounds(low=1, high=65535)},
 }

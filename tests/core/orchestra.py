@@ -9,6 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from dsi_mqtt.core.decisions import (
+    ClearDocument,
+    Decided,
+    Noticed,
+    PublishDocument,
+    PublishSpec,
+)
 from dsi_mqtt.core.deployment import Deployment, Policy
 from dsi_mqtt.core.leadership import DropLead, PublishLeader, TakeLead
 from dsi_mqtt.core.model import ModelGraph, ModelSpec, Unit
@@ -23,7 +30,6 @@ from dsi_mqtt.core.node import (
     Telemetry,
 )
 from dsi_mqtt.core.orchestrator import Orchestrator, OrchestratorEffects
-from dsi_mqtt.core.served import ClearDocument, Decided, PublishDocument
 from dsi_mqtt.core.table import BrokerUrls, Stamp, Table, TableDocument
 
 NAME = "hazards"
@@ -132,6 +138,7 @@ class Site:
         self.leader: Leader | None = None
         self.published: list[TableDocument] = []
         self.decided: list[Decided] = []
+        self.noticed: list[Noticed] = []
         self.wills: list[NodeStatus] = []
         self._check = check
         self._started = 0
@@ -164,6 +171,7 @@ class Site:
             self._act(machine.document_seen(name, document, self.now))
         if self.leader is not None:
             self._act(machine.leader_seen(self.leader, self.now))
+        machine.retained_read(self.now)
 
     def deploy(self, spec: Deployment = SPEC) -> None:
         self.specs[spec.name] = spec
@@ -240,6 +248,12 @@ class Site:
                 self._publish(effect.deployment, effect.document)
             elif isinstance(effect, ClearDocument):
                 del self.documents[effect.deployment]
+                machine.document_lost(effect.deployment, self.now)
+            elif isinstance(effect, PublishSpec):
+                self.specs[effect.spec.name] = effect.spec
+                machine.spec_arrived(effect.spec)
+            elif isinstance(effect, Noticed):
+                self.noticed.append(effect)
             else:
                 self.decided.append(effect)
 

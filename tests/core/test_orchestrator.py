@@ -15,11 +15,11 @@ from hypothesis.stateful import (
     rule,
 )
 
+from dsi_mqtt.core.decisions import PublishDocument
 from dsi_mqtt.core.deployment import Deployment, Policy, Privacy
 from dsi_mqtt.core.leadership import DropLead, PublishLeader
 from dsi_mqtt.core.node import Leader, NodeStatus
 from dsi_mqtt.core.orchestrator import Orchestrator
-from dsi_mqtt.core.served import PublishDocument
 from dsi_mqtt.core.table import Stamp, TableDocument
 from tests.core.orchestra import NAME, SPEC, Node, Site, placed, serving
 
@@ -152,6 +152,7 @@ def test_nothing_comes_of_removing_what_was_never_there() -> None:
     machine = Orchestrator("n", lambda: "secret")
     machine.spec_gone("never")
     machine.connected(0.0)
+    machine.retained_read(0.0)
     machine.tick(1.0, 5)
     (began,) = machine.lead_taken(1.0)
     assert isinstance(began, PublishLeader)

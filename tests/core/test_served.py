@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from dsi_mqtt.core.deployment import Deployment, Policy, Privacy, SplitPart
+from dsi_mqtt.core.failures import FORGIVE_S
 from dsi_mqtt.core.model import ModelGraph
-from dsi_mqtt.core.served import DESCRIBE_S, FORGIVE_S, SETTLE_S
+from dsi_mqtt.core.served import DESCRIBE_S, SETTLE_S
 from tests.core.orchestra import GRAPH, NAME, SPEC, Node, Site, moving, placed, serving, three
 
 # --- the first placement ----------------------------------------------------------------------

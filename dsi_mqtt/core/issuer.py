@@ -1,0 +1,79 @@
+"""What every table of one deployment carries: stamp, decision id, and the ingress session.
+
+All of it goes on where another orchestrator ended: a stamp is above everything that was ever
+published, and the session outlives doors and leaders.
+"""
+
+from __future__ import annotations
+
+from dsi_mqtt.core.decisions import Authority
+from dsi_mqtt.core.deployment import Deployment
+from dsi_mqtt.core.draft import WINDOW
+from dsi_mqtt.core.model import ModelGraph
+from dsi_mqtt.core.outlook import Outlook
+from dsi_mqtt.core.table import EPOCH_MAX, DoorPlace, Stamp, Table, TableDocument
+from dsi_mqtt.errors import one_sentence
+
+
+class Issuer:
+    """Of deployment `name`. `document`, everywhere: the newest that is known."""
+
+    def __init__(self, name: str, outlook: Outlook) -> None:
+        self._name = name
+        self._outlook = outlook
+        self._session: str | None = None
+
+    def found(self, document: TableDocument) -> None:
+        """A newer document than any before, whoever made it."""
+        for table in document.tables():
+            if table.door is not None:
+                self._session = table.door.session
+
+    def stamp(self, document: TableDocument | None, authority: Authority) -> Stamp:
+        """Above all that was ever published, as far as anybody alive knows."""
+        seen = [self._outlook.newest_seen().epoch]
+        if document is not None:
+            seen.append(document.order[0].epoch)
+        # Beyond is nobody's epoch; the term alone is above it.
+        believed = [epoch for epoch in seen if epoch < EPOCH_MAX]
+        newest = max(authority.epochs.get(self._name, 0), *believed, 0)
+        authority.epochs[self._name] = newest + 1
+        return Stamp(authority.term, authority.nonce, newest + 1)
+
+    def decision(self, authority: Authority) -> str:
+        return f"{self._name}-{authority.nonce}-{next(authority.numbers)}"
+
+    def session(self, authority: Authority) -> str:
+        """The ingress session outlives doors and leaders, so its id does."""
+        if self._session is None:
+            self._session = f"{self._name}-{authority.secret()}"
+        return self._session
+
+    def unavailable(
+        self, document: TableDocument | None, reason: str, door: DoorPlace | None, authority: Authority
+    ) -> Table:
+        return Table(
+            self._name,
+            *self.stamp(document, authority),
+            "unavailable",
+            one_sentence(reason),
+            self.decision(authority),
+            None,
+            door,
+        )
+
+    def waiting_door(
+        self,
+        document: TableDocument | None,
+        spec: Deployment,
+        graph: ModelGraph,
+        authority: Authority,
+    ) -> DoorPlace | None:
+        """While nothing serves, a door still holds the inputs and answers each by its deadline."""
+        old = document.serve if document else None
+        known = old.door.node if old and old.door else None
+        keeper = self._outlook.keeper(spec, graph, known)
+        if keeper is None or keeper.brokers is None:
+            return None
+        session = self.session(authority)
+        return DoorPlace(keeper.node, keeper.incarnation, keeper.brokers.control, session, WINDOW)
