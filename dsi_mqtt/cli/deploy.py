@@ -22,12 +22,18 @@ from dsi_mqtt.cli.common import (
     waiting,
 )
 from dsi_mqtt.cli.watching import Picture, watch
-from dsi_mqtt.core.deployment import Deployment, without_effect
+from dsi_mqtt.core.deployment import Deployment, differences, without_effect
 from dsi_mqtt.core.model import ModelGraph, UnitRange
 from dsi_mqtt.core.rules import check
 from dsi_mqtt.core.table import Table
 from dsi_mqtt.engine.select import TierFactory
-from dsi_mqtt.errors import ConfigError, InfeasibleError, UnknownDeploymentError
+from dsi_mqtt.errors import (
+    ConfigError,
+    InfeasibleError,
+    SplitError,
+    UnknownDeploymentError,
+    one_sentence,
+)
 from dsi_mqtt.transport.base import ControlConnection, Message
 from dsi_mqtt.transport.loop import run
 from dsi_mqtt.wire.files import read_site
@@ -110,14 +116,33 @@ async def _deploy(
     deployment: Deployment, url: str, topics: Topics, timeout_s: float | None
 ) -> Table | None:
     async with control_connection(url) as connection:
-        payload = topics.spec.payload.encode(deployment)
-        name = topics.spec.name(deployment=deployment.name)
-        await connection.publish(Message(name, payload, qos=1, retain=True))
+        before = await watch(connection, topics, lambda _: True, marker(topics))
+        _say_replaced(before.specs.get(deployment.name), deployment)
+        await publish_spec(connection, topics, deployment)
         if timeout_s is None:
             return None
         console = Console(stderr=True)
         with waiting(console, f"{deployment.name}: waiting for the orchestrator") as say:
             return await until_serving(connection, topics, deployment, timeout_s, say)
+
+
+async def publish_spec(
+    connection: ControlConnection, topics: Topics, deployment: Deployment
+) -> None:
+    """Retains it: from then on the orchestrator places it."""
+    name = topics.spec.name(deployment=deployment.name)
+    payload = topics.spec.payload.encode(deployment)
+    await connection.publish(Message(name, payload, qos=1, retain=True))
+
+
+def _say_replaced(before: Deployment | None, deployment: Deployment) -> None:
+    """Nobody should take the place of another's deployment without noticing."""
+    if before is None:
+        return
+    changed = differences(before, deployment)
+    what = f"replaces the one that was deployed: {', '.join(changed)}"
+    note = what if changed else "is deployed like this already; nothing changes"
+    print(one_sentence(f"note: {deployment.name} {note}"), file=sys.stderr)
 
 
 async def until_serving(

@@ -22,11 +22,16 @@ from dsi_mqtt.cli.common import (
     until_stopped,
     waiting,
 )
-from dsi_mqtt.cli.deploy import WAIT_S, placement, say_without_effect, until_serving
+from dsi_mqtt.cli.deploy import (
+    WAIT_S,
+    placement,
+    publish_spec,
+    say_without_effect,
+    until_serving,
+)
 from dsi_mqtt.cli.site import Site, nodes_for, running_site
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.transport.address import parse_broker_url
-from dsi_mqtt.transport.base import Message
 from dsi_mqtt.transport.loop import run
 from dsi_mqtt.wire.files import read_site
 from dsi_mqtt.wire.topics import Topics
@@ -86,9 +91,7 @@ async def _deploy_all(site: Site, deployments: Sequence[Deployment], topics: Top
     console = Console(stderr=True)
     async with control_connection(site.url) as connection:
         for deployment in deployments:
-            name = topics.spec.name(deployment=deployment.name)
-            payload = topics.spec.payload.encode(deployment)
-            await connection.publish(Message(name, payload, qos=1, retain=True))
+            await publish_spec(connection, topics, deployment)
     for deployment in deployments:
         async with control_connection(site.url) as connection:
             with waiting(console, f"{deployment.name}: starting the nodes", plain=True) as say:

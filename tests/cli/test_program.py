@@ -285,9 +285,28 @@ def test_deploying_where_nobody_orchestrates(run: Run, control_broker: str, tmp_
     ended = run("deploy", file, "--timeout", 0.3, *where)
     assert ended.code == 5
     assert "is `dsi-mqtt orchestrator` running?" in ended.sentence()
-    assert run("deploy", file, "--no-wait", *where) == Ended(0, "", "")
+    assert run("deploy", file, "--no-wait", *where).code == 0
     gone = run("undeploy", "echo", "--timeout", 0.3, *where)
     assert gone == Ended(0, "echo is removed\n", "")
+
+
+def test_deploying_over_another_says_what_changes(
+    run: Run, control_broker: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "echo.yaml"
+    file.write_text(DEPLOYMENT)
+    where = ("--no-wait", "--broker", control_broker, "--root", "test/deployed/twice")
+    assert run("deploy", file, *where) == Ended(0, "", "")
+    again = run("deploy", file, *where)
+    same = "note: echo is deployed like this already; nothing changes\n"
+    assert again == Ended(0, "", same)
+    file.write_text(DEPLOYMENT + "sla: {deadline_ms: 500}\npolicy: {forbid: [old]}\n")
+    other = run("deploy", file, *where)
+    assert (other.code, other.out) == (0, "")
+    assert other.err == (
+        "note: echo replaces the one that was deployed: "
+        "sla.deadline_ms 10000.0 → 500.0, policy.forbid [] → [old]\n"
+    )
 
 
 def test_status_of_an_empty_broker(run: Run, control_broker: str) -> None:
