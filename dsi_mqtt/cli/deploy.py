@@ -30,7 +30,6 @@ from dsi_mqtt.engine.select import TierFactory
 from dsi_mqtt.errors import (
     ConfigError,
     InfeasibleError,
-    SplitError,
     UnknownDeploymentError,
     one_sentence,
 )

@@ -17,8 +17,8 @@ from dsi_mqtt.core import site as nodes_schema
 from dsi_mqtt.core.deployment import Deployment, parse_units
 from dsi_mqtt.core.model import ModelSpec
 from dsi_mqtt.core.site import SiteFile
-from dsi_mqtt.errors import ConfigError
-from dsi_mqtt.wire.control import first_complaint
+from dsi_mqtt.errors import MESSAGE_MAX, ConfigError
+from dsi_mqtt.wire.control import complaints
 from dsi_mqtt.wire.topics import check_name
 
 FILE_MAX: Final = 1024 * 1024
@@ -112,7 +112,7 @@ def deployment_of(document: dict[str, Any], path: Path) -> Deployment:
         (deployment,) = _deployments.validate_python((document,))
         _check(deployment)
     except ValidationError as error:
-        raise ConfigError(f"{path.name}: {first_complaint(error, _WORDS)}") from None
+        raise ConfigError(_all_that_fit(path.name, complaints(error, _WORDS))) from None
     except ConfigError as error:
         raise ConfigError(f"{path.name}: {error}") from None
     return _anchored(deployment, path)
@@ -174,10 +174,23 @@ def site_of(document: dict[str, Any], path: Path) -> SiteFile:
         (site,) = _sites.validate_python((document,))
         _check_site(site)
     except ValidationError as error:
-        raise ConfigError(f"{path.name}: {first_complaint(error, _WORDS)}") from None
+        raise ConfigError(_all_that_fit(path.name, complaints(error, _WORDS))) from None
     except ConfigError as error:
         raise ConfigError(f"{path.name}: {error}") from None
     return site
+
+
+def _all_that_fit(file: str, complaints: list[str]) -> str:
+    """As many complaints as one sentence holds, the first at least, and how many more there are."""
+    told = ""
+    for number, complaint in enumerate(complaints):
+        longer = f"{told}; {complaint}" if told else f"{file}: {complaint}"
+        left = len(complaints) - number
+        more = f" (and {left - 1} more)" if left > 1 else ""
+        if told and len(longer) + len(more) > MESSAGE_MAX:
+            return f"{told} (and {left} more)"
+        told = longer
+    return told
 
 
 def _check_site(site: SiteFile) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from dsi_mqtt.core.deployment import CodecError, Deployment, Fallback, SplitPart, parse_units
 from dsi_mqtt.core.model import ModelSpec, UnitRange
-from dsi_mqtt.errors import ConfigError
+from dsi_mqtt.errors import MESSAGE_MAX, ConfigError
 from dsi_mqtt.wire.files import read_site, read_yaml
 
 HAZARDS = """
@@ -171,6 +171,25 @@ def test_each_wrong_field_is_named_in_one_sentence(tmp_path: Path, line: str, sa
     field = line.partition(":")[0]
     kept = [old for old in LEAST.splitlines() if old and not old.startswith(f"{field}:")]
     assert said in complaint(tmp_path, "\n".join([*kept, line]))
+
+
+def test_all_that_is_wrong_is_said_as_far_as_it_fits_unknown_fields_first(tmp_path: Path) -> None:
+    misspelt = LEAST.replace("name:", "nmae:").replace("model:", "modle:")
+    unknown = "is no field here; check its spelling and indentation"
+    assert complaint(tmp_path, misspelt) == (
+        f"given.yaml: nmae: {unknown}; modle: {unknown}; name: is missing; model: is missing"
+    )
+    many = misspelt + "".join(f"field_{i}: 1\n" for i in range(9))
+    assert complaint(tmp_path, many).endswith("(and 11 more)")
+
+
+@pytest.mark.parametrize(("count", "end"), [(1, ""), (2, ""), (3, " (and 1 more)")])
+def test_what_does_not_fit_is_counted(tmp_path: Path, count: int, end: str) -> None:
+    said = complaint(tmp_path, LEAST + f"policy: {{forbid: {[7] * count}}}\n")
+    wrong = 'must be text; put numbers and unit ranges in quotes, like "0:3"'
+    told = [f"policy.forbid[{i}]: {wrong}" for i in range(min(count, 2))]
+    assert said == f"given.yaml: {'; '.join(told)}{end}"
+    assert len(said) <= MESSAGE_MAX
 
 
 @pytest.mark.parametrize(
