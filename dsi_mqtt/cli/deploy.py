@@ -116,7 +116,7 @@ async def _deploy(
 ) -> Table | None:
     async with control_connection(url) as connection:
         before = await watch(connection, topics, lambda _: True, marker(topics))
-        _say_replaced(before.specs.get(deployment.name), deployment)
+        say_replaced(before.specs.get(deployment.name), deployment)
         await publish_spec(connection, topics, deployment)
         if timeout_s is None:
             return None
@@ -134,7 +134,7 @@ async def publish_spec(
     await connection.publish(Message(name, payload, qos=1, retain=True))
 
 
-def _say_replaced(before: Deployment | None, deployment: Deployment) -> None:
+def say_replaced(before: Deployment | None, deployment: Deployment) -> None:
     """Nobody should take the place of another's deployment without noticing."""
     if before is None:
         return

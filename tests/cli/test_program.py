@@ -22,8 +22,10 @@ from safetensors.numpy import save_file
 from dsi_mqtt import __version__, errors
 from dsi_mqtt.cli import program as program_module
 from dsi_mqtt.cli.program import program
+from dsi_mqtt.cli.up import run_folder
 from dsi_mqtt.errors import MESSAGE_MAX, DsiError
 
+DOCS = Path(__file__).parents[2] / "docs"
 DEPLOYMENT = """
 schema: dsi.deployment/1
 name: echo
@@ -96,13 +98,13 @@ def answering(answer: bytes) -> Iterator[str]:
 
 
 def test_exit_codes_are_those_documented() -> None:
-    documented = {
-        int(code)
-        for code in re.findall(r"^\| (\d+) \|", program_module.__doc__ or "", re.MULTILINE)
-    }
+    operations = (DOCS / "operations.md").read_text()
+    table = operations.partition("## Exit codes")[2].partition("\n## ")[0]
+    documented = [int(code) for code in re.findall(r"^\| (\d+) \| \S", table, re.MULTILINE)]
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
     raised = {kind.exit_code for kind in kinds if issubclass(kind, DsiError)}
-    assert documented == raised | {0, 2, program_module.FAULT, program_module.INTERRUPTED}
+    ends = {0, 2, program_module.FAULT, program_module.INTERRUPTED}  # no error, or none of ours
+    assert documented == sorted(raised | ends)
 
 
 def test_the_version(run: Run) -> None:
@@ -258,6 +260,30 @@ def test_a_port_in_use(run: Run, tmp_path: Path) -> None:
             assert first.code == second.code == 6
             assert first.sentence() == f"{in_use}; end it or choose another --port"
             assert second.sentence() == f"{in_use}; end it or choose another --data-port"
+
+
+def test_an_address_that_is_not_this_machines(run: Run, tmp_path: Path) -> None:
+    where = ("--port", 0, "--data-port", 0, "--state", tmp_path / "state")
+    ended = run("broker", "--bind", "192.0.2.7", "--open-to-network", *where)
+    assert ended.code == 3
+    assert ended.sentence().startswith(
+        "broker control: bind 192.0.2.7 is no address of this machine"
+    )
+
+
+def test_only_brokers_of_ones_own_begin_fresh(run: Run, nowhere: str, tmp_path: Path) -> None:
+    file = tmp_path / "echo.yaml"
+    file.write_text(DEPLOYMENT)
+    ended = run("up", file, "--fresh", "--broker", nowhere)
+    assert ended.code == 3
+    assert ended.sentence().startswith("--fresh: only brokers that `up` starts can forget")
+
+
+def test_runs_of_each_file_and_port_keep_their_own_state(tmp_path: Path) -> None:
+    files = [tmp_path / "a.yaml", tmp_path / "b.yaml", tmp_path / "deeper" / "a.yaml"]
+    folders = {run_folder(file, port) for file in files for port in (1883, 1993)}
+    assert len(folders) == 6
+    assert run_folder(tmp_path / "deeper" / ".." / "a.yaml", 1883) in folders
 
 
 def test_no_mosquitto(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

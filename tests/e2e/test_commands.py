@@ -60,6 +60,28 @@ async def test_up_runs_a_site_until_ctrl_c(tmp_path: Path) -> None:
     assert not [text for text in logs.values() if "Traceback" in text]
 
 
+async def test_up_goes_on_where_it_ended_unless_it_is_to_begin_fresh(tmp_path: Path) -> None:
+    file, state = tmp_path / "echo.yaml", tmp_path / "state"
+    arguments = ("up", str(file), "--port", "0", "--data-port", "0", "--state", str(state))
+
+    async def told(text: str, *more: str) -> str:
+        """What a run of the file says besides its output."""
+        file.write_text(text)
+        async with running(*arguments, *more) as site:
+            await site.said("everything runs")
+            site.interrupt()
+            ended = await site.ended()
+        assert ended.code == 0
+        return ended.err
+
+    assert "note:" not in await told(ECHO)
+    assert "note:" not in await told(ECHO)
+    renamed = ECHO.replace("name: echo", "name: other")
+    assert "note: echo is still deployed from an earlier run; --fresh" in await told(renamed)
+    assert "note:" not in await told(ECHO.replace("weight_mib: 1", "weight_mib: 0.5"), "--fresh")
+    assert "note: echo replaces the one that was deployed: model.options" in await told(ECHO)
+
+
 async def test_broker_worker_and_orchestrator_by_hand_until_ctrl_c(tmp_path: Path) -> None:
     """As on several machines; the worker outlives its broker and ends while it is away."""
     ports = ("--port", "0", "--data-port", "0", "--state", str(tmp_path / "state"))
