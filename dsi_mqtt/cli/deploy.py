@@ -23,13 +23,14 @@ from dsi_mqtt.cli.common import (
 )
 from dsi_mqtt.cli.watching import Picture, watch
 from dsi_mqtt.core.deployment import Deployment, differences, without_effect
-from dsi_mqtt.core.model import ModelGraph, UnitRange
+from dsi_mqtt.core.model import ModelGraph, ModelSpec, UnitRange
 from dsi_mqtt.core.rules import check
 from dsi_mqtt.core.table import Table
 from dsi_mqtt.engine.select import TierFactory
 from dsi_mqtt.errors import (
     ConfigError,
     InfeasibleError,
+    SplitError,
     UnknownDeploymentError,
     one_sentence,
 )
@@ -98,6 +99,8 @@ def undeploy(
 def _check(deployment: Deployment, file: Path) -> None:
     sys.path.insert(0, str(file.parent.resolve()))  # where `up` looks for a factory, too
     engine = TierFactory().open(deployment.model)
+    if deployment.model.factory is not None and deployment.model.path is None:
+        _check_repeats(deployment.model, engine.graph)
     with waiting(Console(stderr=True), "verifying that segments equal the whole model"):
         engine.verify()
         # Unit by unit, so that a model larger than this machine's memory can be checked too.
@@ -109,6 +112,15 @@ def _check(deployment: Deployment, file: Path) -> None:
         raise ConfigError(f"{file.name}: {contradictions[0]}")
     Console().print(units_table(engine.graph))
     print(f"{deployment.name} can be deployed")
+
+
+def _check_repeats(model: ModelSpec, graph: ModelGraph) -> None:
+    """Every node calls the factory by itself: with weights of chance each would have others."""
+    if TierFactory().open(model).graph.digest != graph.digest:
+        raise SplitError(
+            f"model.factory {model.factory} makes other weights at each call, so each node would "
+            "have its own; call torch.manual_seed in it, or give trained weights as model.path"
+        )
 
 
 async def _deploy(

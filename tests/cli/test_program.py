@@ -395,6 +395,38 @@ def test_check_names_a_tensor_that_is_missing(run: Run, tmp_path: Path) -> None:
     assert "embeddings." in ended.sentence()
 
 
+FACTORY = """
+import torch
+from torch import nn
+
+def build(seed=None):
+    if seed is not None:
+        torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+"""
+
+
+def test_check_refuses_weights_of_chance(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "own_by_chance.py").write_text(FACTORY)
+    file = tmp_path / "echo.yaml"
+    own = "tier: sequential, factory: 'own_by_chance:build'"
+    file.write_text(DEPLOYMENT.replace("tier: fake", own))
+    ended = run("deploy", file, "--check")
+    assert ended.code == 4
+    assert ended.sentence().startswith(
+        "model.factory own_by_chance:build makes other weights at each call"
+    )
+    assert "torch.manual_seed" in ended.sentence()
+    assert "model.path" in ended.sentence()
+    file.write_text(DEPLOYMENT.replace("tier: fake", f"{own}, options: {{seed: 7}}"))
+    seeded = run("deploy", file, "--check")
+    assert (seeded.code, seeded.err) == (0, "")
+    assert seeded.out.endswith("echo can be deployed\n")
+
+
 @pytest.mark.parametrize(
     ("raised", "code", "sentence"),
     [
