@@ -35,15 +35,20 @@ from dsi_mqtt.cli.deploy import (
 from dsi_mqtt.cli.site import Site, nodes_for, running_site
 from dsi_mqtt.cli.watching import watch
 from dsi_mqtt.core.deployment import Deployment
+from dsi_mqtt.core.site import nodes_without_effect
 from dsi_mqtt.errors import ConfigError
 from dsi_mqtt.transport.address import parse_broker_url
 from dsi_mqtt.transport.loop import run
-from dsi_mqtt.wire.files import read_site
+from dsi_mqtt.wire.files import read_nodes, read_site
 from dsi_mqtt.wire.topics import Topics
 
 
 def up(
     file: Annotated[Path, typer.Argument(help="Deployments, and the nodes to run them on.")],
+    nodes_file: Annotated[
+        Path | None,
+        typer.Option("--nodes", help="A file of nodes to run on, instead of those in FILE."),
+    ] = None,
     port: Annotated[
         int, typer.Option(min=0, max=PORT_MAX, help="Port for control and inputs; 0: a free one.")
     ] = CONTROL_PORT,
@@ -69,8 +74,12 @@ def up(
     deployments, site = read_site(file)
     if fresh and broker is not None:
         raise ConfigError("--fresh: only brokers that `up` starts can forget; leave out --broker")
+    if nodes_file is not None:
+        site = read_nodes(nodes_file)
     for deployment in deployments:
         say_without_effect(deployment)
+    for name in nodes_without_effect(site) if site is not None else ():
+        print(f"note: {name} has no effect yet", file=sys.stderr)
     nodes = nodes_for(deployments, site)
     folder = state or run_folder(file, port)
 

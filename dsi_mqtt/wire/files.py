@@ -168,6 +168,21 @@ def read_site(path: Path) -> tuple[list[Deployment], SiteFile | None]:
     return deployments, site
 
 
+def read_nodes(path: Path) -> SiteFile:
+    """A file of nodes alone. Raises ConfigError naming file and field."""
+    documents = read_yaml(path)
+    if len(documents) > 1:
+        raise ConfigError(f"{path.name}: holds {len(documents)} documents; give the nodes alone")
+    try:
+        _expect_schema(documents[0], nodes_schema.SCHEMA)
+    except ConfigError as error:
+        raise ConfigError(f"{path.name}: {error}") from None
+    site = site_of(documents[0], path)
+    if not site.nodes:
+        raise ConfigError(f"{path.name}: nodes: is empty; name one at least, like {{id: city}}")
+    return site
+
+
 def site_of(document: dict[str, Any], path: Path) -> SiteFile:
     """Validates one YAML document of nodes."""
     try:

@@ -8,8 +8,9 @@ import pytest
 
 from dsi_mqtt.core.deployment import CodecError, Deployment, Fallback, SplitPart, parse_units
 from dsi_mqtt.core.model import ModelSpec, UnitRange
+from dsi_mqtt.core.site import nodes_without_effect
 from dsi_mqtt.errors import MESSAGE_MAX, ConfigError
-from dsi_mqtt.wire.files import read_site, read_yaml
+from dsi_mqtt.wire.files import read_nodes, read_site, read_yaml
 
 HAZARDS = """
 schema: dsi.deployment/1
@@ -284,6 +285,41 @@ def test_a_file_holds_each_deployment_and_its_nodes_once(tmp_path: Path) -> None
         file.write_text(text, "utf-8")
         with pytest.raises(ConfigError, match=said):
             read_site(file)
+
+
+def test_nodes_may_have_a_file_of_their_own(tmp_path: Path) -> None:
+    file = tmp_path / "given.yaml"
+    file.write_text(NODES, "utf-8")
+    assert [node.id for node in read_nodes(file).nodes] == ["city", "cloud"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (LEAST, "schema: 'dsi.deployment/1' is not supported; this program reads dsi.nodes/1"),
+        (f"{LEAST}\n---\n{NODES}", "holds 2 documents; give the nodes alone"),
+        ("schema: dsi.nodes/1\nnodes: []", "nodes: is empty"),
+        ("schema: dsi.nodes/1\nnodes: [{zone: city}]", r"nodes\[0\].id: is missing"),
+        ("nodes: [{id: a}]", 'begin the file with "schema: dsi.nodes/1"'),
+    ],
+)
+def test_what_is_no_file_of_nodes_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "given.yaml"
+    file.write_text(text, "utf-8")
+    with pytest.raises(ConfigError, match=said) as refused:
+        read_nodes(file)
+    assert str(refused.value).startswith("given.yaml: ")
+
+
+def test_what_is_said_of_nodes_and_does_nothing_is_known(tmp_path: Path) -> None:
+    file = tmp_path / "given.yaml"
+    file.write_text(NODES, "utf-8")
+    told = nodes_without_effect(read_nodes(file))
+    assert told == (
+        "brokers", "nodes.broker", "nodes.price", "nodes.watts", "nodes.compute", "nodes.link"
+    )  # fmt: skip
+    file.write_text("schema: dsi.nodes/1\nnodes: [{id: a, spare: true, threads: 2}]", "utf-8")
+    assert nodes_without_effect(read_nodes(file)) == ()
 
 
 @pytest.mark.parametrize(
