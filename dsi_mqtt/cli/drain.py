@@ -97,7 +97,8 @@ def outlook(picture: Picture, node: str) -> list[str]:
 def _served_by(picture: Picture, node: str) -> list[str]:
     """The deployments of which the node has a part, or is to have one."""
     status = picture.statuses.get(node)
-    reported = [*status.holdings, *status.doors] if status else []
+    held = {report.deployment for report in status.holdings} if status else set()
+    doors = {report.deployment for report in status.doors} if status else set()
     named = {
         name
         for name, document in picture.documents.items()
@@ -105,7 +106,7 @@ def _served_by(picture: Picture, node: str) -> list[str]:
         for member, _ in table.members()
         if member == node
     }
-    return sorted(named | {report.deployment for report in reported})
+    return sorted(named | held | doors)
 
 
 def _held(picture: Picture, node: str, name: str) -> str:

@@ -163,7 +163,7 @@ async def test_a_port_that_the_system_withholds_is_no_port_in_use(
         if address[1]:
             raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(module.socket.socket, "bind", refuse)
+    monkeypatch.setattr(socket.socket, "bind", refuse)
     with pytest.raises(MachineError, match=r"port 80 on 127\.0\.0\.1 is the system's to give"):
         await MosquittoProcess(data_settings(port=80)).start()
 
