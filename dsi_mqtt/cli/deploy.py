@@ -193,15 +193,28 @@ async def until_serving(
 
     try:
         async with asyncio.timeout(timeout_s):
-            await watch(connection, topics, done, marker(topics))
+            picture = await watch(connection, topics, done, marker(topics))
     except TimeoutError:
         raise InfeasibleError(
             f"{deployment.name} does not serve after {timeout_s:g} s: {last}"
         ) from None
     table = settled[0][0]
     if table.state != "serving":
-        raise InfeasibleError(f"{deployment.name} cannot be served: {table.reason}")
+        reason = other_weights(picture, deployment.name) or table.reason
+        raise InfeasibleError(f"{deployment.name} cannot be served: {reason}")
     return table
+
+
+def other_weights(picture: Picture, name: str) -> str | None:
+    """What keeps nodes out that are there: to the planner those with other weights are not."""
+    graphs = {status.node: status.graph(name) for status in picture.live_nodes()}
+    digests = {node: graph.digest for node, graph in graphs.items() if graph is not None}
+    if len(set(digests.values())) <= 1:
+        return None
+    return (
+        f"the nodes {', '.join(digests)} have different weights for its model; give all the same "
+        "files, or seed its factory (`dsi-mqtt deploy FILE --check`)"
+    )
 
 
 def _verdict(picture: Picture, name: str, nodes: frozenset[str]) -> Table | None:

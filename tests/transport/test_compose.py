@@ -15,7 +15,7 @@ BROKER_FOLDER = Path(__file__).parents[2] / "broker"
 COMPOSE: dict[str, Any] = yaml.safe_load((BROKER_FOLDER / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 # Of the Compose specification, with the type of each; what else is written here is misspelt.
-KEYS = {
+KEYS: dict[str, type] = {
     "image": str,
     "network_mode": str,
     "restart": str,
