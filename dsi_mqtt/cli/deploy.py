@@ -249,7 +249,12 @@ def _progress(picture: Picture, name: str) -> str:
         stamp = document.prepare.stamp
         ready = sum(h.state == "ready" for s in nodes for h in s.holdings if h.stamp == stamp)
         return f"{ready} of {len(document.prepare.segments)} segments are loaded"
-    return document.serve.reason or "" if document.serve else ""
+    serve = document.serve
+    if serve is None or serve.state != "serving":
+        return serve.reason or "" if serve else ""
+    gone = serve.members() - {(status.node, status.incarnation) for status in nodes}
+    missing = ", ".join(sorted({node for node, _ in gone}))
+    return f"of the chain that serves {missing} is gone or runs anew" if missing else "it serves"
 
 
 def units_table(graph: ModelGraph) -> RichTable:
