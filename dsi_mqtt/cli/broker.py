@@ -96,15 +96,18 @@ async def site_brokers(
     root: str,
     bind: str = "127.0.0.1",
     open_to_network: bool = False,
+    fresh: bool = False,
 ) -> AsyncIterator[SiteBrokers]:
     """Starts both, says on the control broker where the other is, and answers stray inputs.
 
-    A port of 0 takes a free one. Raises MachineError: no Mosquitto, or a port in use.
+    A port of 0 takes a free one. fresh: what earlier runs left in `folder` is forgotten.
+    Raises MachineError: no Mosquitto, or a port in use; ConfigError: `bind` is not this machine's.
     """
     control = MosquittoProcess(
         replace(control_settings(port=port), bind=bind, open_to_network=open_to_network),
         folder=folder / "control",
         port_option="--port",
+        fresh=fresh,
     )
     data = MosquittoProcess(
         replace(data_settings(port=data_port), bind=bind, open_to_network=open_to_network),

@@ -24,7 +24,7 @@ from dsi_mqtt.cli.demo_data import Hazard, Report, load_hazards, load_reports
 from dsi_mqtt.cli.demo_match import Match, best_matches, hazard_embeddings
 from dsi_mqtt.cli.demo_outcome import Answers, Outcome
 from dsi_mqtt.cli.demo_show import show_chain
-from dsi_mqtt.cli.deploy import until_serving
+from dsi_mqtt.cli.deploy import publish_spec, until_serving
 from dsi_mqtt.cli.site import Site, running_site
 from dsi_mqtt.cli.watching import Picture, watch
 from dsi_mqtt.client import Client
@@ -32,7 +32,6 @@ from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.site import SiteNode
 from dsi_mqtt.core.table import Table
 from dsi_mqtt.errors import ConfigError, DeadlineError, MachineError, RequestError
-from dsi_mqtt.transport.base import Message
 from dsi_mqtt.wire.files import deployment_of
 from dsi_mqtt.wire.topics import Topics
 
@@ -157,10 +156,7 @@ async def run_demo(plan: DemoPlan, console: Console) -> Outcome:
 
 async def _serve(site: Site, plan: DemoPlan, topics: Topics, console: Console) -> Table:
     async with control_connection(site.url) as connection:
-        payload = topics.spec.payload.encode(plan.deployment)
-        name = topics.spec.name(deployment=plan.deployment.name)
-        await connection.publish(Message(name, payload, qos=1, retain=True))
-    async with control_connection(site.url) as connection:
+        await publish_spec(connection, topics, plan.deployment)
         with waiting(console, "starting the gateways; PyTorch takes a while", plain=True) as say:
             nodes = frozenset(site.workers)
             return await until_serving(

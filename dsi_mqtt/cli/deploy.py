@@ -22,12 +22,18 @@ from dsi_mqtt.cli.common import (
     waiting,
 )
 from dsi_mqtt.cli.watching import Picture, watch
-from dsi_mqtt.core.deployment import Deployment, without_effect
-from dsi_mqtt.core.model import ModelGraph, UnitRange
+from dsi_mqtt.core.deployment import Deployment, differences, without_effect
+from dsi_mqtt.core.model import ModelGraph, ModelSpec, UnitRange
 from dsi_mqtt.core.rules import check
 from dsi_mqtt.core.table import Table
 from dsi_mqtt.engine.select import TierFactory
-from dsi_mqtt.errors import ConfigError, InfeasibleError, UnknownDeploymentError
+from dsi_mqtt.errors import (
+    ConfigError,
+    InfeasibleError,
+    SplitError,
+    UnknownDeploymentError,
+    one_sentence,
+)
 from dsi_mqtt.transport.base import ControlConnection, Message
 from dsi_mqtt.transport.loop import run
 from dsi_mqtt.wire.files import read_site
@@ -93,6 +99,8 @@ def undeploy(
 def _check(deployment: Deployment, file: Path) -> None:
     sys.path.insert(0, str(file.parent.resolve()))  # where `up` looks for a factory, too
     engine = TierFactory().open(deployment.model)
+    if deployment.model.factory is not None and deployment.model.path is None:
+        _check_repeats(deployment.model, engine.graph)
     with waiting(Console(stderr=True), "verifying that segments equal the whole model"):
         engine.verify()
         # Unit by unit, so that a model larger than this machine's memory can be checked too.
@@ -106,18 +114,46 @@ def _check(deployment: Deployment, file: Path) -> None:
     print(f"{deployment.name} can be deployed")
 
 
+def _check_repeats(model: ModelSpec, graph: ModelGraph) -> None:
+    """Every node calls the factory by itself: with weights of chance each would have others."""
+    if TierFactory().open(model).graph.digest != graph.digest:
+        raise SplitError(
+            f"model.factory {model.factory} makes other weights at each call, so each node would "
+            "have its own; call torch.manual_seed in it, or give trained weights as model.path"
+        )
+
+
 async def _deploy(
     deployment: Deployment, url: str, topics: Topics, timeout_s: float | None
 ) -> Table | None:
     async with control_connection(url) as connection:
-        payload = topics.spec.payload.encode(deployment)
-        name = topics.spec.name(deployment=deployment.name)
-        await connection.publish(Message(name, payload, qos=1, retain=True))
+        before = await watch(connection, topics, lambda _: True, marker(topics))
+        say_replaced(before.specs.get(deployment.name), deployment)
+        await publish_spec(connection, topics, deployment)
         if timeout_s is None:
             return None
         console = Console(stderr=True)
         with waiting(console, f"{deployment.name}: waiting for the orchestrator") as say:
             return await until_serving(connection, topics, deployment, timeout_s, say)
+
+
+async def publish_spec(
+    connection: ControlConnection, topics: Topics, deployment: Deployment
+) -> None:
+    """Retains it: from then on the orchestrator places it."""
+    name = topics.spec.name(deployment=deployment.name)
+    payload = topics.spec.payload.encode(deployment)
+    await connection.publish(Message(name, payload, qos=1, retain=True))
+
+
+def say_replaced(before: Deployment | None, deployment: Deployment) -> None:
+    """Nobody should take the place of another's deployment without noticing."""
+    if before is None:
+        return
+    changed = differences(before, deployment)
+    what = f"replaces the one that was deployed: {', '.join(changed)}"
+    note = what if changed else "is deployed like this already; nothing changes"
+    print(one_sentence(f"note: {deployment.name} {note}"), file=sys.stderr)
 
 
 async def until_serving(
@@ -157,15 +193,28 @@ async def until_serving(
 
     try:
         async with asyncio.timeout(timeout_s):
-            await watch(connection, topics, done, marker(topics))
+            picture = await watch(connection, topics, done, marker(topics))
     except TimeoutError:
         raise InfeasibleError(
             f"{deployment.name} does not serve after {timeout_s:g} s: {last}"
         ) from None
     table = settled[0][0]
     if table.state != "serving":
-        raise InfeasibleError(f"{deployment.name} cannot be served: {table.reason}")
+        reason = other_weights(picture, deployment.name) or table.reason
+        raise InfeasibleError(f"{deployment.name} cannot be served: {reason}")
     return table
+
+
+def other_weights(picture: Picture, name: str) -> str | None:
+    """What keeps nodes out that are there: to the planner those with other weights are not."""
+    graphs = {status.node: status.graph(name) for status in picture.live_nodes()}
+    digests = {node: graph.digest for node, graph in graphs.items() if graph is not None}
+    if len(set(digests.values())) <= 1:
+        return None
+    return (
+        f"the nodes {', '.join(digests)} have different weights for its model; give all the same "
+        "files, or seed its factory (`dsi-mqtt deploy FILE --check`)"
+    )
 
 
 def _verdict(picture: Picture, name: str, nodes: frozenset[str]) -> Table | None:
@@ -200,7 +249,12 @@ def _progress(picture: Picture, name: str) -> str:
         stamp = document.prepare.stamp
         ready = sum(h.state == "ready" for s in nodes for h in s.holdings if h.stamp == stamp)
         return f"{ready} of {len(document.prepare.segments)} segments are loaded"
-    return document.serve.reason or "" if document.serve else ""
+    serve = document.serve
+    if serve is None or serve.state != "serving":
+        return serve.reason or "" if serve else ""
+    gone = serve.members() - {(status.node, status.incarnation) for status in nodes}
+    missing = ", ".join(sorted({node for node, _ in gone}))
+    return f"of the chain that serves {missing} is gone or runs anew" if missing else "it serves"
 
 
 def units_table(graph: ModelGraph) -> RichTable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json as json_module
 import sys
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from dsi_mqtt.cli.common import DEFAULT_URL, BrokerOption
+from dsi_mqtt.cli.common import DEFAULT_URL, BrokerOption, home_brokers
 from dsi_mqtt.cli.doctor_machine import is_local, machine_facts, port_holder
 from dsi_mqtt.cli.doctor_probe import Probe
 from dsi_mqtt.cli.run_record import run_record
@@ -24,19 +25,26 @@ from dsi_mqtt.core.checkup import (
     examine,
     healthy,
 )
+from dsi_mqtt.errors import TransportError, WireError
 from dsi_mqtt.transport.address import parse_broker_url
 from dsi_mqtt.transport.loop import run
 from dsi_mqtt.transport.mqtt import MqttTransport
+from dsi_mqtt.wire.topics import Topics
 
 SCHEMA: Final = "dsi.doctor/1"
 # The largest input that a deployment takes unless its file says otherwise.
 INPUT_BYTES: Final = 1_000_000
+# A broker may take a question and never answer; the findings will say what is wrong with it.
+_ASK_S: Final = 5.0
 
 
 def doctor(
     broker: BrokerOption = DEFAULT_URL,
     data_broker: Annotated[
-        str | None, typer.Option(help="The broker for tensors; by default the same.")
+        str | None,
+        typer.Option(
+            help="The broker for tensors; by default what the control broker names, else the same."
+        ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     input_bytes: Annotated[
@@ -63,7 +71,8 @@ def doctor(
 async def checkup(control: str, data: str | None, input_bytes: int) -> list[Finding]:
     """Raises ConfigError when a URL is none."""
     machine = machine_facts()
-    if data is None or data == control:
+    data = data or await _named_by(control)
+    if data == control:
         needs: list[tuple[Role, str, int, int]] = [
             ("control and data", control, max(input_bytes, CHUNK_BYTES), DATA_QUEUE)
         ]
@@ -77,6 +86,15 @@ async def checkup(control: str, data: str | None, input_bytes: int) -> list[Find
         for role, url, message_bytes, queue in needs
     ]
     return examine(machine, tuple(brokers))
+
+
+async def _named_by(control: str) -> str:
+    """Where the control broker says that tensors go; itself, also where it cannot be asked."""
+    try:
+        async with asyncio.timeout(_ASK_S):
+            return (await home_brokers(control, None, Topics())).data
+    except (TransportError, WireError, TimeoutError):
+        return control
 
 
 def _unseen(role: Role, url: str) -> BrokerFacts:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+import sys
+from dataclasses import replace
+from typing import Annotated, Final
 
 import typer
 from rich.console import Console
@@ -15,13 +17,19 @@ from dsi_mqtt.cli.common import (
     RootOption,
     control_connection,
     marker,
+    waiting,
 )
 from dsi_mqtt.cli.watching import Picture, watch
+from dsi_mqtt.core.membership import Membership
 from dsi_mqtt.core.node import Desired
-from dsi_mqtt.errors import ConfigError, InfeasibleError
+from dsi_mqtt.core.outlook import Outlook
+from dsi_mqtt.core.plan import Plan
+from dsi_mqtt.errors import ConfigError, InfeasibleError, one_sentence
 from dsi_mqtt.transport.base import Message
 from dsi_mqtt.transport.loop import run
 from dsi_mqtt.wire.topics import Topics, check_name
+
+MIB: Final = 1024 * 1024
 
 
 def drain(
@@ -31,7 +39,10 @@ def drain(
     undo: Annotated[bool, typer.Option(help="Let the node take part again.")] = False,
     timeout: Annotated[float, typer.Option(help="Seconds to wait.")] = 60.0,
 ) -> None:
-    """Empty a node, so that it may be switched off."""
+    """Empty a node, so that it may be switched off.
+
+    Says at once what the node holds and where that can go, then waits.
+    """
     check_name(node, "node")
     run(_drain(node, broker, Topics(root), undo=undo, timeout_s=timeout))
     print(f"{node} takes part again" if undo else f"{node} holds nothing and may be switched off")
@@ -47,38 +58,99 @@ async def _drain(node: str, url: str, topics: Topics, *, undo: bool, timeout_s: 
         await connection.publish(Message(name, payload, qos=1, retain=True))
         if undo:
             return
+        for line in outlook(known, node):
+            print(line, file=sys.stderr)
         last = known
-        with Console(stderr=True).status(f"moving everything away from {node}"):
-            try:
+
+        def empty(picture: Picture) -> bool:
+            nonlocal last
+            last = picture
+            return _is_empty(picture, node)
+
+        try:
+            with waiting(Console(stderr=True), f"moving everything away from {node}"):
                 async with asyncio.timeout(timeout_s):
-
-                    def empty(picture: Picture) -> bool:
-                        nonlocal last
-                        last = picture
-                        return _is_empty(picture, node)
-
                     await watch(connection, topics, empty, marker(topics))
-            except TimeoutError:
-                raise InfeasibleError(_why(last, node, timeout_s)) from None
+        except TimeoutError:
+            raise InfeasibleError(_why(last, node, timeout_s)) from None
+
+
+def outlook(picture: Picture, node: str) -> list[str]:
+    """What the node holds and where that could go, a line each; nothing where it holds nothing.
+
+    The planner is asked as the orchestrator asks it, about the same facts.
+    """
+    names = _served_by(picture, node)
+    lines = [f"{node} holds {_held(picture, node, name)}" for name in names]
+    if names and picture.leader is None:
+        lines.append("no orchestrator leads, so nothing moves; start `dsi-mqtt orchestrator`")
+    for name in names:
+        found = _elsewhere(picture, node, name)
+        if isinstance(found, Plan):
+            parts = ", ".join(f"{part.units} on {part.node}" for part in found.segments)
+            lines.append(one_sentence(f"{name} can move: {parts}, door on {found.door}"))
+        else:
+            lines.append(one_sentence(f"{name} serves on, for it cannot move yet: {found}"))
+    return lines
+
+
+def _served_by(picture: Picture, node: str) -> list[str]:
+    """The deployments of which the node has a part, or is to have one."""
+    status = picture.statuses.get(node)
+    held = {report.deployment for report in status.holdings} if status else set()
+    doors = {report.deployment for report in status.doors} if status else set()
+    named = {
+        name
+        for name, document in picture.documents.items()
+        for table in document.tables()
+        for member, _ in table.members()
+        if member == node
+    }
+    return sorted(named | held | doors)
+
+
+def _held(picture: Picture, node: str, name: str) -> str:
+    status = picture.statuses[node]
+    nbytes = {h.units: h.weight_bytes for h in status.holdings if h.deployment == name}
+    what = [f"units {units} ({size / MIB:.1f} MiB)" for units, size in sorted(nbytes.items())]
+    what += ["the door" for door in status.doors if door.deployment == name]
+    return f"{' and '.join(what) or 'a part'} of {name}"
+
+
+def _elsewhere(picture: Picture, node: str, name: str) -> Plan | str:
+    """The placement without the node, or why there is none."""
+    members = Membership()
+    for status in picture.live_nodes():
+        leaves = status.node == node
+        members.status_arrived(replace(status, state="draining") if leaves else status, 0.0)
+        if status.node in picture.telemetry:
+            members.telemetry_arrived(picture.telemetry[status.node], 0.0)
+    spec, document = picture.specs.get(name), picture.documents.get(name)
+    asked = Outlook(name, members)
+    graph = asked.graph()
+    if spec is None:
+        return "it is being removed"
+    if graph is None:
+        return asked.why_no_graph()
+    try:
+        found = asked.best(spec, graph, document.serve if document else None, ())
+    except ConfigError as error:
+        return str(error)
+    return found if isinstance(found, Plan) else found.sentence
 
 
 def _is_empty(picture: Picture, node: str) -> bool:
     status = picture.statuses.get(node)
     if status is None or status.state == "offline":
         return True
-    named = any(
-        member == node
-        for document in picture.documents.values()
-        for table in document.tables()
-        for member, _ in table.members()
-    )
-    return status.state == "draining" and not (status.holdings or status.doors or named)
+    return status.state == "draining" and not _served_by(picture, node)
 
 
 def _why(picture: Picture, node: str, timeout_s: float) -> str:
-    status = picture.statuses.get(node)
-    held = sorted({h.deployment for h in status.holdings}) if status else []
+    names = _served_by(picture, node)
+    found = [_elsewhere(picture, node, name) for name in names]
+    reason = next((why for why in found if isinstance(why, str)), "it is still moving; ask again")
     return (
-        f"{node} still serves {', '.join(held) or 'a door'} after {timeout_s:g} s: there may be no "
-        "other placement; start another node, or let it stay with --undo"
+        f"{node} still serves {', '.join(names)} after {timeout_s:g} s, "
+        f"and leaves when it can; --undo lets it stay: {reason}"
     )

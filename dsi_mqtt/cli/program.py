@@ -1,18 +1,7 @@
 """All commands in one program, and what becomes of an error: one sentence and an exit code.
 
-| exit code | means |
-|---|---|
-| 0 | done, and what the command claims holds |
-| 1 | done, but what it claims does not hold (a finding, an answer lost) |
-| 2 | the command line is wrong, or a benchmark has no baseline |
-| 3 | a file, option or name is wrong |
-| 4 | a checkpoint cannot be used, or a split would compute something else |
-| 5 | no placement satisfies the deployment |
-| 6 | this machine lacks something: a program, a port, memory |
-| 7 | the broker cannot be reached or refuses us |
-| 8 | a request has no result |
-| 70 | a fault of this program; `--verbose` shows where |
-| 130 | interrupted before it was done; 0 where Ctrl-C is how it ends |
+An error of ours brings its own code (`errors.py`). What each code means to whoever started the
+program stands in docs/operations.md, and there alone.
 """
 
 from __future__ import annotations
@@ -42,7 +31,7 @@ from dsi_mqtt.cli.worker import worker
 from dsi_mqtt.errors import MESSAGE_MAX, DsiError, one_sentence
 
 NAME: Final = "dsi-mqtt"
-FAULT: Final = 70
+FAULT: Final = 70  # of this program
 INTERRUPTED: Final = 130
 
 app = typer.Typer(

@@ -48,12 +48,14 @@ async def running_site(
     broker: str | None = None,
     ended: Callable[[Child, int], None] | None = None,
     models: Path | None = None,
+    fresh: bool = False,
 ) -> AsyncIterator[Site]:
     """Starts everything in order and ends it in the opposite one.
 
     state: folder for the brokers' state and the children's logs; None takes one that is removed.
     models: where the workers find checkpoint folders and the modules of factories.
     broker: an existing broker to use instead of own ones. A port of 0 takes a free one.
+    fresh: own brokers forget what they keep in `state` from earlier runs.
     Raises MachineError: no Mosquitto, a port in use.
     """
     async with AsyncExitStack() as stack:
@@ -64,7 +66,7 @@ async def running_site(
         brokers = None
         if broker is None:
             brokers = await stack.enter_async_context(
-                site_brokers(folder / "broker", port, data_port, root=root)
+                site_brokers(folder / "broker", port, data_port, root=root, fresh=fresh)
             )
         url = broker or (brokers.control.url if brokers else "")
         children = Children(folder / "logs", restart=restart, ended=ended)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -18,22 +19,36 @@ from dsi_mqtt.cli.common import (
     ROOT,
     RootOption,
     control_connection,
+    marker,
     state_folder,
     until_stopped,
     waiting,
 )
-from dsi_mqtt.cli.deploy import WAIT_S, placement, say_without_effect, until_serving
+from dsi_mqtt.cli.deploy import (
+    WAIT_S,
+    placement,
+    publish_spec,
+    say_replaced,
+    say_without_effect,
+    until_serving,
+)
 from dsi_mqtt.cli.site import Site, nodes_for, running_site
+from dsi_mqtt.cli.watching import watch
 from dsi_mqtt.core.deployment import Deployment
+from dsi_mqtt.core.site import nodes_without_effect
+from dsi_mqtt.errors import ConfigError
 from dsi_mqtt.transport.address import parse_broker_url
-from dsi_mqtt.transport.base import Message
 from dsi_mqtt.transport.loop import run
-from dsi_mqtt.wire.files import read_site
+from dsi_mqtt.wire.files import read_nodes, read_site
 from dsi_mqtt.wire.topics import Topics
 
 
 def up(
     file: Annotated[Path, typer.Argument(help="Deployments, and the nodes to run them on.")],
+    nodes_file: Annotated[
+        Path | None,
+        typer.Option("--nodes", help="A file of nodes to run on, instead of those in FILE."),
+    ] = None,
     port: Annotated[
         int, typer.Option(min=0, max=PORT_MAX, help="Port for control and inputs; 0: a free one.")
     ] = CONTROL_PORT,
@@ -46,17 +61,27 @@ def up(
     state: Annotated[
         Path | None, typer.Option(help="Folder for the brokers' state and the logs.")
     ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Forget what the brokers keep from earlier runs.")
+    ] = False,
     root: RootOption = ROOT,
 ) -> None:
     """Run a whole site on this machine; Ctrl-C ends it all.
 
-    Brokers, workers and orchestrator, with the deployments of the file on them.
+    Brokers, workers and orchestrator, with the deployments of the file on them. What the brokers
+    keep outlives it, for each file and port: the next run goes on where this one ended.
     """
     deployments, site = read_site(file)
+    if fresh and broker is not None:
+        raise ConfigError("--fresh: only brokers that `up` starts can forget; leave out --broker")
+    if nodes_file is not None:
+        site = read_nodes(nodes_file)
     for deployment in deployments:
         say_without_effect(deployment)
+    for name in nodes_without_effect(site) if site is not None else ():
+        print(f"note: {name} has no effect yet", file=sys.stderr)
     nodes = nodes_for(deployments, site)
-    folder = state or state_folder() / f"up-{port}"
+    folder = state or run_folder(file, port)
 
     async def serve() -> None:
         async with running_site(
@@ -69,6 +94,7 @@ def up(
             broker=broker,
             ended=_say_ended,
             models=file.parent.resolve(),
+            fresh=fresh,
         ) as running:
             await _deploy_all(running, deployments, Topics(root))
             where = parse_broker_url(running.url)
@@ -82,13 +108,23 @@ def up(
     run(until_stopped(serve()))
 
 
+def run_folder(file: Path, port: int) -> Path:
+    """Where the runs of this file on this port keep their state; no other file's is there."""
+    path = file.resolve()
+    digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
+    return state_folder() / f"up-{port}" / f"{path.stem}-{digest}"
+
+
 async def _deploy_all(site: Site, deployments: Sequence[Deployment], topics: Topics) -> None:
     console = Console(stderr=True)
     async with control_connection(site.url) as connection:
+        before = (await watch(connection, topics, lambda _: True, marker(topics))).specs
+        if site.brokers is not None:
+            _say_left_over(before.keys() - {deployment.name for deployment in deployments})
         for deployment in deployments:
-            name = topics.spec.name(deployment=deployment.name)
-            payload = topics.spec.payload.encode(deployment)
-            await connection.publish(Message(name, payload, qos=1, retain=True))
+            if before.get(deployment.name) != deployment:  # the same again is the usual case
+                say_replaced(before.get(deployment.name), deployment)
+            await publish_spec(connection, topics, deployment)
     for deployment in deployments:
         async with control_connection(site.url) as connection:
             with waiting(console, f"{deployment.name}: starting the nodes", plain=True) as say:
@@ -97,6 +133,12 @@ async def _deploy_all(site: Site, deployments: Sequence[Deployment], topics: Top
                     connection, topics, deployment, WAIT_S, say, nodes=nodes
                 )
         Console().print(placement(table))
+
+
+def _say_left_over(names: Iterable[str]) -> None:
+    for name in sorted(names):
+        told = f"note: {name} is still deployed from an earlier run; --fresh forgets it"
+        print(told, file=sys.stderr)
 
 
 def _say_ended(child: Child, code: int) -> None:

@@ -6,8 +6,9 @@ YAML into them. Unit ranges in keys and values are written "start:stop", half-op
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Final, Literal
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Final, Literal
 
 from dsi_mqtt.core.model import ModelSpec, UnitRange
 from dsi_mqtt.errors import ConfigError
@@ -16,6 +17,8 @@ SCHEMA: Final = "dsi.deployment/1"
 UNITS_TEXT_MAX: Final = 40
 
 Kind = Literal["one-pass", "generation"]
+
+_TOLD_MAX: Final = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,3 +188,34 @@ def without_effect(deployment: Deployment) -> tuple[str, ...]:
         if getattr(deployment, name) != getattr(default, name)
     ]
     return tuple(found)
+
+
+def differences(old: Deployment, new: Deployment) -> tuple[str, ...]:
+    """What another deployment of the same name changes, as "field old → new"."""
+    return tuple(_differences("", old, new))
+
+
+def _differences(path: str, old: Any, new: Any) -> Iterator[str]:  # noqa: ANN401 — any field's
+    if old == new:
+        return
+    if is_dataclass(old) and type(old) is type(new):
+        for part in fields(old):
+            inner = f"{path}.{part.name}" if path else part.name
+            yield from _differences(inner, getattr(old, part.name), getattr(new, part.name))
+    else:
+        yield f"{path} {_told(old)} → {_told(new)}"
+
+
+def _told(value: Any) -> str:  # noqa: ANN401 — any field's
+    """As in a file, and short enough for several to fit a sentence."""
+    if value is None:
+        return "none"
+    if isinstance(value, dict):
+        text = "{" + ", ".join(f"{key}: {_told(item)}" for key, item in value.items()) + "}"
+    elif isinstance(value, tuple):
+        text = "[" + ", ".join(map(_told, value)) + "]"
+    elif isinstance(value, SplitPart):
+        text = f"{value.units} on {'/'.join(value.nodes)}"
+    else:
+        text = str(value)
+    return text if len(text) <= _TOLD_MAX else f"…{text[1 - _TOLD_MAX :]}"  # ends tell paths apart

@@ -50,7 +50,11 @@ class Issuer:
         return self._session
 
     def unavailable(
-        self, document: TableDocument | None, reason: str, door: DoorPlace | None, authority: Authority
+        self,
+        document: TableDocument | None,
+        reason: str,
+        door: DoorPlace | None,
+        authority: Authority,
     ) -> Table:
         return Table(
             self._name,

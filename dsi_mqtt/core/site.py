@@ -49,3 +49,15 @@ class SiteFile:
     nodes: tuple[SiteNode, ...] = ()
     brokers: dict[str, BrokerUrls] = field(default_factory=dict)
     schema: str = SCHEMA
+
+
+def nodes_without_effect(site: SiteFile) -> tuple[str, ...]:
+    """Fields that are set and that this version accepts but does not act on yet."""
+    default = SiteNode(id="")
+    names = ("broker", "price", "watts", "compute", "link")
+    found = [
+        f"nodes.{name}"
+        for name in names
+        if any(getattr(node, name) != getattr(default, name) for node in site.nodes)
+    ]
+    return (*(["brokers"] if site.brokers else []), *found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import os
 import re
 import shutil
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, Self
 
 import psutil
 
-from dsi_mqtt.errors import MachineError
+from dsi_mqtt.errors import ConfigError, MachineError
 from dsi_mqtt.transport.broker_settings import (
     BrokerSettings,
     control_settings,
@@ -38,6 +39,9 @@ __all__ = [
     "mosquitto_version",
     "render",
 ]
+
+# Mosquitto's own name for it, in the folder of its persistence.
+_DATABASE: Final = "mosquitto.db"
 
 # Where distributions put a daemon that an ordinary user's PATH does not name.
 _SYSTEM_FOLDERS: Final = ("/usr/sbin", "/usr/local/sbin", "/usr/local/bin", "/opt/homebrew/sbin")
@@ -102,8 +106,10 @@ class MosquittoProcess:
     settings: `user` and the place of the database are filled in.
     folder: for configuration, database and log; a temporary one when None, removed by `stop`.
     port_option: the option a person would change when the port is in use, named in that error.
+    fresh: whether the database of earlier runs is removed before the first start.
 
-    Raises MachineError from `start`: no Mosquitto, port in use, settings that it refuses.
+    Raises from `start` MachineError: no Mosquitto, port in use, settings that it refuses; and
+    ConfigError: an address to listen on that this machine does not have.
     """
 
     def __init__(
@@ -112,11 +118,13 @@ class MosquittoProcess:
         *,
         folder: Path | None = None,
         port_option: str = "port",
+        fresh: bool = False,
     ) -> None:
         self._settings = settings
         self._temporary = folder is None
         self._folder = folder
         self._port_option = port_option
+        self._fresh = fresh
         self._process: subprocess.Popen[bytes] | None = None
         self._version = ""
         self._log_start = 0
@@ -197,6 +205,7 @@ class MosquittoProcess:
 
     async def _start_somewhere(self, program: Path, folder: Path) -> None:
         wanted, bind = self._settings.port, self._settings.bind
+        _check_bind(self._settings)
         for port in [wanted] if wanted else [_free_port(bind) for _ in range(_FREE_PORT_ATTEMPTS)]:
             with contextlib.suppress(_PortTakenError):
                 await self._start_on(port, program, folder)
@@ -216,6 +225,9 @@ class MosquittoProcess:
             settings = replace(settings, persistence_location=folder)
         if not _can_listen(settings.bind, port):
             raise _PortTakenError
+        if self._fresh:  # not before the port is free: another broker may run on that database
+            self._fresh = False
+            (settings.persistence_location or folder).joinpath(_DATABASE).unlink(missing_ok=True)
         config = folder / "mosquitto.conf"
         config.write_text(render(settings))
         self._log_start = len(self.log())
@@ -284,12 +296,39 @@ def _free_port(bind: str) -> int:
         return port
 
 
+def _check_bind(settings: BrokerSettings) -> None:
+    """Raises ConfigError where the address is none of this machine's."""
+    try:
+        with socket.socket(_family(settings.bind), socket.SOCK_STREAM) as probe:
+            probe.bind((settings.bind, 0))
+    except OSError as error:
+        own = [a.address for addresses in psutil.net_if_addrs().values() for a in addresses]
+        there = ", ".join(address for address in own if _is_plain_ip(address))
+        raise ConfigError(
+            f"broker {settings.name}: bind {settings.bind} is no address of this machine "
+            f"({error.strerror}); it has {there}"
+        ) from None
+
+
+def _is_plain_ip(address: str) -> bool:
+    """Whether one can listen there by the address alone: a link-local one needs its interface."""
+    try:
+        return not ipaddress.ip_address(address).is_link_local
+    except ValueError:  # a hardware address
+        return False
+
+
 def _can_listen(bind: str, port: int) -> bool:
+    """Whether nobody else does. Raises MachineError where the system forbids this port."""
     with socket.socket(_family(bind), socket.SOCK_STREAM) as probe:
         # As Mosquitto does: connections of an earlier broker in TIME_WAIT are no obstacle.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((bind, port))
+        except PermissionError:
+            raise MachineError(
+                f"port {port} on {bind} is the system's to give; choose one from 1024 on"
+            ) from None
         except OSError:
             return False
         return True

@@ -84,18 +84,26 @@ def _tuple_of(kind: type[object]) -> Any:  # noqa: ANN401 — a type made at run
     return tuple[kind]  # type: ignore[valid-type]
 
 
-def first_complaint(error: ValidationError, words: Mapping[str, str] | None = None) -> str:
-    """The first thing pydantic found wrong in a tuple of one, as "field: what is wrong".
+def first_complaint(error: ValidationError) -> str:
+    """The first thing pydantic found wrong in a tuple of one, and how many more there are."""
+    first, *others = complaints(error)
+    return f"{first} (and {len(others)} more)" if others else first
 
+
+def complaints(error: ValidationError, words: Mapping[str, str] | None = None) -> list[str]:
+    """Everything pydantic found wrong in a tuple of one, each as "field: what is wrong".
+
+    Names that are not known come first: one of them explains the one that is missing.
     words: by pydantic's error type, what to say instead of its own message.
     """
-    complaints: list[Any] = list(error.errors(include_url=False, include_context=False))
-    # A name that is not known explains the one that is missing.
-    complaint = min(complaints, key=lambda found: found["type"] != "unexpected_keyword_argument")
+    found: list[Any] = list(error.errors(include_url=False, include_context=False))
+    found.sort(key=lambda complaint: complaint["type"] != "unexpected_keyword_argument")
+    return [_complaint(complaint, words or {}) for complaint in found]
+
+
+def _complaint(found: Mapping[str, Any], words: Mapping[str, str]) -> str:
     path = ""
-    for part in complaint["loc"][1:]:
+    for part in found["loc"][1:]:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
-    message = (words or {}).get(complaint["type"], str(complaint["msg"]))
-    more = error.error_count() - 1
-    suffix = f" (and {more} more)" if more else ""
-    return f"{path}: {message}{suffix}" if path else f"{message}{suffix}"
+    message = words.get(found["type"], str(found["msg"]))
+    return f"{path}: {message}" if path else message

@@ -16,8 +16,8 @@ from dsi_mqtt.core import site as nodes_schema
 from dsi_mqtt.core.deployment import Deployment, parse_units
 from dsi_mqtt.core.model import ModelSpec
 from dsi_mqtt.core.site import SiteFile
-from dsi_mqtt.errors import ConfigError
-from dsi_mqtt.wire.control import first_complaint
+from dsi_mqtt.errors import MESSAGE_MAX, ConfigError
+from dsi_mqtt.wire.control import complaints
 from dsi_mqtt.wire.ranges import WITH_CREDENTIALS, first_out_of_range
 from dsi_mqtt.wire.topics import check_name
 
@@ -88,7 +88,7 @@ def deployment_of(document: dict[str, Any], path: Path) -> Deployment:
         (deployment,) = _deployments.validate_python((document,))
         _check(deployment)
     except ValidationError as error:
-        raise ConfigError(f"{path.name}: {first_complaint(error, _WORDS)}") from None
+        raise ConfigError(_all_that_fit(path.name, complaints(error, _WORDS))) from None
     except ConfigError as error:
         raise ConfigError(f"{path.name}: {error}") from None
     return _anchored(deployment, path)
@@ -144,16 +144,44 @@ def read_site(path: Path) -> tuple[list[Deployment], SiteFile | None]:
     return deployments, site
 
 
+def read_nodes(path: Path) -> SiteFile:
+    """A file of nodes alone. Raises ConfigError naming file and field."""
+    documents = read_yaml(path)
+    if len(documents) > 1:
+        raise ConfigError(f"{path.name}: holds {len(documents)} documents; give the nodes alone")
+    try:
+        _expect_schema(documents[0], nodes_schema.SCHEMA)
+    except ConfigError as error:
+        raise ConfigError(f"{path.name}: {error}") from None
+    site = site_of(documents[0], path)
+    if not site.nodes:
+        raise ConfigError(f"{path.name}: nodes: is empty; name one at least, like {{id: city}}")
+    return site
+
+
 def site_of(document: dict[str, Any], path: Path) -> SiteFile:
     """Validates one YAML document of nodes."""
     try:
         (site,) = _sites.validate_python((document,))
         _check_site(site)
     except ValidationError as error:
-        raise ConfigError(f"{path.name}: {first_complaint(error, _WORDS)}") from None
+        raise ConfigError(_all_that_fit(path.name, complaints(error, _WORDS))) from None
     except ConfigError as error:
         raise ConfigError(f"{path.name}: {error}") from None
     return site
+
+
+def _all_that_fit(file: str, complaints: list[str]) -> str:
+    """As many complaints as one sentence holds, the first at least, and how many more there are."""
+    told = ""
+    for number, complaint in enumerate(complaints):
+        longer = f"{told}; {complaint}" if told else f"{file}: {complaint}"
+        left = len(complaints) - number
+        more = f" (and {left - 1} more)" if left > 1 else ""
+        if told and len(longer) + len(more) > MESSAGE_MAX:
+            return f"{told} (and {left} more)"
+        told = longer
+    return told
 
 
 def _check_site(site: SiteFile) -> None:

@@ -15,6 +15,8 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
+from dsi_mqtt.cli.broker import site_brokers
+from dsi_mqtt.cli.common import ROOT
 from dsi_mqtt.cli.doctor import checkup, doctor
 from dsi_mqtt.core.checkup import Finding
 from dsi_mqtt.errors import ConfigError
@@ -52,6 +54,17 @@ async def test_every_limit_that_is_too_tight_is_found(mosquitto: StartMosquitto)
     assert of_brokers(findings, "warn") >= {"receive_maximum", "shared"}
     queue = next(finding for finding in findings if finding.check == "queue")
     assert queue.what.startswith(("kept 4 of 1000", "kept 5 of 1000", "kept 6 of 1000"))
+
+
+async def test_the_data_broker_is_the_one_that_the_control_broker_names(tmp_path: Path) -> None:
+    async with site_brokers(tmp_path, 0, 0, root=ROOT) as site:
+        findings = await checkup(site.control.url, None, INPUT_BYTES)
+    subjects = {finding.subject for finding in findings if "broker" in finding.subject}
+    assert subjects == {
+        f"control broker 127.0.0.1:{site.control.port}",
+        f"data broker 127.0.0.1:{site.data.port}",
+    }
+    assert "shared" not in of_brokers(findings, "warn")
 
 
 async def test_nothing_is_left_on_the_broker(tmp_path: Path) -> None:

@@ -22,8 +22,10 @@ from safetensors.numpy import save_file
 from dsi_mqtt import __version__, errors
 from dsi_mqtt.cli import program as program_module
 from dsi_mqtt.cli.program import program
+from dsi_mqtt.cli.up import run_folder
 from dsi_mqtt.errors import MESSAGE_MAX, DsiError
 
+DOCS = Path(__file__).parents[2] / "docs"
 DEPLOYMENT = """
 schema: dsi.deployment/1
 name: echo
@@ -96,13 +98,13 @@ def answering(answer: bytes) -> Iterator[str]:
 
 
 def test_exit_codes_are_those_documented() -> None:
-    documented = {
-        int(code)
-        for code in re.findall(r"^\| (\d+) \|", program_module.__doc__ or "", re.MULTILINE)
-    }
+    operations = (DOCS / "operations.md").read_text()
+    table = operations.partition("## Exit codes")[2].partition("\n## ")[0]
+    documented = [int(code) for code in re.findall(r"^\| (\d+) \| \S", table, re.MULTILINE)]
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
     raised = {kind.exit_code for kind in kinds if issubclass(kind, DsiError)}
-    assert documented == raised | {0, 2, program_module.FAULT, program_module.INTERRUPTED}
+    ends = {0, 2, program_module.FAULT, program_module.INTERRUPTED}  # no error, or none of ours
+    assert documented == sorted(raised | ends)
 
 
 def test_the_version(run: Run) -> None:
@@ -260,6 +262,30 @@ def test_a_port_in_use(run: Run, tmp_path: Path) -> None:
             assert second.sentence() == f"{in_use}; end it or choose another --data-port"
 
 
+def test_an_address_that_is_not_this_machines(run: Run, tmp_path: Path) -> None:
+    where = ("--port", 0, "--data-port", 0, "--state", tmp_path / "state")
+    ended = run("broker", "--bind", "192.0.2.7", "--open-to-network", *where)
+    assert ended.code == 3
+    assert ended.sentence().startswith(
+        "broker control: bind 192.0.2.7 is no address of this machine"
+    )
+
+
+def test_only_brokers_of_ones_own_begin_fresh(run: Run, nowhere: str, tmp_path: Path) -> None:
+    file = tmp_path / "echo.yaml"
+    file.write_text(DEPLOYMENT)
+    ended = run("up", file, "--fresh", "--broker", nowhere)
+    assert ended.code == 3
+    assert ended.sentence().startswith("--fresh: only brokers that `up` starts can forget")
+
+
+def test_runs_of_each_file_and_port_keep_their_own_state(tmp_path: Path) -> None:
+    files = [tmp_path / "a.yaml", tmp_path / "b.yaml", tmp_path / "deeper" / "a.yaml"]
+    folders = {run_folder(file, port) for file in files for port in (1883, 1993)}
+    assert len(folders) == 6
+    assert run_folder(tmp_path / "deeper" / ".." / "a.yaml", 1883) in folders
+
+
 def test_no_mosquitto(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dsi_mqtt.transport.mosquitto.shutil.which", lambda *_, **__: None)
     ended = run("broker")
@@ -285,9 +311,28 @@ def test_deploying_where_nobody_orchestrates(run: Run, control_broker: str, tmp_
     ended = run("deploy", file, "--timeout", 0.3, *where)
     assert ended.code == 5
     assert "is `dsi-mqtt orchestrator` running?" in ended.sentence()
-    assert run("deploy", file, "--no-wait", *where) == Ended(0, "", "")
+    assert run("deploy", file, "--no-wait", *where).code == 0
     gone = run("undeploy", "echo", "--timeout", 0.3, *where)
     assert gone == Ended(0, "echo is removed\n", "")
+
+
+def test_deploying_over_another_says_what_changes(
+    run: Run, control_broker: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "echo.yaml"
+    file.write_text(DEPLOYMENT)
+    where = ("--no-wait", "--broker", control_broker, "--root", "test/deployed/twice")
+    assert run("deploy", file, *where) == Ended(0, "", "")
+    again = run("deploy", file, *where)
+    same = "note: echo is deployed like this already; nothing changes\n"
+    assert again == Ended(0, "", same)
+    file.write_text(DEPLOYMENT + "sla: {deadline_ms: 500}\npolicy: {forbid: [old]}\n")
+    other = run("deploy", file, *where)
+    assert (other.code, other.out) == (0, "")
+    assert other.err == (
+        "note: echo replaces the one that was deployed: "
+        "sla.deadline_ms 10000.0 → 500.0, policy.forbid [] → [old]\n"
+    )
 
 
 def test_status_of_an_empty_broker(run: Run, control_broker: str) -> None:
@@ -348,6 +393,38 @@ def test_check_names_a_tensor_that_is_missing(run: Run, tmp_path: Path) -> None:
     assert ended.code == 4
     assert re.search(r"misses|missing|lacks", ended.sentence())
     assert "embeddings." in ended.sentence()
+
+
+FACTORY = """
+import torch
+from torch import nn
+
+def build(seed=None):
+    if seed is not None:
+        torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+"""
+
+
+def test_check_refuses_weights_of_chance(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "own_by_chance.py").write_text(FACTORY)
+    file = tmp_path / "echo.yaml"
+    own = "tier: sequential, factory: 'own_by_chance:build'"
+    file.write_text(DEPLOYMENT.replace("tier: fake", own))
+    ended = run("deploy", file, "--check")
+    assert ended.code == 4
+    assert ended.sentence().startswith(
+        "model.factory own_by_chance:build makes other weights at each call"
+    )
+    assert "torch.manual_seed" in ended.sentence()
+    assert "model.path" in ended.sentence()
+    file.write_text(DEPLOYMENT.replace("tier: fake", f"{own}, options: {{seed: 7}}"))
+    seeded = run("deploy", file, "--check")
+    assert (seeded.code, seeded.err) == (0, "")
+    assert seeded.out.endswith("echo can be deployed\n")
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from dsi_mqtt.cli.common import control_connection, marker
-from dsi_mqtt.cli.deploy import until_serving
+from dsi_mqtt.cli.deploy import publish_spec, until_serving
 from dsi_mqtt.cli.site import Site, running_site
 from dsi_mqtt.cli.watching import Picture, watch
 from dsi_mqtt.client import Client
@@ -113,10 +113,7 @@ class LiveSite:
         """Publishes it and waits until it serves. Raises InfeasibleError."""
         topics = self.topics
         async with self.connection() as connection:
-            payload = topics.spec.payload.encode(spec)
-            name = topics.spec.name(deployment=spec.name)
-            await connection.publish(Message(name, payload, qos=1, retain=True))
-        async with self.connection() as connection:
+            await publish_spec(connection, topics, spec)
             return await until_serving(connection, topics, spec, PATIENCE_S)
 
     async def undeploy(self, name: str) -> None:

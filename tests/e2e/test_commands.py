@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 import socket
 from contextlib import closing
 from pathlib import Path
@@ -21,6 +22,7 @@ from tests.e2e.programs import PATIENCE_S, dsi_mqtt, in_terminal, left_over, run
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 ECHO = """
 schema: dsi.deployment/1
 name: echo
@@ -58,6 +60,63 @@ async def test_up_runs_a_site_until_ctrl_c(tmp_path: Path) -> None:
     logs = {path.stem: path.read_text() for path in (state / "logs").glob("*.log")}
     assert logs.keys() == {"orchestrator", "north", "south"}
     assert not [text for text in logs.values() if "Traceback" in text]
+
+
+@pytest.mark.slow
+async def test_the_example_of_a_model_of_ones_own(tmp_path: Path) -> None:
+    file = EXAMPLES / "07_own_model.yaml"
+    command = file.read_text().partition("dsi-mqtt infer ")[2].splitlines()[0]
+    ports = ("--port", "0", "--data-port", "0", "--state", str(tmp_path))
+    async with running("up", str(file), *ports) as site:
+        url = f"mqtt://127.0.0.1:{port_in(await site.said('everything runs'))}"
+        asked = await dsi_mqtt("infer", *shlex.split(command), "--broker", url)
+        site.interrupt()
+        ended = await site.ended()
+    assert (asked.code, json.loads(asked.out)) == (0, {"hz": 2.0, "amplitude": 9.95})
+    assert [shown.split()[2] for shown in site.lines if " 0:2 " in shown or " 2:5 " in shown] == [
+        "pier",
+        "office",
+    ]
+    assert ended.code == 0
+
+
+async def test_up_runs_on_the_nodes_of_another_file(tmp_path: Path) -> None:
+    file, nodes = tmp_path / "echo.yaml", tmp_path / "nodes.yaml"
+    file.write_text(ECHO)
+    nodes.write_text(
+        "schema: dsi.nodes/1\nnodes: [{id: one, memory_mib: 9, link: {rtt_ms: 4}}, {id: two}]\n"
+    )
+    ports = ("--port", "0", "--data-port", "0", "--state", str(tmp_path / "state"))
+    async with running("up", str(file), "--nodes", str(nodes), *ports) as site:
+        await site.said("everything runs")
+        site.interrupt()
+        ended = await site.ended()
+    assert ended.code == 0
+    assert "note: nodes.link has no effect yet" in ended.err
+    logs = {path.stem for path in (tmp_path / "state" / "logs").glob("*.log")}
+    assert logs == {"orchestrator", "one", "two"}
+
+
+async def test_up_goes_on_where_it_ended_unless_it_is_to_begin_fresh(tmp_path: Path) -> None:
+    file, state = tmp_path / "echo.yaml", tmp_path / "state"
+    arguments = ("up", str(file), "--port", "0", "--data-port", "0", "--state", str(state))
+
+    async def told(text: str, *more: str) -> str:
+        """What a run of the file says besides its output."""
+        file.write_text(text)
+        async with running(*arguments, *more) as site:
+            await site.said("everything runs")
+            site.interrupt()
+            ended = await site.ended()
+        assert ended.code == 0
+        return ended.err
+
+    assert "note:" not in await told(ECHO)
+    assert "note:" not in await told(ECHO)
+    renamed = ECHO.replace("name: echo", "name: other")
+    assert "note: echo is still deployed from an earlier run; --fresh" in await told(renamed)
+    assert "note:" not in await told(ECHO.replace("weight_mib: 1", "weight_mib: 0.5"), "--fresh")
+    assert "note: echo replaces the one that was deployed: model.options" in await told(ECHO)
 
 
 async def test_broker_worker_and_orchestrator_by_hand_until_ctrl_c(tmp_path: Path) -> None:

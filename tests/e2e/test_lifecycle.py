@@ -64,6 +64,7 @@ async def test_a_drained_node_is_empty_until_it_is_undone(site: LiveSite) -> Non
     async with flowing(site, "hazards") as flow:
         done = await dsi_mqtt("drain", "city", "--broker", site.url)
         assert (done.code, done.out) == (0, "city holds nothing and may be switched off\n")
+        assert "hazards can move: 0:2 on city-spare" in done.err
         picture = await site.picture()
         table = picture.documents["hazards"].serve
         assert table is not None
@@ -84,7 +85,12 @@ async def test_a_drain_without_another_place_says_so(site: LiveSite) -> None:
     async with flowing(site, "hazards") as flow:
         done = await dsi_mqtt("drain", "city", "--timeout", "2", "--broker", site.url)
         assert done.code == 5
-        assert "city still serves hazards after 2 s" in done.err
+        holds, cannot, ended = done.err.splitlines()
+        assert holds.startswith("city holds units 0:2 (2.0 MiB) and the door of hazards")
+        reason = "units 0:2 must be computed in zone city, and no node is there; start a node"
+        assert cannot.startswith(f"hazards serves on, for it cannot move yet: {reason}")
+        assert ended.startswith("dsi-mqtt: city still serves hazards after 2 s")
+        assert reason[:60] in ended
         await flow.answered(10)
     for node in ("city", "city-spare"):
         assert (await dsi_mqtt("drain", node, "--undo", "--broker", site.url)).code == 0

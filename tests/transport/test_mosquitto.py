@@ -16,7 +16,7 @@ import aiomqtt
 import psutil
 import pytest
 
-from dsi_mqtt.errors import MachineError
+from dsi_mqtt.errors import ConfigError, MachineError
 from dsi_mqtt.transport import mosquitto as module
 from dsi_mqtt.transport.mosquitto import (
     BrokerSettings,
@@ -143,6 +143,50 @@ async def test_a_port_in_use_names_port_and_option() -> None:
         with pytest.raises(MachineError, match=rf"port {port} .* choose another --data-port"):
             await broker.start()
         assert broker.pid is None
+
+
+@pytest.mark.parametrize("bind", ["192.0.2.7", "2001:db8::7"])  # for documentation, nobody's
+@pytest.mark.parametrize("port", [0, 1883])
+async def test_an_address_of_another_machine_is_no_port_in_use(bind: str, port: int) -> None:
+    settings = replace(data_settings(port=port), bind=bind, open_to_network=True)
+    with pytest.raises(ConfigError) as refused:
+        await MosquittoProcess(settings).start()
+    said = str(refused.value)
+    assert said.startswith(f"broker data: bind {bind} is no address of this machine")
+    assert "127.0.0.1" in said
+
+
+async def test_a_port_that_the_system_withholds_is_no_port_in_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_self: socket.socket, address: tuple[str, int]) -> None:
+        if address[1]:
+            raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "bind", refuse)
+    with pytest.raises(MachineError, match=r"port 80 on 127\.0\.0\.1 is the system's to give"):
+        await MosquittoProcess(data_settings(port=80)).start()
+
+
+async def test_a_fresh_broker_has_forgotten_and_then_remembers(tmp_path: Path) -> None:
+    async with MosquittoProcess(control_settings(), folder=tmp_path) as broker:
+        await publish_retained(broker, b"old")
+    async with MosquittoProcess(control_settings(), folder=tmp_path, fresh=True) as broker:
+        assert await retained(broker) is None
+        await publish_retained(broker, b"new")
+        await broker.restart()
+        assert await retained(broker) == b"new"
+
+
+async def test_a_fresh_broker_that_finds_its_port_in_use_forgets_nothing(tmp_path: Path) -> None:
+    async with MosquittoProcess(control_settings(), folder=tmp_path) as broker:
+        await publish_retained(broker, b"kept")
+        database = tmp_path / "mosquitto.db"
+        await until(lambda: database.exists() and b"kept" in database.read_bytes())
+        other = MosquittoProcess(control_settings(port=broker.port), folder=tmp_path, fresh=True)
+        with pytest.raises(MachineError, match="in use"):
+            await other.start()
+        assert b"kept" in database.read_bytes()
 
 
 async def test_another_brokers_answer_is_not_taken_for_its_own(

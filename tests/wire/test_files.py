@@ -8,8 +8,9 @@ import pytest
 
 from dsi_mqtt.core.deployment import CodecError, Deployment, Fallback, SplitPart, parse_units
 from dsi_mqtt.core.model import ModelSpec, UnitRange
-from dsi_mqtt.errors import ConfigError
-from dsi_mqtt.wire.files import read_site, read_yaml
+from dsi_mqtt.core.site import nodes_without_effect
+from dsi_mqtt.errors import MESSAGE_MAX, ConfigError
+from dsi_mqtt.wire.files import read_nodes, read_site, read_yaml
 
 HAZARDS = """
 schema: dsi.deployment/1
@@ -173,6 +174,25 @@ def test_each_wrong_field_is_named_in_one_sentence(tmp_path: Path, line: str, sa
     assert said in complaint(tmp_path, "\n".join([*kept, line]))
 
 
+def test_all_that_is_wrong_is_said_as_far_as_it_fits_unknown_fields_first(tmp_path: Path) -> None:
+    misspelt = LEAST.replace("name:", "nmae:").replace("model:", "modle:")
+    unknown = "is no field here; check its spelling and indentation"
+    assert complaint(tmp_path, misspelt) == (
+        f"given.yaml: nmae: {unknown}; modle: {unknown}; name: is missing; model: is missing"
+    )
+    many = misspelt + "".join(f"field_{i}: 1\n" for i in range(9))
+    assert complaint(tmp_path, many).endswith("(and 11 more)")
+
+
+@pytest.mark.parametrize(("count", "end"), [(1, ""), (2, ""), (3, " (and 1 more)")])
+def test_what_does_not_fit_is_counted(tmp_path: Path, count: int, end: str) -> None:
+    said = complaint(tmp_path, LEAST + f"policy: {{forbid: {[7] * count}}}\n")
+    wrong = 'must be text; put numbers and unit ranges in quotes, like "0:3"'
+    told = [f"policy.forbid[{i}]: {wrong}" for i in range(min(count, 2))]
+    assert said == f"given.yaml: {'; '.join(told)}{end}"
+    assert len(said) <= MESSAGE_MAX
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -267,6 +287,41 @@ def test_a_file_holds_each_deployment_and_its_nodes_once(tmp_path: Path) -> None
         file.write_text(text, "utf-8")
         with pytest.raises(ConfigError, match=said):
             read_site(file)
+
+
+def test_nodes_may_have_a_file_of_their_own(tmp_path: Path) -> None:
+    file = tmp_path / "given.yaml"
+    file.write_text(NODES, "utf-8")
+    assert [node.id for node in read_nodes(file).nodes] == ["city", "cloud"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (LEAST, "schema: 'dsi.deployment/1' is not supported; this program reads dsi.nodes/1"),
+        (f"{LEAST}\n---\n{NODES}", "holds 2 documents; give the nodes alone"),
+        ("schema: dsi.nodes/1\nnodes: []", "nodes: is empty"),
+        ("schema: dsi.nodes/1\nnodes: [{zone: city}]", r"nodes\[0\].id: is missing"),
+        ("nodes: [{id: a}]", 'begin the file with "schema: dsi.nodes/1"'),
+    ],
+)
+def test_what_is_no_file_of_nodes_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "given.yaml"
+    file.write_text(text, "utf-8")
+    with pytest.raises(ConfigError, match=said) as refused:
+        read_nodes(file)
+    assert str(refused.value).startswith("given.yaml: ")
+
+
+def test_what_is_said_of_nodes_and_does_nothing_is_known(tmp_path: Path) -> None:
+    file = tmp_path / "given.yaml"
+    file.write_text(NODES, "utf-8")
+    told = nodes_without_effect(read_nodes(file))
+    assert told == (
+        "brokers", "nodes.broker", "nodes.price", "nodes.watts", "nodes.compute", "nodes.link"
+    )  # fmt: skip
+    file.write_text("schema: dsi.nodes/1\nnodes: [{id: a, spare: true, threads: 2}]", "utf-8")
+    assert nodes_without_effect(read_nodes(file)) == ()
 
 
 @pytest.mark.parametrize(

@@ -178,14 +178,24 @@ def _requests(
         shape = (len(_LENGTHS), getattr(config, "num_channels", 3), height, width)
         pixels = torch.randn(shape, generator=random).to(dtype)
         return [Request({PIXELS: rows}, batched=True) for rows in (pixels[:1], pixels)]
-    longest = max(_LENGTHS)
+    lengths = _lengths(config.get_text_config())
     most = min(VOCABULARY, config.get_text_config().vocab_size)
-    ids = torch.randint(3, most, (len(_LENGTHS), longest), generator=random)
-    mask = (torch.arange(longest) < torch.tensor(_LENGTHS)[:, None]).long()
+    ids = torch.randint(min(3, most - 1), most, (len(lengths), lengths[0]), generator=random)
+    mask = (torch.arange(lengths[0]) < torch.tensor(lengths)[:, None]).long()
     return [
         Request({IDS: ids[:1], MASK: mask[:1]}, batched=True),
         Request({IDS: ids, MASK: mask}, batched=True),
     ]
+
+
+def _lengths(config: PretrainedConfig) -> tuple[int, ...]:
+    """As `_LENGTHS`, each shorter by as much as a model with few positions needs."""
+    positions = getattr(config, "max_position_embeddings", None) or max(_LENGTHS) + 1
+    # RoBERTa and its family number positions from behind the padding's own number on.
+    first = (getattr(config, "pad_token_id", None) or 0) + 1
+    room = positions - first if positions > first else positions
+    over = max(0, max(_LENGTHS) - room)
+    return tuple(max(1, length - over) for length in _LENGTHS)
 
 
 def _key(*parts: str) -> str:

@@ -45,6 +45,14 @@ def test_in_half_precision_too(dtype: torch.dtype) -> None:
     check("LlamaForCausalLM", dtype)
 
 
+@pytest.mark.parametrize("positions", [2, 5, 8, 12, 14])
+@pytest.mark.parametrize("name", ["BertModel", "RobertaModel", "GPT2LMHeadModel"])
+def test_models_of_few_positions_are_tried_on_inputs_that_fit(name: str, positions: int) -> None:
+    if name == "RobertaModel":  # the first two are never used
+        positions += 2
+    check(name, max_position_embeddings=positions)
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [

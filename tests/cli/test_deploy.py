@@ -1,0 +1,38 @@
+"""What `deploy` and `up` say where the orchestrator's reason does not tell a person the cause."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from dsi_mqtt.cli.deploy import other_weights
+from dsi_mqtt.cli.watching import Picture
+from dsi_mqtt.core.deployment import SplitPart
+from dsi_mqtt.errors import MESSAGE_MAX
+from tests.core.orchestra import GRAPH, NAME, SPEC, Node, Site
+
+SPLIT = replace(SPEC, split=(SplitPart("0:3", ("a",)), SplitPart("3:6", ("b",))))
+
+
+def refused(*nodes: Node) -> tuple[Picture, str]:
+    """What is seen, and the reason of the table, once the orchestrator has refused."""
+    site = Site(*nodes)
+    site.deploy(SPLIT)
+    site.until(lambda: "unavailable" in site.kinds())
+    picture = Picture(specs=site.specs, documents=site.documents, statuses=site.statuses)
+    return picture, site.serve.reason or ""
+
+
+def test_nodes_with_other_weights_are_told_from_nodes_that_are_missing() -> None:
+    other = replace(GRAPH, digest="sha256:2")
+    picture, reason = refused(Node("a", "a-1"), Node("b", "b-1", graph=other))
+    assert reason.startswith("none of b is there")
+    told = other_weights(picture, NAME)
+    assert told is not None
+    assert told.startswith("the nodes a, b have different weights for its model")
+    assert len(f"{NAME} cannot be served: {told}") <= MESSAGE_MAX
+
+
+def test_a_node_that_is_missing_is_the_planners_to_say() -> None:
+    picture, reason = refused(Node("a", "a-1"))
+    assert reason.startswith("none of b is there")
+    assert other_weights(picture, NAME) is None

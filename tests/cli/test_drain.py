@@ -1,0 +1,55 @@
+"""What `drain` says before it waits: what a node holds, and what the orchestrator will find."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from dsi_mqtt.cli.drain import outlook
+from dsi_mqtt.cli.watching import Picture
+from dsi_mqtt.core.deployment import Privacy
+from tests.core.orchestra import NAME, SPEC, UNITS, Node, Site, serving
+
+CITY = replace(SPEC, privacy=Privacy({"0:2": ("city",)}))
+
+
+def picture_of(site: Site) -> Picture:
+    return Picture(
+        specs=site.specs, documents=site.documents, statuses=site.statuses, leader=site.leader
+    )
+
+
+def city(name: str, *, room: int = UNITS, gflops: float = 10.0) -> Node:
+    return Node(name, f"{name}-1", room, gflops, zone="city")
+
+
+def test_where_nobody_may_take_it_the_orchestrators_own_reason_is_said_at_once() -> None:
+    site = serving(city("hall", room=2), Node("gw", "gw-1"), spec=CITY)
+    first, second = outlook(picture_of(site), "hall")
+    assert first == f"hall holds units 0:2 (0.0 MiB) of {NAME}"
+    site.nodes["hall"].state = "draining"
+    site.run(2)
+    (kept,) = [decided for decided in site.decided if decided.kind == "keep"]
+    assert second == f"{NAME} serves on, for it cannot move yet: {kept.reason}"
+    assert "start a node in zone city" in kept.reason
+
+
+def test_where_another_may_take_it_the_plan_is_said_that_then_serves() -> None:
+    site = serving(city("hall"), city("tower", gflops=1), spec=CITY)
+    (_, second) = outlook(picture_of(site), "hall")
+    assert second == f"{NAME} can move: 0:6 on tower, door on tower"
+    site.nodes["hall"].state = "draining"
+    site.run(3)
+    assert {node for node, _ in site.serve.members()} == {"tower"}
+
+
+def test_without_an_orchestrator_nothing_moves() -> None:
+    site = serving(city("hall"), city("tower"), spec=CITY)
+    picture = picture_of(site)
+    picture.leader = None
+    (node,) = {name for name in ("hall", "tower") if outlook(picture, name)}
+    assert any("no orchestrator leads" in line for line in outlook(picture, node))
+
+
+def test_a_node_that_holds_nothing_has_nothing_to_move() -> None:
+    site = serving(city("hall"), Node("gw", "gw-1", gflops=0.001), spec=CITY)
+    assert outlook(picture_of(site), "gw") == []
