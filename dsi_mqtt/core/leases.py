@@ -98,8 +98,12 @@ class HeldSessions:
     def __init__(self) -> None:
         self._doors: dict[tuple[str, str], _Door] = {}
 
-    def count(self, deployment: str) -> int:
-        return sum(len(d.sessions) for key, d in self._doors.items() if key[0] == deployment)
+    def counts(self) -> dict[str, int]:
+        """How many there are of each deployment that has had any."""
+        found: dict[str, int] = {}
+        for (deployment, _), door in self._doors.items():
+            found[deployment] = found.get(deployment, 0) + len(door.sessions)
+        return found
 
     def begun(self, deployment: str, rows: Iterable[Row], now: float) -> None:
         """A step is about to be computed."""

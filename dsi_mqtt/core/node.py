@@ -122,6 +122,7 @@ class DoorLoad:
 class Telemetry:
     """QoS 0 on `node/{node}/telemetry`.
 
+    sessions: caches of generations that this node keeps, by deployment.
     echo_age_s: age of the newest message to oneself that came back through the data connection;
     it grows while that connection is broken in silence. unreadable: messages for this node that
     no header could be read of, since it started; whoever sent them is not told.
@@ -138,6 +139,7 @@ class Telemetry:
     link: LinkSample = LinkSample()
     segments: tuple[SegmentLoad, ...] = ()
     doors: tuple[DoorLoad, ...] = ()
+    sessions: dict[str, int] = field(default_factory=dict)
     unreadable: int = 0
 
 

@@ -78,6 +78,10 @@ class Relay:
             )
         return tuple(found.values())
 
+    def sessions(self) -> dict[str, int]:
+        """Caches of generations kept here, by deployment."""
+        return self._sessions.counts()
+
     # --- work ---------------------------------------------------------------------------------
 
     def work_arrived(self, activation: Activation, now: float) -> Effects:

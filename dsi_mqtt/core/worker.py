@@ -162,6 +162,9 @@ class Worker:
     def segment_loads(self) -> tuple[SegmentLoad, ...]:
         return self._relay.loads()
 
+    def sessions(self) -> dict[str, int]:
+        return self._relay.sessions()
+
     def door_loads(self) -> tuple[DoorLoad, ...]:
         return tuple(door.load() for _, door in sorted(self._doors.items()))
 

@@ -370,5 +370,6 @@ class WorkerProcess:
             link=self._echo.link(),
             segments=self._machine.segment_loads(),
             doors=self._machine.door_loads(),
+            sessions=self._machine.sessions(),
             unreadable=self._port.unreadable,
         )

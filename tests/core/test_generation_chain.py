@@ -7,7 +7,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dsi_mqtt.core.generations import Generations
-from tests.core.build import NAME
 from tests.core.harness import Node, Site
 from tests.core.harness_generation import (
     GENERATION,
@@ -53,7 +52,7 @@ def check_rest(site: Site) -> None:
         assert not node.texts
         relay = node.machine._relay
         assert not relay._jobs._live
-        assert relay._sessions.count(NAME) == 0
+        assert not any(relay.sessions().values())
         for door in node.machine._doors.values():
             runs = door._attempts
             assert isinstance(runs, Generations)

@@ -17,13 +17,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 
+import numpy as np
+
 from dsi_mqtt.cli.common import control_connection, marker
 from dsi_mqtt.cli.deploy import publish_spec, until_serving
 from dsi_mqtt.cli.site import Site, running_site
 from dsi_mqtt.cli.watching import Picture, watch
 from dsi_mqtt.client import Client
-from dsi_mqtt.core.activation import JSON, Row, pack_body, unpack_body
+from dsi_mqtt.core.activation import JSON, TOKENS, Row, Tensor, pack_body, unpack_body
 from dsi_mqtt.core.deployment import Deployment
+from dsi_mqtt.core.generation import Sampling
 from dsi_mqtt.core.model import ModelSpec
 from dsi_mqtt.core.site import SiteNode
 from dsi_mqtt.core.table import Table
@@ -69,6 +72,47 @@ def unsplit(value: object, **options: Any) -> Any:
     engine.load(engine.graph.whole)
     body = pack_body(JSON, json.dumps(value).encode())
     return json.loads(unpack_body(engine.forward(engine.graph.whole, (Row(),), body))[1])
+
+
+def generating(name: str, **changes: Any) -> Deployment:
+    """A light fake model that generates, in three segments beside what else is held.
+
+    changes: as for `deployment`.
+    """
+    options = {"ends": [3], "weight_mib": 0.01} | changes.pop("options", {})
+    limits = {"context": 256, "max_tokens": 20, "idle_s": 0}
+    limits |= changes.pop("generation", {})
+    split = [
+        {"units": "0:2", "nodes": ["city", "city-spare"]},
+        {"units": "2:4", "nodes": ["north", "south"]},
+        {"units": "4:6", "nodes": ["south", "north"]},
+    ]
+    changes = {"split": split, **changes}
+    return deployment(name, kind="generation", generation=limits, options=options, **changes)
+
+
+def unsplit_tokens(spec: Deployment, prompt: str, sampling: Sampling, most: int) -> list[int]:
+    """What the whole model generates, computed here step by step."""
+    engine = FakeFactory(sleep=lambda _: None).open(spec.model, spec.generation)
+    engine.load(engine.graph.whole)
+    vocabulary = engine.graph.vocabulary
+    assert vocabulary is not None
+    tokens = list(engine.text().read(prompt))
+    made: list[int] = []
+    while len(made) < most:
+        fresh = np.array([tokens], "<i8")
+        (out,) = engine.forward(
+            engine.graph.whole,
+            (Row("s", 0, len(tokens)),),
+            (Tensor(TOKENS, "int64", fresh.shape, fresh.tobytes()),),
+            sampling=(sampling,),
+        )
+        token = int(np.frombuffer(out.data, "<i8")[0])
+        if token in vocabulary.ends:
+            break
+        tokens.append(token)
+        made.append(token)
+    return made
 
 
 class LiveSite:
@@ -292,6 +336,7 @@ class Device:
 
     def __init__(self, live: LiveSite, name: str, device: str) -> None:
         self.input = live.topics.input.name(deployment=name, device=device)
+        self.no_more = live.topics.cancel.name(deployment=name, device=device)
         self.own = live.topics.answers(name, device)
         self._live = live
         self._stack = live.connection()
@@ -311,6 +356,13 @@ class Device:
     async def ask(self, payload: bytes, **fields: Any) -> Message:
         """Publishes one input and returns the next answer."""
         await self._connection.publish(Message(self.input, payload, qos=1, **fields))
+        return await self.next()
+
+    async def cancel(self, payload: bytes) -> None:
+        await self._connection.publish(Message(self.no_more, payload, qos=1))
+
+    async def next(self) -> Message:
+        """The next answer, or message of a stream."""
         async with asyncio.timeout(PATIENCE_S):
             async for message in self._connection.messages():
                 return message
