@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dsi_mqtt.core import events as ev
 from dsi_mqtt.core.generations import Generations
+from dsi_mqtt.core.model import Vocabulary
+from tests.core.build import NAME
 from tests.core.harness import Node, Site
 from tests.core.harness_generation import (
     GENERATION,
@@ -118,3 +123,47 @@ def test_a_planned_move_changes_no_text(seed: int) -> None:
     site = play(seed, [Fault("move", at) for at in (1.0, 3.0, 5.0)])
     client_of(site).check()
     check_rest(site)
+
+
+class EndlessNode(GeneratingNode):
+    """Its model knows no end of a text."""
+
+    def _open(self) -> None:
+        vocabulary = Vocabulary(GENERATION.context, 16)
+        graph = replace(self.model.graph, digest="m1", vocabulary=vocabulary)
+        self.handle(ev.ModelOpened(NAME, graph))
+
+
+def test_all_segments_compute_at_once() -> None:
+    """Steps cost each node by their rows: tokens come at 0.9 of what the busiest could do."""
+    site = Site(4, node=EndlessNode, client=GeneratingClient)
+    cost_s = 0.02
+    while len(parts_by_node(site)) < 3:
+        site.maker.moving = True
+        site.run(2.0)
+    for node in site.alive():
+        assert isinstance(node, GeneratingNode)
+        node.slow_s = cost_s
+    client = client_of(site)
+    asked = [client.ask("w1", max_tokens=390, temperature=0) for _ in range(5)]
+    site.run(5.0)
+    before = sum(map(len, (heard(client, id_) for id_ in asked)))
+    site.run(20.0)
+    made = sum(map(len, (heard(client, id_) for id_ in asked))) - before
+    slowest_s = cost_s * max(parts_by_node(site).values())
+    assert not site.client.settled, "a text ended while it was measured"
+    assert made >= 0.9 * 20.0 / slowest_s
+
+
+def parts_by_node(site: Site) -> dict[str, int]:
+    """How many segments each node of the serving table computes."""
+    parts: dict[str, int] = {}
+    for segment in site.serving.segments if site.serving else ():
+        node = segment.replicas[0].node
+        parts[node] = parts.get(node, 0) + 1
+    return parts
+
+
+def heard(client: GeneratingClient, id_: bytes) -> set[int]:
+    """Numbers of the tokens that have come."""
+    return {index for told in client.tellings[id_].values() for index in told}
