@@ -12,8 +12,8 @@ Life of an input:
 Only an answer counts. The input stays unacknowledged until the broker has taken its answer, so
 that a dead door's inputs go to the next door. What was handed out again, or was in a chain when
 a node of it died, is a *suspect* and runs alone (`line`), so that a poisonous input is found by
-its own deaths and answered with an error at the third. Their count is retained before it runs,
-for a poisonous input may end its door as well.
+its own deaths, those at which it was alone, and answered with an error at the third. That it runs
+here is retained first, for the next death may be this door's, and taken back afterwards.
 
 Results count from whichever attempt they come; failures only from the present one. A door that
 is named no more finishes what it holds, on whichever table serves by then, and admits nothing.
@@ -21,6 +21,7 @@ is named no more finishes what it holds, on whichever table serves by then, and 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -46,6 +47,8 @@ from dsi_mqtt.core.table import Stamp, Table
 from dsi_mqtt.errors import WireError, one_sentence
 
 AGAIN_MAX_S: Final = 30.0
+# Errors that say nothing about their input.
+PASSING: Final = frozenset({"deadline", "overloaded", "unavailable"})
 
 
 class Door:
@@ -53,7 +56,11 @@ class Door:
 
     def __init__(self, node: str, incarnation: str, spec: Deployment, peers: Peers) -> None:
         self._spec = spec
-        self._attempts = Attempts((node, incarnation), peers, self._give_up, self._retain)
+        self._incarnation = incarnation
+        self._peers = peers
+        self._attempts = Attempts(
+            (node, incarnation), peers, self._give_up, self._retain, self._settle
+        )
         self._requests: dict[bytes, Request] = {}
         self._by_key: dict[str, Request] = {}
         self._kept = KeptAnswers()
@@ -159,31 +166,34 @@ class Door:
         return self._admit(request, now)
 
     def record_found(self, record: Redelivery, now: float) -> Effects:
-        """A retained count from before this door."""
-        return self._remember(record, now)
+        """A record from before this door."""
+        return self._cleared(self._deaths.found(record, now))
 
     def record_written(self, record: Redelivery, now: float) -> Effects:
-        """The deaths are retained, so the input may run now."""
+        """It is retained that the input runs here, so it may."""
         request = self._by_key.get(record.key)
-        if request is None or request.state != "recording":
+        newest = record == self._deaths.of(record.key)
+        if request is None or request.state != "recording" or not newest:
             return []
         return self._attempts.retained(request, now)
 
-    def ingress_lost(self) -> None:
+    def ingress_lost(self, now: float) -> Effects:
         """Receipts of that connection mean nothing any more; the broker will repeat the inputs."""
         self._passed_over.clear()
         for request in self._requests.values():
             request.receipts.clear()
-        if self._leaving:
-            self.let_go()
+        return self.let_go(now) if self._leaving else []
 
-    def let_go(self) -> None:
+    def let_go(self, now: float) -> Effects:
         """Named no more and without ingress: what is not in the chain is left to the next door."""
         self._attempts.starting = False
+        effects: Effects = []
         for request in list(self._requests.values()):
             if request.state in ("waiting", "recording"):
                 self._attempts.end(request, cancel=False)
+                effects += self._settle(request, now)
                 self._forget(request)
+        return effects
 
     def _forget(self, request: Request) -> None:
         del self._requests[request.id]
@@ -204,25 +214,34 @@ class Door:
 
     def _admit(self, request: Request, now: float) -> Effects:
         self._requests[request.id] = self._by_key[request.key] = request
-        # A door died holding it, so it may be why.
-        again = request.given.duplicate or self._deaths.of(request.key) > 0
-        request.redelivered = request.suspect = again
+        # A door died holding it, or while it ran alone.
+        request.deaths = self._deaths.of(request.key).count
+        request.suspect = request.given.duplicate or not self._deaths.of(request.key).void
         return self._attempts.join(request, now)
 
     def _retain(self, request: Request, now: float) -> Effects:
-        """Deaths are counted when a suspect is about to run: what only waited has ended no door."""
-        if request.redelivered:
-            request.redelivered = False
-            request.deaths += self._deaths.of(request.key) + 1
+        """A suspect is about to run: if this door dies of it, the next one shall know."""
+        before = self._deaths.of(request.key).door
+        if before not in ("", self._incarnation):
+            request.deaths += not self._peers.has_let_go(self.deployment, before)
         if request.deaths >= POISON_AT:
             return self._give_up(request, POISON, now)
-        request.recorded = request.deaths
-        effects = self._remember(Redelivery(request.key, request.deaths), now)
-        return [*effects, *self._tell(request, now)]
+        request.recorded = True
+        record = Redelivery(request.key, request.deaths, self._incarnation)
+        return [*self._cleared(self._deaths.put(record, now)), *self._tell(request, now)]
 
-    def _remember(self, record: Redelivery, now: float) -> Effects:
-        gone = self._deaths.found(record.key, record.count, now)
-        return [WriteRecord(self.deployment, Redelivery(key, 0)) for key in gone]
+    def _settle(self, request: Request, now: float) -> Effects:
+        """It does not run any more, and this door lives."""
+        request.recorded = False
+        known = self._deaths.of(request.key)
+        if known.door != self._incarnation and known.count >= request.deaths:
+            return []
+        record = Redelivery(request.key, request.deaths)
+        gone = self._deaths.put(record, now)
+        return [*self._cleared(gone), WriteRecord(self.deployment, record)]
+
+    def _cleared(self, keys: Iterable[str]) -> Effects:
+        return [WriteRecord(self.deployment, Redelivery(key, 0)) for key in keys]
 
     # --- the chain ----------------------------------------------------------------------------
 
@@ -258,11 +277,16 @@ class Door:
         if request is None or request.reply is None:
             return []
         self._forget(request)
+        failure = request.reply.failure
         # Other errors may pass, so their input may be tried again.
-        if request.reply.failure is None or request.reply.failure == POISON:
+        if failure is None or failure == POISON:
             self._kept.keep(request.key, request.reply, now + self._spec.input.dedupe_s)
         effects: Effects = [Acknowledge(self.deployment, r) for r in request.receipts]
-        if self._deaths.of(request.key):
+        if request.key in self._by_key:
+            return effects  # what is retained is about another delivery, which goes on
+        if failure is not None and failure.code in PASSING:
+            effects += self._settle(request, now)  # tried again, it is the same suspect
+        elif not self._deaths.of(request.key).void:
             effects += self._clear_record(request.key)
         return effects
 
@@ -306,11 +330,11 @@ class Door:
         request.again_s = min(request.again_s * 2, AGAIN_MAX_S)
         if request.reply is not None:
             return [PublishReply(self.deployment, request.id, request.reply)]
-        return [WriteRecord(self.deployment, Redelivery(request.key, request.recorded))]
+        return [WriteRecord(self.deployment, self._deaths.of(request.key))]
 
     def _clear_record(self, key: str) -> Effects:
         self._deaths.cleared(key)
-        return [WriteRecord(self.deployment, Redelivery(key, 0))]
+        return self._cleared([key])
 
     def _too_late(self, request: Request) -> Failure:
         table = self._attempts.table

@@ -187,7 +187,7 @@ class Worker:
         effects += ingress.held_elsewhere(self._peers.has_ingress(name), now)
         effects += ingress.named(table.door, now)
         if was_open and not ingress.is_open:
-            door.ingress_lost()
+            effects += door.ingress_lost(now)
         return effects + door.named(table, now)
 
     def _leave_door(self, name: str, now: float) -> Effects:
@@ -200,7 +200,7 @@ class Worker:
             effects += door.refuse_all(_UNDEPLOYED, now)
         ingress.finishing()
         if not ingress.is_connected:
-            door.let_go()
+            effects += door.let_go(now)
         if not door.idle:
             # What it holds is answered first, on the connection it came by.
             return effects + door.replaced(self._serving(name), now)
@@ -236,8 +236,8 @@ class Worker:
         door, ingress = self._doors.get(event.deployment), self._ingresses.get(event.deployment)
         if door is None or ingress is None:
             return []
-        door.ingress_lost()
-        return [*ingress.lost(now), ReportStatus()]
+        effects = door.ingress_lost(now)
+        return [*effects, *ingress.lost(now), ReportStatus()]
 
     # --- peers --------------------------------------------------------------------------------
 

@@ -189,7 +189,7 @@ class Doorway:
     def _read_record(self, message: Message) -> Redelivery:
         """Raises WireError for what no door has written."""
         record = self._topics.redelivery.payload.decode(message.payload)
-        if self._record_topic(record) != message.topic or record.count < 1:
+        if self._record_topic(record) != message.topic or record.count < 0 or record.void:
             raise WireError("it is not the record of the input that it names")
         return record
 
@@ -301,7 +301,7 @@ class Doorway:
             self._leaving.task_done()
         if isinstance(effect, PublishReply):
             self._emit(ev.ReplyPublished(self._deployment, effect.request))
-        elif isinstance(effect, WriteRecord) and effect.record.count:
+        elif isinstance(effect, WriteRecord) and not effect.record.void:
             self._emit(ev.RecordWritten(self._deployment, effect.record))
 
     def _refused(self, effect: Outgoing, error: Exception) -> None:
@@ -318,7 +318,7 @@ class Doorway:
             return Message(topic, b"", qos=1, retain=True)
         if isinstance(effect, WriteRecord):
             record = effect.record
-            payload = self._topics.redelivery.payload.encode(record) if record.count else b""
+            payload = b"" if record.void else self._topics.redelivery.payload.encode(record)
             return Message(self._record_topic(record), payload, qos=1, retain=True)
         reply = effect.reply
         topic = reply.topic or self._topics.result.name(
