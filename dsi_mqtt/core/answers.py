@@ -17,7 +17,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
-from dsi_mqtt.core.request import Reply
+from dsi_mqtt.core.request import Redelivery, Reply
 
 KEPT_MAX: Final = 4096
 KEPT_BYTES_MAX: Final = 32 * 1024 * 1024
@@ -27,7 +27,7 @@ DEATHS_MAX: Final = 4096
 DEATHS_BYTES_MAX: Final = 4 * 1024 * 1024
 # The objects of one entry, without the texts and bytes in them.
 KEPT_ENTRY_BYTES: Final = 1024
-DEATHS_ENTRY_BYTES: Final = 384
+DEATHS_ENTRY_BYTES: Final = 512
 # A number and its place in a tuple.
 TOKEN_BYTES: Final = 40
 RETRY_SHARE: Final = 0.2
@@ -118,47 +118,54 @@ class Cancelled:
 
 
 class Deaths:
-    """How many nodes have ended while they may have held an input; the shell retains it.
+    """Of each suspect, at how many deaths it was alone in the chain; the shell retains the same.
 
     Only of inputs that run alone because of it, and of those whose earlier door left a record.
-    The least recently found go first.
+    The least recently touched go first.
     """
 
     def __init__(self, count_max: int = DEATHS_MAX, bytes_max: int = DEATHS_BYTES_MAX) -> None:
         self._count_max = count_max
         self._bytes_max = bytes_max
-        self._counts: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._records: OrderedDict[str, tuple[Redelivery, float]] = OrderedDict()
         self._nbytes = 0
 
     def __len__(self) -> int:
-        return len(self._counts)
+        return len(self._records)
 
-    def of(self, key: str) -> int:
-        return self._counts.get(key, (0, 0.0))[0]
+    def of(self, key: str) -> Redelivery:
+        record, _ = self._records.get(key, (Redelivery(key, 0), 0.0))
+        return record
 
-    def found(self, key: str, count: int, now: float) -> list[str]:
-        """A count, of this door or an earlier one. It never falls before it is cleared.
+    def found(self, record: Redelivery, now: float) -> list[str]:
+        """A record of an earlier door, or an earlier one of this: what is known here may be newer.
 
         Returns the keys that had to make room: what is retained of them is of no use any more.
         """
-        count = max(count, self.of(key))
-        self.cleared(key)
-        self._counts[key] = count, now
-        self._nbytes += _key_bytes(key)
+        known = self._records.get(record.key)
+        return self.put(record if known is None or known[0].count < record.count else known[0], now)
+
+    def put(self, record: Redelivery, now: float) -> list[str]:
+        """What is true from now on. Returns the keys that had to make room."""
+        self.cleared(record.key)
+        if record.void:
+            return []
+        self._records[record.key] = record, now
+        self._nbytes += _key_bytes(record.key)
         gone = []
-        while len(self._counts) > self._count_max or self._nbytes > self._bytes_max:
-            oldest = next(iter(self._counts))
+        while len(self._records) > self._count_max or self._nbytes > self._bytes_max:
+            oldest = next(iter(self._records))
             self.cleared(oldest)
             gone.append(oldest)
         return gone
 
     def cleared(self, key: str) -> None:
-        if self._counts.pop(key, None) is not None:
+        if self._records.pop(key, None) is not None:
             self._nbytes -= _key_bytes(key)
 
     def unused(self, now: float, age_s: float) -> list[str]:
         """Keys untouched for `age_s`: nobody repeats these inputs any more."""
-        return [key for key, (_, since) in self._counts.items() if now - since >= age_s]
+        return [key for key, (_, since) in self._records.items() if now - since >= age_s]
 
 
 def _key_bytes(key: str) -> int:

@@ -7,16 +7,19 @@ evidence, with one attempt of a request in flight at most.
 |---|---|
 | `lost` from a segment | again at once |
 | `stale` from a segment | again, later and later: that node left the table, or is behind it |
-| a member lives as another incarnation | a death; again, once a table without it serves |
-| a member is said to be offline, and a newer table serves | a death; again on that table |
+| a member lives as another incarnation | dead: a suspect; again, once a table without it serves |
+| a member is said to be offline, and a newer table serves | the same; again on that table |
 | four probes without a reply | again |
+
+A death is counted for a request that was alone in the chain, by chance or as a suspect: beside
+others nobody can say whose it was.
 
 A probe runs along the chain behind the attempt on the same ordered edges; whoever does not know
 the attempt when the probe comes never will, and says `lost`.
 
-A request ends with an error when nodes died with it three times (`poison`), when five attempts
-broke or the retry budget is spent (`unavailable`), or when the time left does not cover another
-attempt (`deadline`).
+A request ends with an error when nodes died with it alone three times (`poison`), when five other
+attempts broke or the retry budget is spent (`unavailable`), or when the time left does not cover
+another attempt (`deadline`).
 """
 
 from __future__ import annotations
@@ -47,21 +50,26 @@ NO_TIME: Final = Failure("deadline", "the time left does not cover another attem
 
 GiveUp = Callable[[Request, Failure, float], Effects]
 Retain = Callable[[Request, float], Effects]
+Settle = Callable[[Request, float], Effects]
 
 
 class Attempts:
     """State machine of the requests that wait or run.
 
     starting: whether anything may start; what runs goes on. give_up: called with a request, why
-    and `now` when it ends without a result. retain: called when it is the turn of a suspect whose
-    deaths are not retained yet; `retained` is the answer.
+    and `now` when it ends without a result. retain: called when it is the turn of a suspect: that
+    it runs here is retained before it does; `retained` is the answer. settle: called when an
+    attempt is over and another may follow.
     """
 
-    def __init__(self, door: Member, peers: Peers, give_up: GiveUp, retain: Retain) -> None:
+    def __init__(
+        self, door: Member, peers: Peers, give_up: GiveUp, retain: Retain, settle: Settle
+    ) -> None:
         self._door = door
         self._peers = peers
         self._give_up = give_up
         self._retain = retain
+        self._settle = settle
         self._table: Table | None = None
         self._line = Line()
         self._running: dict[bytes, Request] = {}
@@ -108,9 +116,9 @@ class Attempts:
                 continue
             superseded = self._table is not None and used.stamp < self._table.stamp
             if self._peers.disproves(used) or (superseded and self._peers.lacks(used)):
-                request.deaths += 1
                 request.suspect = True
-                effects += self._break_off(request, now)
+                request.deaths += request.alone
+                effects += self._break_off(request, now, died=request.alone)
         return [*effects, *self.pump(now)]
 
     def join(self, request: Request, now: float) -> Effects:
@@ -182,7 +190,7 @@ class Attempts:
             # A first attempt is always worth it; another only if the forecast fits what is left.
             if request.attempts and request.deadline - now < _forecast_s(table):
                 effects += self._give_up(request, NO_TIME, now)
-            elif request.redelivered or request.recorded < request.deaths:
+            elif request.suspect and not request.recorded:
                 request.state = "recording"
                 self._running[request.id] = request  # nothing runs beside it from here on
                 effects += self._retain(request, now)
@@ -204,13 +212,19 @@ class Attempts:
         request.state, request.probes = "running", 0
         request.attempt = Attempt(request.id, request.attempts, table, self._door)
         request.probe_at = now + probe_after_s(table)
+        request.alone = not self._running
+        for other in self._running.values():
+            other.alone = False
         self._running[request.id] = request
         return request.attempt.start(request.given, request.deadline - now)
 
-    def _break_off(self, request: Request, now: float) -> Effects:
-        """Ends the attempt on evidence, and lets the request run again if it may."""
-        effects = self.end(request, cancel=True)
-        request.broken += 1
+    def _break_off(self, request: Request, now: float, *, died: bool = False) -> Effects:
+        """Ends the attempt on evidence, and lets the request run again if it may.
+
+        died: of a node, and counted; what has a bound of its own spends no other.
+        """
+        effects = [*self.end(request, cancel=True), *self._settle(request, now)]
+        request.broken += not died
         if request.deaths >= POISON_AT:
             return effects + self._give_up(request, POISON, now)
         if request.broken >= BROKEN_MAX or not self._budget.spend():
@@ -221,7 +235,7 @@ class Attempts:
     def _wait_for_table(self, request: Request, now: float) -> Effects:
         """A node refused it: it has left this table, or is behind it. Nothing is broken by that."""
         used = request.attempt.table if request.attempt else None
-        effects = self.end(request, cancel=True)
+        effects = [*self.end(request, cancel=True), *self._settle(request, now)]
         wait_s = 0.0
         if used is not None and self._table is not None and used.stamp >= self._table.stamp:
             wait_s = min(STALE_FIRST_S * 2**request.stale, STALE_MAX_S)

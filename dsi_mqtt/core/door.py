@@ -12,8 +12,8 @@ Life of an input:
 Only an answer counts. The input stays unacknowledged until the broker has taken its answer, so
 that a dead door's inputs go to the next door. What was handed out again, or was in a chain when
 a node of it died, is a *suspect* and runs alone (`line`), so that a poisonous input is found by
-its own deaths and answered with an error at the third. Their count is retained before it runs,
-for a poisonous input may end its door as well.
+its own deaths, those at which it was alone, and answered with an error at the third. That it runs
+here is retained first, for the next death may be this door's, and taken back afterwards.
 
 Results count from whichever attempt they come; failures only from the present one. A door that
 is named no more finishes what it holds, on whichever table serves by then, and admits nothing.
@@ -21,7 +21,7 @@ is named no more finishes what it holds, on whichever table serves by then, and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Final
 
@@ -51,6 +51,8 @@ from dsi_mqtt.core.table import Stamp, Table
 from dsi_mqtt.errors import WireError, one_sentence
 
 AGAIN_MAX_S: Final = 30.0
+# Errors that say nothing about their input.
+PASSING: Final = frozenset({"cancelled", "deadline", "overloaded", "unavailable"})
 
 CANCELLED: Final = Failure("cancelled", "cancelled by its device")
 _REPLACED: Final = Failure("unavailable", "the deployment is of another kind now; ask again")
@@ -73,6 +75,7 @@ class Door:
         self._spec = spec
         self._numbers = numbers
         self._me = (node, incarnation)
+        self._incarnation = incarnation
         self._peers = peers
         self._attempts: Attempts | Generations = self._fresh_attempts()
         self._requests: dict[bytes, Request] = {}
@@ -193,13 +196,14 @@ class Door:
         return self._admit(request, now)
 
     def record_found(self, record: Redelivery, now: float) -> Effects:
-        """A retained count from before this door."""
-        return self._remember(record, now)
+        """A record from before this door."""
+        return self._cleared(self._deaths.found(record, now))
 
     def record_written(self, record: Redelivery, now: float) -> Effects:
-        """The deaths are retained, so the input may run now."""
+        """It is retained that the input runs here, so it may."""
         request = self._by_key.get(record.key)
-        if request is None or request.state != "recording":
+        newest = record == self._deaths.of(record.key)
+        if request is None or request.state != "recording" or not newest:
             return []
         return self._attempts.retained(request, now)
 
@@ -217,14 +221,14 @@ class Door:
         if isinstance(self._attempts, Generations):
             self._attempts.device_spoke(device, now)
 
-    def ingress_lost(self) -> Effects:
+    def ingress_lost(self, now: float) -> Effects:
         """Receipts of that connection mean nothing any more; the broker will repeat the inputs."""
         self._passed_over.clear()
         for request in self._requests.values():
             request.receipts.clear()
-        return self.let_go() if self._leaving else []
+        return self.let_go(now) if self._leaving else []
 
-    def let_go(self) -> Effects:
+    def let_go(self, now: float) -> Effects:
         """Named no more and without ingress: what is not in the chain is left to the next door."""
         self._attempts.starting = False
         left: tuple[str, ...] = ("waiting", "recording")
@@ -234,6 +238,7 @@ class Door:
         for request in list(self._requests.values()):
             if request.state in left:
                 effects += self._attempts.end(request, cancel=False)
+                effects += self._settle(request, now)
                 self._forget(request)
         return effects
 
@@ -256,25 +261,34 @@ class Door:
 
     def _admit(self, request: Request, now: float) -> Effects:
         self._requests[request.id] = self._by_key[request.key] = request
-        # A door died holding it, so it may be why.
-        again = request.given.duplicate or self._deaths.of(request.key) > 0
-        request.redelivered = request.suspect = again
+        # A door died holding it, or while it ran alone.
+        request.deaths = self._deaths.of(request.key).count
+        request.suspect = request.given.duplicate or not self._deaths.of(request.key).void
         return self._attempts.join(request, now)
 
     def _retain(self, request: Request, now: float) -> Effects:
-        """Deaths are counted when a suspect is about to run: what only waited has ended no door."""
-        if request.redelivered:
-            request.redelivered = False
-            request.deaths += self._deaths.of(request.key) + 1
+        """A suspect is about to run: if this door dies of it, the next one shall know."""
+        before = self._deaths.of(request.key).door
+        if before not in ("", self._incarnation):
+            request.deaths += not self._peers.has_let_go(self.deployment, before)
         if request.deaths >= POISON_AT:
             return self._give_up(request, POISON, now)
-        request.recorded = request.deaths
-        effects = self._remember(Redelivery(request.key, request.deaths), now)
-        return [*effects, *self._tell(request, now)]
+        request.recorded = True
+        record = Redelivery(request.key, request.deaths, self._incarnation)
+        return [*self._cleared(self._deaths.put(record, now)), *self._tell(request, now)]
 
-    def _remember(self, record: Redelivery, now: float) -> Effects:
-        gone = self._deaths.found(record.key, record.count, now)
-        return [WriteRecord(self.deployment, Redelivery(key, 0)) for key in gone]
+    def _settle(self, request: Request, now: float) -> Effects:
+        """It does not run any more, and this door lives."""
+        request.recorded = False
+        known = self._deaths.of(request.key)
+        if known.door != self._incarnation and known.count >= request.deaths:
+            return []
+        record = Redelivery(request.key, request.deaths)
+        gone = self._deaths.put(record, now)
+        return [*self._cleared(gone), WriteRecord(self.deployment, record)]
+
+    def _cleared(self, keys: Iterable[str]) -> Effects:
+        return [WriteRecord(self.deployment, Redelivery(key, 0)) for key in keys]
 
     # --- the chain ----------------------------------------------------------------------------
 
@@ -334,7 +348,7 @@ class Door:
 
     def _fresh_attempts(self) -> Attempts | Generations:
         if self._spec.kind == "one-pass":
-            return Attempts(self._me, self._peers, self._give_up, self._retain)
+            return Attempts(self._me, self._peers, self._give_up, self._retain, self._settle)
         return Generations(
             self._me,
             self._spec,
@@ -342,16 +356,9 @@ class Door:
             self._numbers,
             give_up=self._give_up,
             retain=self._retain,
-            absolve=self._absolve,
+            settle=self._settle,
             conclude=self._complete,
         )
-
-    def _absolve(self, request: Request) -> Effects:
-        """It ran alone and nothing died: it was not at fault."""
-        if not request.deaths:
-            return []
-        request.deaths = request.recorded = 0
-        return self._clear_record(request.key)
 
     def _complete(self, request: Request, completion: Completion, now: float) -> Effects:
         effects = self._attempts.end(request, cancel=False)
@@ -366,11 +373,16 @@ class Door:
         if request is None or request.reply is None:
             return []
         self._forget(request)
+        failure = request.reply.failure
         # Other errors may pass, so their input may be tried again.
-        if request.reply.failure is None or request.reply.failure == POISON:
+        if failure is None or failure == POISON:
             self._kept.keep(request.key, request.reply, now + self._spec.input.dedupe_s)
         effects: Effects = [Acknowledge(self.deployment, r) for r in request.receipts]
-        if self._deaths.of(request.key):
+        if request.key in self._by_key:
+            return effects  # what is retained is about another delivery, which goes on
+        if failure is not None and failure.code in PASSING:
+            effects += self._settle(request, now)  # tried again, it is the same suspect
+        elif not self._deaths.of(request.key).void:
             effects += self._clear_record(request.key)
         return effects
 
@@ -422,11 +434,11 @@ class Door:
         request.again_s = min(request.again_s * 2, AGAIN_MAX_S)
         if request.reply is not None:
             return [PublishReply(self.deployment, request.id, request.reply)]
-        return [WriteRecord(self.deployment, Redelivery(request.key, request.recorded))]
+        return [WriteRecord(self.deployment, self._deaths.of(request.key))]
 
     def _clear_record(self, key: str) -> Effects:
         self._deaths.cleared(key)
-        return [WriteRecord(self.deployment, Redelivery(key, 0))]
+        return self._cleared([key])
 
     def _too_late(self, request: Request) -> Failure:
         table = self._attempts.table

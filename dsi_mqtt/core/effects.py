@@ -163,7 +163,7 @@ class Acknowledge:
 
 @dataclass(frozen=True, slots=True)
 class WriteRecord:
-    """Retain a redelivery count; answer with RecordWritten. A count of 0 clears the record."""
+    """Retain a record; answer with RecordWritten. A void one clears it, without an answer."""
 
     deployment: str
     record: Redelivery

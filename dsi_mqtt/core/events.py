@@ -198,7 +198,7 @@ class InputArrived:
 
 @dataclass(frozen=True, slots=True)
 class RecordFound:
-    """A retained redelivery count from before."""
+    """A retained record from before."""
 
     deployment: str
     record: Redelivery

@@ -21,7 +21,17 @@ from typing import Final
 import numpy as np
 
 from dsi_mqtt.core.activation import TOKENS, Row
-from dsi_mqtt.core.attempts import BROKEN, POISON, POISON_AT, STALE_FIRST_S, STALE_MAX_S, GiveUp
+from dsi_mqtt.core.attempts import (
+    BROKEN,
+    BROKEN_MAX,
+    POISON,
+    POISON_AT,
+    STALE_FIRST_S,
+    STALE_MAX_S,
+    GiveUp,
+    Retain,
+    Settle,
+)
 from dsi_mqtt.core.deployment import Deployment, Generation
 from dsi_mqtt.core.effects import Effects, ForgetText, PublishPartial, ReadPrompt, WriteText
 from dsi_mqtt.core.generation import Ask, Completion
@@ -37,7 +47,6 @@ from dsi_mqtt.core.steps import Step, Steps
 from dsi_mqtt.core.stops import StopFinder
 from dsi_mqtt.core.table import Stamp, Table
 
-BROKEN_MAX: Final = 5
 MIB: Final = 1024 * 1024
 # A device that has lost its connection may be back by then.
 UNHEARD_S: Final = 2.0
@@ -49,8 +58,6 @@ SILENT: Final = Failure("cancelled", "its device has not spoken for alive_s")
 UNHEARD: Final = Failure("cancelled", "nobody is subscribed to its answers")
 _NO_TOKENS: Final = Failure("model_failed", "the head drew no tokens")
 
-Retain = Callable[[Request, float], Effects]
-Absolve = Callable[[Request], Effects]
 Conclude = Callable[[Request, Completion, float], Effects]
 
 
@@ -58,8 +65,7 @@ class Generations:
     """State machine of the sessions of one door.
 
     numbers: for sessions and steps; none twice in this incarnation of the node.
-    give_up, retain: as in `attempts`. absolve: a suspect has passed what it was suspected of.
-    conclude: a session has ended well.
+    give_up, retain, settle: as in `attempts`. conclude: a session has ended well.
     """
 
     def __init__(
@@ -71,7 +77,7 @@ class Generations:
         *,
         give_up: GiveUp,
         retain: Retain,
-        absolve: Absolve,
+        settle: Settle,
         conclude: Conclude,
     ) -> None:
         self._deployment = spec.name
@@ -79,7 +85,7 @@ class Generations:
         self._peers = peers
         self._give_up = give_up
         self._retain = retain
-        self._absolve = absolve
+        self._settle = settle
         self._conclude = conclude
         self._table: Table | None = None
         self._graph: ModelGraph | None = None
@@ -142,9 +148,9 @@ class Generations:
             sessions = step.sessions
             effects += self._steps.drop(step)
             for session in sessions:
-                session.request.deaths += 1
-                session.suspect = True
-                effects += self._again(session, now)
+                session.request.suspect = True
+                session.request.deaths += step.alone
+                effects += self._again(session, now, died=step.alone)
         return [*effects, *self.pump(now)]
 
     def data_reconnected(self, now: float) -> Effects:
@@ -158,7 +164,7 @@ class Generations:
         """An input was admitted."""
         if len(self._sessions) >= self._limits.sessions_max + self._limits.queue_max:
             return self._give_up(request, FULL, now)
-        session = Session(request, suspect=request.suspect)
+        session = Session(request)
         request.state = "waiting"
         self._sessions[request.id] = session
         return [self._read(session)] if self._graph is not None else []
@@ -332,7 +338,7 @@ class Generations:
         if any(session.state == "recording" for session in self._sessions.values()):
             return effects
         while chosen := self._schedule.choose(self._steps, table, now):
-            if chosen[0].request.recorded < chosen[0].request.deaths:
+            if chosen[0].request.suspect and not chosen[0].request.recorded:
                 return effects + self._record(chosen[0], now)
             effects.append(self._steps.start(table, chosen, now))
         return effects
@@ -375,7 +381,7 @@ class Generations:
     def _let_in(self, session: Session, table: Table, now: float) -> Effects:
         """It is its turn, and there is room."""
         request = session.request
-        if request.redelivered or request.recorded < request.deaths:
+        if request.suspect and not request.recorded:
             return self._record(session, now)
         idle = self._idle.take(request.given.device, session.tokens)
         fresh = self._tellings.name_next()
@@ -395,9 +401,10 @@ class Generations:
             return self._give_up(session.request, _NO_TOKENS, now)
         session.stepped(row)
         effects: Effects = []
-        if session.suspect:
-            session.suspect = False
-            effects += self._absolve(session.request)
+        if session.request.suspect:
+            # It has passed what it was suspected of.
+            session.request.suspect, session.request.deaths = False, 0
+            effects += self._settle(session.request, now)
         if draws:
             ends = self._graph.vocabulary.ends if self._graph and self._graph.vocabulary else ()
             fresh = (token,) if session.commit(token, ends) else ()
@@ -432,15 +439,19 @@ class Generations:
                 effects += self._again(session, now)
         return [*effects, *self.pump(now)]
 
-    def _again(self, session: Session, now: float) -> Effects:
-        """Its step came to nothing: once more, unless that happens all the time."""
-        session.broken += 1
+    def _again(self, session: Session, now: float, *, died: bool = False) -> Effects:
+        """Its step came to nothing: once more, unless that happens all the time.
+
+        died: of a node, and counted; what has a bound of its own spends no other.
+        """
+        effects = self._settle(session.request, now)
+        session.broken += not died
         if session.request.deaths >= POISON_AT:
-            return self._give_up(session.request, POISON, now)
+            return effects + self._give_up(session.request, POISON, now)
         if session.broken >= BROKEN_MAX:
-            return self._give_up(session.request, BROKEN, now)
+            return effects + self._give_up(session.request, BROKEN, now)
         self._line_up(session)
-        return []
+        return effects
 
     def _wait_for_table(self, session: Session, step: Step, now: float) -> Effects:
         """A node has left this table, or is behind it. Nothing is broken by that."""
@@ -448,7 +459,7 @@ class Generations:
             session.not_before = now + min(STALE_FIRST_S * 2**session.stale, STALE_MAX_S)
             session.stale += 1
         self._line_up(session)
-        return []
+        return self._settle(session.request, now)
 
     def _line_up(self, session: Session) -> None:
         self.retried += 1

@@ -2,7 +2,7 @@
 
     waiting ◄────────────(its attempt broke)─────────────┐
        ├──(its turn)──────────────────────────────────► running ──(answer)──► answering
-       └──(its turn, and a node died with it)──► recording ──(that is retained)──► running
+       └──(its turn, and it is a suspect)──► recording ──(that is retained)──► running
 
 A *suspect* may have ended a node: it runs alone. Nothing starts beside it, and it starts when
 nothing else runs. Suspects go before the others, or a busy door would never come to them.
@@ -28,9 +28,10 @@ class Request:
     """An input in a door's hands, from its first delivery until its answer is taken.
 
     receipts: deliveries to acknowledge with the answer. attempt: in the chain now, only while
-    running. broken: attempts that ended on evidence; stale: those that a node refused. deaths:
-    nodes that ended while they may have held it; recorded: how many of them are retained.
-    redelivered: handed out again by the broker, because a door died that is yet to be counted.
+    running; alone: nothing was in the chain beside it. broken: attempts that ended on evidence, but
+    for the counted deaths; stale: those that a node refused. suspect: a node died while it may have
+    held this. deaths: those that ended while it was alone. recorded: it is retained that this door
+    has it in the chain, for the next death may be the door's.
     """
 
     id: bytes
@@ -40,12 +41,12 @@ class Request:
     state: State = "waiting"
     attempts: int = 0
     attempt: Attempt | None = None
+    alone: bool = False
     broken: int = 0
     stale: int = 0
     deaths: int = 0
     suspect: bool = False
-    redelivered: bool = False
-    recorded: int = 0
+    recorded: bool = False
     not_before: float = 0.0
     probe_at: float = 0.0
     probes: int = 0

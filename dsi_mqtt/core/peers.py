@@ -79,6 +79,18 @@ class Peers:
         said = word is not None and (word.state, word.incarnation) == ("offline", member[1])
         return said or self.is_replaced(member)
 
+    def has_let_go(self, deployment: str, incarnation: str) -> bool:
+        """Whether a living node says, as `incarnation`, that it has not got this ingress.
+
+        One that died in silence last said that it had.
+        """
+        return any(
+            word.incarnation == incarnation
+            and word.state != "offline"
+            and not any(d.deployment == deployment and d.ingress_open for d in word.doors)
+            for word in self._words.values()
+        )
+
     def lacks(self, table: Table) -> bool:
         """Whether, by proof or hint, a member of `table` is gone."""
         return any(self.is_missing(member) for member in table.members())

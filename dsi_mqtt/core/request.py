@@ -115,7 +115,17 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Redelivery:
-    """Retained record: how many nodes have ended while they may have held this input."""
+    """Retained record of a suspect. count: of deaths at which it was alone in the chain.
+
+    door: the incarnation of the door that has it in the chain alone; when that has died as well,
+    it is one more. Empty: it is not in the chain.
+    """
 
     key: str
     count: int
+    door: str = ""
+
+    @property
+    def void(self) -> bool:
+        """There is nothing to remember: what is retained is cleared."""
+        return not self.count and not self.door

@@ -75,10 +75,10 @@ class Schedule:
     def choose(self, steps: Steps, table: Table, now: float) -> list[Session]:
         """The sessions of the next step, if one may start beside those in the chain."""
         due = [session for session in self._due if session.not_before <= now]
-        suspect = next((session for session in due if session.suspect), None)
+        suspect = next((session for session in due if session.request.suspect), None)
         if suspect is not None:
             return [] if len(steps) else self._take([suspect])
-        if any(session.suspect for step in steps for session in step.sessions):
+        if any(session.request.suspect for step in steps for session in step.sessions):
             return []
         depth = len({replica.node for part in table.segments for replica in part.replicas})
         decodes = sum(step.is_decode for step in steps)

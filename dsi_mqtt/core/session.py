@@ -28,7 +28,7 @@ class Session:
 
     tokens: the prompt, then what is committed. fed: positions that every segment is thought to
     hold. broken: steps in a row that came to nothing; stale: that a node refused. alone: it may
-    not share a step, for one that it shared failed. suspect: nor may anything run beside it.
+    not share a step, for one that it shared failed.
     """
 
     request: Request
@@ -45,7 +45,6 @@ class Session:
     stale: int = 0
     not_before: float = 0.0
     alone: bool = False
-    suspect: bool = False
     alive_until: float | None = None
     unheard_since: float | None = None
     finish: FinishReason | None = None

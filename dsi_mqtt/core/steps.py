@@ -25,9 +25,12 @@ _PREFIX_BYTES: Final = 8
 
 @dataclass(slots=True, eq=False)
 class Step:
+    """alone: nothing was in the chain beside it, and it has one session."""
+
     attempt: Attempt
     rows: tuple[tuple[Session, Row], ...]
     probe_at: float
+    alone: bool
     probes: int = 0
 
     @property
@@ -66,7 +69,10 @@ class Steps:
         """One step for `sessions`, each with what it is to be fed next."""
         id_ = self._prefix + next(self._numbers).to_bytes(16 - _PREFIX_BYTES, "big")
         rows = tuple((session, session.row()) for session in sessions)
-        step = Step(Attempt(id_, 1, table, self._door), rows, now + probe_after_s(table))
+        alone = len(sessions) == 1 and not self._steps
+        for other in self._steps.values():
+            other.alone = False
+        step = Step(Attempt(id_, 1, table, self._door), rows, now + probe_after_s(table), alone)
         self._steps[id_] = step
         for session in sessions:
             session.state = "stepping"

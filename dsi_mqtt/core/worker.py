@@ -214,7 +214,7 @@ class Worker:
         effects += ingress.held_elsewhere(self._peers.has_ingress(name), now)
         effects += ingress.named(table.door, now)
         if was_open and not ingress.is_open:
-            effects += door.ingress_lost()
+            effects += door.ingress_lost(now)
         return effects + door.named(table, now)
 
     def _leave_door(self, name: str, now: float) -> Effects:
@@ -227,7 +227,7 @@ class Worker:
             effects += door.refuse_all(_UNDEPLOYED, now)
         ingress.finishing()
         if not ingress.is_connected:
-            effects += door.let_go()
+            effects += door.let_go(now)
         if not door.idle:
             # What it holds is answered first, on the connection it came by.
             return effects + door.replaced(self._serving(name), now)
@@ -278,7 +278,8 @@ class Worker:
         door, ingress = self._doors.get(event.deployment), self._ingresses.get(event.deployment)
         if door is None or ingress is None:
             return []
-        return [*door.ingress_lost(), *ingress.lost(now), ReportStatus()]
+        effects = door.ingress_lost(now)
+        return [*effects, *ingress.lost(now), ReportStatus()]
 
     # --- peers --------------------------------------------------------------------------------
 

@@ -145,7 +145,7 @@ class Answering:
             self._leaving.task_done()
         if isinstance(effect, PublishReply):
             self._emit(ev.ReplyPublished(self._deployment, effect.request))
-        elif isinstance(effect, WriteRecord) and effect.record.count:
+        elif isinstance(effect, WriteRecord) and not effect.record.void:
             self._emit(ev.RecordWritten(self._deployment, effect.record))
         elif isinstance(effect, PublishPartial):
             self._emit(ev.PartialTaken(self._deployment, effect.request, heard))
@@ -165,7 +165,7 @@ class Answering:
         if isinstance(effect, WriteRecord):
             record = effect.record
             topic = record_topic(self._topics, self._deployment, record)
-            payload = self._topics.redelivery.payload.encode(record) if record.count else b""
+            payload = b"" if record.void else self._topics.redelivery.payload.encode(record)
             return Message(topic, payload, qos=1, retain=True)
         if isinstance(effect, PublishPartial):
             given = effect.given

@@ -155,10 +155,8 @@ class Doorway:
     def _read_record(self, message: Message) -> Redelivery:
         """Raises WireError for what no door has written."""
         record = self._topics.redelivery.payload.decode(message.payload)
-        if (
-            record_topic(self._topics, self._deployment, record) != message.topic
-            or record.count < 1
-        ):
+        known = record_topic(self._topics, self._deployment, record) == message.topic
+        if not known or record.count < 0 or record.void:
             raise WireError("it is not the record of the input that it names")
         return record
 

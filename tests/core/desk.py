@@ -85,7 +85,7 @@ class Desk:
     def retain(self) -> Desk:
         """The broker takes every record that is out."""
         for effect in [e for e in self.effects if isinstance(e, WriteRecord)]:
-            if effect.record.count:
+            if not effect.record.void:
                 self.do(self.door.record_written(effect.record, self.now))
         return self
 
@@ -113,8 +113,10 @@ class Desk:
     def acknowledged(self) -> list[int]:
         return [e.receipt for e in self.effects if isinstance(e, Acknowledge)]
 
-    def records(self) -> list[int]:
-        return [e.record.count for e in self.effects if isinstance(e, WriteRecord)]
+    def records(self) -> list[str]:
+        """Each as its count, and a + where a door has the input in the chain."""
+        records = [e.record for e in self.effects if isinstance(e, WriteRecord)]
+        return [f"{record.count}{'+' if record.door else ''}" for record in records]
 
 
 def numbers(headers: Sequence[Header]) -> list[int]:

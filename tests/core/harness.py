@@ -9,6 +9,7 @@ Nothing here decides what is right; `invariants` does.
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Callable
 from itertools import count
 from random import Random
@@ -60,6 +61,7 @@ class Site:
         self.repetition = 0.0
         self.deaths = 0
         self.check: Callable[[Site, Node], None] = lambda _site, _node: None
+        self.alone_at_death: Counter[str] = Counter()
         self._due: list[tuple[float, int, Action]] = []
         self._order = count()
         self._arrivals: dict[tuple[str, str], float] = {}
@@ -113,6 +115,18 @@ class Site:
     def _tell_all(self, event: ev.Event) -> None:
         for node in self.nodes.values():
             node.soon(CONTROL_S, event)
+
+    def note_death(self, dying: Node) -> None:
+        """Which inputs are alone in the chain, or about to be, that this death may be due to."""
+        self.deaths += 1
+        for node in self.alive():
+            for door in node.machine._doors.values():
+                running = list(door._attempts._running.values())
+                if len(running) == 1:
+                    attempt = running[0].attempt
+                    members = attempt.table.members() if attempt else frozenset()
+                    if node is dying or (dying.name, dying.incarnation) in members:
+                        self.alone_at_death[running[0].given.parsed.body.decode()] += 1
 
     # --- data ---------------------------------------------------------------------------------
 
@@ -202,9 +216,9 @@ class Node:
         if self.worker is None:
             return
         testament = self.worker.will()
+        self.site.note_death(self)
         self.worker = None
         self.data_up = False
-        self.site.deaths += 1
         self.site.broker.left(self.name)
         if will:
             self.site.publish_status(testament)

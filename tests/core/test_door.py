@@ -146,7 +146,7 @@ def test_equal_inputs_without_an_id_are_two_requests_unless_the_broker_repeats_o
 def test_an_input_without_id_that_was_answered_before_its_connection_was_lost() -> None:
     given = make_input(1, with_id=False)
     desk = Desk().give(given)
-    desk.door.ingress_lost()
+    desk.do(desk.door.ingress_lost(desk.now))
     desk.done(desk.sent()[0], b"cat")
     assert desk.take().acknowledged() == []
     desk.look()
@@ -191,7 +191,7 @@ def test_named_again_it_admits_what_it_had_passed_over() -> None:
 def test_what_was_passed_over_goes_with_the_connection() -> None:
     desk = Desk()
     desk.do(desk.door.replaced(make_table(epoch=2, door=C), desk.now)).give(make_input(1))
-    desk.door.ingress_lost()
+    desk.do(desk.door.ingress_lost(desk.now))
     assert desk.serve(make_table(epoch=3)).sent() == []
 
 
@@ -199,7 +199,7 @@ def test_without_table_and_ingress_it_starts_nothing_more() -> None:
     desk = Desk(make_table(window=1)).give(make_input(1), make_input(2))
     (running,) = desk.sent()
     desk.do(desk.door.replaced(make_table(epoch=2, door=C, window=1), desk.now))
-    desk.door.ingress_lost()
+    desk.do(desk.door.ingress_lost(desk.now))
     desk.done(running).take()
     assert desk.sent() == []
     assert desk.acknowledged() == []
@@ -210,10 +210,10 @@ def test_without_them_an_attempt_that_breaks_is_left_to_the_next_door() -> None:
     desk = Desk().give(make_input(1))
     (running,) = desk.sent()
     desk.do(desk.door.replaced(make_table(epoch=2, door=C), desk.now))
-    desk.door.ingress_lost()
+    desk.do(desk.door.ingress_lost(desk.now))
     desk.say("lost", running)
     assert desk.sent() == []
-    desk.door.let_go()
+    desk.do(desk.door.let_go(desk.now))
     assert desk.door.idle
     assert desk.replies() == []
 
@@ -231,7 +231,7 @@ def test_undeployed_everything_held_and_everything_to_come_is_answered() -> None
 def test_what_the_broker_repeats_after_a_lost_connection_is_the_same_request() -> None:
     desk = Desk().give(make_input(1))
     (header,) = desk.sent()
-    desk.door.ingress_lost()
+    desk.do(desk.door.ingress_lost(desk.now))
     desk.give(make_input(1, receipt=2, duplicate=True))
     assert desk.records() == [], "this door has not died"
     desk.done(header)

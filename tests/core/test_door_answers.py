@@ -21,7 +21,7 @@ from dsi_mqtt.core.answers import (
     KeptAnswers,
     RetryBudget,
 )
-from dsi_mqtt.core.request import CORRELATION_MAX, Reply
+from dsi_mqtt.core.request import CORRELATION_MAX, Redelivery, Reply
 from tests.core.build import make_input
 
 # Four entries with the largest body of the test below.
@@ -102,26 +102,31 @@ def test_the_memory_that_counts_of_deaths_take_is_bounded_and_what_goes_is_told(
     before, _ = tracemalloc.get_traced_memory()
     gone = 0
     for number in range(6000):
-        gone += len(deaths.found(_text(number, 2 * CORRELATION_MAX), 1, 0.0))
+        record = Redelivery(_text(number, 2 * CORRELATION_MAX), 1, f"i{number}")
+        gone += len(deaths.found(record, 0.0))
     after, _ = tracemalloc.get_traced_memory()
     assert after - before <= DEATHS_BYTES_MAX
     assert len(deaths) + gone == 6000
-    assert deaths.of(_text(5999, 2 * CORRELATION_MAX)) == 1
+    assert deaths.of(_text(5999, 2 * CORRELATION_MAX)).count == 1
 
 
-def test_a_count_of_deaths_never_falls_before_it_is_cleared() -> None:
+def test_what_is_found_is_not_newer_than_what_is_known() -> None:
     deaths = Deaths()
-    deaths.found("k", 2, 0.0)
-    deaths.found("k", 1, 1.0)
-    assert deaths.of("k") == 2
-    deaths.cleared("k")
-    assert deaths.of("k") == 0
+    deaths.put(Redelivery("k", 2, "here"), 0.0)
+    for older in (Redelivery("k", 1, "there"), Redelivery("k", 2, "there")):
+        deaths.found(older, 1.0)
+        assert deaths.of("k") == Redelivery("k", 2, "here")
+    deaths.found(Redelivery("k", 3, "there"), 2.0)
+    assert deaths.of("k").count == 3
+    deaths.put(Redelivery("k", 0), 3.0)
+    assert (deaths.of("k").void, len(deaths)) == (True, 0)
 
 
-def test_the_longest_unheard_of_makes_room() -> None:
+def test_the_longest_untouched_makes_room() -> None:
     deaths = Deaths(count_max=2)
-    assert [deaths.found(key, 1, 0.0) for key in ("a", "b", "a", "c")] == [[], [], [], ["b"]]
-    assert [deaths.of(key) for key in "abc"] == [1, 0, 1]
+    gone = [deaths.found(Redelivery(key, 1), 0.0) for key in ("a", "b", "a", "c")]
+    assert gone == [[], [], [], ["b"]]
+    assert [deaths.of(key).count for key in "abc"] == [1, 0, 1]
 
 
 def test_the_budget_is_earned_by_answers_and_grows_with_the_window() -> None:

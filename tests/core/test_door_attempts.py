@@ -1,4 +1,4 @@
-"""The door's attempts: the window, what ends one, when to give up, and poison."""
+"""The door's attempts: the window, what ends one, and when to give up."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ from dsi_mqtt.core.attempts import (
 )
 from dsi_mqtt.core.effects import (
     ReportStatus,
-    WriteRecord,
 )
 from dsi_mqtt.core.line import AGAIN_FIRST_S
 from dsi_mqtt.core.message import Activation, Failure, Header
-from dsi_mqtt.core.request import Redelivery
 from tests.core.build import (
     A,
     B,
@@ -279,94 +277,3 @@ def test_an_answer_that_nobody_confirms_goes_out_again_less_and_less_often() -> 
     assert times[0] == pytest.approx(AGAIN_FIRST_S, abs=0.11)
     assert 4 <= len(times) <= 6
     assert desk.do(desk.door.reply_published(make_input(1).request, desk.now)).acknowledged() == [1]
-
-
-# --- poison -----------------------------------------------------------------------------------
-
-
-def test_a_redelivered_input_is_counted_before_it_runs() -> None:
-    desk = Desk().give(make_input(1, duplicate=True))
-    assert desk.sent() == []
-    assert desk.records() == [1]
-    desk.retain()
-    (header,) = desk.sent()
-    desk.done(header).take()
-    assert desk.records()[-1] == 0, "the record is not cleared"
-
-
-def test_the_third_time_it_is_poison_and_the_verdict_is_kept() -> None:
-    desk = Desk(table=None)
-    given = make_input(1, duplicate=True)
-    desk.door.record_found(Redelivery(given.key, 2), 0.0)
-    desk.serve(ON_B).give(given)
-    assert desk.sent() == []
-    assert desk.codes() == ["poison"]
-    assert desk.take().records() == [0]
-    desk.look()
-    desk.give(make_input(1, receipt=9))
-    assert desk.sent() == []
-    assert desk.codes() == ["poison"]
-
-
-def test_a_suspect_runs_alone() -> None:
-    desk = Desk().give(make_input(1))
-    (normal,) = desk.sent()
-    desk.give(make_input(2, duplicate=True), make_input(3))
-    assert desk.sent() == []
-    assert desk.records() == [], "counted before its turn"
-    desk.done(normal)
-    assert desk.records() == [1]
-    desk.give(make_input(4))
-    assert desk.sent() == [], "something ran beside a suspect that is being recorded"
-    desk.retain()
-    (suspect,) = desk.sent()
-    assert numbers([suspect]) == [2]
-    desk.give(make_input(5))
-    assert desk.sent() == [], "something ran beside a suspect"
-    desk.done(suspect)
-    assert numbers(desk.sent()) == [3, 4, 5]
-
-
-def test_what_only_waited_behind_a_poisonous_input_is_not_counted() -> None:
-    desk = Desk()
-    for number in (1, 2, 3):
-        desk.give(make_input(number, duplicate=True))
-    assert desk.records() == [1]
-    desk.wait(AGAIN_FIRST_S)
-    keys = {e.record.key for e in desk.effects if isinstance(e, WriteRecord)}
-    assert keys == {make_input(1).key}
-    assert desk.records() == [1, 1], "an unconfirmed record is not written again"
-
-
-def test_a_record_without_its_redelivery_flag_counts_all_the_same() -> None:
-    """The project's client repeats by itself: then the broker sets no flag."""
-    desk = Desk(table=None)
-    given = make_input(1)
-    desk.door.record_found(Redelivery(given.key, 1), 0.0)
-    desk.serve(ON_B).give(given)
-    assert desk.records() == [2]
-
-
-def test_deaths_in_the_chain_make_poison_too() -> None:
-    desk = Desk()
-    for life in (1, 2, 3):
-        member = ("b", f"b{life}")
-        desk.hear(member).serve(make_table((A, (0, 3)), (member, (3, 6)), epoch=life + 1))
-        if life == 1:
-            desk.give(make_input(1), make_input(2))
-        desk.retain()
-        started = desk.sent()
-        assert numbers(started) == ([1, 2] if life == 1 else [1]), "two suspects at once"
-        desk.look()
-    desk.hear(("b", "b4"))
-    assert desk.codes() == ["poison"]
-    desk.serve(make_table((A, (0, 3)), (("b", "b4"), (3, 6)), epoch=9)).retain()
-    assert numbers(desk.sent()) == [2]
-
-
-def test_a_record_that_nobody_comes_back_for_is_cleared() -> None:
-    desk = Desk(spec=make_spec(dedupe_s=5.0))
-    desk.door.record_found(Redelivery("gone", 1), 0.0)
-    assert desk.wait(4.9).records() == []
-    assert desk.wait(0.1).records() == [0]
-    assert desk.wait(10.0).records() == [0]

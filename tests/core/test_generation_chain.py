@@ -36,7 +36,7 @@ def check_step(site: Site, node: Node) -> None:
         assert len(runs._schedule.running) <= GENERATION.sessions_max
         stepping = [s for step in runs._steps for s in step.sessions]
         assert len(stepping) == len(set(stepping)), "a session is in two steps"
-        if any(s.suspect for s in stepping):
+        if any(s.request.suspect for s in stepping):
             assert len(runs._steps) == 1, "a suspect had company"
             assert len(stepping) == 1, "a suspect had company in its step"
         assert all(s.state == "ready" for s in runs._schedule.due)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from dsi_mqtt.core.kept import REPEAT_MAX_S, REPEAT_S, Kept
 
 TICK_S = 0.05

@@ -198,7 +198,7 @@ def test_another_ingress_session_makes_old_receipts_void() -> None:
 def test_counts_of_an_earlier_door_reach_this_one() -> None:
     node = Node()
     node.serve(DOOR_HERE)
-    node.on(ev.RecordFound(NAME, Redelivery(make_input(1).key, 2)))
+    node.on(ev.RecordFound(NAME, Redelivery(make_input(1).key, 3)))
     node.on(ev.IngressOpened(NAME))
     effects = node.on(ev.InputArrived(NAME, make_input(1)))
     (reply,) = [e for e in effects if isinstance(e, fx.PublishReply)]

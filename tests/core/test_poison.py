@@ -1,0 +1,244 @@
+"""Poison: who is a suspect, which deaths are counted, and what is retained of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from dsi_mqtt.core.attempts import (
+    STALE_MAX_S,
+)
+from dsi_mqtt.core.effects import (
+    WriteRecord,
+)
+from dsi_mqtt.core.line import AGAIN_FIRST_S
+from dsi_mqtt.core.message import MessageKind
+from dsi_mqtt.core.node import NodeState
+from dsi_mqtt.core.request import Redelivery
+from dsi_mqtt.core.table import Table
+from tests.core.build import (
+    A,
+    Member,
+    make_input,
+    make_spec,
+    make_status,
+    make_table,
+)
+from tests.core.desk import ON_B, Desk, numbers
+
+
+def test_that_a_redelivered_input_runs_is_retained_before_it_does() -> None:
+    desk = Desk().give(make_input(1, duplicate=True))
+    assert desk.sent() == []
+    assert desk.records() == ["0+"]
+    desk.retain()
+    (header,) = desk.sent()
+    desk.done(header).take()
+    assert desk.records() == ["0+", "0"], "the record is not cleared"
+
+
+def test_the_third_time_it_is_poison_and_the_verdict_is_kept() -> None:
+    desk = Desk(table=None)
+    given = make_input(1, duplicate=True)
+    desk.door.record_found(Redelivery(given.key, 3), 0.0)
+    desk.serve(ON_B).give(given)
+    assert desk.sent() == []
+    assert desk.codes() == ["poison"]
+    assert desk.take().records() == ["0"]
+    desk.look()
+    desk.give(make_input(1, receipt=9))
+    assert desk.sent() == []
+    assert desk.codes() == ["poison"]
+
+
+def test_a_suspect_runs_alone() -> None:
+    desk = Desk().give(make_input(1))
+    (normal,) = desk.sent()
+    desk.give(make_input(2, duplicate=True), make_input(3))
+    assert desk.sent() == []
+    assert desk.records() == [], "counted before its turn"
+    desk.done(normal)
+    assert desk.records() == ["0+"]
+    desk.give(make_input(4))
+    assert desk.sent() == [], "something ran beside a suspect that is being recorded"
+    desk.retain()
+    (suspect,) = desk.sent()
+    assert numbers([suspect]) == [2]
+    desk.give(make_input(5))
+    assert desk.sent() == [], "something ran beside a suspect"
+    desk.done(suspect)
+    assert numbers(desk.sent()) == [3, 4, 5]
+
+
+def test_what_only_waited_behind_a_poisonous_input_is_not_counted() -> None:
+    desk = Desk()
+    for number in (1, 2, 3):
+        desk.give(make_input(number, duplicate=True))
+    assert desk.records() == ["0+"]
+    desk.wait(AGAIN_FIRST_S)
+    keys = {e.record.key for e in desk.effects if isinstance(e, WriteRecord)}
+    assert keys == {make_input(1).key}
+    assert desk.records() == ["0+", "0+"], "an unconfirmed record is not written again"
+
+
+def test_a_record_without_its_redelivery_flag_counts_all_the_same() -> None:
+    """The project's client repeats by itself: then the broker sets no flag."""
+    desk = Desk(table=None)
+    given = make_input(1)
+    desk.door.record_found(Redelivery(given.key, 1), 0.0)
+    desk.serve(ON_B).give(given)
+    assert desk.records() == ["1+"]
+
+
+def lives(*numbers: int) -> Iterator[tuple[Member, Table]]:
+    """Node b, again and again, with the table that serves on it."""
+    for life in numbers:
+        member = ("b", f"b{life}")
+        yield member, make_table((A, (0, 3)), (member, (3, 6)), epoch=life + 1)
+
+
+def test_three_deaths_alone_in_the_chain_make_poison() -> None:
+    desk = Desk()
+    for member, table in lives(1, 2, 3):
+        desk.hear(member).serve(table)
+        if table.epoch == 2:
+            desk.give(make_input(1))
+        assert numbers(desk.retain().sent()) == [1]
+        assert desk.codes() == []
+        desk.look()
+    assert desk.hear(("b", "b4")).codes() == ["poison"]
+
+
+def test_a_death_beside_others_is_nobodys_and_each_runs_alone_from_then_on() -> None:
+    desk = Desk()
+    for member, table in lives(1, 2, 3, 4):
+        desk.hear(member).serve(table)
+        if table.epoch == 2:
+            desk.give(make_input(1), make_input(2))
+        started = desk.retain().sent()
+        assert numbers(started) == ([1, 2] if table.epoch == 2 else [1]), "two suspects at once"
+        assert desk.codes() == []
+        desk.look()
+    desk.hear(("b", "b5"))
+    assert desk.codes() == ["poison"]
+    desk.look()
+    (_, table), *_ = lives(5)
+    (innocent,) = desk.serve(table).retain().sent()
+    assert numbers([innocent]) == [2]
+    assert desk.done(innocent).codes() == ["ok"]
+
+
+def test_who_begins_alone_and_gets_company_is_not_alone() -> None:
+    desk = Desk().give(make_input(1))
+    desk.sent()
+    desk.give(make_input(2))
+    desk.hear(("b", "b2")).serve(make_table((A, (0, 3)), (("b", "b2"), (3, 6)), epoch=2))
+    assert desk.records() == ["0+"], "counted as if it had run alone before"
+
+
+@pytest.mark.parametrize("kind", ["lost", "stale"])
+def test_what_is_retained_before_a_run_is_taken_back_when_nothing_died(kind: MessageKind) -> None:
+    desk = Desk().give(make_input(1, duplicate=True))
+    (header,) = desk.retain().sent()
+    desk.look()
+    desk.say(kind, header)
+    desk.wait(STALE_MAX_S)
+    assert desk.records() == ["0", "0+"]
+    desk.look()
+    assert desk.do(desk.door.let_go(desk.now)).records() == ["0"], "it is not about to run any more"
+
+
+@pytest.mark.parametrize(
+    ("state", "holds", "count"),
+    [
+        ("online", True, "1+"),
+        ("online", False, "0+"),
+        ("online", None, "0+"),
+        ("offline", True, "1+"),
+    ],
+    ids=["died in silence", "has lost its ingress", "keeps no door", "is gone"],
+)
+def test_a_door_that_lives_without_the_ingress_has_not_died_of_the_input(
+    state: NodeState, holds: bool | None, count: str
+) -> None:
+    """It was the door, and had the input in the chain, when this one found the record."""
+    desk = Desk(table=None)
+    given = make_input(1, duplicate=True)
+    oldest = None if holds is None else ON_B.stamp
+    desk.peers.heard(make_status(("d", "d1"), oldest=oldest, ingress_open=bool(holds)))
+    if state == "offline":
+        desk.peers.heard(make_status(("d", "d1"), "offline"))
+    desk.door.record_found(Redelivery(given.key, 0, "d1"), 0.0)
+    assert desk.serve(ON_B).give(given).records() == [count]
+
+
+def test_a_door_that_was_never_heard_of_or_lives_again_has_died() -> None:
+    for member in (None, ("d", "d2")):
+        desk = Desk(table=None)
+        given = make_input(1)
+        if member is not None:
+            desk.peers.heard(make_status(member))
+        desk.door.record_found(Redelivery(given.key, 2, "d1"), 0.0)
+        assert desk.serve(ON_B).give(given).codes() == ["poison"]
+
+
+def test_what_waits_here_leaves_what_an_earlier_door_retained() -> None:
+    desk = Desk(make_table(window=1)).give(make_input(1))
+    given = make_input(2, duplicate=True)
+    desk.door.record_found(Redelivery(given.key, 1, "d1"), 0.0)
+    desk.give(given)
+    assert desk.do(desk.door.let_go(desk.now)).records() == []
+
+
+def test_what_has_died_stays_retained_when_the_next_run_breaks_off() -> None:
+    desk = Desk().give(make_input(1))
+    (member, table), *_ = lives(2)
+    assert desk.hear(member).records() == ["1"]
+    desk.look()
+    (header,) = desk.serve(table).retain().sent()
+    assert desk.records() == ["1+"]
+    desk.look()
+    assert desk.say("lost", header).records() == ["1", "1+"]
+
+
+def test_a_count_that_is_confirmed_late_starts_nothing() -> None:
+    desk = Desk(table=None)
+    given = make_input(1, duplicate=True)
+    desk.door.record_found(Redelivery(given.key, 1), 0.0)
+    desk.serve(ON_B).give(given)
+    assert desk.records() == ["1+"]
+    desk.do(desk.door.record_written(Redelivery(given.key, 1), 0.0))
+    assert desk.sent() == []
+    desk.do(desk.door.record_written(Redelivery(given.key, 1, "a1"), 0.0))
+    assert numbers(desk.sent()) == [1]
+
+
+def test_an_error_that_passes_leaves_the_input_as_suspect_as_it_was() -> None:
+    desk = Desk(spec=make_spec(deadline_ms=5_000)).give(make_input(1))
+    (member, table), *_ = lives(2)
+    desk.hear(member).serve(table).retain()
+    assert desk.wait(5.0).codes() == ["deadline"]
+    desk.look()
+    desk.do(desk.door.reply_published(make_input(1).request, desk.now))
+    assert desk.records() == ["1"], "one death, and nothing has died of the second run"
+    desk.look()
+    desk.give(make_input(1, receipt=2))
+    assert desk.records() == ["1+"]
+
+
+def test_a_refused_delivery_of_the_same_input_leaves_what_is_retained() -> None:
+    desk = Desk().give(make_input(1, duplicate=True)).retain()
+    desk.look()
+    desk.give(replace(make_input(1, receipt=2), retained=True)).take()
+    assert desk.codes() == ["invalid_input"]
+    assert desk.records() == []
+
+
+def test_a_record_that_nobody_comes_back_for_is_cleared() -> None:
+    desk = Desk(spec=make_spec(dedupe_s=5.0))
+    desk.door.record_found(Redelivery("gone", 1), 0.0)
+    assert desk.wait(4.9).records() == []
+    assert desk.wait(0.1).records() == ["0"]
+    assert desk.wait(10.0).records() == ["0"]
