@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from dsi_mqtt.core.kept import REPEAT_MAX_S, REPEAT_S, Kept
 
 TICK_S = 0.05
@@ -54,7 +56,7 @@ def test_two_that_write_do_so_ever_more_slowly() -> None:
     kept = Kept()
     kept.is_wrong(0.0)
     times = written(kept, 0.0, 1000.0, rival=True)
-    gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(times)]
     assert gaps[0] < 3 * REPEAT_S
     assert gaps == sorted(gaps)
     assert gaps[-1] >= REPEAT_MAX_S
