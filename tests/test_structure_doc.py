@@ -8,8 +8,8 @@ from typing import get_args
 
 import pytest
 
+from dsi_mqtt.core.decisions import DecisionKind
 from dsi_mqtt.core.membership import GRACE_S
-from dsi_mqtt.core.served import DecisionKind
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "structure.md").read_text("utf-8")

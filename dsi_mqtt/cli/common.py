@@ -9,13 +9,13 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
-from urllib.parse import urlsplit
 
 import typer
 from rich.console import Console
 
 from dsi_mqtt.core.table import BrokerUrls
-from dsi_mqtt.transport.address import parse_broker_url
+from dsi_mqtt.errors import ConfigError, WireError
+from dsi_mqtt.transport.address import BrokerAddress, parse_broker_url
 from dsi_mqtt.transport.base import ConnectOptions, ControlConnection
 from dsi_mqtt.transport.mqtt import MqttTransport
 from dsi_mqtt.transport.retained import read_retained
@@ -79,32 +79,32 @@ async def control_connection(url: str) -> AsyncIterator[ControlConnection]:
 
 
 async def home_brokers(url: str, data_url: str | None, topics: Topics) -> BrokerUrls:
-    """Both brokers of a node: the data broker as given, as retained on the site, or the same."""
-    parse_broker_url(url)
+    """Both brokers of a node: the data broker as given, as retained on the site, or the same.
+
+    Raises ConfigError when a URL is none, or what is retained does not say where tensors go.
+    """
+    address = parse_broker_url(url)
     if data_url is not None:
         parse_broker_url(data_url)
         return BrokerUrls(url, data_url)
     async with control_connection(url) as connection:
         found = await read_retained(connection, [topics.site.name()], marker(topics))
     for message in found:
-        port = topics.site.payload.decode(message.payload).data_port
+        try:
+            port = topics.site.payload.decode(message.payload).data_port
+        except WireError as error:
+            raise ConfigError(
+                f"{message.topic} at {address} does not say where tensors go ({error!s:.50}); "
+                "start `dsi-mqtt broker` again, or give --data-broker"
+            ) from None
         if port is not None:
-            return BrokerUrls(url, _with_port(url, port))
+            return BrokerUrls(url, f"mqtt://{BrokerAddress(address.host, port)}")
     return BrokerUrls(url, url)
 
 
 def marker(topics: Topics) -> str:
     """A topic of one's own, to know when everything retained has come."""
     return topics.echo.name(node=f"cli-{os.urandom(8).hex()}")
-
-
-def _with_port(url: str, port: int) -> str:
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")
-    address = parts.hostname or "127.0.0.1"
-    if ":" in address:
-        address = f"[{address}]"
-    return f"{parts.scheme}://{host[0]}{host[1]}{address}:{port}"
 
 
 def state_folder() -> Path:

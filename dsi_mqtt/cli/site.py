@@ -14,6 +14,7 @@ from dsi_mqtt.cli.broker import SiteBrokers, site_brokers
 from dsi_mqtt.cli.child import Child, Children
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.site import SiteFile, SiteNode
+from dsi_mqtt.transport.address import parse_broker_url
 
 ORCHESTRATOR: Final = "orchestrator"
 
@@ -56,8 +57,10 @@ async def running_site(
     models: where the workers find checkpoint folders and the modules of factories.
     broker: an existing broker to use instead of own ones. A port of 0 takes a free one.
     fresh: own brokers forget what they keep in `state` from earlier runs.
-    Raises MachineError: no Mosquitto, a port in use.
+    Raises MachineError: no Mosquitto, a port in use; ConfigError when `broker` is no URL.
     """
+    if broker is not None:
+        parse_broker_url(broker)  # before it stands in command lines
     async with AsyncExitStack() as stack:
         folder = state
         if folder is None:

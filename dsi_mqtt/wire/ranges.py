@@ -225,15 +225,14 @@ def _units(units: UnitRange) -> Complaints:
 
 
 def _graph(graph: ModelGraph) -> Complaints:
-    units = graph.units
-    shared = [0] * len(units)
+    shared = [0] * len(graph.units)
     for i, tie in enumerate(graph.ties):
         if len(set(tie.units)) < len(tie.units) or not all(u in graph.whole for u in tie.units):
-            yield f"ties[{i}].units", f"must be different units below {len(units)}"
+            yield f"ties[{i}].units", f"must be different units below {len(graph.units)}"
             return
-        for unit in tie.units:
-            shared[unit] += tie.weight_bytes
-    for i, unit in enumerate(units):
+        for tied in tie.units:
+            shared[tied] += tie.weight_bytes
+    for i, unit in enumerate(graph.units):
         if shared[i] > unit.weight_bytes:
             yield f"units[{i}].weight_bytes", "is less than what ties say that the unit shares"
 

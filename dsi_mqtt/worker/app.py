@@ -300,13 +300,16 @@ class WorkerProcess:
             log.debug("the broker was gone before the farewell")
 
     def _control_message(self, message: Message) -> None:
+        """What a message says; no message ends the node."""
         try:
             event = self._reader.event(message)
+            if event is not None:
+                self._dispatch(event)
         except WireError as error:
             log.warning("%s is ignored: %s", message.topic, error)
-            return
-        if event is not None:
-            self._dispatch(event)
+        except Exception as error:  # those that come behind it are read
+            log.error("%s is ignored: %s", message.topic, one_sentence(repr(error)))  # noqa: TRY400
+            log.debug("what happened", exc_info=True)
 
     # --- data ---------------------------------------------------------------------------------
 

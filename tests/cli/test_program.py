@@ -5,6 +5,7 @@ The program runs within the test's process; `tests/e2e/test_commands.py` runs it
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import socket
@@ -21,9 +22,12 @@ from safetensors.numpy import save_file
 
 from dsi_mqtt import __version__, errors
 from dsi_mqtt.cli import program as program_module
+from dsi_mqtt.cli.common import control_connection
 from dsi_mqtt.cli.program import program
 from dsi_mqtt.cli.up import run_folder
 from dsi_mqtt.errors import MESSAGE_MAX, DsiError
+from dsi_mqtt.transport.base import Message
+from dsi_mqtt.wire.topics import Topics
 
 DOCS = Path(__file__).parents[2] / "docs"
 DEPLOYMENT = """
@@ -165,6 +169,12 @@ def test_a_wrong_command_line(run: Run, arguments: list[str], sentence: str) -> 
         (["status", "--broker", "somewhere"], "broker URL 'somewhere' does not begin with mqtt://"),
         (["infer", "x", "y", "--broker", "http://here"], "broker URL 'http://here'"),
         (["worker", "--broker", "mqtt://127.0.0.1:x"], "broker URL 'mqtt://127.0.0.1:x'"),
+        (["status", "--broker", "mqtt://u:secret@h"], "the broker URL holds a user name or pass"),
+        (["worker", "--broker", "mqtt://u:secret@h"], "the broker URL holds a user name or pass"),
+        (["worker", "--data-broker", "mqtt://u@h"], "the broker URL holds a user name or pass"),
+        (["orchestrator", "--broker", "u:secret@h"], "the broker URL holds a user name or pass"),
+        (["infer", "x", "y", "--broker", "mqtt://u:secret@h"], "the broker URL holds a user name"),
+        (["doctor", "--broker", "mqtt://u:secret@h"], "the broker URL holds a user name or pass"),
         (["status", "--root", "a/#"], "topic root 'a/#' must be plain levels"),
         (["broker", "--bind", "here"], "broker control: bind 'here' is no IP address"),
         (["broker", "--bind", "0.0.0.0"], "broker control: bind 0.0.0.0 would let anybody in"),
@@ -174,6 +184,7 @@ def test_a_wrong_file_option_or_name(run: Run, arguments: list[str], sentence: s
     ended = run(*arguments)
     assert ended.code == 3
     assert ended.sentence().startswith(sentence)
+    assert "secret" not in ended.err
 
 
 @pytest.mark.parametrize("command", ["up", "deploy"])
@@ -302,6 +313,38 @@ def test_unknown_names(run: Run, control_broker: str) -> None:
         ended = run(*arguments, "--broker", control_broker, "--root", "test/unknown/names")
         assert ended.code == 3
         assert ended.sentence().startswith(sentence)
+
+
+def test_up_with_a_password_in_the_url_starts_nothing(run: Run, tmp_path: Path) -> None:
+    file, state = tmp_path / "echo.yaml", tmp_path / "state"
+    file.write_text(DEPLOYMENT)
+    ended = run("up", file, "--broker", "mqtt://u:secret@h", "--state", state)
+    assert ended.code == 3
+    assert ended.sentence().startswith("the broker URL holds a user name or password")
+    assert not state.exists()
+
+
+@pytest.mark.parametrize(
+    "payload", [b"rubbish", b'{"data_port": "many"}', b'{"data_port": 0}', b'{"data_port": 70000}']
+)
+def test_a_site_that_does_not_say_where_tensors_go(
+    run: Run, control_broker: str, payload: bytes
+) -> None:
+    topics = Topics("test/rubbish/site")
+
+    async def retain(content: bytes) -> None:
+        async with control_connection(control_broker) as connection:
+            await connection.publish(Message(topics.site.name(), content, qos=1, retain=True))
+
+    asyncio.run(retain(payload))
+    ended = run("worker", "--broker", control_broker, "--root", topics.root)
+    asyncio.run(retain(b""))
+    assert ended.code == 3
+    said = ended.sentence()
+    address = control_broker.removeprefix("mqtt://")
+    assert said.startswith(f"test/rubbish/site/broker/site at {address} does not say where tensors")
+    assert "data_port" in said or "JSON" in said
+    assert said.endswith("start `dsi-mqtt broker` again, or give --data-broker")
 
 
 def test_deploying_where_nobody_orchestrates(run: Run, control_broker: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the broker retains against what was published: lost, cleared, overwritten, withdrawn."""
+"""What the broker retains, against what it should: cleared, overwritten, forgotten, withdrawn."""
 
 from __future__ import annotations
 

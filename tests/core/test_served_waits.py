@@ -13,6 +13,7 @@ from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.failures import FORGIVE_S, PREPARE_S
 from dsi_mqtt.core.model import ModelGraph
 from dsi_mqtt.core.node import Capabilities
+from dsi_mqtt.core.plan import plan
 from dsi_mqtt.core.served import DESCRIBE_S, FIRST_S
 from tests.core.orchestra import GRAPH, NAME, SPEC, Node, Site, moving, placed, serving, three
 
@@ -179,14 +180,13 @@ def test_one_node_alone_cannot_redescribe_the_model() -> None:
 def test_a_fault_in_one_deployment_leaves_the_others_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    real = outlook.plan
 
-    def plan(spec: Deployment, *rest: Any, **options: Any) -> Any:
+    def faulty(spec: Deployment, *rest: Any, **options: Any) -> Any:
         if spec.name == "aaa":
             raise ZeroDivisionError("nobody has thought of this")
-        return real(spec, *rest, **options)
+        return plan(spec, *rest, **options)
 
-    monkeypatch.setattr(outlook, "plan", plan)
+    monkeypatch.setattr(outlook, "plan", faulty)
     site = Site(Node("a", "a1"))
     site.deploy(replace(SPEC, name="aaa"))
     site.deploy()
@@ -197,6 +197,6 @@ def test_a_fault_in_one_deployment_leaves_the_others_alone(
             "aaa", "it cannot be decided about: ZeroDivisionError('nobody has thought of this')"
         )
     ]
-    monkeypatch.setattr(outlook, "plan", real)
+    monkeypatch.setattr(outlook, "plan", plan)
     site.join(Node("b", "b1"))
     site.until(lambda: "aaa" in site.documents)

@@ -1,0 +1,184 @@
+"""The orchestrator's process beside a broker in memory: what nothing ends, and what it keeps."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from dsi_mqtt.core.table import TableDocument
+from dsi_mqtt.orchestrator.app import OrchestratorProcess
+from dsi_mqtt.transport.base import ConnectOptions, Message
+from dsi_mqtt.transport.lasting import keep_connected
+from dsi_mqtt.transport.memory import MemoryControlConnection, MemoryTransport
+from dsi_mqtt.transport.memory_broker import MemoryBroker
+from dsi_mqtt.wire.topics import Topics
+from tests.core.orchestra import NAME, SPEC, Node
+
+TOPICS = Topics()
+PATIENCE_S = 30.0
+SPEC_TOPIC = TOPICS.spec.name(deployment=NAME)
+TABLE_TOPIC = TOPICS.table.name(deployment=NAME)
+
+
+class Site:
+    """A broker, the orchestrator, and whoever watches what is retained. `retained`: by topic."""
+
+    def __init__(self) -> None:
+        self.broker = MemoryBroker("site", autosave=True)
+        self.transport = MemoryTransport(self.broker)
+        self.retained: dict[str, bytes] = {}
+        self.process = OrchestratorProcess("mem://site", self.transport, root=TOPICS.root)
+        self._changed = asyncio.Condition()
+        self._connection: MemoryControlConnection | None = None
+
+    async def watch(self) -> None:
+        async def connect() -> MemoryControlConnection:
+            return await self.transport.control("mem://site", ConnectOptions())
+
+        await keep_connected(connect, self._follow)
+
+    async def _follow(self, connection: MemoryControlConnection) -> None:
+        await connection.subscribe(f"{TOPICS.root}/#", qos=1)
+        self._connection = connection
+        async for message in connection.messages():
+            async with self._changed:
+                self.retained[message.topic] = bytes(message.payload)
+                self._changed.notify_all()
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(PATIENCE_S), self._changed:
+            await self._changed.wait_for(holds)
+
+    async def retain(self, topic: str, payload: bytes) -> None:
+        assert self._connection is not None
+        await self._connection.publish(Message(topic, payload, qos=1, retain=True))
+
+    async def join(self, node: Node) -> None:
+        """A node that holds what it is given at once, says so, and says nothing more."""
+        node.known[NAME] = node.describes = 0.0
+        payload = TOPICS.status.payload.encode(node.status(100.0))
+        await self.retain(TOPICS.status.name(node=node.name), payload)
+
+    def document(self) -> TableDocument | None:
+        payload = self.retained.get(TABLE_TOPIC)
+        try:
+            return TOPICS.table.payload.decode(payload) if payload else None
+        except Exception:  # noqa: BLE001 - what a test has written there itself
+            return None
+
+    def places(self) -> bool:
+        document = self.document()
+        return document is not None and document.prepare is not None
+
+
+@asynccontextmanager
+async def site() -> AsyncIterator[Site]:
+    made = Site()
+    tasks = [asyncio.create_task(made.process.run()), asyncio.create_task(made.watch())]
+    try:
+        await made.until(lambda: TOPICS.leader.name() in made.retained)
+        yield made
+        assert not tasks[0].done()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def status(**changes: Any) -> bytes:
+    """Of node x: sound but for `changes`."""
+    graph = {
+        "digest": "sha256:1",
+        "tier": "fake",
+        "units": [{"name": "u", "weight_bytes": 1, "flops": 1, "output_bytes": 1}] * 6,
+    } | changes.pop("graph", {})
+    return json.dumps(
+        {
+            "node": "x",
+            "incarnation": "x1",
+            "state": "online",
+            "capabilities": {"weight_bytes": 100, "gflops": 1, "memory_gib_s": 1},
+            "models": [{"deployment": NAME, "graph": graph}],
+        }
+        | changes
+    ).encode()
+
+
+RUBBISH = [
+    (TOPICS.status.name(node="x"), b"{"),
+    (TOPICS.status.name(node="x"), b"\xff\xfe"),
+    (TOPICS.status.name(node="x"), status(node="city")),
+    (TOPICS.status.name(node="x"), status(graph={"ties": [{"units": [99], "weight_bytes": 1}]})),
+    (TOPICS.status.name(node="x"), status(graph={"input_bytes": 10**30})),
+    (TOPICS.status.name(node="x"), status(capabilities={"weight_bytes": 1, "gflops": 1e-300})),
+    (TOPICS.status.name(node="x"), status(capabilities={"weight_bytes": -1})),
+    (TOPICS.status.name(node="x"), status(seen={NAME: [2**52, "z", 2**52]})),
+    (TOPICS.telemetry.name(node="x"), b'{"node": "x"}'),
+    (SPEC_TOPIC, b'{"name": "other", "model": {}}'),
+    (
+        TOPICS.spec.name(deployment="other"),
+        b'{"name": "other", "model": {}, "sla": {"deadline_ms": -1}}',
+    ),
+    (TABLE_TOPIC, b"[]"),
+    (TABLE_TOPIC, b'{"serve": {}}'),
+    (TOPICS.leader.name(), b'{"term": 9007199254740991, "nonce": "z", "beat": 1}'),
+    (TOPICS.leader.name(), b"{}"),
+]
+
+
+async def test_no_rubbish_on_any_topic_ends_it_or_keeps_it_from_placing() -> None:
+    async with site() as live:
+        for topic, payload in RUBBISH:
+            await live.retain(topic, payload)
+        await live.retain(SPEC_TOPIC, TOPICS.spec.payload.encode(SPEC))
+        await live.join(Node("a", "a1"))
+        await live.until(live.places)
+        for topic, payload in RUBBISH:
+            await live.retain(topic, payload)
+        await live.join(Node("b", "b1"))
+        await live.until(live.places)
+
+
+@pytest.mark.parametrize("payload", [b"", b"rubbish", b"{}"])
+async def test_a_table_that_was_cleared_or_overwritten_is_there_again(payload: bytes) -> None:
+    async with site() as live:
+        await live.retain(SPEC_TOPIC, TOPICS.spec.payload.encode(SPEC))
+        await live.join(Node("a", "a1"))
+        await live.until(live.places)
+        kept = live.retained[TABLE_TOPIC]
+        await live.retain(TABLE_TOPIC, payload)
+        await live.until(lambda: live.retained[TABLE_TOPIC] == payload)
+        await live.until(lambda: live.retained[TABLE_TOPIC] == kept)
+
+
+async def test_a_broker_that_comes_back_with_nothing_is_told_everything_again() -> None:
+    async with site() as live:
+        spec = TOPICS.spec.payload.encode(SPEC)
+        await live.retain(SPEC_TOPIC, spec)
+        await live.join(Node("a", "a1"))
+        await live.until(live.places)
+        table = live.retained[TABLE_TOPIC]
+        live.broker.kill()
+        live.broker._retained.clear()
+        live.retained.clear()
+        live.broker.start()
+        await live.until(lambda: {SPEC_TOPIC, TABLE_TOPIC} <= live.retained.keys())
+        assert (live.retained[SPEC_TOPIC], live.retained[TABLE_TOPIC]) == (spec, table)
+
+
+async def test_what_was_withdrawn_while_it_was_away_is_not_brought_back() -> None:
+    async with site() as live:
+        await live.retain(SPEC_TOPIC, TOPICS.spec.payload.encode(SPEC))
+        await live.join(Node("a", "a1"))
+        await live.until(live.places)
+        live.broker.kill()
+        del live.broker._retained[SPEC_TOPIC]
+        live.retained.clear()
+        live.broker.start()
+        await live.until(lambda: live.retained.get(TABLE_TOPIC) == b"")
+        assert SPEC_TOPIC not in live.retained
