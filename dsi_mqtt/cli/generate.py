@@ -50,7 +50,7 @@ def generate(
     text = sys.stdin.read() if prompt == "-" else prompt
     if not text:
         raise ConfigError("prompt: is empty; give a text, or - and a text on standard input")
-    settings = {
+    settings: dict[str, Any] = {
         "max_tokens": max_tokens,
         "temperature": temperature,
         "top_k": top_k,

@@ -95,7 +95,7 @@ class Generation:
 
     async def _pieces(self, *, stream: bool) -> AsyncGenerator[Piece, None]:
         """Also where a caller leaves: a generator is closed when nobody iterates it any more."""
-        if self._completion is not None:
+        if self._ended():
             return
         if self._read:
             raise RuntimeError("a generation has one reader; it has one already, or had one")
@@ -106,17 +106,20 @@ class Generation:
                 self._check_wanted()
                 self._news.clear()
                 piece = self._stream.piece()
-                if piece is None and self._completion is None and call.answer.done():
+                if piece is None and not self._ended() and call.answer.done():
                     self._end(call.answer.result())
                     piece = self._stream.piece()
                 if piece is not None:
                     yield piece
-                elif self._completion is not None:
+                elif self._ended():
                     return
                 else:
                     await self._news.wait()
         finally:
             self._leave()
+
+    def _ended(self) -> bool:
+        return self._completion is not None
 
     def _check_wanted(self) -> None:
         if self._left:
