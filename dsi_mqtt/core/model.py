@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-Tier = Literal["layer", "sequential", "fake"]
+Tier = Literal["layer", "sequential", "graph", "fake"]
 
 
 class UnitRange(NamedTuple):
@@ -30,8 +30,9 @@ class UnitRange(NamedTuple):
 class ModelSpec:
     """The `model` part of a deployment file. Paths are absolute once deployed.
 
-    A `layer` model is a checkpoint folder (config + safetensors). A `sequential` one is built by
-    `factory` ("package.module:function"), its weights read from `path` where one is given.
+    A `layer` model is a checkpoint folder (config + safetensors). A `sequential` or
+    `graph` one is built by `factory` ("package.module:function"), its weights read from `path`
+    where one is given.
     `options` go to the factory or to the fake engine.
     """
 

@@ -1,4 +1,4 @@
-"""Engines over torch: checkpoint folders of transformers, and sequential models of one's own."""
+"""Engines over torch: checkpoint folders of transformers, and models of one's own."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from dataclasses import dataclass
 import torch
 
 from dsi_mqtt.core.model import ModelSpec
+from dsi_mqtt.engine.base import Engine
 from dsi_mqtt.engine.torch.checkpoint import open_checkpoint
 from dsi_mqtt.engine.torch.engine import TorchEngine
+from dsi_mqtt.engine.torch.graph import open_graph
+from dsi_mqtt.engine.torch.graph_engine import GraphEngine
 from dsi_mqtt.engine.torch.own import OwnModel
 from dsi_mqtt.engine.torch.sequential import open_sequential
 from dsi_mqtt.errors import ConfigError
 
-__all__ = ["OwnModel", "TorchEngine", "TorchFactory"]
+__all__ = ["GraphEngine", "OwnModel", "TorchEngine", "TorchFactory"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +25,15 @@ class TorchFactory:
 
     threads: int = 1
 
-    def open(self, model: ModelSpec) -> TorchEngine:
-        """Raises ConfigError, CheckpointError, and SplitError for a model that is no chain."""
+    def open(self, model: ModelSpec) -> Engine:
+        """Raises ConfigError, CheckpointError, and SplitError for a model that cannot be cut."""
         torch.set_num_threads(self.threads)
         if model.tier == "layer":
             return open_checkpoint(model)
         if model.tier == "sequential":
             return open_sequential(model)
-        raise ConfigError(f"model.tier is {model.tier!r}; torch opens 'layer' and 'sequential'")
+        if model.tier == "graph":
+            return open_graph(model)
+        raise ConfigError(
+            f"model.tier is {model.tier!r}; torch opens 'layer', 'sequential' and 'graph'"
+        )
