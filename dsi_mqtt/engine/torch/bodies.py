@@ -55,13 +55,13 @@ def read_array(body: bytes) -> NDArray[Any]:
     return array
 
 
-def array_of_numbers(value: object, what: str) -> NDArray[Any]:
-    """Nested JSON lists of numbers, all of one length per level."""
+def array_of_numbers(value: object, what: str, kinds: str = "iuf") -> NDArray[Any]:
+    """Nested JSON lists of numbers, all of one length per level. kinds: as in NumPy's dtypes."""
     try:
         array = np.asarray(value)
     except ValueError:
         raise InvalidInputError(f"{what}: the lists are of different lengths") from None
-    if array.dtype.kind not in "iuf" or not array.size:
+    if array.dtype.kind not in kinds or not array.size:
         raise InvalidInputError(f"{what}: expected lists of numbers, at least one")
     return array
 

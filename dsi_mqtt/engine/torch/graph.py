@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -138,6 +139,7 @@ def _crossing_bytes(nodes: Sequence[fx.Node], cost: Cost) -> int | None:
 def _describe(opened: _Opened, digest: str) -> ModelGraph:
     parts, cost, holding = opened.parts, opened.cost, opened.holding
     units = []
+    named: Counter[str] = Counter()
     for unit, needs in enumerate(parts.needs):
         segment = parts.segment(UnitRange(unit, unit + 1))
         crossing = 0
@@ -145,6 +147,8 @@ def _describe(opened: _Opened, digest: str) -> ModelGraph:
             boundary = parts.boundary(unit + 1)
             crossing = 1 + sum(map(cost.nbytes, boundary.tensors + boundary.numbers))
         name = "head" if unit + 1 == parts.units else _name(segment, cost) if unit else "prelude"
+        named[name] += 1
+        name = f"{name} ({named[name]})" if named[name] > 1 else name
         flops = sum(cost.flops[step] for step in segment.steps)
         units.append(Unit(name, holding.nbytes(needs), flops, crossing))
     asked = sum(value.nbytes for value in opened.sample.values())

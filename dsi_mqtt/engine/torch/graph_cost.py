@@ -11,8 +11,10 @@ from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
+from dsi_mqtt.engine.torch.build import building
 from dsi_mqtt.engine.torch.flops import FlopCount
 from dsi_mqtt.engine.torch.graph_export import Exported
+from dsi_mqtt.engine.torch.graph_recurrent import recurrent_as_one, recurrent_flops
 from dsi_mqtt.engine.torch.trees import Tree
 from dsi_mqtt.errors import SplitError
 
@@ -50,7 +52,7 @@ def find_cost(exported: Exported, sample: Mapping[str, torch.Tensor]) -> Cost:
     flops: dict[fx.Node, float] = {}
     made: dict[fx.Node, Any] = {}
     by_place = {place: sample[name] for name, place in exported.inputs.items()}
-    with mode, count:
+    with building, recurrent_as_one(), mode, count:
         for node in exported.graph.nodes:
             if node.op == "placeholder":
                 kind = node.meta["made"]
@@ -65,7 +67,8 @@ def find_cost(exported: Exported, sample: Mapping[str, torch.Tensor]) -> Cost:
                     raise SplitError(
                         f"the model takes more rows than one, but not one: {error}"
                     ) from error
-                flops[node] = count.take() + _elements(node, made[node])
+                products = count.take() + recurrent_flops(node.target, args)
+                flops[node] = products + _elements(node, made[node])
     return Cost(flops, {node: _hollow(value) for node, value in made.items()})
 
 

@@ -27,6 +27,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv, free_unbacked_symbol
 from torch.utils import _pytree as pytree
 
 from dsi_mqtt.engine.torch.build import building, stored_buffers
+from dsi_mqtt.engine.torch.graph_recurrent import recurrent_as_one
 from dsi_mqtt.engine.torch.graph_shapes import Shapes, read_shapes
 from dsi_mqtt.engine.torch.graph_writes import without_writes
 from dsi_mqtt.errors import SplitError
@@ -109,7 +110,15 @@ def _export(
     sizes: Any,  # noqa: ANN401 - torch keeps the type of AUTO and STATIC to itself
 ) -> ExportedProgram:
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
-    with building, warnings.catch_warnings(), torch.no_grad(), _without_values(module, mode):
+    with contextlib.ExitStack() as contexts:
+        for context in (
+            building,
+            warnings.catch_warnings(),
+            torch.no_grad(),
+            _without_values(module, mode),
+            recurrent_as_one(),
+        ):
+            contexts.enter_context(context)
         warnings.simplefilter("ignore")
         with mode:
             inputs = {
@@ -235,7 +244,7 @@ def _keep_results(program: ExportedProgram, shapes: Shapes) -> None:
         kept.append(made)
         value = made.meta["val"] if isinstance(made, fx.Node) else None
         rows = str(value.shape[0]) if isinstance(value, torch.Tensor) and value.dim() else ""
-        if isinstance(value, torch.Tensor) and rows != shapes.rows.name:
+        if isinstance(value, torch.Tensor) and rows not in shapes.rows:
             raise SplitError(f"output {len(kept)} of the model has not one part for each row")
     output.args = (tuple(kept),)
     # What makes nothing are the tracer's checks; they hold where the guards do.

@@ -122,7 +122,7 @@ def _read_named(content_type: str, body: bytes, names: list[str]) -> Inputs:
     if not items:
         raise InvalidInputError("the input is empty; send at least one row")
     rows = {
-        name: [torch.from_numpy(array_of_numbers(item[name], name)) for item in items]
+        name: [torch.from_numpy(array_of_numbers(item[name], name, "biuf")) for item in items]
         for name in names
     }
     if not isinstance(value, list):

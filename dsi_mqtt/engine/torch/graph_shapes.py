@@ -47,14 +47,15 @@ class Shapes:
     guards: tuple[str, ...]
 
     @property
-    def rows(self) -> Size:
-        first = next(iter(self.inputs.values()))[0]
-        assert isinstance(first, Size)  # noqa: S101 - `read_shapes` saw to it
-        return first
+    def rows(self) -> set[str]:
+        """What the number of rows is called; inputs that are never compared have names apart."""
+        firsts = (dimensions[0] for dimensions in self.inputs.values())
+        return {first.name for first in firsts if isinstance(first, Size)}
 
     def check(self, sizes: Mapping[str, tuple[int, ...]]) -> None:
         """Raises InvalidInputError for inputs that the graph was not exported for."""
-        known: dict[str, int] = {}
+        rows = next(iter(sizes.values()))[:1]
+        known = dict.fromkeys(self.rows, *rows)
         for name, dimensions in self.inputs.items():
             given = sizes[name]
             if len(given) != len(dimensions):
@@ -90,10 +91,9 @@ def read_shapes(program: ExportedProgram, inputs: Mapping[str, str]) -> Shapes:
         for name, place in inputs.items()
     }
     shapes = Shapes(dimensions, tuple(program._guards_code))  # noqa: SLF001 - their only place
-    rows = {items[0] for items in dimensions.values()}
-    first = rows.pop()
-    if rows or not isinstance(first, Size) or first.least > _LEAST:
-        raise SplitError("the model does not take any number of rows")
+    for name, items in dimensions.items():
+        if not isinstance(items[0], Size) or items[0].least > _LEAST:
+            raise SplitError(f"the model does not take any number of rows of {name}")
     return shapes
 
 

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 # With even work and like cuts, about this many units over the square root of two.
-_UNITS: Final = 48
+_UNITS: Final = 40
 _SHARES: Final = 10**6
 _CUT: Final = 10**12
 _DEAREST: Final = 10**4
@@ -30,7 +30,8 @@ def choose_cuts(work: Sequence[int], crossing: Sequence[int | None]) -> list[int
     total = max(1, work[ends] - work[0])
     share = np.array([(value - work[0]) * _SHARES // total for value in work], np.int64)
     possible = sorted(size for size in crossing if size is not None)
-    usual = max(1, possible[len(possible) // 2]) if possible else 1
+    # A quarter of all cuts have less.
+    usual = max(1, possible[len(possible) // 4]) if possible else 1
     best = np.zeros(ends + 1, np.int64)
     before = np.zeros(ends + 1, np.int64)
     from_here = [0]
