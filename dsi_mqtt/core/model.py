@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
-Tier = Literal["layer", "sequential", "fake"]
+Tier = Literal["layer", "sequential", "graph", "fake"]
 
 # Of a model: the planner looks at every pair of cuts on every node.
 UNITS_MAX: Final = 256
@@ -44,8 +44,9 @@ def runs(units: Iterable[int]) -> list[UnitRange]:
 class ModelSpec:
     """The `model` part of a deployment file. Paths are absolute once deployed.
 
-    A `layer` model is a checkpoint folder (config + safetensors). A `sequential` one is built by
-    `factory` ("package.module:function"), its weights read from `path` where one is given.
+    A `layer` model is a checkpoint folder (config + safetensors). A `sequential` or
+    `graph` one is built by `factory` ("package.module:function"), its weights read from `path`
+    where one is given.
     `options` go to the factory or to the fake engine.
     """
 

@@ -26,8 +26,8 @@ def factory_for(model: ModelSpec, *, threads: int = 1) -> EngineFactory:
     """Raises ConfigError for an unknown tier, MachineError where torch is not installed."""
     if model.tier == "fake":
         return FakeFactory()
-    if model.tier not in ("layer", "sequential"):
-        raise ConfigError(f"model.tier is {model.tier!r}; give layer, sequential or fake")
+    if model.tier not in ("layer", "sequential", "graph"):
+        raise ConfigError(f"model.tier is {model.tier!r}; give layer, sequential, graph or fake")
     try:
         torch_engines = importlib.import_module("dsi_mqtt.engine.torch")
     except ModuleNotFoundError as error:

@@ -237,7 +237,7 @@ def _check_ranges(part: Deployment | SiteFile) -> None:
 def _check_model(model: ModelSpec) -> None:
     if model.tier == "layer" and model.path is None:
         raise ConfigError("model.path: is missing; a layer model is a checkpoint folder")
-    if model.tier == "sequential" and model.factory is None:
+    if model.tier in ("sequential", "graph") and model.factory is None:
         raise ConfigError('model.factory: is missing; name it "package.module:function"')
     if model.dtype not in _DTYPES:
         raise ConfigError(f"model.dtype: {model.dtype!r:.20} is not one of {', '.join(_DTYPES)}")

@@ -14,7 +14,7 @@ from dsi_mqtt.errors import ConfigError, MachineError
 
 def test_each_tier_has_its_factory() -> None:
     assert type(factory_for(ModelSpec(tier="fake"))).__name__ == "FakeFactory"
-    for tier in ("layer", "sequential"):
+    for tier in ("layer", "sequential", "graph"):
         spec: Any = ModelSpec(tier=tier)
         factory: Any = factory_for(spec, threads=3)
         assert type(factory).__name__ == "TorchFactory"
@@ -23,8 +23,8 @@ def test_each_tier_has_its_factory() -> None:
 
 
 def test_an_unknown_tier_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"model\.tier is 'graph'"):
-        factory_for(ModelSpec(tier="graph"))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"model\.tier is 'whole'"):
+        factory_for(ModelSpec(tier="whole"))  # type: ignore[arg-type]
 
 
 def test_a_machine_without_torch_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Engines over torch: checkpoint folders of transformers, and sequential models of one's own."""
+"""Engines over torch: checkpoint folders of transformers, and models of one's own."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ import torch
 
 from dsi_mqtt.core.deployment import Generation
 from dsi_mqtt.core.model import ModelSpec
+from dsi_mqtt.engine.base import Engine
 from dsi_mqtt.engine.torch.checkpoint import open_checkpoint
 from dsi_mqtt.engine.torch.engine import TorchEngine
+from dsi_mqtt.engine.torch.graph import open_graph
+from dsi_mqtt.engine.torch.graph_engine import GraphEngine
 from dsi_mqtt.engine.torch.own import OwnModel
 from dsi_mqtt.engine.torch.sequential import open_sequential
 from dsi_mqtt.errors import ConfigError
 
-__all__ = ["OwnModel", "TorchEngine", "TorchFactory"]
+__all__ = ["GraphEngine", "OwnModel", "TorchEngine", "TorchFactory"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +26,8 @@ class TorchFactory:
 
     threads: int = 1
 
-    def open(self, model: ModelSpec, generation: Generation | None = None) -> TorchEngine:
-        """Raises ConfigError, CheckpointError, and SplitError for a model that is no chain."""
+    def open(self, model: ModelSpec, generation: Generation | None = None) -> Engine:
+        """Raises ConfigError, CheckpointError, and SplitError for a model that cannot be cut."""
         torch.set_num_threads(self.threads)
         if generation is not None:
             raise ConfigError("kind: generation is not served yet; deploy with kind: one-pass")
@@ -32,4 +35,8 @@ class TorchFactory:
             return open_checkpoint(model)
         if model.tier == "sequential":
             return open_sequential(model)
-        raise ConfigError(f"model.tier is {model.tier!r}; torch opens 'layer' and 'sequential'")
+        if model.tier == "graph":
+            return open_graph(model)
+        raise ConfigError(
+            f"model.tier is {model.tier!r}; torch opens 'layer', 'sequential' and 'graph'"
+        )

@@ -12,7 +12,7 @@ import torch
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from dsi_mqtt.core.activation import JSON, NPY, OCTETS, TEXT
+from dsi_mqtt.core.activation import JSON, NPY, OCTETS, TEXT, media_type
 from dsi_mqtt.errors import InvalidInputError, ModelFailedError
 
 _NPY_MAGIC: Final = b"\x93NUMPY"
@@ -55,15 +55,27 @@ def read_array(body: bytes) -> NDArray[Any]:
     return array
 
 
-def array_of_numbers(value: object, what: str) -> NDArray[Any]:
-    """Nested JSON lists of numbers, all of one length per level."""
+def array_of_numbers(value: object, what: str, kinds: str = "iuf") -> NDArray[Any]:
+    """Nested JSON lists of numbers, all of one length per level. kinds: as in NumPy's dtypes."""
     try:
         array = np.asarray(value)
     except ValueError:
         raise InvalidInputError(f"{what}: the lists are of different lengths") from None
-    if array.dtype.kind not in "iuf" or not array.size:
+    if array.dtype.kind not in kinds or not array.size:
         raise InvalidInputError(f"{what}: expected lists of numbers, at least one")
     return array
+
+
+def read_numbers(content_type: str, body: bytes) -> torch.Tensor:
+    """One array, in NumPy's file format or as nested JSON lists."""
+    kind = media_type(content_type)
+    if is_array(kind, body):
+        array = read_array(body)
+    elif kind == JSON:
+        array = array_of_numbers(read_json(body), "the input")
+    else:
+        raise InvalidInputError(f"content type {content_type!r} is not read; send {JSON} or {NPY}")
+    return torch.from_numpy(np.array(array))
 
 
 def write_json(value: object) -> bytes:

@@ -51,7 +51,7 @@ def from_wire(tensor: Tensor) -> torch.Tensor:
 
 def pack(stream: torch.Tensor, request: Request, carried: tuple[str, ...]) -> Tensors:
     """carried: inputs that cross with their values; the others cross as shapes."""
-    order = _memory_order(stream)
+    order = memory_order(stream)
     crossing = [
         to_wire(HIDDEN, stream.permute(order)),
         to_wire(BATCHED, torch.tensor(request.batched)),
@@ -81,7 +81,7 @@ def unpack(
         raise WireError(
             f"the activation lacks {', '.join(sorted(lacking))}; it has {sorted(named)}"
         )
-    stream = _in_order(from_wire(named.pop(HIDDEN)), named.pop(_ORDER, None))
+    stream = in_order(from_wire(named.pop(HIDDEN)), named.pop(_ORDER, None))
     batched = bool(from_wire(named.pop(BATCHED)).any())
     inputs = {}
     for name, tensor in named.items():
@@ -103,7 +103,7 @@ def crossing_bytes(stream: torch.Tensor, request: Request, carried: tuple[str, .
     return stream.nbytes + sum(tensor.nbytes for tensor in rest)
 
 
-def _memory_order(stream: torch.Tensor) -> list[int]:
+def memory_order(stream: torch.Tensor) -> list[int]:
     """Dimensions from the widest stride to the narrowest.
 
     Products of a transposed tensor are computed in another order than those of a contiguous one,
@@ -112,7 +112,8 @@ def _memory_order(stream: torch.Tensor) -> list[int]:
     return sorted(range(stream.dim()), key=stream.stride, reverse=True)
 
 
-def _in_order(stream: torch.Tensor, order: Tensor | None) -> torch.Tensor:
+def in_order(stream: torch.Tensor, order: Tensor | None) -> torch.Tensor:
+    """The dimensions back in their places. Raises WireError when `order` names no such places."""
     if order is None:
         return stream
     places = [int(place) for place in from_wire(order).reshape(-1).tolist()]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from dsi_mqtt.core.model import ModelGraph, Tie, Tier, Unit
 from dsi_mqtt.engine.digest import file_digest
 from dsi_mqtt.engine.torch.crossing import crossing_bytes
+from dsi_mqtt.engine.torch.holding import Holding
 from dsi_mqtt.engine.torch.requests import Request
 from dsi_mqtt.engine.torch.split import SplitModel
 
@@ -25,20 +27,22 @@ def describe(
         name = structure.blocks[unit - 1] if 0 < unit < last else "head" if unit else "prelude"
         units.append(Unit(name, holding.nbytes(needs), structure.flops[unit], crossing))
     asked = sum(value.nbytes for value in reference.inputs.values())
-    return ModelGraph(digest, tier, tuple(units), _ties(model), asked, result_bytes)
+    return ModelGraph(
+        digest, tier, tuple(units), ties(structure.needs, holding), asked, result_bytes
+    )
 
 
-def _ties(model: SplitModel) -> tuple[Tie, ...]:
+def ties(needs: Sequence[frozenset[str]], holding: Holding) -> tuple[Tie, ...]:
     """Weights that several units compute with, added up by the units."""
     users: defaultdict[str, set[int]] = defaultdict(set)
-    for unit, needs in enumerate(model.structure.needs):
-        for name in needs:
-            users[model.holding.one_name(name)].add(unit)
+    for unit, names in enumerate(needs):
+        for name in names:
+            users[holding.one_name(name)].add(unit)
     shared: defaultdict[tuple[int, ...], set[str]] = defaultdict(set)
     for name, units in users.items():
         if len(units) > 1:
             shared[tuple(sorted(units))].add(name)
-    return tuple(Tie(units, model.holding.nbytes(names)) for units, names in sorted(shared.items()))
+    return tuple(Tie(units, holding.nbytes(names)) for units, names in sorted(shared.items()))
 
 
 def digest_of(parts: dict[str, str]) -> str:

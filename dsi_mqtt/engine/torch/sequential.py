@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import torch
 from torch import nn
 
-from dsi_mqtt.core.activation import JSON, NPY, media_type
 from dsi_mqtt.core.model import ModelSpec, UnitRange
-from dsi_mqtt.engine.torch.bodies import (
-    array_of_numbers,
-    is_array,
-    numbers,
-    read_array,
-    read_json,
-    write_json,
-)
-from dsi_mqtt.engine.torch.build import building, model_dtype, set_tensor, stored_buffers
+from dsi_mqtt.engine.torch.bodies import numbers, read_numbers, write_json
+from dsi_mqtt.engine.torch.build import building, model_dtype
 from dsi_mqtt.engine.torch.describe import describe, digest_of
 from dsi_mqtt.engine.torch.engine import TorchEngine
 from dsi_mqtt.engine.torch.holding import Holding
+from dsi_mqtt.engine.torch.hollow import cast, cast_hollow, hollow_parameters, tied_names
 from dsi_mqtt.engine.torch.keys import Recipe
 from dsi_mqtt.engine.torch.own import OwnModel, call_factory, sample_of
 from dsi_mqtt.engine.torch.requests import Request
@@ -37,7 +27,7 @@ from dsi_mqtt.engine.torch.structure import Reference
 from dsi_mqtt.engine.torch.trees import Tree
 from dsi_mqtt.engine.torch.verify import check_chains, run_chain
 from dsi_mqtt.engine.weights import FolderSource, WeightSource
-from dsi_mqtt.errors import InvalidInputError, SplitError
+from dsi_mqtt.errors import InvalidInputError, ModelFailedError, SplitError
 
 # The parameter of nn.Sequential.forward.
 INPUT: Final = "input"
@@ -48,9 +38,9 @@ _WHOLE_MAX: Final = 64 << 20
 def open_sequential(spec: ModelSpec) -> TorchEngine:
     """Raises ConfigError naming model.factory, CheckpointError, and SplitError."""
     dtype = model_dtype(spec.dtype)
-    with building, _hollow_parameters():
+    with building, hollow_parameters():
         own = call_factory(spec)
-    sample = _cast(sample_of(own, spec.factory), dtype)
+    sample = cast(sample_of(own, spec.factory), dtype)
     source: WeightSource
     if spec.path:
         source, origin = FolderSource(Path(spec.path)), spec.path
@@ -75,8 +65,8 @@ def open_sequential(spec: ModelSpec) -> TorchEngine:
 def _split(
     own: OwnModel, sample: torch.Tensor, dtype: torch.dtype, source: WeightSource, origin: str
 ) -> SplitModel:
-    module = _cast_hollow(own.module, dtype).eval()
-    ties = _ties(module)
+    module = cast_hollow(own.module, dtype).eval()
+    ties = tied_names(module)
     recipes = {name: Recipe(name, (name,), [(name, name)]) for name in source.weights}
     holding = Holding(module, source, recipes, ties, origin)
     blocks = tuple(name for name, _ in module.named_children())
@@ -93,7 +83,7 @@ def _verify(
     """
     origin = f"model.factory {spec.factory}"
     requests = _trial_requests(sample)
-    with building, _hollow_parameters():
+    with building, hollow_parameters():
         own = call_factory(spec)
     large = sum(weight.nbytes for weight in source.weights.values()) > _WHOLE_MAX
     if large and type(own.module).forward is nn.Sequential.forward:
@@ -135,17 +125,21 @@ class _OwnPurpose:
         return {}
 
     def read(self, content_type: str, body: bytes) -> Request:
+        value: object
         if self.own.preprocess is None:
-            value = _read_numbers(content_type, body)
+            value = read_numbers(content_type, body)
         else:
             try:
                 value = self.own.preprocess(content_type, body)
             except (ValueError, TypeError, LookupError, RuntimeError) as error:
                 raise InvalidInputError(f"the input cannot be read: {error}") from error
+        if not isinstance(value, torch.Tensor):
+            raise ModelFailedError(f"preprocess returned a {type(value).__name__}, not a tensor")
         row = self.sample.shape[1:]
         batched = value.dim() == self.sample.dim()
         rows = value if batched else value[None]
-        fits = rows.shape[1:] == row if self.own.fixed_shape else rows.dim() == self.sample.dim()
+        fixed = self.own.fixed_shape is not False
+        fits = rows.shape[1:] == row if fixed else rows.dim() == self.sample.dim()
         if not fits or not rows.shape[0]:
             raise InvalidInputError(
                 f"the input has shape {tuple(value.shape)}; one row has {tuple(row)}"
@@ -159,17 +153,6 @@ class _OwnPurpose:
         return write_json({"results": items} if batched else items[0])
 
 
-def _read_numbers(content_type: str, body: bytes) -> torch.Tensor:
-    kind = media_type(content_type)
-    if is_array(kind, body):
-        array = read_array(body)
-    elif kind == JSON:
-        array = array_of_numbers(read_json(body), "the input")
-    else:
-        raise InvalidInputError(f"content type {content_type!r} is not read; send {JSON} or {NPY}")
-    return torch.from_numpy(np.array(array))
-
-
 def _listed(row: torch.Tensor) -> object:
     return {"output": numbers(row)}
 
@@ -177,47 +160,3 @@ def _listed(row: torch.Tensor) -> object:
 def _state(spec: ModelSpec) -> Mapping[str, torch.Tensor]:
     state: Mapping[str, torch.Tensor] = call_factory(spec).module.state_dict()
     return state
-
-
-@contextlib.contextmanager
-def _hollow_parameters() -> Iterator[None]:
-    """On this thread, parameters go to meta as modules register them; buffers stay real.
-
-    Taking a module's own initialisation to meta as well, it allocates no weights.
-    """
-    ours = threading.get_ident()
-    register = nn.Module.register_parameter
-
-    def hollow(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
-        register(self, name, param)
-        if param is not None and not param.is_meta and threading.get_ident() == ours:
-            self._parameters[name] = nn.Parameter(param.to("meta"), requires_grad=False)
-
-    nn.Module.register_parameter = hollow  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        nn.Module.register_parameter = register  # type: ignore[method-assign]
-
-
-def _cast_hollow(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """As `module.to(dtype)`, and stored buffers on meta."""
-    module = module.to(dtype)
-    for name, buffer in stored_buffers(module).items():
-        set_tensor(module, name, buffer.to("meta"))
-    return module
-
-
-def _cast(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    return value.to(dtype) if value.is_floating_point() else value
-
-
-def _ties(module: nn.Module) -> dict[str, str]:
-    """Parameters that several children share, by the name of the first."""
-    first: dict[int, str] = {}
-    ties = {}
-    for name, parameter in module.named_parameters(remove_duplicate=False):
-        if id(parameter) in first:
-            ties[name] = first[id(parameter)]
-        first.setdefault(id(parameter), name)
-    return ties

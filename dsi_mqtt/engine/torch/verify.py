@@ -51,7 +51,7 @@ def verify_layer(cls: type[PreTrainedModel], config: PretrainedConfig, dtype: to
 
     A kind that was found exact with these versions is remembered in the cache folder.
     """
-    key = _key(cls.__name__, str(dtype), config.to_json_string())
+    key = verification_key(cls.__name__, str(dtype), config.to_json_string())
     if not is_verified(key):
         _try_tiny(cls, config, dtype)
         remember_verified(key)
@@ -198,7 +198,8 @@ def _lengths(config: PretrainedConfig) -> tuple[int, ...]:
     return tuple(max(1, length - over) for length in _LENGTHS)
 
 
-def _key(*parts: str) -> str:
+def verification_key(*parts: str) -> str:
+    """What was verified under this name, with these versions and this code."""
     versions = (torch.__version__, transformers.__version__, _own_code())
     return hashlib.sha256("|".join((*versions, *parts)).encode()).hexdigest()
 

@@ -1,0 +1,149 @@
+"""The engine of a graph: bodies and activations in, segments computed, activations and answers out.
+
+One-pass requests only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final, NoReturn
+
+import torch
+from torch.utils import _pytree as pytree
+
+from dsi_mqtt.core.activation import JSON, Row, Tensors, pack_body, unpack_body
+from dsi_mqtt.core.model import ModelGraph, UnitRange
+from dsi_mqtt.engine.batch import check_batch
+from dsi_mqtt.engine.torch.graph_crossing import pack_values, unpack_values
+from dsi_mqtt.engine.torch.graph_inputs import Purpose
+from dsi_mqtt.engine.torch.graph_split import SplitGraph, Values
+from dsi_mqtt.engine.torch.holding import Holding
+from dsi_mqtt.engine.torch.trees import Tree
+from dsi_mqtt.errors import InvalidInputError, ModelFailedError
+
+_WARM_PASSES: Final = 3
+
+
+class GraphEngine:
+    """See `engine.base.Engine`.
+
+    zeros: gives values for the reference row of what crosses the cut before a unit.
+    settle: told when weights were loaded.
+    """
+
+    def __init__(
+        self,
+        graph: ModelGraph,
+        parts: SplitGraph,
+        holding: Holding,
+        purpose: Purpose,
+        *,
+        verify: Callable[[], None],
+        zeros: Callable[[int], Values],
+        settle: Callable[[], None],
+    ) -> None:
+        self._graph = graph
+        self._parts = parts
+        self._holding = holding
+        self._purpose = purpose
+        self._verify = verify
+        self._zeros = zeros
+        self._settle = settle
+
+    @property
+    def graph(self) -> ModelGraph:
+        return self._graph
+
+    def verify(self) -> None:
+        self._verify()
+
+    def load(self, units: UnitRange) -> None:
+        self._parts.let_go()
+        try:
+            self._holding.load(units, self._parts.needs)
+        finally:
+            self._settle()
+
+    def drop(self, units: UnitRange) -> None:
+        self._parts.let_go()
+        self._holding.drop(units)
+
+    def loaded_bytes(self) -> int:
+        return self._holding.held_bytes()
+
+    def warm_up(self, units: UnitRange) -> float:
+        self._require(units)
+        values = (
+            self._zeros(units.start) if units.start else self._parts.inputs(self._purpose.sample)
+        )
+        seconds = []
+        for _ in range(_WARM_PASSES):
+            began = time.perf_counter()
+            self._parts.run(units, values)
+            seconds.append(time.perf_counter() - began)
+        return min(seconds)
+
+    def forward(
+        self,
+        units: UnitRange,
+        rows: tuple[Row, ...],
+        tensors: Tensors,
+        *,
+        batch_max: int | None = None,
+    ) -> Tensors:
+        self._require(units)
+        for row in rows:
+            if row.session:
+                self._refuse(row.session)
+        if units.start == 0:
+            request = self._purpose.read(*unpack_body(tensors))
+            check_batch(request.size, batch_max)
+            values: Values = self._parts.inputs(request.inputs)
+            batched = request.batched
+        else:
+            values, batched = unpack_values(tensors, self._parts.boundary(units.start))
+        try:
+            made = self._parts.run(units, values)
+        except (ValueError, IndexError) as error:
+            if units.start:
+                raise
+            # What operations raise on values that they have no place for.
+            raise InvalidInputError(f"the model does not take this input: {error}") from error
+        if units.stop < self._parts.units:
+            return pack_values(made, self._parts.boundary(units.stop), batched=batched)
+        return self._answered(made, batched=batched)
+
+    def open(self, session: str) -> None:
+        self._refuse(session)
+
+    def close(self, session: str) -> None:
+        self._refuse(session)
+
+    def state_bytes(self, session: str) -> int:
+        self._refuse(session)
+
+    def export_state(self, session: str, units: UnitRange, first: int, last: int) -> bytes:
+        del units, first, last
+        self._refuse(session)
+
+    def import_state(self, session: str, blob: bytes) -> None:
+        del blob
+        self._refuse(session)
+
+    def _answered(self, output: Tree, *, batched: bool) -> Tensors:
+        leaves = pytree.tree_leaves(output)
+        rows = next(len(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor))
+        with torch.inference_mode():
+            answer = self._purpose.answer(output, rows, batched=batched)
+        return pack_body(JSON, answer)
+
+    def _require(self, units: UnitRange) -> None:
+        if not self._holding.holds(units):
+            raise ModelFailedError(f"units {units} are not loaded here")
+
+    def _refuse(self, session: str) -> NoReturn:
+        raise ModelFailedError(
+            f"session {session}: this model answers in one pass and keeps no sessions; "
+            "deploy it with kind: one-pass"
+        )
