@@ -10,11 +10,13 @@ from dsi_mqtt.core.deployment import Generation
 from dsi_mqtt.core.model import ModelSpec
 from dsi_mqtt.engine.torch.checkpoint import open_checkpoint
 from dsi_mqtt.engine.torch.engine import TorchEngine
+from dsi_mqtt.engine.torch.generation import GenerationEngine
+from dsi_mqtt.engine.torch.generative import open_generative
 from dsi_mqtt.engine.torch.own import OwnModel
 from dsi_mqtt.engine.torch.sequential import open_sequential
 from dsi_mqtt.errors import ConfigError
 
-__all__ = ["OwnModel", "TorchEngine", "TorchFactory"]
+__all__ = ["GenerationEngine", "OwnModel", "TorchEngine", "TorchFactory"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +25,17 @@ class TorchFactory:
 
     threads: int = 1
 
-    def open(self, model: ModelSpec, generation: Generation | None = None) -> TorchEngine:
+    def open(
+        self, model: ModelSpec, generation: Generation | None = None
+    ) -> TorchEngine | GenerationEngine:
         """Raises ConfigError, CheckpointError, and SplitError for a model that is no chain."""
         torch.set_num_threads(self.threads)
         if generation is not None:
-            raise ConfigError("kind: generation is not served yet; deploy with kind: one-pass")
+            if model.tier != "layer":
+                raise ConfigError(
+                    f"model.tier {model.tier!r} answers in one pass; deploy with kind: one-pass"
+                )
+            return open_generative(model, generation)
         if model.tier == "layer":
             return open_checkpoint(model)
         if model.tier == "sequential":

@@ -58,7 +58,7 @@ class SplitModel:
         self.holding.drop(units)
 
     def run(
-        self, units: UnitRange, inputs: Mapping[str, torch.Tensor], stream: torch.Tensor | None
+        self, units: UnitRange, inputs: Mapping[str, Tree], stream: torch.Tensor | None
     ) -> Tree:
         """The stream that leaves `units`, or the model's output when they end with the head.
 
@@ -76,6 +76,16 @@ class SplitModel:
         if phantoms_in(result):
             raise SplitError(f"units {units} lack {_some(sources_of(result))}")
         return result
+
+    def follow(self, inputs: Mapping[str, Tree]) -> None:
+        """Runs the whole on phantoms, so that what is in `inputs` sees all of it.
+
+        While no weights are held. Raises what the model raises.
+        """
+        beyond = len(self.structure.needs)
+        segment = _SegmentPass(UnitRange(beyond, beyond), beyond - 2, None, self._known)
+        with torch.inference_mode(), self._taps.running(segment):
+            self.module(**inputs)
 
 
 class _StreamEnds(Exception):  # noqa: N818 - it ends a forward early and is no error
