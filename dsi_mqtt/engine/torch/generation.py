@@ -119,10 +119,7 @@ class GenerationEngine:
         batch_max: int | None = None,
     ) -> Tensors:
         del batch_max  # a step has as many rows as the door gave it
-        self._require(units)
-        self._check(rows)
-        entered = self._enter(units, rows, tensors)
-        self._sessions.check(rows, units)
+        entered = self._admit(units, rows, tensors)
         if units.stop <= self._head:
             return (to_wire(HIDDEN, self._compute(units, rows, entered)),)
         if len(sampling) != len(rows):
@@ -133,18 +130,16 @@ class GenerationEngine:
             if units.start < self._head:
                 self._compute(UnitRange(units.start, self._head), rows, entered)
             return (_tokens(drawn),)
-        logits = self.logits(units, rows, entered).numpy()
+        logits = self._logits(units, rows, entered).numpy()
         for index, (row, how) in enumerate(zip(rows, sampling, strict=True)):
             if how is not None:
                 drawn[index] = draw(logits[index], how, row.position + row.tokens)
         return (_tokens(drawn),)
 
-    def logits(
-        self, units: UnitRange, rows: tuple[Row, ...], entered: torch.Tensor
-    ) -> torch.Tensor:
-        """Of the last position of each row, float32 (rows, vocabulary). units: with the head."""
-        made: torch.Tensor = self._compute(units, rows, entered)
-        return made[:, -1].float()
+    def logits(self, units: UnitRange, rows: tuple[Row, ...], tensors: Tensors) -> torch.Tensor:
+        """What `forward` would draw from; units: with the head."""
+        entered = self._admit(units, rows, tensors)
+        return self._logits(units, rows, entered)
 
     def close(self, session: str) -> None:
         self._sessions.close(session)
@@ -168,6 +163,20 @@ class GenerationEngine:
     def _require(self, units: UnitRange) -> None:
         if not self._model.holding.holds(units):
             raise ModelFailedError(f"units {units} are not loaded here")
+
+    def _admit(self, units: UnitRange, rows: tuple[Row, ...], tensors: Tensors) -> torch.Tensor:
+        """What enters a step, if it can be computed at all."""
+        self._require(units)
+        self._check(rows)
+        entered = self._enter(units, rows, tensors)
+        self._sessions.check(rows, units)
+        return entered
+
+    def _logits(
+        self, units: UnitRange, rows: tuple[Row, ...], entered: torch.Tensor
+    ) -> torch.Tensor:
+        """Of the last position of each row, float32 (rows, vocabulary)."""
+        return self._compute(units, rows, entered)[:, -1].float()
 
     def _check(self, rows: tuple[Row, ...]) -> None:
         """Raises where `rows` are no step."""

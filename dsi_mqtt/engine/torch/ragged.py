@@ -7,6 +7,7 @@ here, do they part. Masks are made by the model's own rule (its windows), from e
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -64,8 +65,8 @@ def ragged_attention(
         if softcap is None and s_aux is None:
             attended.append(_attend(asked, own_keys, own_values, mask, scale))
         else:
-            bent = _bent(asked, own_keys, own_values, mask, scale, softcap, s_aux)
-            attended.append(bent)
+            bent = partial(_bent, scale=scale, softcap=softcap, sinks=s_aux)
+            attended.append(bent(asked, own_keys, own_values, mask))
     together = attended[0] if len(attended) == 1 else torch.cat(attended)
     return together.transpose(1, 2).contiguous(), None
 
@@ -124,6 +125,7 @@ def _bent(
     key: torch.Tensor,
     value: torch.Tensor,
     mask: torch.Tensor | None,
+    *,
     scale: float,
     softcap: float | None,
     sinks: torch.Tensor | None,
