@@ -18,6 +18,7 @@ from typing import Any
 from dsi_mqtt.core import effects as fx
 from dsi_mqtt.core import events as ev
 from dsi_mqtt.core.activation import Tensor, Tensors, pack_body, unpack_body
+from dsi_mqtt.core.attempts import Attempts
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.message import WORK, Activation, Failure
 from dsi_mqtt.core.model import UnitRange
@@ -121,6 +122,8 @@ class Site:
         self.deaths += 1
         for node in self.alive():
             for door in node.machine._doors.values():
+                if not isinstance(door._attempts, Attempts):
+                    continue
                 running = list(door._attempts._running.values())
                 if len(running) == 1:
                     attempt = running[0].attempt

@@ -11,13 +11,15 @@ from dsi_mqtt.core.model import ModelSpec
 from dsi_mqtt.engine.base import Engine
 from dsi_mqtt.engine.torch.checkpoint import open_checkpoint
 from dsi_mqtt.engine.torch.engine import TorchEngine
+from dsi_mqtt.engine.torch.generation import GenerationEngine
+from dsi_mqtt.engine.torch.generative import open_generative
 from dsi_mqtt.engine.torch.graph import open_graph
 from dsi_mqtt.engine.torch.graph_engine import GraphEngine
 from dsi_mqtt.engine.torch.own import OwnModel
 from dsi_mqtt.engine.torch.sequential import open_sequential
 from dsi_mqtt.errors import ConfigError
 
-__all__ = ["GraphEngine", "OwnModel", "TorchEngine", "TorchFactory"]
+__all__ = ["GenerationEngine", "GraphEngine", "OwnModel", "TorchEngine", "TorchFactory"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,11 @@ class TorchFactory:
         """Raises ConfigError, CheckpointError, and SplitError for a model that cannot be cut."""
         torch.set_num_threads(self.threads)
         if generation is not None:
-            raise ConfigError("kind: generation is not served yet; deploy with kind: one-pass")
+            if model.tier != "layer":
+                raise ConfigError(
+                    f"model.tier {model.tier!r} answers in one pass; deploy with kind: one-pass"
+                )
+            return open_generative(model, generation)
         if model.tier == "layer":
             return open_checkpoint(model)
         if model.tier == "sequential":

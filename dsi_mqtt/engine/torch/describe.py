@@ -7,28 +7,57 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from dsi_mqtt.core.model import ModelGraph, Tie, Tier, Unit
+import torch
+
+from dsi_mqtt.core.model import ModelGraph, Tie, Tier, Unit, Vocabulary
 from dsi_mqtt.engine.digest import file_digest
 from dsi_mqtt.engine.torch.crossing import crossing_bytes
 from dsi_mqtt.engine.torch.holding import Holding
 from dsi_mqtt.engine.torch.requests import Request
+from dsi_mqtt.engine.torch.sessions import Layout
 from dsi_mqtt.engine.torch.split import SplitModel
 
 
 def describe(
     model: SplitModel, reference: Request, *, tier: Tier, digest: str, result_bytes: int
 ) -> ModelGraph:
-    structure, holding = model.structure, model.holding
-    last = len(structure.needs) - 1
-    units = []
-    for unit, needs in enumerate(structure.needs):
-        stream = structure.streams[unit]
-        crossing = 0 if stream is None else crossing_bytes(stream, reference, structure.carried)
-        name = structure.blocks[unit - 1] if 0 < unit < last else "head" if unit else "prelude"
-        units.append(Unit(name, holding.nbytes(needs), structure.flops[unit], crossing))
+    structure = model.structure
+    crossing = [
+        0 if stream is None else crossing_bytes(stream, reference, structure.carried)
+        for stream in structure.streams
+    ]
+    units = _units(model, crossing, [0] * len(crossing))
     asked = sum(value.nbytes for value in reference.inputs.values())
     return ModelGraph(
-        digest, tier, tuple(units), ties(structure.needs, holding), asked, result_bytes
+        digest, tier, units, ties(model.structure.needs, model.holding), asked, result_bytes
+    )
+
+
+def describe_generation(
+    model: SplitModel, layout: Layout, vocabulary: Vocabulary, digest: str
+) -> ModelGraph:
+    """For a reference row of one token."""
+    streams = model.structure.streams
+    crossing = [0 if stream is None else stream.nbytes for stream in streams]
+    kept = [0] * len(streams)
+    for slot in layout.values():
+        kept[slot.unit] += slot.nbytes
+    token = torch.int64.itemsize
+    units = _units(model, crossing, kept)
+    return ModelGraph(
+        digest, "layer", units, ties(model.structure.needs, model.holding), token, token, vocabulary
+    )
+
+
+def _units(model: SplitModel, crossing: list[int], kept: list[int]) -> tuple[Unit, ...]:
+    """crossing, kept: by unit, bytes of a reference row's activation and of a position's state."""
+    structure, holding = model.structure, model.holding
+    names = ("prelude", *structure.blocks, "head")
+    return tuple(
+        Unit(name, holding.nbytes(needs), flops, *rest)
+        for name, needs, flops, *rest in zip(
+            names, structure.needs, structure.flops, crossing, kept, strict=True
+        )
     )
 
 

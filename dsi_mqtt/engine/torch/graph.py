@@ -29,7 +29,7 @@ from dsi_mqtt.engine.torch.hollow import cast_hollow, hollow_parameters, tied_na
 from dsi_mqtt.engine.torch.keys import Recipe
 from dsi_mqtt.engine.torch.own import OwnModel, call_factory
 from dsi_mqtt.engine.torch.sources import BuiltSource
-from dsi_mqtt.engine.torch.verify import is_verified, remember_verified, verification_key
+from dsi_mqtt.engine.torch.verify import is_verified, kind_key, remember_verified
 from dsi_mqtt.engine.weights import FolderSource, WeightSource
 from dsi_mqtt.errors import ConfigError, SplitError
 
@@ -76,7 +76,7 @@ def open_graph(spec: ModelSpec) -> GraphEngine:
         opened.parts,
         opened.holding,
         Purpose(opened.own, opened.sample, opened.exported.shapes),
-        verify=partial(_verify, spec, dtype, source, opened, verification_key("graph", text)),
+        verify=partial(_verify, spec, dtype, source, opened, kind_key("graph", text)),
         zeros=partial(_zeros, opened),
         settle=settle,
     )

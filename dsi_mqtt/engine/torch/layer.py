@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from transformers.modeling_utils import PreTrainedModel
 
 from dsi_mqtt.engine.torch.build import build_hollow
 from dsi_mqtt.engine.torch.holding import Holding
@@ -16,7 +17,6 @@ from dsi_mqtt.engine.weights import WeightSource
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
-    from transformers.modeling_utils import PreTrainedModel
 
 
 def split_layer(
@@ -30,7 +30,19 @@ def split_layer(
 ) -> SplitModel:
     """origin: for messages, where the weights come from. Raises SplitError."""
     module = build_hollow(cls, config, dtype)
+    _without_warnings(module)
     recipes = read_recipes(module, source.weights)
     ties = find_ties(module, source, recipes)
     holding = Holding(module, source, recipes, ties, origin)
     return SplitModel(module, holding, reference, block_levels(module))
+
+
+def _without_warnings(module: PreTrainedModel) -> None:
+    """Models that warn of padding without a mask look at token ids, which later units have not."""
+    for part in module.modules():
+        if isinstance(part, PreTrainedModel):
+            part.warn_if_padding_and_no_attention_mask = _no_warning  # type: ignore[method-assign]  # on this instance alone
+
+
+def _no_warning(input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
+    """In place of the library's method of that name."""

@@ -13,6 +13,7 @@ from typing import Final
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from dsi_mqtt.core.model import UnitRange
 from dsi_mqtt.engine.torch.holding import Holding
@@ -58,7 +59,7 @@ class SplitModel:
         self.holding.drop(units)
 
     def run(
-        self, units: UnitRange, inputs: Mapping[str, torch.Tensor], stream: torch.Tensor | None
+        self, units: UnitRange, inputs: Mapping[str, Tree], stream: torch.Tensor | None
     ) -> Tree:
         """The stream that leaves `units`, or the model's output when they end with the head.
 
@@ -76,6 +77,16 @@ class SplitModel:
         if phantoms_in(result):
             raise SplitError(f"units {units} lack {_some(sources_of(result))}")
         return result
+
+    def follow(self, inputs: Mapping[str, Tree]) -> None:
+        """Runs the whole on phantoms, so that what is in `inputs` sees all of it.
+
+        While no weights are held. Raises what the model raises.
+        """
+        beyond = len(self.structure.needs)
+        segment = _SegmentPass(UnitRange(beyond, beyond), beyond - 2, None, self._known)
+        with torch.inference_mode(), self._taps.running(segment):
+            self.module(**inputs)
 
 
 class _StreamEnds(Exception):  # noqa: N818 - it ends a forward early and is no error
@@ -176,9 +187,19 @@ class _SegmentPass:
         except NeedsValueError:
             result = stream
         left = stream_of(result)
-        if left is not None and left.shape == stream.shape and len(phantoms_in(result)) == 1:
+        if left is not None and left.shape == stream.shape and _is_hollow(result):
             kept[unit] = None if left is result else with_stream(result, phantom_like(stream))
         return result
+
+
+def _is_hollow(result: Tree) -> bool:
+    """Whether nothing in a block's result but the shapes of phantoms depends on its input.
+
+    What comes besides the stream (attentions, for the most part) is kept with the shape it had.
+    That is a phantom's, of which no result can be made.
+    """
+    leaves = pytree.tree_leaves(result)
+    return all(leaf is None or isinstance(leaf, Phantom) for leaf in leaves)
 
 
 def _key(path: str, args: tuple[Tree, ...], kwargs: dict[str, Tree]) -> Tree:

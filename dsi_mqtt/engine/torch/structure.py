@@ -248,8 +248,18 @@ class _Trace:
         It is taken to use all its weights and to keep the shape, which verification tests.
         """
         path = self.blocks[unit - 1]
-        weights = dict(self.model.get_submodule(path).named_parameters(prefix=path))
+        weights = _held(self.model, path)
         positions = math.prod(fresh.shape[:-1])
         self.count.take()
         self.count.add(2.0 * positions * sum(weight.numel() for weight in weights.values()))
         return phantom_like(fresh, sources_of(arguments) | weights.keys())
+
+
+def _held(model: nn.Module, path: str) -> dict[str, torch.Tensor]:
+    """What a checkpoint holds of the module at `path`, by full name."""
+    module = model.get_submodule(path)
+    return {
+        name: value
+        for name, value in module.state_dict(prefix=f"{path}.", keep_vars=True).items()
+        if isinstance(value, torch.Tensor)
+    }

@@ -117,7 +117,7 @@ class TextReader:
         most = self._most_tokens()
         cuts = most is not None and self._cuts_off()
         encoded = self._tokenizer(
-            [_whole_characters(text) for text in texts],
+            [whole_characters(text) for text in texts],
             padding=True,
             truncation=cuts,
             max_length=most if cuts else None,
@@ -195,7 +195,7 @@ class TextReader:
         return getattr(backend, "truncation", None) is not None
 
 
-def _whole_characters(text: str) -> str:
+def whole_characters(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -37,7 +37,7 @@ _INNER: Final = (
 _EXPERTS: Final = ("num_local_experts", "num_experts", "n_routed_experts")
 _CHOSEN: Final = ("num_experts_per_tok", "moe_topk")
 _HEAD_WIDTHS: Final = ("head_dim", "d_head", "kv_channels", "rotary_dim")
-_WINDOWS: Final = ("sliding_window", "attention_window")
+_WINDOWS: Final = ("sliding_window", "attention_window", "attention_chunk_size")
 _DEPTHS: Final = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 
 # Lists of stages that a configuration works out itself.

@@ -51,7 +51,7 @@ def verify_layer(cls: type[PreTrainedModel], config: PretrainedConfig, dtype: to
 
     A kind that was found exact with these versions is remembered in the cache folder.
     """
-    key = verification_key(cls.__name__, str(dtype), config.to_json_string())
+    key = kind_key(cls.__name__, str(dtype), config.to_json_string())
     if not is_verified(key):
         _try_tiny(cls, config, dtype)
         remember_verified(key)
@@ -116,7 +116,7 @@ def _try_tiny(cls: type[PreTrainedModel], config: PretrainedConfig, dtype: torch
     reasons = []
     for tiny in shrunk(config):
         try:
-            whole = _random_model(cls, tiny, dtype)
+            whole = random_model(cls, tiny, dtype)
             requests = _requests(cls, tiny, dtype)
             with torch.inference_mode():
                 whole(**requests[0].inputs)
@@ -135,7 +135,7 @@ def _try_tiny(cls: type[PreTrainedModel], config: PretrainedConfig, dtype: torch
     )
 
 
-def _random_model(
+def random_model(
     cls: type[PreTrainedModel], config: PretrainedConfig, dtype: torch.dtype
 ) -> PreTrainedModel:
     """A whole model in which every weight matters: none is zero, one, or alike in two units."""
@@ -198,8 +198,8 @@ def _lengths(config: PretrainedConfig) -> tuple[int, ...]:
     return tuple(max(1, length - over) for length in _LENGTHS)
 
 
-def verification_key(*parts: str) -> str:
-    """What was verified under this name, with these versions and this code."""
+def kind_key(*parts: str) -> str:
+    """Names a kind of model and what must be true of it, with these versions."""
     versions = (torch.__version__, transformers.__version__, _own_code())
     return hashlib.sha256("|".join((*versions, *parts)).encode()).hexdigest()
 

@@ -106,7 +106,9 @@ class Branches(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.look = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 16, 3, 2), nn.ReLU())
+        self.look = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 16, 3, 2), nn.ReLU()
+        )
         self.words = nn.Embedding(40, 16)
         self.register_buffer("steps", torch.linspace(0, 1, 64), persistent=False)
         self.read = nn.GRU(16, 8, 2, batch_first=True, bidirectional=True)

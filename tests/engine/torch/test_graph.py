@@ -245,7 +245,11 @@ def test_ones_own_reading_and_writing(graph_models: Any, ask: Any) -> None:
     ("factory", "body", "reason"),
     [
         ("unet", [[[0.0] * 18] * 16], r"it needs .*image\.shape\[3\]"),
-        ("unet", [[0.0] * 16] * 16, r"image has shape \(1, 16, 16\); the model takes \(…, 1, …, …\)"),
+        (
+            "unet",
+            [[0.0] * 16] * 16,
+            r"image has shape \(1, 16, 16\); the model takes \(…, 1, …, …\)",
+        ),
         ("unet", [], "expected lists of numbers"),
         ("attention", [1] * 25, r"dimension 1 of words is 25; the model takes 2 to 24"),
         ("attention", [1, 2, 99], "does not take this input: index out of range"),

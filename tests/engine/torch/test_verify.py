@@ -159,7 +159,7 @@ def test_the_tiny_model_is_tiny() -> None:
     config = one_pass(transformers.LlamaConfig(num_hidden_layers=80, hidden_size=8192,
                       num_attention_heads=64, num_key_value_heads=8, vocab_size=128_256,
                       bos_token_id=128_000, eos_token_id=128_001))  # fmt: skip
-    model = verify._random_model(transformers.LlamaForCausalLM, next(shrunk(config)), torch.float32)
+    model = verify.random_model(transformers.LlamaForCausalLM, next(shrunk(config)), torch.float32)
     assert sum(weight.numel() for weight in model.parameters()) < 500_000
     assert all(layer.self_attn.num_key_value_groups == 8 for layer in model.model.layers)
 
