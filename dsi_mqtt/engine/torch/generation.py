@@ -10,10 +10,10 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from dsi_mqtt.core.activation import Row, Tensor, Tensors
+from dsi_mqtt.core.activation import TOKENS, Row, Tensor, Tensors
 from dsi_mqtt.core.generation import Sampling
 from dsi_mqtt.core.model import ModelGraph, UnitRange
-from dsi_mqtt.engine.base import NOT_SAMPLED, TOKENS, TextCodec
+from dsi_mqtt.engine.base import NOT_SAMPLED, TextCodec
 from dsi_mqtt.engine.torch.cache import StepCache
 from dsi_mqtt.engine.torch.crossing import HIDDEN, from_wire, to_wire
 from dsi_mqtt.engine.torch.dtypes import NAMES

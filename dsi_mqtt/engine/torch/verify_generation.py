@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from transformers import DynamicCache
 
-from dsi_mqtt.core.activation import Row, Tensors
+from dsi_mqtt.core.activation import TOKENS, Row, Tensors
 from dsi_mqtt.core.model import UnitRange, Vocabulary
-from dsi_mqtt.engine.base import TOKENS
 from dsi_mqtt.engine.torch.crossing import to_wire
 from dsi_mqtt.engine.torch.describe import describe_generation
 from dsi_mqtt.engine.torch.generation import GenerationEngine
