@@ -324,6 +324,8 @@ class Generations:
         self._tellings.changed |= self._idle.expire(now)
         live = [Row(name, session.fed) for name, session in self._schedule.running.items()]
         live += self._idle.rows()
+        # Without its cache one row would make the whole step stale.
+        live += [row for step in self._steps for s, row in step.rows if s.state == "ended"]
         return effects + self._tellings.tick(live, tables.values(), now)
 
     def pump(self, now: float) -> Effects:

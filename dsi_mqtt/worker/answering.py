@@ -31,13 +31,13 @@ from dsi_mqtt.transport.together import first_of
 from dsi_mqtt.wire.asks import completion_body, partial_answer
 from dsi_mqtt.wire.inputs import answer_error, answer_ok, parse_input
 from dsi_mqtt.wire.topics import Topics
+from dsi_mqtt.worker.leaving import Leaving, Outgoing
 
 log = logging.getLogger(__name__)
 
 RECONNECT: Final = Backoff(last_s=3.0)
 
 Emit = Callable[[ev.Event], None]
-Outgoing = PublishReply | PublishPartial | WriteRecord | ClearRetained
 
 
 class Answering:
@@ -51,7 +51,7 @@ class Answering:
         self._url = ""
         self._connected: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
-        self._leaving: asyncio.Queue[Outgoing] = asyncio.Queue()
+        self._leaving = Leaving()
 
     def open(self, url: str) -> None:
         """Goes on, or begins, at this broker."""
@@ -68,7 +68,7 @@ class Answering:
             )
 
     def publish(self, effect: Outgoing) -> None:
-        self._leaving.put_nowait(effect)
+        self._leaving.put(effect)
 
     def close(self) -> None:
         """Ends when what is on its way out has gone."""
@@ -78,7 +78,7 @@ class Answering:
             )
 
     async def _end(self, connected: asyncio.Task[None]) -> None:
-        await self._leaving.join()
+        await self._leaving.empty()
         connected.cancel()
         self._connected = self._closing = None
 
@@ -139,10 +139,10 @@ class Answering:
             return
         except (TransportError, asyncio.CancelledError):
             # Cancelled, too, is what waits for its acknowledgement when the connection ends.
-            self._leaving.put_nowait(effect)
+            self._leaving.put(effect)
             return
         finally:
-            self._leaving.task_done()
+            self._leaving.finished(effect)
         if isinstance(effect, PublishReply):
             self._emit(ev.ReplyPublished(self._deployment, effect.request))
         elif isinstance(effect, WriteRecord) and not effect.record.void:
@@ -156,7 +156,7 @@ class Answering:
         if isinstance(effect, PublishReply) and effect.reply.failure is None:
             failure = Failure("failed", one_sentence(f"the result cannot be sent: {error}"))
             reply = replace(effect.reply, failure=failure, body=b"")
-            self._leaving.put_nowait(replace(effect, reply=reply))
+            self._leaving.put(replace(effect, reply=reply))
 
     def _message(self, effect: Outgoing) -> Message:
         if isinstance(effect, ClearRetained):

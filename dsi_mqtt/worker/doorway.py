@@ -30,7 +30,8 @@ from dsi_mqtt.transport.base import ConnectOptions, DataConnection, Message, Tra
 from dsi_mqtt.transport.retained import read_retained
 from dsi_mqtt.wire.inputs import parse_input
 from dsi_mqtt.wire.topics import Topics
-from dsi_mqtt.worker.answering import Answering, Outgoing, record_topic
+from dsi_mqtt.worker.answering import Answering, record_topic
+from dsi_mqtt.worker.leaving import Outgoing
 
 log = logging.getLogger(__name__)
 

@@ -355,8 +355,12 @@ class Device:
 
     async def ask(self, payload: bytes, **fields: Any) -> Message:
         """Publishes one input and returns the next answer."""
-        await self._connection.publish(Message(self.input, payload, qos=1, **fields))
+        await self.publish(payload, **fields)
         return await self.next()
+
+    async def publish(self, payload: bytes, **fields: Any) -> None:
+        """One input, without waiting for its answer."""
+        await self._connection.publish(Message(self.input, payload, qos=1, **fields))
 
     async def cancel(self, payload: bytes) -> None:
         await self._connection.publish(Message(self.no_more, payload, qos=1))

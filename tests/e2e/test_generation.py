@@ -131,6 +131,70 @@ async def test_what_is_wrong_or_too_much_is_said_at_once(calm_site: LiveSite) ->
     await calm_site.undeploy(spec.name)
 
 
+async def test_first_and_last_units_stay_where_they_must(calm_site: LiveSite) -> None:
+    split = [
+        {"units": "0:2", "nodes": ["city"]},
+        {"units": "2:5", "nodes": ["north", "south"]},
+        {"units": "5:6", "nodes": ["city"]},
+    ]
+    zones = {"units": {"0:2": ["city"], "5:6": ["city"]}}
+    spec = generating(name(), split=split, privacy=zones)
+    table = await calm_site.deploy(spec)
+    places = [segment.replicas[0].node for segment in table.segments]
+    assert places[0] == places[2] == "city" != places[1]
+    assert table.door is not None
+    assert table.door.node == "city"
+    async with Client(calm_site.url) as client:
+        for prompt in ("w1", "w2 " * 40):
+            completion = await client.generate(
+                spec.name, prompt, seed=5, temperature=TEMPERATURE, timeout_s=PATIENCE_S
+            )
+            assert right(spec, prompt, completion, 5, 20)
+    await calm_site.undeploy(spec.name)
+
+
+async def test_two_hundred_cancelled_leave_nothing(calm_site: LiveSite) -> None:
+    limits = {"sessions_max": 16, "queue_max": 300, "idle_s": 60}
+    spec = generating(name(), generation=limits, options={"unit_ms": 2, "ends": []})
+    await calm_site.deploy(spec)
+    async with Client(calm_site.url) as client:
+
+        async def first_piece_only(number: int) -> None:
+            generation = client.generate(
+                spec.name, f"w{number % 16}", max_tokens=250, timeout_s=PATIENCE_S
+            )
+            async with generation:
+                async for _ in generation:
+                    break
+
+        for _ in range(5):
+            await asyncio.gather(*(first_piece_only(number) for number in range(40)))
+        await no_sessions(calm_site, spec.name)
+    await calm_site.undeploy(spec.name)
+
+
+async def test_a_thousand_at_once_are_run_queued_or_refused(calm_site: LiveSite) -> None:
+    limits = {"sessions_max": 4, "queue_max": 20, "max_tokens": 3}
+    spec = generating(name(), generation=limits, options={"ends": []})
+    await calm_site.deploy(spec)
+    async with Device(calm_site, spec.name, "crowd") as crowd:
+        for number in range(1000):
+            await crowd.publish(json.dumps({"id": number, "input": "w1"}).encode())
+        codes: dict[str, int] = {}
+        ids = set()
+        while len(ids) < 1000:
+            said = json.loads((await crowd.next()).payload)
+            ids.add(said["id"])
+            code = said.get("error", {}).get("code", said["status"])
+            codes[code] = codes.get(code, 0) + 1
+    assert codes.keys() == {"ok", "overloaded"}
+    assert codes["ok"] >= 24
+    async with Client(calm_site.url) as client:
+        completion = await client.generate(spec.name, "w1", timeout_s=PATIENCE_S)
+    assert len(completion.tokens) == 3
+    await calm_site.undeploy(spec.name)
+
+
 async def test_a_dead_node_and_a_dead_door_change_no_text(tmp_path: Path) -> None:
     async with live_site(tmp_path) as live:
         spec = generating(name(), options={"unit_ms": 4, "ends": []})

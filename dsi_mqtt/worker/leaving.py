@@ -1,0 +1,82 @@
+"""What waits to leave a door, in order; of each stream at most one message at a time.
+
+A broker that is slower than the tokens come would else be sent ever older ones, and answers behind
+them. What comes while a message of a stream is not acknowledged goes into one message after it,
+and nothing goes out behind the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import replace
+
+from dsi_mqtt.core.effects import ClearRetained, PublishPartial, PublishReply, WriteRecord
+
+Outgoing = PublishReply | PublishPartial | WriteRecord | ClearRetained
+
+
+class Leaving:
+    """Invariant: a stream stands in the order once while it has tokens to tell and none is out."""
+
+    def __init__(self) -> None:
+        self._order: deque[Outgoing | bytes] = deque()
+        self._partials: dict[bytes, PublishPartial] = {}
+        self._out: set[bytes] = set()
+        self._unfinished = 0
+        self._changed = asyncio.Event()
+
+    def put(self, effect: Outgoing) -> None:
+        """At the end; what is put again, because it got lost, comes before what followed it."""
+        if isinstance(effect, PublishPartial):
+            waiting = self._partials.get(effect.request)
+            self._partials[effect.request] = effect if waiting is None else joined(waiting, effect)
+            if waiting is None and effect.request not in self._out:
+                self._order.append(effect.request)
+        else:
+            if isinstance(effect, PublishReply):
+                self._partials.pop(effect.request, None)
+            self._order.append(effect)
+        self._changed.set()
+
+    async def get(self) -> Outgoing:
+        """The next, which is out until `finished`."""
+        while True:
+            while self._order:
+                first = self._order.popleft()
+                effect = self._partials.pop(first, None) if isinstance(first, bytes) else first
+                if effect is None:
+                    continue  # the answer has overtaken it
+                if isinstance(effect, PublishPartial):
+                    self._out.add(effect.request)
+                self._unfinished += 1
+                return effect
+            self._changed.clear()
+            await self._changed.wait()
+
+    def finished(self, effect: Outgoing) -> None:
+        """It is not out any more, whether it got through or not."""
+        self._unfinished -= 1
+        if isinstance(effect, PublishPartial):
+            self._out.discard(effect.request)
+            if effect.request in self._partials:
+                self._order.append(effect.request)
+        self._changed.set()
+
+    async def empty(self) -> None:
+        """Returns when nothing waits and nothing is out."""
+        while self._order or self._unfinished:
+            self._changed.clear()
+            await self._changed.wait()
+
+
+def joined(one: PublishPartial, other: PublishPartial) -> PublishPartial:
+    """Two parts of a stream as one. Where they do not follow each other, the fuller one."""
+    first, second = sorted((one, other), key=lambda effect: effect.partial.index)
+    before, after = first.partial, second.partial
+    if before.take != after.take:
+        return max(one, other, key=lambda effect: effect.partial.take)
+    if before.index + len(before.tokens) != after.index:
+        return max(one, other, key=lambda effect: len(effect.partial.tokens))
+    tokens, text = before.tokens + after.tokens, before.text + after.text
+    return replace(second, partial=replace(after, index=before.index, tokens=tokens, text=text))
