@@ -18,7 +18,7 @@ from dsi_mqtt.core.deployment import Deployment, Generation
 from dsi_mqtt.core.generation import Completion, FinishReason, Partial, rolling_hash
 from dsi_mqtt.core.message import Failure
 from dsi_mqtt.core.model import ModelSpec
-from dsi_mqtt.errors import RequestError
+from dsi_mqtt.errors import ConnectionLostError, RequestError
 from dsi_mqtt.transport.base import ConnectOptions, ControlConnection, Message, Transport
 from dsi_mqtt.wire.asks import completion_body, partial_answer, read_ask
 from dsi_mqtt.wire.inputs import answer_error, answer_ok, parse_input
@@ -187,6 +187,6 @@ async def simulated_door(
         yield door
     finally:
         serving.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await serving
+        with contextlib.suppress(asyncio.CancelledError, ConnectionLostError):
+            await serving  # or it has ended with the broker
         await connection.close()
