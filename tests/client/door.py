@@ -43,6 +43,7 @@ class Asked:
     door: SimulatedDoor
     message: Message
     deployment: str
+    device: str
     told: int = 0
 
     def __post_init__(self) -> None:
@@ -70,10 +71,10 @@ class Asked:
         await self.send(answer_error(self.parsed.identity, Failure(code, sentence)))
 
     async def send(self, payload: bytes) -> None:
-        assert self.message.response_topic is not None
+        own = self.door.topics.result.name(deployment=self.deployment, device=self.device)
         await self.door.connection.publish(
             Message(
-                self.message.response_topic,
+                self.message.response_topic or own,
                 payload,
                 qos=1,
                 content_type=JSON,
@@ -116,7 +117,7 @@ class SimulatedDoor:
     cancels: list[Message] = field(default_factory=list)
     alive: list[Message] = field(default_factory=list)
     answers_cancels: bool = True
-    _running: dict[bytes, asyncio.Task[None]] = field(default_factory=dict)
+    _running: dict[bytes | str, asyncio.Task[None]] = field(default_factory=dict)
     _heard: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def deploy(self, spec: Deployment) -> None:
@@ -146,16 +147,15 @@ class SimulatedDoor:
 
     async def _receive(self, message: Message) -> None:
         asked = self.topics.input.parts(message.topic)
-        id_ = message.correlation_data
+        if asked is not None or self.topics.cancel.parts(message.topic):
+            id_ = message.correlation_data or json.loads(bytes(message.payload))["id"]
         if asked is not None:
-            assert id_ is not None
             self.inputs.append(message)
             if id_ not in self._running:
-                work = self._work(Asked(self, message, asked["deployment"]))
+                work = self._work(Asked(self, message, **asked))
                 self._running[id_] = asyncio.create_task(work)
         elif self.topics.cancel.parts(message.topic):
-            assert json.loads(bytes(message.payload)) == {}
-            assert id_ is not None
+            assert isinstance(json.loads(bytes(message.payload)), dict)
             self.cancels.append(message)
             if self.answers_cancels and id_ in self._running:
                 self._running[id_].cancel()
