@@ -50,11 +50,11 @@ async def generate(
     device, id_ = f"example-{uuid.uuid4().hex[:8]}", uuid.uuid4().bytes
     root = f"dsi/v1/deploy/{deployment}"
     properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho's
-    properties.ResponseTopic = f"{root}/out/{device}/stream"
+    properties.ResponseTopic = own = f"{root}/out/{device}/stream"
     properties.CorrelationData = id_
     ask = json.dumps({"input": {"prompt": prompt, "stream": True, "max_tokens": 60}})
     async with aiomqtt.Client(host, port, protocol=aiomqtt.ProtocolVersion.V5) as client:
-        await client.subscribe(properties.ResponseTopic, qos=1)
+        await client.subscribe(own, qos=1)
         await client.publish(f"{root}/in/{device}", ask, qos=1, properties=properties)
         messages = aiter(client.messages)
         try:
@@ -66,7 +66,6 @@ async def generate(
                     return said
                 telling.told(said)
         except BaseException:  # Ctrl-C too: without this the door would go on
-            del properties.ResponseTopic
             await client.publish(f"{root}/cancel/{device}", b"{}", qos=1, properties=properties)
             raise
 

@@ -50,13 +50,16 @@ class Asked:
         self.parsed = parse_input(bytes(self.message.payload), self.message.content_type)
         self.input: Any = json.loads(self.parsed.body)
 
-    async def tell(self, tokens: Sequence[int], *, index: int | None = None, take: int = 1) -> None:
-        """A message of the stream with the tokens from `index` on, those told last by default."""
+    async def tell(self, tokens: Sequence[int], *, index: int | None = None, take: int = 1) -> bool:
+        """A message of the stream with the tokens from `index` on, those told last by default.
+
+        False where nobody is subscribed to it.
+        """
         at = self.told if index is None else index
         self.told = len(tokens)
         new = tuple(tokens[at:])
         partial = Partial(take, at, new, text_of(new), rolling_hash("", tokens))
-        await self.send(partial_answer(self.parsed.identity, partial))
+        return await self.send(partial_answer(self.parsed.identity, partial))
 
     async def complete(
         self, tokens: Sequence[int], *, take: int = 1, reason: FinishReason = "length"
@@ -70,9 +73,9 @@ class Asked:
     async def fail(self, code: str, sentence: str = "it went wrong") -> None:
         await self.send(answer_error(self.parsed.identity, Failure(code, sentence)))
 
-    async def send(self, payload: bytes) -> None:
+    async def send(self, payload: bytes) -> bool:
         own = self.door.topics.result.name(deployment=self.deployment, device=self.device)
-        await self.door.connection.publish(
+        return await self.door.connection.publish(
             Message(
                 self.message.response_topic or own,
                 payload,
@@ -152,7 +155,7 @@ class SimulatedDoor:
         if asked is not None:
             self.inputs.append(message)
             if id_ not in self._running:
-                work = self._work(Asked(self, message, **asked))
+                work = self._work(Asked(self, message, asked["deployment"], asked["device"]))
                 self._running[id_] = asyncio.create_task(work)
         elif self.topics.cancel.parts(message.topic):
             assert isinstance(json.loads(bytes(message.payload)), dict)

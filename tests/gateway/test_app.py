@@ -52,9 +52,9 @@ async def test_what_was_withdrawn_while_the_broker_was_away_is_gone(
     live: Live, client: openai.AsyncOpenAI
 ) -> None:
     spec = live.door.topics.spec.name(deployment="vectors")
-    live.broker.freeze("anonymous-3")
+    live.broker.freeze("anonymous-2")
     await live.door.connection.publish(Message(spec, qos=1, retain=True))
-    live.broker.cut("anonymous-3")
+    live.broker.cut("anonymous-2")
     assert live.catalogue.get("vectors") is not None
     await until_listed(client, "chat")
 
