@@ -44,7 +44,10 @@ def generate(
     root: RootOption = ROOT,
     timeout: Annotated[float, typer.Option(help="Seconds for all of it.")] = 600.0,
 ) -> None:
-    """Generate text from a prompt, shown as it comes; Ctrl-C cancels it."""
+    """Generate text from a prompt.
+
+    It is shown as it comes; Ctrl-C cancels it.
+    """
     record = run_record("generate", seed=seed)
     check_name(name, "name")
     text = sys.stdin.read() if prompt == "-" else prompt

@@ -22,6 +22,7 @@ from dsi_mqtt.cli.demo import demo
 from dsi_mqtt.cli.deploy import deploy, undeploy
 from dsi_mqtt.cli.doctor import doctor
 from dsi_mqtt.cli.drain import drain
+from dsi_mqtt.cli.gateway import gateway
 from dsi_mqtt.cli.generate import generate
 from dsi_mqtt.cli.infer import infer
 from dsi_mqtt.cli.orchestrator import orchestrator
@@ -52,6 +53,7 @@ for command in (
     undeploy,
     infer,
     generate,
+    gateway,
     status,
     drain,
     doctor,

@@ -38,6 +38,7 @@ TICK_S: Final = 0.1
 CLOSE_S: Final = 2.0
 RECONNECT: Final = Backoff(last_s=3.0)
 ID_BYTES: Final = 16
+SESSION_S: Final = 10
 
 
 @dataclass(slots=True)
@@ -58,6 +59,8 @@ class Delivery:
         self._device = device
         self._topics = topics
         self._transport = transport
+        self._client_id = f"client-{os.urandom(ID_BYTES).hex()}"
+        self._fresh = True
         self.pending = PendingInputs()
         self._calls: dict[bytes, Call] = {}
         self._connection: DataConnection | None = None
@@ -152,18 +155,25 @@ class Delivery:
     # --- connection ---------------------------------------------------------------------------
 
     async def _connect(self) -> DataConnection:
-        return await self._transport.data(self._url, ConnectOptions())
+        """On the same MQTT session: a door gives up a stream that nobody is subscribed to."""
+        options = ConnectOptions(
+            self._client_id, clean_start=self._fresh, session_expiry_s=SESSION_S
+        )
+        connection = await self._transport.data(self._url, options)
+        self._fresh = False
+        return connection
 
     async def _serve(self, connection: DataConnection) -> None:
-        for deployment in self._subscribed:
-            await self._subscribe(connection, deployment)
-        await connection.subscribe(self._marker_topic, qos=1)
-        self._connection = connection
-        self._act(self.pending.connected(time.monotonic()))
         try:
-            async for message in connection.messages():
-                self._receive(message)
-                connection.acknowledge(message)
+            # Read from the beginning: what the session kept comes before any answer to a
+            # subscription, and behind a full inbox none would be read.
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._listen(connection), name="client listens")
+                for deployment in self._subscribed:
+                    await self._subscribe(connection, deployment)
+                await connection.subscribe(self._marker_topic, qos=1)
+                self._connection = connection
+                self._act(self.pending.connected(time.monotonic()))
         finally:
             self._connection = None
             self.pending.disconnected()
@@ -171,6 +181,11 @@ class Delivery:
             for waiting in self._markers.values():
                 if not waiting.done():
                     waiting.set_exception(ConnectionLostError("the broker went away"))
+
+    async def _listen(self, connection: DataConnection) -> None:
+        async for message in connection.messages():
+            self._receive(message)
+            connection.acknowledge(message)
 
     async def _subscribe(self, connection: DataConnection, deployment: str) -> None:
         await connection.subscribe(self._topics.answers(deployment, self._device) + "#", qos=1)

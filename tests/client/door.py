@@ -18,7 +18,7 @@ from dsi_mqtt.core.deployment import Deployment, Generation
 from dsi_mqtt.core.generation import Completion, FinishReason, Partial, rolling_hash
 from dsi_mqtt.core.message import Failure
 from dsi_mqtt.core.model import ModelSpec
-from dsi_mqtt.errors import RequestError
+from dsi_mqtt.errors import ConnectionLostError, RequestError
 from dsi_mqtt.transport.base import ConnectOptions, ControlConnection, Message, Transport
 from dsi_mqtt.wire.asks import completion_body, partial_answer, read_ask
 from dsi_mqtt.wire.inputs import answer_error, answer_ok, parse_input
@@ -43,19 +43,23 @@ class Asked:
     door: SimulatedDoor
     message: Message
     deployment: str
+    device: str
     told: int = 0
 
     def __post_init__(self) -> None:
         self.parsed = parse_input(bytes(self.message.payload), self.message.content_type)
         self.input: Any = json.loads(self.parsed.body)
 
-    async def tell(self, tokens: Sequence[int], *, index: int | None = None, take: int = 1) -> None:
-        """A message of the stream with the tokens from `index` on, those told last by default."""
+    async def tell(self, tokens: Sequence[int], *, index: int | None = None, take: int = 1) -> bool:
+        """A message of the stream with the tokens from `index` on, those told last by default.
+
+        False where nobody is subscribed to it.
+        """
         at = self.told if index is None else index
         self.told = len(tokens)
         new = tuple(tokens[at:])
         partial = Partial(take, at, new, text_of(new), rolling_hash("", tokens))
-        await self.send(partial_answer(self.parsed.identity, partial))
+        return await self.send(partial_answer(self.parsed.identity, partial))
 
     async def complete(
         self, tokens: Sequence[int], *, take: int = 1, reason: FinishReason = "length"
@@ -69,11 +73,11 @@ class Asked:
     async def fail(self, code: str, sentence: str = "it went wrong") -> None:
         await self.send(answer_error(self.parsed.identity, Failure(code, sentence)))
 
-    async def send(self, payload: bytes) -> None:
-        assert self.message.response_topic is not None
-        await self.door.connection.publish(
+    async def send(self, payload: bytes) -> bool:
+        own = self.door.topics.result.name(deployment=self.deployment, device=self.device)
+        return await self.door.connection.publish(
             Message(
-                self.message.response_topic,
+                self.message.response_topic or own,
                 payload,
                 qos=1,
                 content_type=JSON,
@@ -116,7 +120,7 @@ class SimulatedDoor:
     cancels: list[Message] = field(default_factory=list)
     alive: list[Message] = field(default_factory=list)
     answers_cancels: bool = True
-    _running: dict[bytes, asyncio.Task[None]] = field(default_factory=dict)
+    _running: dict[bytes | str, asyncio.Task[None]] = field(default_factory=dict)
     _heard: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def deploy(self, spec: Deployment) -> None:
@@ -146,16 +150,15 @@ class SimulatedDoor:
 
     async def _receive(self, message: Message) -> None:
         asked = self.topics.input.parts(message.topic)
-        id_ = message.correlation_data
+        if asked is not None or self.topics.cancel.parts(message.topic):
+            id_ = message.correlation_data or json.loads(bytes(message.payload))["id"]
         if asked is not None:
-            assert id_ is not None
             self.inputs.append(message)
             if id_ not in self._running:
-                work = self._work(Asked(self, message, asked["deployment"]))
+                work = self._work(Asked(self, message, asked["deployment"], asked["device"]))
                 self._running[id_] = asyncio.create_task(work)
         elif self.topics.cancel.parts(message.topic):
-            assert json.loads(bytes(message.payload)) == {}
-            assert id_ is not None
+            assert isinstance(json.loads(bytes(message.payload)), dict)
             self.cancels.append(message)
             if self.answers_cancels and id_ in self._running:
                 self._running[id_].cancel()
@@ -187,6 +190,6 @@ async def simulated_door(
         yield door
     finally:
         serving.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await serving
+        with contextlib.suppress(asyncio.CancelledError, ConnectionLostError):
+            await serving  # or it has ended with the broker
         await connection.close()

@@ -86,8 +86,15 @@ class Running:
 @asynccontextmanager
 async def running(*arguments: str) -> AsyncIterator[Running]:
     """A command of the program, which has ended at the end."""
+    async with running_program(*COMMAND, *arguments) as command:
+        yield command
+
+
+@asynccontextmanager
+async def running_program(*command: str) -> AsyncIterator[Running]:
+    """Any program, which has ended at the end."""
     process = await asyncio.create_subprocess_exec(
-        *COMMAND, *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     async with _ending(process):
         yield Running(process)

@@ -1,0 +1,291 @@
+"""The routes: OpenAI's API in front of what the catalogue lists."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Depends, FastAPI, Header, Request
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from dsi_mqtt.core.deployment import Generation
+from dsi_mqtt.core.generation import Completion
+from dsi_mqtt.core.stream import Piece
+from dsi_mqtt.errors import DsiError, RequestError, TransportError
+from dsi_mqtt.gateway import asks, replies
+from dsi_mqtt.gateway.base import Asker, Generating
+from dsi_mqtt.gateway.catalogue import Catalogue, Model
+from dsi_mqtt.gateway.keys import Keys
+from dsi_mqtt.gateway.presence import EventStream, GoneError, while_there
+from dsi_mqtt.gateway.refusals import LIMITED, SERVER, ApiError, api_error, unknown_model
+
+log = logging.getLogger(__name__)
+
+BODY_MAX: Final = 4 * 1024 * 1024
+BODY_S: Final = 60
+OPEN_MAX: Final = 256
+TIMEOUT_S: Final = 600.0
+INFER_AT_ONCE: Final = 8
+
+Read = Callable[[asks.Body, Generation], asks.Wanted]
+
+
+class Gateway:
+    """What the routes need, and what is bounded.
+
+    keys: None admits everybody. body_max: bytes of a request. open_max: requests at once.
+    timeout_s: for one of them.
+    """
+
+    def __init__(
+        self,
+        asker: Asker,
+        catalogue: Catalogue,
+        keys: Keys | None,
+        *,
+        body_max: int = BODY_MAX,
+        open_max: int = OPEN_MAX,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        self._asker = asker
+        self._catalogue = catalogue
+        self._keys = keys
+        self._body_max = body_max
+        self._open_max = open_max
+        self._timeout_s = timeout_s
+        self._open = 0
+
+    def app(self) -> FastAPI:
+        # No pages that describe the API: it is OpenAI's, and they would load from elsewhere.
+        app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+        api = APIRouter(prefix="/v1", dependencies=[Depends(self.admit)])
+        for path, answer, method in (
+            ("/models", self.list_models, "GET"),
+            ("/models/{name}", self.show_model, "GET"),
+            ("/chat/completions", self.chat, "POST"),
+            ("/completions", self.complete, "POST"),
+            ("/embeddings", self.embed, "POST"),
+        ):
+            api.add_api_route(path, answer, methods=[method], response_model=None)
+        app.include_router(api)
+        app.add_api_route("/health", self.health, methods=["GET"], response_model=None)
+        app.add_exception_handler(ApiError, _refuse)
+        app.add_exception_handler(DsiError, _refuse)
+        app.add_exception_handler(HTTPException, _refuse)
+        app.add_exception_handler(GoneError, _nobody)
+        app.add_exception_handler(ClientDisconnect, _nobody)
+        app.add_exception_handler(Exception, _fault)
+        return app
+
+    # --- what is asked ------------------------------------------------------------------------
+
+    async def admit(self, authorization: Annotated[str | None, Header()] = None) -> None:
+        if self._keys is not None and not self._keys.admit(authorization):
+            raise ApiError(
+                401,
+                "the API key is missing or wrong; send it as Authorization: Bearer KEY",
+                code="invalid_api_key",
+            )
+
+    async def health(self) -> Response:
+        """Whether a request could be served now."""
+        if not self._asker.connected:
+            return JSONResponse({"status": "the broker is away"}, 503)
+        return JSONResponse({"status": "ok", "models": len(self._catalogue.all())})
+
+    async def list_models(self) -> Response:
+        data = [replies.model_object(model) for model in self._catalogue.all()]
+        return JSONResponse({"object": "list", "data": data})
+
+    async def show_model(self, name: str) -> Response:
+        return JSONResponse(replies.model_object(self._model(name)))
+
+    async def chat(self, request: Request) -> Response:
+        return await self._generate(request, asks.read_chat, chat=True)
+
+    async def complete(self, request: Request) -> Response:
+        return await self._generate(request, asks.read_completion, chat=False)
+
+    async def embed(self, request: Request) -> Response:
+        with self._admitted():
+            body = asks.read_body(await self._payload(request))
+            model = self._model(asks.model_of(body))
+            if model.generates:
+                advice = "use /v1/chat/completions or /v1/completions"
+                raise _wrong_kind(model, f"generates text; {advice}")
+            wanted = asks.read_embeddings(body)
+            vectors = await while_there(request, self._vectors(model, wanted.texts))
+        reply = replies.embeddings(model.spec.name, vectors, as_base64=wanted.base64)
+        return JSONResponse(reply)
+
+    # --- generations --------------------------------------------------------------------------
+
+    async def _generate(self, request: Request, read: Read, *, chat: bool) -> Response:
+        with ExitStack() as opened:
+            opened.enter_context(self._admitted())
+            body = asks.read_body(await self._payload(request))
+            model = self._model(asks.model_of(body))
+            if not model.generates:
+                raise _wrong_kind(model, "generates no text; use /v1/embeddings")
+            wanted = read(body, model.spec.generation or Generation())
+            telling = replies.Telling(
+                f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}",
+                model.spec.name,
+                int(time.time()),
+                chat=chat,
+                include_usage=wanted.include_usage,
+            )
+            generation = self._asker.generate(
+                model.spec.name, wanted.prompt, timeout_s=self._timeout_s, **wanted.settings
+            )
+            if not wanted.stream:
+                completion = await while_there(request, _whole(generation))
+                _note(telling, completion)
+                return _json(telling.whole(completion))
+            opened.callback(generation.cancel)
+            pieces = aiter(generation)
+            # It begins with the first piece: what goes wrong before has a status of its own.
+            first = await while_there(request, _next(pieces))
+            end = opened.pop_all().close
+        return EventStream(_events(first, pieces, generation, telling), end)
+
+    # --- inside -------------------------------------------------------------------------------
+
+    def _model(self, name: str) -> Model:
+        model = self._catalogue.get(name)
+        if model is None:
+            raise unknown_model(name)
+        return model
+
+    async def _payload(self, request: Request) -> bytes:
+        """The body, of which no more is read than may be sent."""
+        payload = bytearray()
+        try:
+            async with asyncio.timeout(BODY_S):
+                async for part in request.stream():
+                    payload += part
+                    if len(payload) > self._body_max:
+                        sentence = f"the body has more than {self._body_max} bytes; send less"
+                        raise ApiError(413, sentence)
+        except TimeoutError:
+            raise ApiError(408, f"the body has not come within {BODY_S} s") from None
+        return bytes(payload)
+
+    @contextmanager
+    def _admitted(self) -> Iterator[None]:
+        if self._open >= self._open_max:
+            sentence = f"{self._open} requests are open here; ask again later"
+            raise ApiError(429, sentence, kind=LIMITED, code="overloaded")
+        self._open += 1
+        try:
+            yield
+        finally:
+            self._open -= 1
+
+    async def _vectors(self, model: Model, texts: list[str]) -> list[list[float]]:
+        """In as many inputs as the deployment's batches need. Raises RequestError or ApiError."""
+        size = model.spec.input.batch_max
+        room = asyncio.Semaphore(INFER_AT_ONCE)
+
+        async def infer(batch: list[str]) -> list[list[float]]:
+            async with room:
+                answer = await self._asker.infer(model.spec.name, batch, timeout_s=self._timeout_s)
+            found = answer.get("embeddings") if isinstance(answer, dict) else None
+            if not isinstance(found, list):
+                raise _wrong_kind(model, "makes no embeddings")
+            return found
+
+        batches = [texts[start : start + size] for start in range(0, len(texts), size)]
+        tasks = [asyncio.ensure_future(infer(batch)) for batch in batches]
+        try:
+            found = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+        return [vector for vectors in found for vector in vectors]
+
+
+async def _whole(generation: Generating) -> Completion:
+    return await generation
+
+
+async def _next(pieces: AsyncIterator[Piece]) -> Piece | None:
+    return await anext(pieces, None)
+
+
+async def _events(
+    piece: Piece | None,
+    pieces: AsyncIterator[Piece],
+    generation: Generating,
+    telling: replies.Telling,
+) -> AsyncIterator[bytes]:
+    for reply in telling.first():
+        yield replies.event(reply)
+    sent = False
+    try:
+        while piece is not None:
+            if piece.replaces and sent:
+                # What was sent cannot be taken back here, and must not be taken for the text.
+                sentence = "another door took over and tells another text; ask again"
+                yield replies.event(ApiError(500, sentence, kind=SERVER, code="replaced").body)
+                return
+            if piece.text:
+                sent = True
+                yield replies.event(telling.text(piece.text))
+            piece = await anext(pieces, None)
+    except (RequestError, TransportError) as error:
+        yield replies.event(api_error(error).body)
+        return
+    _note(telling, generation.completion)
+    for reply in telling.last(generation.completion):
+        yield replies.event(reply)
+    yield replies.DONE
+
+
+def _note(telling: replies.Telling, completion: Completion) -> None:
+    log.info(
+        "%s of %s: %d tokens from a prompt of %d",
+        telling.id,
+        telling.model,
+        len(completion.tokens),
+        completion.prompt_tokens,
+    )
+
+
+def _wrong_kind(model: Model, what: str) -> ApiError:
+    return ApiError(
+        400, f"the model {model.spec.name!r} {what}", param="model", code="model_not_supported"
+    )
+
+
+def _json(value: replies.Reply) -> Response:
+    # Half a character, which a model may say, is escaped: UTF-8 has no such.
+    return Response(json.dumps(value, separators=(",", ":")), media_type="application/json")
+
+
+async def _refuse(_: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException):
+        error = ApiError(error.status_code, f"{error.detail}; see the paths of OpenAI's API")
+    refused = error if isinstance(error, ApiError) else None
+    if isinstance(error, DsiError):
+        refused = api_error(error)
+    if refused is None:
+        raise error
+    return JSONResponse(refused.body, refused.status, refused.headers)
+
+
+async def _nobody(_: Request, _error: Exception) -> Response:
+    return Response(status_code=499)  # reaches nobody
+
+
+async def _fault(_: Request, error: Exception) -> Response:
+    fault = ApiError(500, f"this should not happen: {type(error).__name__}", kind=SERVER)
+    return JSONResponse(fault.body, fault.status)
