@@ -146,6 +146,20 @@ async def test_no_rubbish_on_any_topic_ends_it_or_keeps_it_from_placing() -> Non
         await live.until(live.places)
 
 
+async def test_what_is_wrong_with_a_topic_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    odd = status(capabilities={"weight_bytes": -1})
+    async with site() as live:
+        for payload in (odd, odd, b"{", odd):
+            await live.retain(TOPICS.status.name(node="x"), payload)
+        await live.retain(SPEC_TOPIC, TOPICS.spec.payload.encode(SPEC))
+        await live.join(Node("a", "a1"))
+        await live.until(live.places)
+    told = [r.getMessage() for r in caplog.records if r.getMessage().startswith("dsi/v1/node/x")]
+    weight = "capabilities.weight_bytes: -1 must be 0 or more"
+    assert len(told) == 3
+    assert told[0] == told[2] == f"dsi/v1/node/x/status is ignored: NodeStatus: {weight}"
+
+
 async def test_a_node_speaks_for_itself_only() -> None:
     async with site() as live:
         await live.retain(SPEC_TOPIC, TOPICS.spec.payload.encode(SPEC))
