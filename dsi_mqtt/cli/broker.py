@@ -22,7 +22,8 @@ from dsi_mqtt.cli.common import (
 )
 from dsi_mqtt.core.node import DataBroker
 from dsi_mqtt.orchestrator.strays import StrayAnswerer
-from dsi_mqtt.transport.base import Message
+from dsi_mqtt.transport.base import ConnectOptions, ControlConnection, Message
+from dsi_mqtt.transport.lasting import Backoff, keep_connected
 from dsi_mqtt.transport.loop import run
 from dsi_mqtt.transport.mosquitto import MosquittoProcess, control_settings, data_settings
 from dsi_mqtt.transport.mqtt import MqttTransport
@@ -118,11 +119,36 @@ async def site_brokers(
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(control)
         await stack.enter_async_context(data)
+        payload = topics.site.payload.encode(Site(data.port))
+        where = Message(topics.site.name(), payload, qos=1, retain=True)
         async with control_connection(control.url) as connection:
+<<<<<<< HEAD
             payload = topics.site.payload.encode(DataBroker(data.port))
             await connection.publish(Message(topics.site.name(), payload, qos=1, retain=True))
         strays = asyncio.create_task(
             StrayAnswerer(control.url, MqttTransport(), root=root).run(), name="strays"
         )
         stack.callback(strays.cancel)
+=======
+            await connection.publish(where)
+        for beside in (
+            StrayAnswerer(control.url, MqttTransport(), root=root).run(),
+            _keep_retained(control.url, where),
+        ):
+            stack.callback(asyncio.create_task(beside).cancel)
+>>>>>>> w-i2a
         yield SiteBrokers(control, data)
+
+
+async def _keep_retained(url: str, message: Message) -> None:
+    """Publishes it again after every connection: a broker may come back without its state."""
+
+    async def connect() -> ControlConnection:
+        return await MqttTransport().control(url, ConnectOptions())
+
+    async def publish(connection: ControlConnection) -> None:
+        await connection.publish(message)
+        async for _ in connection.messages():
+            pass
+
+    await keep_connected(connect, publish, backoff=Backoff(last_s=3.0), on_wait=lambda *_: None)

@@ -102,12 +102,17 @@ class ForgetText:
 
 @dataclass(frozen=True, slots=True)
 class PublishPartial:
-    """Publish a part of a stream at QoS 1; answer with PartialTaken."""
+    """Publish a part of a stream.
+
+    ask: at QoS 1, and answer with PartialTaken. Else at QoS 0: a broker that keeps its state safe
+    writes at each message of QoS 1, and what of a stream is lost comes with the answer.
+    """
 
     deployment: str
     request: bytes
     given: Input
     partial: Partial
+    ask: bool = True
 
 
 @dataclass(frozen=True, slots=True)

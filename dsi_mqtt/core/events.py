@@ -140,7 +140,7 @@ class TextWritten:
 
 @dataclass(frozen=True, slots=True)
 class PartialTaken:
-    """The broker has a part of a stream. heard: False: it says that nobody is subscribed to it."""
+    """The broker has a part of a stream. heard: False: it says that nobody has subscribed to it."""
 
     deployment: str
     request: bytes

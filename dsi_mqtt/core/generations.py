@@ -50,6 +50,8 @@ from dsi_mqtt.core.table import Stamp, Table
 MIB: Final = 1024 * 1024
 # A device that has lost its connection may be back by then.
 UNHEARD_S: Final = 2.0
+# How often the broker is asked whether anybody hears a stream.
+ASK_S: Final = 1.0
 # Tellings that begin on one table, so that a later table's take is higher.
 TAKES: Final = 1 << 20
 
@@ -254,8 +256,10 @@ class Generations:
         effects: Effects = []
         partial = written.partial(last=over) if session.ask.stream else None
         if partial is not None:
+            ask = now >= session.asked_at + ASK_S
+            session.asked_at = now if ask else session.asked_at
             given = session.request.given
-            effects.append(PublishPartial(self._deployment, id_, given, partial))
+            effects.append(PublishPartial(self._deployment, id_, given, partial, ask))
         if over:
             effects += self._conclude(session.request, written.completion(), now)
         return [*effects, *self.pump(now)]

@@ -47,6 +47,7 @@ class Session:
     alone: bool = False
     alive_until: float | None = None
     unheard_since: float | None = None
+    asked_at: float = float("-inf")
     finish: FinishReason | None = None
     text: Text | None = None
 

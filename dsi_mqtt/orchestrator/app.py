@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 TICK_S: Final = 0.05
 KEEP_ALIVE_S: Final = 4
 RECONNECT: Final = Backoff(last_s=3.0)
+COMPLAINTS_MAX: Final = 1000
 
 Parts = dict[str, str]
 Read = Callable[[Parts, bytes], OrchestratorEffects]
@@ -68,6 +69,7 @@ class OrchestratorProcess:
         self._machine = Orchestrator(os.urandom(4).hex(), lambda: secrets.token_hex(8))
         self._lead: asyncio.Task[None] | None = None
         self._outgoing: asyncio.Queue[Message] = asyncio.Queue()
+        self._complaints: dict[str, str] = {}
         self._readers: tuple[tuple[Topic[Any], Read], ...] = (
             (self._topics.status, self._status),
             (self._topics.telemetry, self._telemetry),
@@ -149,10 +151,18 @@ class OrchestratorProcess:
             try:
                 self._act(read(parts, bytes(message.payload)))
             except WireError as error:
-                log.warning("%s is ignored: %s", message.topic, error)
+                self._complain(message.topic, str(error))
             except Exception as error:  # noqa: BLE001 — those that come behind it are read
                 _log_fault(f"{message.topic} is ignored", error)
             return
+
+    def _complain(self, topic: str, sentence: str) -> None:
+        """Once for each topic and sentence: nodes repeat what they say twice a second."""
+        if self._complaints.get(topic) != sentence:
+            if len(self._complaints) >= COMPLAINTS_MAX:
+                self._complaints.clear()
+            self._complaints[topic] = sentence
+            log.warning("%s is ignored: %s", topic, sentence)
 
     def _status(self, parts: Parts, payload: bytes) -> OrchestratorEffects:
         if not payload:

@@ -147,7 +147,7 @@ class Answering:
             self._emit(ev.ReplyPublished(self._deployment, effect.request))
         elif isinstance(effect, WriteRecord) and not effect.record.void:
             self._emit(ev.RecordWritten(self._deployment, effect.record))
-        elif isinstance(effect, PublishPartial):
+        elif isinstance(effect, PublishPartial) and effect.ask:
             self._emit(ev.PartialTaken(self._deployment, effect.request, heard))
 
     def _refused(self, effect: Outgoing, error: Exception) -> None:
@@ -171,7 +171,8 @@ class Answering:
             given = effect.given
             payload = partial_answer(given.parsed.identity, effect.partial)
             message = self._to_device(given.device, given.response_topic, given.correlation)
-            return replace(message, payload=payload, user_properties=(("status", "partial"),))
+            said = (("status", "partial"),)
+            return replace(message, payload=payload, user_properties=said, qos=int(effect.ask))
         return self._answer(effect.reply)
 
     def _answer(self, reply: Reply) -> Message:

@@ -72,11 +72,13 @@ class Leaving:
 
 def joined(one: PublishPartial, other: PublishPartial) -> PublishPartial:
     """Two parts of a stream as one. Where they do not follow each other, the fuller one."""
+    ask = one.ask or other.ask
     first, second = sorted((one, other), key=lambda effect: effect.partial.index)
     before, after = first.partial, second.partial
     if before.take != after.take:
-        return max(one, other, key=lambda effect: effect.partial.take)
+        return replace(max(one, other, key=lambda effect: effect.partial.take), ask=ask)
     if before.index + len(before.tokens) != after.index:
-        return max(one, other, key=lambda effect: len(effect.partial.tokens))
+        return replace(max(one, other, key=lambda effect: len(effect.partial.tokens)), ask=ask)
     tokens, text = before.tokens + after.tokens, before.text + after.text
-    return replace(second, partial=replace(after, index=before.index, tokens=tokens, text=text))
+    whole = replace(after, index=before.index, tokens=tokens, text=text)
+    return replace(second, partial=whole, ask=ask)

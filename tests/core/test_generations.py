@@ -463,6 +463,16 @@ def test_a_stream_that_nobody_hears_ends_after_a_while() -> None:
     assert taken(heard=False) == ["cancelled"]
 
 
+def test_the_broker_is_asked_once_a_second_whether_anybody_hears() -> None:
+    desk = Desk2().give(asking(1, stream=True, max_tokens=9))
+    assert isinstance(desk, Desk2)
+    for _ in range(9):
+        desk.now += 0.3
+        desk.drawn(desk.step(), 40).write()
+    asked = [effect.ask for effect in desk.effects if isinstance(effect, PublishPartial)]
+    assert asked == [True, False, False, False, True, False, False, False, True]
+
+
 @pytest.mark.parametrize("kind", ["one-pass", "generation"])
 def test_a_deployment_of_another_kind_answers_what_was_for_the_first(kind: str) -> None:
     desk = Desk2() if kind == "generation" else Desk()

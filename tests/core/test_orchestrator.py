@@ -264,6 +264,25 @@ class AnySite(RuleBasedStateMachine):
             self.site.documents[NAME] = data.draw(st.sampled_from(self.site.published))
         self.site.restart()
 
+    @precondition(lambda self: NAME in self.site.documents)
+    @rule()
+    def clear(self) -> None:
+        """Somebody removes the retained table."""
+        del self.site.documents[NAME]
+        self.site.orchestrator.document_lost(NAME, self.site.now)
+
+    @precondition(lambda self: self.site.orchestrator.leading)
+    @rule()
+    def forget(self) -> None:
+        """The broker comes back with nothing; the orchestrator lives on."""
+        site, specs = self.site, dict(self.site.specs)
+        site.orchestrator.disconnected()
+        site.orchestrator.lead_lost(site.now)
+        site.specs, site.documents, site.statuses, site.leader = {}, {}, {}, None
+        site.reconnect()
+        site.run(10.0)
+        assert site.specs == specs
+
     @rule(seconds=st.sampled_from([0.1, 0.5, 2.0, 10.0]))
     def wait(self, seconds: float) -> None:
         self.site.run(seconds)

@@ -288,6 +288,20 @@ def test_a_node_that_claims_to_have_seen_nonsense_moves_nothing(stamp: Stamp) ->
     assert site.serve.epoch == kept.order[0].epoch + 1
 
 
+def test_an_epoch_beyond_all_is_outdone_by_the_term_alone() -> None:
+    site = serving(*three())
+    rogue = replace(
+        site.statuses["a"],
+        node="rogue",
+        incarnation="r1",
+        seen={NAME: Stamp(site.serve.term, "z", 2**39)},
+    )
+    site._act(site.orchestrator.status_arrived(rogue, site.now))
+    site.until(lambda: site.orchestrator.leading and site.serve.term > rogue.seen[NAME].term)
+    site.until(site.serves)
+    assert site.serve.epoch < 10
+
+
 def test_a_leader_with_a_term_beyond_all_is_not_believed() -> None:
     site = serving(Node("a", "a1"))
     assert site.orchestrator.leader_seen(Leader(2**39, "z", 1), site.now) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from dsi_mqtt.cli.common import marker
 from dsi_mqtt.client import Client
 from dsi_mqtt.core.site import SiteNode
 from dsi_mqtt.transport.base import Message
+from dsi_mqtt.transport.retained import read_retained
 from dsi_mqtt.wire.topics import Topics
 from tests.e2e.live import LiveSite, deployment, flowing, live_site, unsplit
 from tests.e2e.programs import PATIENCE_S, dsi_mqtt
@@ -69,6 +72,11 @@ RUBBISH = (
 async def retain(site: LiveSite, topic: str, payload: bytes) -> None:
     async with site.connection() as connection:
         await connection.publish(Message(topic, payload, qos=1, retain=True))
+
+
+async def retained(site: LiveSite, topic: str) -> list[Message]:
+    async with site.connection() as connection:
+        return await read_retained(connection, [topic], marker(TOPICS))
 
 
 async def test_rubbish_ends_nobody_and_costs_no_input(site: LiveSite) -> None:
@@ -133,6 +141,9 @@ async def test_a_broker_that_comes_back_with_nothing_is_told_everything(
         "deployment and nodes",
     )
     assert picture.specs[NAME] == deployment(NAME)
+    async with asyncio.timeout(PATIENCE_S):
+        while not await retained(site, TOPICS.site.name()):
+            pass
     assert after.members() == before.members()
     async with Client(site.url) as client:
         assert await client.infer(NAME, "x", timeout_s=PATIENCE_S) == unsplit("x")

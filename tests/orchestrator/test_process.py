@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 
+from dsi_mqtt.core.node import NodeStatus
+from dsi_mqtt.core.orchestrator import OrchestratorEffects
 from dsi_mqtt.core.table import TableDocument
+from dsi_mqtt.errors import WireError
 from dsi_mqtt.orchestrator.app import OrchestratorProcess
 from dsi_mqtt.transport.base import ConnectOptions, Message
 from dsi_mqtt.transport.lasting import keep_connected
@@ -68,7 +71,7 @@ class Site:
         payload = self.retained.get(TABLE_TOPIC)
         try:
             return TOPICS.table.payload.decode(payload) if payload else None
-        except Exception:  # noqa: BLE001 - what a test has written there itself
+        except WireError:  # what a test has written there
             return None
 
     def places(self) -> bool:
@@ -112,7 +115,6 @@ def status(**changes: Any) -> bytes:
 RUBBISH = [
     (TOPICS.status.name(node="x"), b"{"),
     (TOPICS.status.name(node="x"), b"\xff\xfe"),
-    (TOPICS.status.name(node="x"), status(node="city")),
     (TOPICS.status.name(node="x"), status(graph={"ties": [{"units": [99], "weight_bytes": 1}]})),
     (TOPICS.status.name(node="x"), status(graph={"input_bytes": 10**30})),
     (TOPICS.status.name(node="x"), status(capabilities={"weight_bytes": 1, "gflops": 1e-300})),
@@ -141,6 +143,50 @@ async def test_no_rubbish_on_any_topic_ends_it_or_keeps_it_from_placing() -> Non
         for topic, payload in RUBBISH:
             await live.retain(topic, payload)
         await live.join(Node("b", "b1"))
+        await live.until(live.places)
+
+
+async def test_what_is_wrong_with_a_topic_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    odd = status(capabilities={"weight_bytes": -1})
+    async with site() as live:
+        for payload in (odd, odd, b"{", odd):
+            await live.retain(TOPICS.status.name(node="x"), payload)
+        await live.retain(SPEC_TOPIC, TOPICS.spec.payload.encode(SPEC))
+        await live.join(Node("a", "a1"))
+        await live.until(live.places)
+    told = [r.getMessage() for r in caplog.records if r.getMessage().startswith("dsi/v1/node/x")]
+    weight = "capabilities.weight_bytes: -1 must be 0 or more"
+    assert len(told) == 3
+    assert told[0] == told[2] == f"dsi/v1/node/x/status is ignored: NodeStatus: {weight}"
+
+
+async def test_a_node_speaks_for_itself_only() -> None:
+    async with site() as live:
+        await live.retain(SPEC_TOPIC, TOPICS.spec.payload.encode(SPEC))
+        await live.join(Node("a", "a1"))
+        await live.until(live.places)
+        kept = live.retained[TABLE_TOPIC]
+        await live.retain(TOPICS.status.name(node="x"), status(node="a", incarnation="a2"))
+        await live.retain(TABLE_TOPIC, b"")
+        await live.until(lambda: live.retained[TABLE_TOPIC] == b"")
+        await live.until(lambda: live.retained[TABLE_TOPIC] != b"")
+        assert live.retained[TABLE_TOPIC] == kept
+
+
+async def test_a_fault_at_one_message_does_not_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with site() as live:
+        machine = live.process._machine
+        sound = machine.status_arrived
+
+        def faulty(said: NodeStatus, now: float) -> OrchestratorEffects:
+            if said.node == "x":
+                raise ZeroDivisionError("nobody has thought of this")
+            return sound(said, now)
+
+        monkeypatch.setattr(machine, "status_arrived", faulty)
+        await live.retain(SPEC_TOPIC, TOPICS.spec.payload.encode(SPEC))
+        await live.retain(TOPICS.status.name(node="x"), status())
+        await live.join(Node("a", "a1"))
         await live.until(live.places)
 
 
