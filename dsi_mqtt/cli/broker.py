@@ -119,24 +119,15 @@ async def site_brokers(
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(control)
         await stack.enter_async_context(data)
-        payload = topics.site.payload.encode(Site(data.port))
+        payload = topics.site.payload.encode(DataBroker(data.port))
         where = Message(topics.site.name(), payload, qos=1, retain=True)
         async with control_connection(control.url) as connection:
-<<<<<<< HEAD
-            payload = topics.site.payload.encode(DataBroker(data.port))
-            await connection.publish(Message(topics.site.name(), payload, qos=1, retain=True))
-        strays = asyncio.create_task(
-            StrayAnswerer(control.url, MqttTransport(), root=root).run(), name="strays"
-        )
-        stack.callback(strays.cancel)
-=======
             await connection.publish(where)
         for beside in (
             StrayAnswerer(control.url, MqttTransport(), root=root).run(),
             _keep_retained(control.url, where),
         ):
             stack.callback(asyncio.create_task(beside).cancel)
->>>>>>> w-i2a
         yield SiteBrokers(control, data)
 
 
