@@ -1,8 +1,8 @@
 """What waits to leave a door, in order; of each stream at most one message at a time.
 
 A broker that is slower than the tokens come would else be sent ever older ones, and answers behind
-them. What comes while a message of a stream is not acknowledged goes into one message after it,
-and nothing goes out behind the answer.
+them. What comes while a message of a stream is not through goes into one message after it. What is
+left goes right before the answer, and nothing behind it.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ class Leaving:
             if waiting is None and effect.request not in self._out:
                 self._order.append(effect.request)
         else:
+            last = None
             if isinstance(effect, PublishReply):
-                self._partials.pop(effect.request, None)
-            self._order.append(effect)
+                last = self._partials.pop(effect.request, None)
+            self._order.extend([effect] if last is None else [last, effect])
         self._changed.set()
 
     async def get(self) -> Outgoing:
@@ -46,7 +47,7 @@ class Leaving:
                 first = self._order.popleft()
                 effect = self._partials.pop(first, None) if isinstance(first, bytes) else first
                 if effect is None:
-                    continue  # the answer has overtaken it
+                    continue  # it went with the answer
                 if isinstance(effect, PublishPartial):
                     self._out.add(effect.request)
                 self._unfinished += 1

@@ -52,10 +52,13 @@ async def test_what_comes_while_a_part_is_out_goes_into_one_after_it() -> None:
 async def test_nothing_goes_out_behind_the_answer() -> None:
     leaving = Leaving()
     leaving.put(part(0, 1))
+    (first,) = await taken(leaving, 1)
+    leaving.put(part(1, 2))
     leaving.put(answer())
-    (only,) = await taken(leaving, 1)
-    assert only == answer()
-    leaving.finished(only)
+    second, last = await taken(leaving, 2)
+    assert (second, last) == (part(1, 2), answer())
+    for effect in (first, second, last):
+        leaving.finished(effect)
     await asyncio.wait_for(leaving.empty(), 5)
 
 

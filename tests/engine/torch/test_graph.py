@@ -108,7 +108,7 @@ CASES: list[tuple[str, Any, Any]] = [
 
 
 @pytest.mark.parametrize(("factory", "make", "sizes"), CASES)
-def test_three_segments_equal_the_module(
+def test_three_segments_equal_the_module(  # noqa: PLR0917 - fixtures, and what varies
     engines: Any, graph_models: Any, ask: Any, factory: str, make: Any, sizes: tuple[int, ...]
 ) -> None:
     engine = engines(factory)
