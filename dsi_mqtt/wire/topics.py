@@ -11,13 +11,12 @@ from typing import Final, Generic, TypeVar
 
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.node import DataBroker, Desired, Leader, NodeStatus, Telemetry
-from dsi_mqtt.core.request import DEVICE_MAX, Redelivery
+from dsi_mqtt.core.request import DEVICE_MAX, LEVELS_MAX, Redelivery
 from dsi_mqtt.core.table import TableDocument
 from dsi_mqtt.errors import ConfigError, WireError
 from dsi_mqtt.wire.control import Codec
 
 ROOT: Final = "dsi/v1"
-LEVELS_MAX: Final = 200
 # Beyond, JSON readers and msgpack lose digits.
 NUMBER_MAX: Final = 2**53
 
@@ -129,7 +128,6 @@ class Topics:
         own = self.answers(deployment, device)
         if asked is None or not asked.startswith(own) or asked == own or set(asked) & set("+#\0"):
             return None
-        # Mosquitto ends the connection of whoever publishes to more levels.
         return asked if asked.count("/") < LEVELS_MAX else None
 
     def answers(self, deployment: str, device: str) -> str:

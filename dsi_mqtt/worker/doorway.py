@@ -75,6 +75,7 @@ class Doorway:
         self._dropped = 0
         self._receipts = 0
         self._leaving: asyncio.Queue[Outgoing] = asyncio.Queue()
+        self._waiting: set[bytes] = set()
 
     def open(self, effect: OpenIngress) -> None:
         self._end_ingress()
@@ -102,7 +103,14 @@ class Doorway:
             self._acknowledge(message)
 
     def publish(self, effect: Outgoing) -> None:
-        """Sends now or when the connection is there again; the machine repeats what is lost."""
+        """Sends now or when the connection is there again; the machine repeats what is lost.
+
+        An answer that waits is not queued once more: the connection may be away for long.
+        """
+        if isinstance(effect, PublishReply):
+            if effect.request in self._waiting:
+                return
+            self._waiting.add(effect.request)
         self._leaving.put_nowait(effect)
 
     def close(self) -> None:
@@ -276,12 +284,22 @@ class Doorway:
         await first_of(_watch(connection), self._send_leaving(connection))
 
     async def _send_leaving(self, connection: DataConnection) -> None:
-        sending: set[asyncio.Task[None]] = set()
+        sending: dict[asyncio.Task[None], Outgoing] = {}
+
+        def sent(task: asyncio.Task[None]) -> None:
+            effect = sending.pop(task)
+            if task.cancelled():  # what waits for its acknowledgement when the connection ends
+                self.publish(effect)
+            self._leaving.task_done()
+
         try:
             while True:
-                task = asyncio.create_task(self._send(connection, await self._leaving.get()))
-                sending.add(task)
-                task.add_done_callback(sending.discard)
+                effect = await self._leaving.get()
+                if isinstance(effect, PublishReply):
+                    self._waiting.discard(effect.request)
+                task = asyncio.create_task(self._send(connection, effect))
+                sending[task] = effect
+                task.add_done_callback(sent)
         finally:
             for task in sending:
                 task.cancel()
@@ -293,12 +311,9 @@ class Doorway:
         except (TooLargeError, BrokerRefusedError, ValueError) as error:
             self._refused(effect, error)
             return
-        except (TransportError, asyncio.CancelledError):
-            # Cancelled, too, is what waits for its acknowledgement when the connection ends.
-            self._leaving.put_nowait(effect)
+        except TransportError:
+            self.publish(effect)
             return
-        finally:
-            self._leaving.task_done()
         if isinstance(effect, PublishReply):
             self._emit(ev.ReplyPublished(self._deployment, effect.request))
         elif isinstance(effect, WriteRecord) and not effect.record.void:
@@ -310,7 +325,7 @@ class Doorway:
         if isinstance(effect, PublishReply) and effect.reply.failure is None:
             failure = Failure("failed", one_sentence(f"the result cannot be sent: {error}"))
             reply = replace(effect.reply, failure=failure, body=b"")
-            self._leaving.put_nowait(replace(effect, reply=reply))
+            self.publish(replace(effect, reply=reply))
 
     def _message(self, effect: Outgoing) -> Message:
         if isinstance(effect, ClearRetained):

@@ -90,12 +90,12 @@ def check_answers(site: Site) -> None:
         else:
             raises = "raise" in outcome.text
             assert outcome.errors == (["model_failed"] if raises else ["poison"]), f"{outcome}"
-            assert raises or site.alone_at_death[outcome.text] >= POISON_AT, f"{outcome}"
+            assert raises or site.alone.ended_in_death(outcome.text) >= POISON_AT, f"{outcome}"
     for text, results in site.client.plain.items():
         assert set(results) <= {expected(text)}
     failed = [text for text, results in site.client.plain.items() if not results]
     assert site.client.plain_errors == ["poison"] * len(failed)
-    assert all(site.alone_at_death[text] >= POISON_AT for text in failed), failed
+    assert all(site.alone.ended_in_death(text) >= POISON_AT for text in failed), failed
 
 
 def totals(site: Site) -> tuple[int, int, int]:

@@ -311,13 +311,21 @@ class Device:
         """Takes what comes on another topic for an answer as well."""
         await self._connection.subscribe(topic, qos=1)
 
-    async def ask(self, payload: bytes, **fields: Any) -> Message:
-        """Publishes one input and returns the next answer."""
+    async def tell(self, payload: bytes, **fields: Any) -> None:
+        """Publishes one input."""
         await self._connection.publish(Message(self.input, payload, qos=1, **fields))
+
+    async def answer(self) -> Message:
+        """The next answer."""
         async with asyncio.timeout(PATIENCE_S):
             async for message in self._connection.messages():
                 return message
         raise AssertionError("the connection ended")
+
+    async def ask(self, payload: bytes, **fields: Any) -> Message:
+        """Publishes one input and returns the next answer."""
+        await self.tell(payload, **fields)
+        return await self.answer()
 
 
 async def unknown(live: LiveSite, name: str) -> bool:
