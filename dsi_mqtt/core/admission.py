@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.message import Failure
-from dsi_mqtt.core.request import CORRELATION_MAX, DEVICE_MAX, Input
+from dsi_mqtt.core.request import CORRELATION_MAX, DEVICE_MAX, LEVELS_MAX, Input
 
 
 def complaint(given: Input, spec: Deployment) -> Failure | None:
@@ -37,7 +37,7 @@ def _address(given: Input) -> str | None:
         )
     if given.foreign_topic:
         return (
-            "the Response Topic is not below this device's own "
-            f"…/out/{given.device[:60]}/; use one that is, or none"
+            f"the Response Topic must lie below this device's own …/out/{given.device[:60]}/ and "
+            f"have at most {LEVELS_MAX} levels; use one that does, or none"
         )
     return None

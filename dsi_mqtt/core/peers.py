@@ -1,8 +1,8 @@
 """Who lives, as one node hears it from the others' statuses.
 
 Two kinds of word, told apart everywhere: a status with another incarnation than a table names is
-*proof* that the named one is dead; a will or a farewell is a *hint*, for a broker that stops sends
-the will of everybody. Nodes that were never heard of count as alive.
+*proof* that the named one is dead, whatever becomes of the other; a will or a farewell is a *hint*,
+for a broker that stops sends the will of everybody. Nodes that were never heard of count as alive.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ WORDS_MAX: Final = 16_384
 
 @dataclass(frozen=True, slots=True)
 class _Word:
-    """What a node said of itself, as far as it matters here."""
+    """What a node said of itself, as far as it matters here. lived: it was heard as this one."""
 
     incarnation: str
     state: NodeState
     doors: tuple[DoorReport, ...]
+    lived: bool
 
     @property
     def weight(self) -> int:
@@ -55,7 +56,8 @@ class Peers:
         ):
             return False
         self.removed(status.node)
-        word = _Word(status.incarnation, status.state, status.doors)
+        lived = status.state != "offline" or (known is not None and known.lived)
+        word = _Word(status.incarnation, status.state, status.doors, lived)
         self._words[status.node] = word
         self._weight += word.weight
         while self._weight > self._words_max:
@@ -69,9 +71,9 @@ class Peers:
             self._weight -= word.weight
 
     def is_replaced(self, member: Member) -> bool:
-        """Proof: this node lives as another incarnation."""
+        """Proof: this node lives, or has lived since, as another incarnation."""
         word = self._words.get(member[0])
-        return word is not None and word.state != "offline" and word.incarnation != member[1]
+        return word is not None and word.lived and word.incarnation != member[1]
 
     def is_missing(self, member: Member) -> bool:
         """Proof or hint: replaced, or said to be offline."""

@@ -11,6 +11,8 @@ from dsi_mqtt.core.message import Failure
 # What a device chooses and a door has to remember is short; more is refused.
 DEVICE_MAX: Final = 128
 CORRELATION_MAX: Final = 1024
+# Of a Response Topic: Mosquitto ends the connection of whoever publishes to more.
+LEVELS_MAX: Final = 200
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,14 +11,13 @@ from typing import Final, Generic, TypeVar
 
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.node import DataBroker, Desired, Leader, NodeStatus, Telemetry
-from dsi_mqtt.core.request import DEVICE_MAX, Redelivery
+from dsi_mqtt.core.request import DEVICE_MAX, LEVELS_MAX, Redelivery
 from dsi_mqtt.core.table import TableDocument
 from dsi_mqtt.errors import ConfigError, WireError
 from dsi_mqtt.wire.control import Codec
 from dsi_mqtt.wire.ranges import first_out_of_range
 
 ROOT: Final = "dsi/v1"
-LEVELS_MAX: Final = 200
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _PART: Final = re.compile(r"\{(\w+)\}")
@@ -134,7 +133,6 @@ class Topics:
         own = self.answers(deployment, device)
         if asked is None or not asked.startswith(own) or asked == own or set(asked) & set("+#\0"):
             return None
-        # Mosquitto ends the connection of whoever publishes to more levels.
         return asked if asked.count("/") < LEVELS_MAX else None
 
     def answers(self, deployment: str, device: str) -> str:

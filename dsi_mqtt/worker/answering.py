@@ -120,12 +120,20 @@ class Answering:
     # --- what leaves --------------------------------------------------------------------------
 
     async def _send_leaving(self, connection: DataConnection) -> None:
-        sending: set[asyncio.Task[None]] = set()
+        sending: dict[asyncio.Task[None], Outgoing] = {}
+
+        def sent(task: asyncio.Task[None]) -> None:
+            effect = sending.pop(task)
+            if task.cancelled():  # what waits for its acknowledgement when the connection ends
+                self._leaving.put(effect)
+            self._leaving.finished(effect)
+
         try:
             while True:
-                task = asyncio.create_task(self._send(connection, await self._leaving.get()))
-                sending.add(task)
-                task.add_done_callback(sending.discard)
+                effect = await self._leaving.get()
+                task = asyncio.create_task(self._send(connection, effect))
+                sending[task] = effect
+                task.add_done_callback(sent)
         finally:
             for task in sending:
                 task.cancel()
@@ -137,12 +145,9 @@ class Answering:
         except (TooLargeError, BrokerRefusedError, ValueError) as error:
             self._refused(effect, error)
             return
-        except (TransportError, asyncio.CancelledError):
-            # Cancelled, too, is what waits for its acknowledgement when the connection ends.
+        except TransportError:
             self._leaving.put(effect)
             return
-        finally:
-            self._leaving.finished(effect)
         if isinstance(effect, PublishReply):
             self._emit(ev.ReplyPublished(self._deployment, effect.request))
         elif isinstance(effect, WriteRecord) and not effect.record.void:

@@ -1,5 +1,8 @@
 """What waits to leave a door, in order; of each stream at most one message at a time.
 
+An answer that waits is not queued once more, though the machine repeats it: the connection may be
+away for long.
+
 A broker that is slower than the tokens come would else be sent ever older ones, and answers behind
 them. What comes while a message of a stream is not through goes into one message after it. What is
 left goes right before the answer, and nothing behind it.
@@ -23,6 +26,7 @@ class Leaving:
         self._order: deque[Outgoing | bytes] = deque()
         self._partials: dict[bytes, PublishPartial] = {}
         self._out: set[bytes] = set()
+        self._answers: set[bytes] = set()
         self._unfinished = 0
         self._changed = asyncio.Event()
 
@@ -33,10 +37,11 @@ class Leaving:
             self._partials[effect.request] = effect if waiting is None else joined(waiting, effect)
             if waiting is None and effect.request not in self._out:
                 self._order.append(effect.request)
-        else:
-            last = None
-            if isinstance(effect, PublishReply):
-                last = self._partials.pop(effect.request, None)
+        elif not isinstance(effect, PublishReply):
+            self._order.append(effect)
+        elif effect.request not in self._answers:
+            self._answers.add(effect.request)
+            last = self._partials.pop(effect.request, None)
             self._order.extend([effect] if last is None else [last, effect])
         self._changed.set()
 
@@ -50,6 +55,8 @@ class Leaving:
                     continue  # it went with the answer
                 if isinstance(effect, PublishPartial):
                     self._out.add(effect.request)
+                elif isinstance(effect, PublishReply):
+                    self._answers.discard(effect.request)
                 self._unfinished += 1
                 return effect
             self._changed.clear()

@@ -9,7 +9,6 @@ Nothing here decides what is right; `invariants` does.
 from __future__ import annotations
 
 import heapq
-from collections import Counter
 from collections.abc import Callable
 from itertools import count
 from random import Random
@@ -18,7 +17,6 @@ from typing import Any
 from dsi_mqtt.core import effects as fx
 from dsi_mqtt.core import events as ev
 from dsi_mqtt.core.activation import Tensor, Tensors, pack_body, unpack_body
-from dsi_mqtt.core.attempts import Attempts
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.message import WORK, Activation, Failure
 from dsi_mqtt.core.model import UnitRange
@@ -28,6 +26,7 @@ from dsi_mqtt.core.worker import Worker
 from tests.core.build import NAME, make_graph, make_spec
 from tests.core.harness_broker import LINK_S, IngressBroker, SimClient
 from tests.core.harness_maker import UNITS, TableMaker
+from tests.core.harness_runs import AloneRuns
 
 TICK_S = 0.05
 CONTROL_S = 0.005
@@ -62,7 +61,7 @@ class Site:
         self.repetition = 0.0
         self.deaths = 0
         self.check: Callable[[Site, Node], None] = lambda _site, _node: None
-        self.alone_at_death: Counter[str] = Counter()
+        self.alone = AloneRuns()
         self._due: list[tuple[float, int, Action]] = []
         self._order = count()
         self._arrivals: dict[tuple[str, str], float] = {}
@@ -116,20 +115,6 @@ class Site:
     def _tell_all(self, event: ev.Event) -> None:
         for node in self.nodes.values():
             node.soon(CONTROL_S, event)
-
-    def note_death(self, dying: Node) -> None:
-        """Which inputs are alone in the chain, or about to be, that this death may be due to."""
-        self.deaths += 1
-        for node in self.alive():
-            for door in node.machine._doors.values():
-                if not isinstance(door._attempts, Attempts):
-                    continue
-                running = list(door._attempts._running.values())
-                if len(running) == 1:
-                    attempt = running[0].attempt
-                    members = attempt.table.members() if attempt else frozenset()
-                    if node is dying or (dying.name, dying.incarnation) in members:
-                        self.alone_at_death[running[0].given.parsed.body.decode()] += 1
 
     # --- data ---------------------------------------------------------------------------------
 
@@ -219,7 +204,8 @@ class Node:
         if self.worker is None:
             return
         testament = self.worker.will()
-        self.site.note_death(self)
+        self.site.deaths += 1
+        self.site.alone.died((self.name, self.incarnation), self.site.now)
         self.worker = None
         self.data_up = False
         self.site.broker.left(self.name)
@@ -267,6 +253,7 @@ class Node:
             self._perform(effect)
             if self.worker is not worker:
                 return  # it died of it
+        self.site.alone.look(self, self.site.now)
         self.site.check(self.site, self)
 
     def _perform(self, effect: fx.Effect) -> None:

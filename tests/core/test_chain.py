@@ -90,12 +90,14 @@ def check_answers(site: Site) -> None:
         else:
             raises = "raise" in outcome.text
             assert outcome.errors == (["model_failed"] if raises else ["poison"]), f"{outcome}"
-            assert raises or site.alone_at_death[outcome.text] >= POISON_AT, f"{outcome}"
+            innocent = not raises and "poison" not in outcome.text
+            deaths = site.alone.ended_in_death(outcome.text)
+            assert not innocent or deaths >= POISON_AT, f"{outcome}, {deaths} deaths alone"
     for text, results in site.client.plain.items():
         assert set(results) <= {expected(text)}
     failed = [text for text, results in site.client.plain.items() if not results]
     assert site.client.plain_errors == ["poison"] * len(failed)
-    assert all(site.alone_at_death[text] >= POISON_AT for text in failed), failed
+    assert all(site.alone.ended_in_death(text) >= POISON_AT for text in failed), failed
 
 
 def totals(site: Site) -> tuple[int, int, int]:

@@ -27,6 +27,21 @@ def test_a_node_whose_status_is_removed_is_as_one_never_heard_of() -> None:
     peers.removed("b")
 
 
+def test_a_life_that_was_heard_of_proves_an_earlier_one_dead_also_when_it_is_over() -> None:
+    peers = Peers()
+    peers.heard(make_status(("b", "b2")))
+    peers.heard(make_status(("b", "b2"), "offline"))
+    assert peers.is_replaced(B)
+    peers.heard(make_status(B))
+    assert not peers.is_missing(B), "it speaks"
+
+
+def test_a_will_of_a_life_never_heard_of_proves_nothing() -> None:
+    peers = Peers()
+    peers.heard(make_status(("b", "b2"), "offline"))
+    assert not peers.is_replaced(B)
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 12), st.sampled_from("xyz"), st.integers(0, 7)), max_size=60)
 )

@@ -355,22 +355,27 @@ class Device:
 
     async def ask(self, payload: bytes, **fields: Any) -> Message:
         """Publishes one input and returns the next answer."""
-        await self.publish(payload, **fields)
-        return await self.next()
+        await self.tell(payload, **fields)
+        return await self.answer()
 
-    async def publish(self, payload: bytes, **fields: Any) -> None:
-        """One input, without waiting for its answer."""
+    async def tell(self, payload: bytes, **fields: Any) -> None:
+        """Publishes one input."""
         await self._connection.publish(Message(self.input, payload, qos=1, **fields))
 
     async def cancel(self, payload: bytes) -> None:
         await self._connection.publish(Message(self.no_more, payload, qos=1))
 
-    async def next(self) -> Message:
+    async def answer(self) -> Message:
         """The next answer, or message of a stream."""
         async with asyncio.timeout(PATIENCE_S):
             async for message in self._connection.messages():
                 return message
         raise AssertionError("the connection ended")
+
+    async def ask(self, payload: bytes, **fields: Any) -> Message:
+        """Publishes one input and returns the next answer."""
+        await self.tell(payload, **fields)
+        return await self.answer()
 
 
 async def unknown(live: LiveSite, name: str) -> bool:

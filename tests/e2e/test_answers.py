@@ -130,6 +130,26 @@ async def test_a_foreign_response_topic_gets_nothing(calm_site: LiveSite, topic:
     assert good.topic == device.own + "mine"
 
 
+async def test_a_response_topic_of_300_levels_is_refused_and_ends_no_connection(
+    calm_site: LiveSite,
+) -> None:
+    async with Device(calm_site, "hazards", f"bad-{uuid.uuid4().hex}") as device:
+        deep = device.own + "/".join("x" * 300)
+        answer = await device.ask(b'{"input": "x"}', response_topic=deep, correlation_data=b"q")
+        assert answer.topic == device.own + "result"
+        assert answer.correlation_data == b"q"
+        assert "at most 200 levels" in complaint(answer, "invalid_input")
+        good = await device.ask(b'{"input": "x"}')
+    assert json.loads(bytes(good.payload))["result"] == unsplit("x")
+
+
+async def test_long_correlation_data_is_refused_and_comes_back(calm_site: LiveSite) -> None:
+    async with Device(calm_site, "hazards", f"bad-{uuid.uuid4().hex}") as device:
+        answer = await device.ask(b'{"input": "x"}', correlation_data=bytes(60_000))
+    assert answer.correlation_data == bytes(60_000)
+    assert "over 1024" in complaint(answer, "invalid_input")
+
+
 async def test_a_misspelt_deployment_is_answered(calm_site: LiveSite) -> None:
     async with Device(calm_site, "hasards", "somebody") as device:
         answer = await device.ask(b'{"input": "x", "id": "1"}', correlation_data=b"q")

@@ -79,7 +79,7 @@ async def test_a_plain_device_reads_a_stream_and_cancels_one(calm_site: LiveSite
         while said["status"] == "partial":
             assert said["index"] == len(tokens)
             tokens += said["tokens"]
-            said = json.loads((await device.next()).payload)
+            said = json.loads((await device.answer()).payload)
         assert (said["id"], said["status"]) == ("g1", "ok")
         assert said["result"]["tokens"] == tokens
         assert tokens == unsplit_tokens(spec, "w1 w2", Sampling(0.0), 20)
@@ -87,9 +87,9 @@ async def test_a_plain_device_reads_a_stream_and_cancels_one(calm_site: LiveSite
         long = {"id": "g2", "input": {"prompt": "w5", "stream": True, "max_tokens": 200}}
         await device.ask(json.dumps(long | {"temperature": 9}).encode())
         await device.cancel(b'{"id": "g2"}')
-        said = json.loads((await device.next()).payload)
+        said = json.loads((await device.answer()).payload)
         while said["status"] == "partial":
-            said = json.loads((await device.next()).payload)
+            said = json.loads((await device.answer()).payload)
         assert said["error"]["code"] == "cancelled"
     await no_sessions(calm_site, spec.name)
     await calm_site.undeploy(spec.name)
@@ -179,11 +179,11 @@ async def test_a_thousand_at_once_are_run_queued_or_refused(calm_site: LiveSite)
     await calm_site.deploy(spec)
     async with Device(calm_site, spec.name, "crowd") as crowd:
         for number in range(1000):
-            await crowd.publish(json.dumps({"id": number, "input": "w1"}).encode())
+            await crowd.tell(json.dumps({"id": number, "input": "w1"}).encode())
         codes: dict[str, int] = {}
         ids = set()
         while len(ids) < 1000:
-            said = json.loads((await crowd.next()).payload)
+            said = json.loads((await crowd.answer()).payload)
             ids.add(said["id"])
             code = said.get("error", {}).get("code", said["status"])
             codes[code] = codes.get(code, 0) + 1

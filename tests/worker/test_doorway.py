@@ -11,14 +11,15 @@ from typing import Any, Final, TypeVar
 import pytest
 
 from dsi_mqtt.core import events as ev
-from dsi_mqtt.core.effects import Acknowledge, OpenIngress, WriteRecord
-from dsi_mqtt.core.request import Redelivery
+from dsi_mqtt.core.effects import Acknowledge, OpenIngress, PublishReply, WriteRecord
+from dsi_mqtt.core.request import Redelivery, Reply
 from dsi_mqtt.core.table import DoorPlace
 from dsi_mqtt.transport.base import ConnectOptions, DataConnection, Message
 from dsi_mqtt.transport.memory import MemoryTransport
 from dsi_mqtt.transport.memory_broker import MemoryBroker
 from dsi_mqtt.wire.topics import Topics
 from dsi_mqtt.worker.doorway import Doorway
+from tests.core.build import make_input
 
 NAME: Final = "hazards"
 PATIENCE_S: Final = 20.0
@@ -96,6 +97,27 @@ async def test_inputs_at_qos_0_have_room_for_a_number_of_bytes() -> None:
         await made.ask(b"98", qos=1)
         given = [(await made.told(ev.InputArrived)).input for _ in range(3)]
         assert [i.parsed.body[:2] for i in given] == [b"[0", b"[1", b"98"]
+
+
+async def test_an_answer_that_waits_for_the_broker_waits_once_and_goes_out() -> None:
+    broker = MemoryBroker()
+    async with porch(broker) as made:
+        await made.open()
+        broker.kill()
+        await made.told(ev.IngressLost)
+        given = make_input(1)
+        effects = [
+            PublishReply(NAME, bytes([n]), Reply.result(given, "text/plain", b"x")) for n in (1, 2)
+        ]
+        for _ in range(50):
+            for effect in effects:
+                made.doorway.publish(effect)
+        assert len(made.doorway._answering._leaving._order) == 2
+        broker.start()
+        told = [await made.told(ev.ReplyPublished) for _ in effects]
+        assert [event.request for event in told] == [b"\1", b"\2"]
+        async with asyncio.timeout(PATIENCE_S):
+            await made.doorway._answering._leaving.empty()
 
 
 @pytest.mark.parametrize(
