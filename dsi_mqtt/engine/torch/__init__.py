@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 
 from dsi_mqtt.core.model import ModelSpec
-from dsi_mqtt.engine.base import Engine
 from dsi_mqtt.engine.torch.checkpoint import open_checkpoint
 from dsi_mqtt.engine.torch.engine import TorchEngine
 from dsi_mqtt.engine.torch.graph import open_graph
@@ -16,7 +15,7 @@ from dsi_mqtt.engine.torch.own import OwnModel
 from dsi_mqtt.engine.torch.sequential import open_sequential
 from dsi_mqtt.errors import ConfigError
 
-__all__ = ["GraphEngine", "OwnModel", "TorchEngine", "TorchFactory"]
+__all__ = ["GraphEngine", "GraphFactory", "OwnModel", "TorchEngine", "TorchFactory"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +24,23 @@ class TorchFactory:
 
     threads: int = 1
 
-    def open(self, model: ModelSpec) -> Engine:
-        """Raises ConfigError, CheckpointError, and SplitError for a model that cannot be cut."""
+    def open(self, model: ModelSpec) -> TorchEngine:
+        """Raises ConfigError, CheckpointError, and SplitError for a model that is no chain."""
         torch.set_num_threads(self.threads)
         if model.tier == "layer":
             return open_checkpoint(model)
         if model.tier == "sequential":
             return open_sequential(model)
-        if model.tier == "graph":
-            return open_graph(model)
-        raise ConfigError(
-            f"model.tier is {model.tier!r}; torch opens 'layer', 'sequential' and 'graph'"
-        )
+        raise ConfigError(f"model.tier is {model.tier!r}; torch opens 'layer' and 'sequential'")
+
+
+@dataclass(frozen=True, slots=True)
+class GraphFactory:
+    """Opens graph engines. threads: of one matrix product, for the whole process."""
+
+    threads: int = 1
+
+    def open(self, model: ModelSpec) -> GraphEngine:
+        """Raises ConfigError, CheckpointError, and SplitError for a model that cannot be cut."""
+        torch.set_num_threads(self.threads)
+        return open_graph(model)

@@ -75,7 +75,19 @@ def trial_inputs(
         tried[1] = (_ROWS + 1, same)
         tried.append((_ROWS, other))
     for rows, sizes in tried:
-        yield {name: _around(value, (rows, *sizes[name]), random) for name, value in sample.items()}
+        whole = {name: (rows, *row) for name, row in sizes.items()}
+        yield {name: _around(value, whole[name], random) for name, value in sample.items()}
+
+
+def trial_ones(
+    sample: Mapping[str, torch.Tensor], shapes: Shapes, ones: frozenset[str]
+) -> Iterator[dict[str, torch.Tensor]]:
+    """One row and two in which the dimensions `ones` are one."""
+    random = torch.Generator().manual_seed(_SEED)
+    same = {name: tuple(value.shape[1:]) for name, value in sample.items()}
+    for rows in (1, _ROWS):
+        sizes = shapes.sizes(same, rows, ones)
+        yield {name: _around(value, sizes[name], random) for name, value in sample.items()}
 
 
 def _other_sizes(
