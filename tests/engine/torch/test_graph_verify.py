@@ -182,6 +182,6 @@ def test_trial_inputs_have_several_rows_and_sizes() -> None:
     sample = {"words": torch.arange(3, 9)[None], "mask": torch.ones(1, 6)}
     exported = export_graph(Open(), sample, fixed=False)
     made = list(trial_inputs(sample, exported.shapes))
-    assert [tuple(item["words"].shape) for item in made] == [(1, 6), (3, 6), (2, 9)]
+    assert [tuple(item["words"].shape) for item in made] == [(1, 6), (2, 3)]
     assert all(item["words"].shape == item["mask"].shape for item in made)
-    assert set(made[2]["words"].flatten().tolist()) == set(range(3, 9))
+    assert made[1]["words"].tolist() == [[3, 4, 5]] * 2
