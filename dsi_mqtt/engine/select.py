@@ -34,5 +34,6 @@ def factory_for(model: ModelSpec, *, threads: int = 1) -> EngineFactory:
         raise MachineError(
             f"a {model.tier} model needs {error.name}; install it with: pip install dsi-mqtt[node]"
         ) from error
-    factory: EngineFactory = torch_engines.TorchFactory(threads=threads)
+    kind = torch_engines.GraphFactory if model.tier == "graph" else torch_engines.TorchFactory
+    factory: EngineFactory = kind(threads=threads)
     return factory

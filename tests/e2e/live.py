@@ -372,11 +372,6 @@ class Device:
                 return message
         raise AssertionError("the connection ended")
 
-    async def ask(self, payload: bytes, **fields: Any) -> Message:
-        """Publishes one input and returns the next answer."""
-        await self.tell(payload, **fields)
-        return await self.answer()
-
 
 async def unknown(live: LiveSite, name: str) -> bool:
     """Whether the client says that there is no such deployment."""

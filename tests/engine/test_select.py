@@ -14,10 +14,14 @@ from dsi_mqtt.errors import ConfigError, MachineError
 
 def test_each_tier_has_its_factory() -> None:
     assert type(factory_for(ModelSpec(tier="fake"))).__name__ == "FakeFactory"
-    for tier in ("layer", "sequential", "graph"):
-        spec: Any = ModelSpec(tier=tier)
+    for tier, name in (
+        ("layer", "TorchFactory"),
+        ("sequential", "TorchFactory"),
+        ("graph", "GraphFactory"),
+    ):
+        spec: Any = ModelSpec(tier=tier)  # type: ignore[arg-type]  # the literals, one by one
         factory: Any = factory_for(spec, threads=3)
-        assert type(factory).__name__ == "TorchFactory"
+        assert type(factory).__name__ == name
         assert factory.threads == 3
     assert len(TierFactory().open(ModelSpec(tier="fake", options={"units": 3})).graph.units) == 3
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Final
 
 from dsi_mqtt.core import events as ev
-from dsi_mqtt.core.deployment import Deployment
+from dsi_mqtt.core.deployment import Deployment, Generation
 from dsi_mqtt.core.model import ModelSpec, UnitRange
 from dsi_mqtt.engine.base import Engine
 from dsi_mqtt.engine.fake import FakeFactory
@@ -27,9 +27,9 @@ class Factory:
     def __init__(self, before: Callable[[ModelSpec], None]) -> None:
         self._before = before
 
-    def open(self, model: ModelSpec) -> Engine:
+    def open(self, model: ModelSpec, generation: Generation | None = None) -> Engine:
         self._before(model)
-        return FAST.open(model)
+        return FAST.open(model, generation)
 
 
 class Host:

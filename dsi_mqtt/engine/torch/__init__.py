@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final, overload
 
 import torch
 
 from dsi_mqtt.core.deployment import Generation
 from dsi_mqtt.core.model import ModelSpec
-from dsi_mqtt.engine.base import Engine
 from dsi_mqtt.engine.torch.checkpoint import open_checkpoint
 from dsi_mqtt.engine.torch.engine import TorchEngine
 from dsi_mqtt.engine.torch.generation import GenerationEngine
@@ -19,7 +19,16 @@ from dsi_mqtt.engine.torch.own import OwnModel
 from dsi_mqtt.engine.torch.sequential import open_sequential
 from dsi_mqtt.errors import ConfigError
 
-__all__ = ["GenerationEngine", "GraphEngine", "OwnModel", "TorchEngine", "TorchFactory"]
+__all__ = [
+    "GenerationEngine",
+    "GraphEngine",
+    "GraphFactory",
+    "OwnModel",
+    "TorchEngine",
+    "TorchFactory",
+]
+
+ONE_PASS: Final = "model.tier {tier} answers in one pass; deploy it with kind: one-pass"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,21 +37,37 @@ class TorchFactory:
 
     threads: int = 1
 
-    def open(self, model: ModelSpec, generation: Generation | None = None) -> Engine:
-        """Raises ConfigError, CheckpointError, and SplitError for a model that cannot be cut."""
+    @overload
+    def open(self, model: ModelSpec, generation: None = None) -> TorchEngine: ...
+
+    @overload
+    def open(self, model: ModelSpec, generation: Generation) -> GenerationEngine: ...
+
+    def open(
+        self, model: ModelSpec, generation: Generation | None = None
+    ) -> TorchEngine | GenerationEngine:
+        """Raises ConfigError, CheckpointError, and SplitError for a model that is no chain."""
         torch.set_num_threads(self.threads)
         if generation is not None:
             if model.tier != "layer":
-                raise ConfigError(
-                    f"model.tier {model.tier!r} answers in one pass; deploy with kind: one-pass"
-                )
+                raise ConfigError(ONE_PASS.format(tier=model.tier))
             return open_generative(model, generation)
         if model.tier == "layer":
             return open_checkpoint(model)
         if model.tier == "sequential":
             return open_sequential(model)
-        if model.tier == "graph":
-            return open_graph(model)
-        raise ConfigError(
-            f"model.tier is {model.tier!r}; torch opens 'layer', 'sequential' and 'graph'"
-        )
+        raise ConfigError(f"model.tier is {model.tier!r}; torch opens 'layer' and 'sequential'")
+
+
+@dataclass(frozen=True, slots=True)
+class GraphFactory:
+    """Opens graph engines. threads: of one matrix product, for the whole process."""
+
+    threads: int = 1
+
+    def open(self, model: ModelSpec, generation: Generation | None = None) -> GraphEngine:
+        """Raises ConfigError, CheckpointError, and SplitError for a model that cannot be cut."""
+        if generation is not None:
+            raise ConfigError(ONE_PASS.format(tier=model.tier))
+        torch.set_num_threads(self.threads)
+        return open_graph(model)

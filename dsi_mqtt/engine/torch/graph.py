@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -20,10 +20,16 @@ from dsi_mqtt.engine.torch.graph_engine import GraphEngine
 from dsi_mqtt.engine.torch.graph_export import Exported, export_graph, put_tensors
 from dsi_mqtt.engine.torch.graph_flow import Flow, find_flow, is_list
 from dsi_mqtt.engine.torch.graph_inputs import Inputs, Purpose, named_sample
+from dsi_mqtt.engine.torch.graph_shapes import Shapes
 from dsi_mqtt.engine.torch.graph_split import Segment, SplitGraph
-from dsi_mqtt.engine.torch.graph_trial import trial_inputs, trial_weights
+from dsi_mqtt.engine.torch.graph_trial import trial_inputs, trial_ones, trial_weights
 from dsi_mqtt.engine.torch.graph_units import choose_cuts
-from dsi_mqtt.engine.torch.graph_verify import NotFiniteError, check_graph, put_trainable
+from dsi_mqtt.engine.torch.graph_verify import (
+    NotFiniteError,
+    check_graph,
+    put_trainable,
+    takes_ones,
+)
 from dsi_mqtt.engine.torch.holding import Holding, read_tensor
 from dsi_mqtt.engine.torch.hollow import cast_hollow, hollow_parameters, tied_names
 from dsi_mqtt.engine.torch.keys import Recipe
@@ -187,26 +193,45 @@ def _zeros(opened: _Opened, cut: int) -> list[Any]:
 
 def _verify(
     spec: ModelSpec, dtype: torch.dtype, source: WeightSource, opened: _Opened, key: str
-) -> None:
-    """Tries the split with weights of its own; where those give no numbers, with the model's."""
+) -> Shapes:
+    """Tries the split, or remembers that it was tried; returns the sizes that it takes."""
+    shapes = opened.exported.shapes
+    keys = {ones: f"{key} {sorted(ones)}" for ones in shapes.may_be_one()}
     if is_verified(key):
-        return
-    origin = f"model.factory {spec.factory}"
-    module = _hollow_model(spec).module.to(dtype).eval()
+        ones = {ones for ones, name in keys.items() if is_verified(name)}
+    else:
+        module = _hollow_model(spec).module.to(dtype).eval()
+        parts = _try_split(module, source, opened, f"model.factory {spec.factory}")
+        ones = {
+            ones
+            for ones in keys
+            if takes_ones(module, parts, trial_ones(opened.sample, shapes, ones), shapes, ones)
+        }
+        for name in (key, *(keys[some] for some in ones)):
+            remember_verified(name)
+    return replace(shapes, ones=frozenset(ones))
+
+
+def _try_split(module: nn.Module, source: WeightSource, opened: _Opened, origin: str) -> SplitGraph:
+    """The split with the weights it passed with: its own, or where those give no numbers, the
+    model's.
+    """
     work = sum(opened.cost.flops.values()) * opened.parts.units
     for weights in (partial(trial_weights, module), partial(_stored, module, source)):
-        values = weights()
-        put_trainable(module, values)
-        parts = opened.parts.with_weights(values.__getitem__)
-        requests = trial_inputs(opened.sample, opened.exported.shapes)
         try:
+            values = weights()
+            put_trainable(module, values)
+            parts = opened.parts.with_weights(values.__getitem__)
+            requests = trial_inputs(opened.sample, opened.exported.shapes)
             check_graph(module, parts, requests, each_cut=work < _EACH_CUT_FLOPS)
         except NotFiniteError:
             continue
         except SplitError as error:
             raise SplitError(f"{origin}: {error}") from error
-        remember_verified(key)
-        return
+        except Exception as error:
+            # The module raises on what the graph takes, or a segment lacks something.
+            raise SplitError(f"{origin}: the trial raised {error}") from error
+        return parts
     raise SplitError(f"{origin}: the sample gives NaN or infinity, so nothing can be compared")
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final, NoReturn
 
 import torch
@@ -17,6 +18,7 @@ from dsi_mqtt.core.model import ModelGraph, UnitRange
 from dsi_mqtt.engine.batch import check_batch
 from dsi_mqtt.engine.torch.graph_crossing import pack_values, unpack_values
 from dsi_mqtt.engine.torch.graph_inputs import Purpose
+from dsi_mqtt.engine.torch.graph_shapes import Shapes
 from dsi_mqtt.engine.torch.graph_split import SplitGraph, Values
 from dsi_mqtt.engine.torch.holding import Holding
 from dsi_mqtt.engine.torch.trees import Tree
@@ -30,6 +32,7 @@ class GraphEngine:
 
     zeros: gives values for the reference row of what crosses the cut before a unit.
     settle: told when weights were loaded.
+    verify: tries the split, and says what sizes it takes.
     """
 
     def __init__(
@@ -39,7 +42,7 @@ class GraphEngine:
         holding: Holding,
         purpose: Purpose,
         *,
-        verify: Callable[[], None],
+        verify: Callable[[], Shapes],
         zeros: Callable[[int], Values],
         settle: Callable[[], None],
     ) -> None:
@@ -56,7 +59,7 @@ class GraphEngine:
         return self._graph
 
     def verify(self) -> None:
-        self._verify()
+        self._purpose = replace(self._purpose, shapes=self._verify())
 
     def load(self, units: UnitRange) -> None:
         self._parts.let_go()

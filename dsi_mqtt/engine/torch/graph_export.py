@@ -192,8 +192,8 @@ def _exported(program: ExportedProgram) -> Exported:
 
 def _made(value: object) -> Kind | type:
     if isinstance(value, torch.Tensor):
-        sizes = tuple(size if isinstance(size, int) else None for size in value.shape)
-        return Kind(value.dtype, sizes)
+        sizes: tuple[int | torch.SymInt, ...] = tuple(value.shape)
+        return Kind(value.dtype, tuple(size if type(size) is int else None for size in sizes))
     return list if isinstance(value, list | tuple) else int
 
 
@@ -238,7 +238,7 @@ def _keep_results(program: ExportedProgram, shapes: Shapes) -> None:
     graph = program.graph
     output = graph.output_node()
     kept = []
-    for spec, made in zip(program.graph_signature.output_specs, output.args[0], strict=True):  # type: ignore[arg-type]
+    for spec, made in zip(program.graph_signature.output_specs, output.args[0], strict=True):
         if spec.kind is not OutputKind.USER_OUTPUT:
             continue
         kept.append(made)

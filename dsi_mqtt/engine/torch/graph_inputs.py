@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
@@ -114,11 +115,10 @@ def _read_named(content_type: str, body: bytes, names: list[str]) -> Inputs:
     """An object with an entry for each input, or a list of such."""
     if media_type(content_type) != JSON:
         raise InvalidInputError(f"content type {content_type!r} is not read; send {JSON}")
-    value = read_json(body)
+    value: Any = read_json(body)
     items = value if isinstance(value, list) else [value]
-    for item in items:
-        if not isinstance(item, dict) or item.keys() != set(names):
-            raise InvalidInputError(f"an input is an object with {', '.join(names)}, no more")
+    if not all(isinstance(item, dict) and item.keys() == set(names) for item in items):
+        raise InvalidInputError(f"an input is an object with {', '.join(names)}, no more")
     if not items:
         raise InvalidInputError("the input is empty; send at least one row")
     rows = {

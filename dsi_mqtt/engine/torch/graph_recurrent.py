@@ -7,7 +7,7 @@ it writes down is the one operation.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import torch
@@ -86,7 +86,7 @@ def recurrent_as_one() -> Iterator[None]:
             _set_kernels(operation, kernels)
 
 
-def _set_kernels(operation: Operation, kernels: dict[object, object]) -> None:
+def _set_kernels(operation: Operation, kernels: Mapping[Any, Any]) -> None:
     operation.py_kernels.update(kernels)
     operation._dispatch_cache.clear()  # noqa: SLF001 - as torch does where it registers kernels
 
@@ -97,4 +97,4 @@ def recurrent_flops(operation: Operation, arguments: Sequence[Any]) -> float:
         return 0.0
     value, _, params = arguments[:3]
     positions = value.shape[0] * value.shape[1]
-    return 2.0 * positions * sum(item.numel() for item in params if item.dim() > 1)
+    return float(2 * positions * sum(item.numel() for item in params if item.dim() > 1))

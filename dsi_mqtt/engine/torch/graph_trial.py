@@ -15,10 +15,10 @@ from dsi_mqtt.errors import InvalidInputError
 
 _SEED: Final = 20_240_607
 # Larger tensors repeat themselves, so that no model's trial needs memory for all its weights.
-_ELEMENTS_MAX: Final = 1 << 16
+_ELEMENTS_MAX: Final = 1 << 13
 _ROWS: Final = 2
-# Other sizes than the sample's, tried until one fits: half as much again, double, and so on.
-_FACTORS: Final = ((3, 2), (2, 1), (3, 1), (4, 1), (1, 2), (5, 1), (1, 3), (1, 4))
+# Other sizes than the sample's, tried until one fits: half, half as much again, and so on.
+_FACTORS: Final = ((1, 2), (3, 2), (2, 1), (1, 4), (3, 1), (4, 1), (1, 3), (5, 1))
 _OFFSETS: Final = (0, 1, -1, 8, 16, 32, -8, -16, -32)
 
 
@@ -66,16 +66,23 @@ def _numbers(
 def trial_inputs(
     sample: Mapping[str, torch.Tensor], shapes: Shapes
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """One row, two, and where sizes are open two of another size, all around the sample."""
+    """One row, and two that are, where sizes are open, of another size; all around the sample."""
     random = torch.Generator().manual_seed(_SEED)
     same = {name: tuple(value.shape[1:]) for name, value in sample.items()}
-    tried = [(1, same), (_ROWS, same)]
-    other = next(_other_sizes(same, shapes), None)
-    if other is not None:
-        tried[1] = (_ROWS + 1, same)
-        tried.append((_ROWS, other))
-    for rows, sizes in tried:
-        yield {name: _around(value, (rows, *sizes[name]), random) for name, value in sample.items()}
+    for rows, sizes in ((1, same), (_ROWS, next(_other_sizes(same, shapes), same))):
+        whole = {name: (rows, *row) for name, row in sizes.items()}
+        yield {name: _around(value, whole[name], random) for name, value in sample.items()}
+
+
+def trial_ones(
+    sample: Mapping[str, torch.Tensor], shapes: Shapes, ones: frozenset[str]
+) -> Iterator[dict[str, torch.Tensor]]:
+    """One row and two in which the dimensions `ones` are one."""
+    random = torch.Generator().manual_seed(_SEED)
+    same = {name: tuple(value.shape[1:]) for name, value in sample.items()}
+    for rows in (1, _ROWS):
+        sizes = shapes.sizes(same, rows, ones)
+        yield {name: _around(value, sizes[name], random) for name, value in sample.items()}
 
 
 def _other_sizes(

@@ -10,6 +10,7 @@ layers), within a tolerance.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Final
 
 import torch
@@ -20,6 +21,7 @@ from torch.utils import _pytree as pytree
 from dsi_mqtt.core.model import UnitRange
 from dsi_mqtt.engine.torch.graph_crossing import pack_values, unpack_values
 from dsi_mqtt.engine.torch.graph_export import put_tensors
+from dsi_mqtt.engine.torch.graph_shapes import Shapes
 from dsi_mqtt.engine.torch.graph_split import SplitGraph
 from dsi_mqtt.engine.torch.trees import Tree
 from dsi_mqtt.errors import SplitError
@@ -60,6 +62,24 @@ def check_graph(
                     f"segments {', '.join(map(str, cuts))} do not compute what the whole does"
                 )
         each_cut = False
+
+
+def takes_ones(
+    module: nn.Module,
+    parts: SplitGraph,
+    requests: Iterable[Inputs],
+    shapes: Shapes,
+    ones: frozenset[str],
+) -> bool:
+    """Whether the graph is `module`'s also where the dimensions `ones` are one."""
+    with_ones = replace(shapes, ones=frozenset({ones}))
+    try:
+        for inputs in requests:
+            with_ones.check({name: tuple(value.shape) for name, value in inputs.items()})
+            check_graph(module, parts, (inputs,), each_cut=False)
+    except Exception:  # noqa: BLE001 - a module raises as it likes on sizes that it has no use for
+        return False
+    return True
 
 
 def run_chain(parts: SplitGraph, cuts: tuple[UnitRange, ...], inputs: Inputs) -> Tree:

@@ -63,7 +63,7 @@ def _is_write(node: fx.Node) -> bool:
 
 def _storages(node: Tree) -> set[StorageWeakRef]:
     return {
-        StorageWeakRef(leaf.untyped_storage())
+        StorageWeakRef(leaf.untyped_storage())  # type: ignore[no-untyped-call]
         for leaf in pytree.tree_leaves(node.meta.get("val"))
         if isinstance(leaf, torch.Tensor)
     }

@@ -40,7 +40,8 @@ class Residual(nn.Module):
         made = self.act(self.norm(self.first(value)))
         made = self.last_norm(self.second(made))
         made += value if self.short is None else self.short(value)
-        return self.act(made)
+        result: torch.Tensor = self.act(made)
+        return result
 
 
 class ResNet(nn.Module):
@@ -54,7 +55,8 @@ class ResNet(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         value = self.stages(self.stem(pixels))
-        return self.classes(functional.adaptive_avg_pool2d(value, 1).flatten(1))
+        result: torch.Tensor = self.classes(functional.adaptive_avg_pool2d(value, 1).flatten(1))
+        return result
 
 
 def resnet() -> OwnModel:
@@ -92,7 +94,8 @@ class UNet(nn.Module):
         for part, skip in zip(self.up, reversed(skips), strict=True):
             value = functional.interpolate(value, scale_factor=2.0, mode="bilinear")
             value = part(torch.cat([value, skip], 1))
-        return self.pixels(value)
+        result: torch.Tensor = self.pixels(value)
+        return result
 
 
 def unet() -> OwnModel:
@@ -157,7 +160,8 @@ class Attention(nn.Module):
         for mix, wide, narrow in zip(self.mix, self.wide, self.narrow, strict=True):
             value = value + mix(value, value, value, attn_mask=later, need_weights=False)[0]
             value = value + narrow(functional.gelu(wide(value)))
-        return self.out(value)
+        result: torch.Tensor = self.out(value)
+        return result
 
 
 def attention() -> OwnModel:
@@ -176,7 +180,8 @@ class Slices(nn.Module):
         kept = torch.zeros_like(made)
         kept[:, :3] = made[:, 3:]
         kept[:, 3:] += self.second(kept)[:, :3]
-        return kept.relu_() + made
+        result: torch.Tensor = kept.relu_() + made
+        return result
 
 
 def slices() -> OwnModel:
@@ -211,6 +216,22 @@ class Pair(nn.Module):
 
 def linear(width: int = 4) -> nn.Module:
     return seeded(lambda: nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2)))
+
+
+class Squeezing(nn.Module):
+    """Is another model where there is but one of a thing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, value: torch.Tensor) -> torch.Tensor:
+        made: torch.Tensor = self.layer(value).squeeze(1)
+        return made.mean(1)
+
+
+def squeezing() -> OwnModel:
+    return OwnModel(seeded(Squeezing), torch.zeros(1, 5, 4))
 
 
 class Forward(nn.Module):

@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from dsi_mqtt.core.activation import JSON, Row, Tensor, pack_body
 from dsi_mqtt.core.model import ModelSpec, UnitRange
-from dsi_mqtt.engine.torch import GraphEngine, TorchFactory
+from dsi_mqtt.engine.torch import GraphEngine, GraphFactory
 from dsi_mqtt.errors import (
     CheckpointError,
     ConfigError,
@@ -47,9 +47,7 @@ def ordinary_way() -> Iterator[None]:
 
 
 def opened(factory: str, **spec: Any) -> GraphEngine:
-    engine = TorchFactory().open(ModelSpec(tier="graph", factory=f"graph_models:{factory}", **spec))
-    assert isinstance(engine, GraphEngine)
-    return engine
+    return GraphFactory().open(ModelSpec(tier="graph", factory=f"graph_models:{factory}", **spec))
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +58,7 @@ def engines() -> Iterator[Callable[[str], GraphEngine]]:
     def engine(factory: str) -> GraphEngine:
         if factory not in made:
             made[factory] = opened(factory)
+            made[factory].verify()
         return made[factory]
 
     yield engine
@@ -103,14 +102,15 @@ CASES: list[tuple[str, Any, Any]] = [
     *(("resnet", images(3), sizes) for sizes in IMAGES),
     *(("unet", images(1), sizes) for sizes in SQUARES),
     *(("branches", both, sizes) for sizes in [(1, 20, 9), (3, 24, 5), (2, 31, 40)]),
-    *(("attention", words, sizes) for sizes in [(1, 7), (3, 7), (2, 24)]),
+    *(("attention", words, sizes) for sizes in [(1, 7), (3, 7), (2, 24), (1, 1), (4, 1)]),
 ]
 
 
-@pytest.mark.parametrize(("factory", "make", "sizes"), CASES)
-def test_three_segments_equal_the_module(  # noqa: PLR0917 - fixtures, and what varies
-    engines: Any, graph_models: Any, ask: Any, factory: str, make: Any, sizes: tuple[int, ...]
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]}-{case[2]}")
+def test_three_segments_equal_the_module(
+    engines: Any, graph_models: Any, ask: Any, case: tuple[str, Any, tuple[int, ...]]
 ) -> None:
+    factory, make, sizes = case
     engine = engines(factory)
     torch.manual_seed(sum(sizes))
     inputs = make(*sizes)
@@ -133,11 +133,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: plain(item) for name, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, tuple) else value
-
-
-@pytest.mark.parametrize("factory", ["resnet", "unet", "branches", "attention", "slices"])
-def test_the_split_is_verified(engines: Any, factory: str) -> None:
-    engines(factory).verify()
 
 
 def test_several_tensors_cross_a_cut(engines: Any) -> None:
@@ -210,6 +205,28 @@ def test_weights_come_from_a_folder(graph_models: Any, tmp_path: Path, ask: Any)
         lacking.load(lacking.graph.whole)
 
 
+def test_sizes_of_one_are_taken_where_they_were_tried(
+    graph_models: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = pack_body(JSON, b"[3]")
+    untried = opened("attention")
+    untried.load(UnitRange(0, 2))
+    with pytest.raises(InvalidInputError, match="the model takes 2 or more"):
+        untried.forward(UnitRange(0, 2), (Row(),), body)
+    untried.verify()
+    assert untried.forward(UnitRange(0, 2), (Row(),), body)
+    remembered = opened("attention")
+    remembered.load(UnitRange(0, 2))
+    monkeypatch.setattr(graph_models, "Attention", None)
+    remembered.verify()
+    assert remembered.forward(UnitRange(0, 2), (Row(),), body)
+    squeezing = opened("squeezing")
+    squeezing.verify()
+    squeezing.load(squeezing.graph.whole)
+    with pytest.raises(InvalidInputError, match="dimension 1 of value is 1"):
+        squeezing.forward(squeezing.graph.whole, (Row(),), pack_body(JSON, b"[[0, 0, 0, 0]]"))
+
+
 def test_the_same_model_has_the_same_digest_everywhere() -> None:
     assert opened("slices").graph == opened("slices").graph
     assert opened("slices").graph.digest != opened("slices", dtype="bfloat16").graph.digest
@@ -251,7 +268,7 @@ def test_ones_own_reading_and_writing(graph_models: Any, ask: Any) -> None:
             r"image has shape \(1, 16, 16\); the model takes \(…, 1, …, …\)",
         ),
         ("unet", [], "expected lists of numbers"),
-        ("attention", [1] * 25, r"dimension 1 of words is 25; the model takes 2 to 24"),
+        ("attention", [1] * 25, r"dimension 1 of words is 25; the model takes 24 at most"),
         ("attention", [1, 2, 99], "does not take this input: index out of range"),
         ("branches", [1, 2], "an input is an object with image, words, mask"),
         ("branches", {"image": 1}, "an input is an object with image, words, mask"),
