@@ -49,8 +49,8 @@ class Manner:
         """The model's keyword arguments. ids: (rows, tokens), or a phantom of that shape."""
         inputs: dict[str, Any] = {IDS: ids, CACHE: cache, "use_cache": True}
         if self.ragged:
-            firsts = torch.tensor([row.position for row in rows])
-            inputs[POSITIONS] = firsts[:, None] + torch.arange(rows[0].tokens)
+            positions = [range(row.position, row.position + row.tokens) for row in rows]
+            inputs[POSITIONS] = torch.tensor(positions)
         if _LOGITS_KEPT in self.parameters:
             inputs[_LOGITS_KEPT] = 1
         return inputs

@@ -46,6 +46,9 @@ class NeedsValueError(RuntimeError):
 class Phantom(torch.Tensor):
     """See the module. Views share one set of sources, for writing to one writes to all."""
 
+    # Nothing is overridden above dispatch, and asking for it costs microseconds an attribute.
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # noqa: SLF001 - as torch documents it
+
     inner: torch.Tensor  # type: ignore[assignment]  # the product of that name is not used
     sources: set[str]
 
@@ -102,6 +105,8 @@ def phantom(shape: Iterable[int], dtype: torch.dtype, sources: Iterable[str] = (
 
 
 def phantoms_in(value: object) -> list[Phantom]:
+    if isinstance(value, torch.Tensor):
+        return [value] if isinstance(value, Phantom) else []
     return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Phantom)]
 
 

@@ -166,20 +166,14 @@ class Sessions:
 
     def fit(self, first: int, parts: Mapping[int, Part]) -> None:
         """Raises ValueError where parts from elsewhere are not what their layers keep."""
-        lengths = set()
+        count = next(iter(parts.values()))[0].shape[-2:-1]
+        if not count or first + count[0] > self._context:
+            raise ValueError(f"it does not fit into the {self._context} positions of the context")
         for layer, part in parts.items():
             slot = self.layout[layer]
             for states, (heads, width) in zip(part, (slot.keys, slot.values), strict=True):
-                lengths.add(states.shape[2] if states.dim() == 4 else None)  # noqa: PLR2004 - rows, heads, positions, width
-                if states.dtype != slot.dtype or states.shape[::1] != (
-                    1,
-                    heads,
-                    *states.shape[2:3],
-                    width,
-                ):
-                    raise ValueError(f"layer {layer} has {tuple(states.shape)} {states.dtype}")
-        if len(lengths) != 1 or first + lengths.pop() > self._context:
-            raise ValueError("its layers are of different lengths, or beyond the context")
+                if states.dtype != slot.dtype or states.shape != (1, heads, *count, width):
+                    raise ValueError(f"layer {layer} has {states.dtype} {tuple(states.shape)}")
 
     def put(self, session: str, unit: int, first: int, parts: Mapping[int, Part]) -> None:
         """Keys and values of the positions from `first` of all layers of `unit`, from elsewhere."""

@@ -81,13 +81,32 @@ def _beside(model: nn.Module, blocks: tuple[str, ...]) -> list[str]:
 
 def stream_of(value: Tree) -> torch.Tensor | None:
     """The first tensor of a block's arguments or results: what flows from block to block."""
-    for leaf in pytree.tree_leaves(value):
-        if isinstance(leaf, torch.Tensor):
-            return leaf
+    if isinstance(value, torch.Tensor):
+        return value
+    # Plain containers by hand, for every call of a segment passes here and pytrees are slow.
+    parts = value if isinstance(value, tuple | list) else ()
+    if isinstance(value, dict):
+        parts = value.values()
+    for part in parts:
+        found = stream_of(part)
+        if found is not None:
+            return found
     return None
 
 
 def with_stream(value: Tree, stream: torch.Tensor) -> Tree:
     """`value` with its first tensor, wherever it occurs, replaced by `stream`."""
-    before = stream_of(value)
-    return pytree.tree_map(lambda leaf: stream if leaf is before else leaf, value)
+    return _replaced(value, stream_of(value), stream)
+
+
+def _replaced(value: Tree, before: torch.Tensor | None, stream: torch.Tensor) -> Tree:
+    kind = type(value)
+    if value is before and value is not None:
+        return stream
+    if kind is tuple or kind is list:
+        return kind(_replaced(part, before, stream) for part in value)
+    if kind is dict:
+        return {name: _replaced(part, before, stream) for name, part in value.items()}
+    if isinstance(value, tuple | list | dict):
+        return pytree.tree_map(lambda leaf: stream if leaf is before else leaf, value)
+    return value

@@ -109,7 +109,7 @@ class Stream:
         if self._tokenizer is None:
             return ""
         with self._lock:
-            return "".join(self._pushed(token) for token in tokens if token not in self._special)
+            return "".join(self._pushed(token) for token in tokens if self._is_text(token))
 
     def flush(self) -> str:
         if not self._waiting:
@@ -117,13 +117,19 @@ class Stream:
         with self._lock:
             return self._grown()
 
+    def _is_text(self, token: int) -> bool:
+        """Models have more token ids than their tokenizer, to fill up a matrix."""
+        return token < len(self._tokenizer) and token not in self._special
+
     def _pushed(self, token: int) -> str:
         self._waiting.append(token)
         text = self._grown()
-        if text.endswith(_HALF) and len(self._waiting) < _PENDING_MAX:
-            return ""
-        self._told, self._waiting = self._waiting, []
-        return text
+        whole = text and not text.endswith(_HALF)
+        if whole or len(self._waiting) >= _PENDING_MAX:
+            # Tokens without a text of their own would leave no window for the spaces of the next.
+            self._told, self._waiting = self._waiting if text else self._told, []
+            return text
+        return ""
 
     def _grown(self) -> str:
         told, grown = self._decoded(self._told), self._decoded(self._told + self._waiting)
