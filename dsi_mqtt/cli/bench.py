@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json as json_module
 import re
+import sys
 import tempfile
 from pathlib import Path
 from typing import Annotated, Final
@@ -16,6 +17,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from dsi_mqtt.cli.bench_decode import (
+    GENERATE,
+    MANY,
+    ONE,
+    SERIES,
+    THREE,
+    DecodeReport,
+    Series,
+    run_decode,
+)
+from dsi_mqtt.cli.bench_decode import document as decode_document
+from dsi_mqtt.cli.bench_decode_plan import SHAPES, DecodePlan, shape_named
 from dsi_mqtt.cli.bench_hop import KIB, MIB, REPEATS, HopPlan, HopReport, HopRow
 from dsi_mqtt.cli.bench_hop import document as hop_document
 from dsi_mqtt.cli.bench_hop import measure as measure_hop
@@ -28,6 +41,14 @@ from dsi_mqtt.transport.loop import run
 INTERRUPTED: Final = 130
 # What a hop aims at: at most this many times the baseline's median.
 HOP_AIMS: Final = {KIB: 2.5, MIB: 0.5, 8 * MIB: 0.5}
+# What a chain aims at: at least so much of the other series' rate.
+DECODE_AIMS: Final = {THREE: (ONE, 0.9), MANY: (THREE, 3.0)}
+_DECODE_NAMES: Final = {
+    GENERATE: "transformers generate",
+    ONE: "one segment",
+    THREE: "three segments",
+    MANY: "three segments, 8 sessions",
+}
 
 _SIZE: Final = re.compile(r"(\d+)([KM]?)", re.IGNORECASE)
 _FACTORS: Final = {"": 1, "K": KIB, "M": MIB}
@@ -97,16 +118,98 @@ def parse_sizes(text: str) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def _measure_hop(plan: HopPlan, baseline: Path) -> HopReport:
+@app.command()
+def decode(
+    json: JsonOption = False,
+    shape: Annotated[str, typer.Option(help=f"Of the model: {', '.join(SHAPES)}.")] = "llama-336m",
+    repeats: Annotated[int, typer.Option(min=1, help="Of each series, in turn.")] = 5,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Of each prompt.")] = 64,
+    new_tokens: Annotated[int, typer.Option(min=2, help="Generated behind each prompt.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Of the weights and the prompts.")] = 0,
+) -> None:
+    """Measure decoding: one segment, three segments, and eight sessions at once.
+
+    Over brokers of their own, each segment in a process with one thread, beside `generate` of
+    plain transformers. The model has random weights and is written to a temporary folder.
+    """
+    record = run_record("bench decode", seed=seed)
+    plan = DecodePlan(shape_named(shape), repeats, prompt_tokens, new_tokens, seed)
+    report = _measure_decode(plan)
+    differing = report.differing()
+    for what in differing:
+        print(f"tokens are not those of generate: {what}", file=sys.stderr)
+    if json:
+        print(json_module.dumps(decode_document(record, plan, report)))
+    else:
+        Console().print(decode_table(plan, report))
+    if differing:
+        raise typer.Exit(1)
+
+
+def _measure_decode(plan: DecodePlan) -> DecodeReport:
+    console = Console(stderr=True)
+    with _progress(console) as progress:
+        task = progress.add_task("decode", total=plan.repeats * len(SERIES))
+
+        def say(text: str) -> None:
+            progress.update(task, description=text)
+            progress.refresh()
+            if not console.is_terminal:
+                console.print(f"{text} …", markup=False)
+
+        def progressed(series: Series) -> None:
+            progress.update(task, advance=1, description=_DECODE_NAMES[series])
+            progress.refresh()
+
+        report = run(until_stopped(run_decode(plan, say=say, progressed=progressed)))
+    if report is None:
+        raise typer.Exit(INTERRUPTED)
+    return report
+
+
+def decode_table(plan: DecodePlan, report: DecodeReport) -> Table:
+    equal = "differ from generate's" if report.differing() else "are generate's"
+    table = Table(
+        title=f"Decoding {plan.shape.name} ({plan.shape.params / 1e6:.0f} M parameters, float32, "
+        "one thread a segment)",
+        caption=f"tokens a second after the first, median (least to most of {plan.repeats}); "
+        f"{plan.prompt_tokens} + {plan.new_tokens} tokens, which {equal}",
+    )
+    for name in ("", "tokens/s", "ratio", "aim"):
+        table.add_column(name, justify="right" if name in ("tokens/s", "ratio") else "left")
+    for series, rates in report.rates.items():
+        spread = f"{report.median(series):.1f} ({min(rates):.1f} to {max(rates):.1f})"
+        table.add_row(_DECODE_NAMES[series], spread, *_decode_aim(report, series))
+    return table
+
+
+def _decode_aim(report: DecodeReport, series: Series) -> tuple[str, str]:
+    """The ratio, and whether it reaches its aim in every repeat."""
+    if series not in DECODE_AIMS:
+        return "", ""
+    through, aim = DECODE_AIMS[series]
+    ratios = report.ratios(series, through)
+    found = report.median(series) / report.median(through)
+    verdict = "reached" if min(ratios) >= aim else "missed"
+    if verdict == "missed" and found >= aim:
+        verdict = "missed in one repeat or more"
+    ratio = f"{found:.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+    return ratio, f"≥ {aim:g} of {_DECODE_NAMES[through]}: {verdict}"
+
+
+def _progress(console: Console) -> Progress:
+    """Drawn between repeats only: nothing of ours runs beside what is measured."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    # Drawn between repeats only: nothing of ours runs beside what is measured.
-    progress = Progress(*columns, console=Console(stderr=True), auto_refresh=False, transient=True)
-    with progress:
+    return Progress(*columns, console=console, auto_refresh=False, transient=True)
+
+
+def _measure_hop(plan: HopPlan, baseline: Path) -> HopReport:
+    with _progress(Console(stderr=True)) as progress:
         task = progress.add_task("hop", total=plan.steps)
 
         def progressed(row: HopRow) -> None:

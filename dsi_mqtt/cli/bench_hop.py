@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
-from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from asyncio.subprocess import Process
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +19,7 @@ from dsi_mqtt.cli import bench_hop_echo
 from dsi_mqtt.cli.bench_hop_baseline import NAME
 from dsi_mqtt.cli.bench_hop_echo import PING, PONG, READY
 from dsi_mqtt.cli.bench_statistics import Ratio, Spread, ratio, spread
-from dsi_mqtt.cli.child import PARENT
+from dsi_mqtt.cli.child import check_ended, program
 from dsi_mqtt.errors import DsiError
 from dsi_mqtt.transport.mosquitto import MosquittoProcess, data_settings
 
@@ -133,19 +131,19 @@ def _arguments(port: int, qos: int, row: HopRow) -> tuple[str, ...]:
     )
 
 
-async def _echo(side: str, program: tuple[str, ...], told: tuple[str, ...]) -> dict[str, Any]:
+async def _echo(side: str, command: tuple[str, ...], told: tuple[str, ...]) -> dict[str, Any]:
     """What ping prints, while a pong of the same program answers it."""
     try:
         async with (
             asyncio.timeout(_REPEAT_TIMEOUT_S),
-            _running(*program, PONG, *told) as pong,
+            program(*command, PONG, *told) as pong,
         ):
             await _until_ready(side, pong)
-            async with _running(*program, PING, *told) as ping:
+            async with program(*command, PING, *told) as ping:
                 output, complaint = await ping.communicate()
-                _check(side, ping, complaint)
+                check_ended(f"bench hop: {side}", ping, complaint)
             _, complaint = await pong.communicate()
-            _check(side, pong, complaint)
+            check_ended(f"bench hop: {side}", pong, complaint)
     except TimeoutError:
         raise DsiError(
             f"bench hop: {side} did not finish a repeat in {_REPEAT_TIMEOUT_S:.0f} s; "
@@ -155,37 +153,13 @@ async def _echo(side: str, program: tuple[str, ...], told: tuple[str, ...]) -> d
     return answer
 
 
-@asynccontextmanager
-async def _running(*command: str) -> AsyncIterator[Process]:
-    """A child that does not outlive the block."""
-    environment = {**os.environ, PARENT: str(os.getpid())}
-    process = await asyncio.create_subprocess_exec(
-        *command, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, env=environment, start_new_session=True
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            with suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
-
-
 async def _until_ready(side: str, pong: Process) -> None:
     if pong.stdout is None:
         raise RuntimeError("pong has no output to read")
     if (await pong.stdout.readline()).decode().strip() != READY:
         _, complaint = await pong.communicate()
-        _check(side, pong, complaint)
+        check_ended(f"bench hop: {side}", pong, complaint)
         raise DsiError(f"bench hop: {side} ended before it was ready")
-
-
-def _check(side: str, process: Process, complaint: bytes) -> None:
-    if process.returncode == 0:
-        return
-    lines = complaint.decode(errors="replace").strip().splitlines()
-    reason = lines[-1] if lines else f"status {process.returncode}"
-    raise DsiError(f"bench hop: {side} failed: {reason}")
 
 
 def document(record: dict[str, Any], plan: HopPlan, report: HopReport | None) -> dict[str, Any]:

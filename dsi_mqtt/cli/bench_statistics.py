@@ -41,3 +41,17 @@ def ratio(ours: Sequence[Sequence[float]], baseline: Sequence[Sequence[float]]) 
 
 def _medians(repeats: Sequence[Sequence[float]]) -> list[float]:
     return [float(np.median(samples)) for samples in repeats]
+
+
+def rate_at_once(sessions: Sequence[Sequence[float]]) -> float:
+    """Tokens a second of all sessions together, while all of them decode.
+
+    sessions: when each token of a session came, in seconds and in order. What comes after every
+    session has had its first token, and until the first session has had its last, is counted.
+    Raises ValueError where there is no such time.
+    """
+    first, last = max(times[0] for times in sessions), min(times[-1] for times in sessions)
+    if last <= first:
+        raise ValueError("the sessions did not decode at the same time")
+    counted = sum(first < time <= last for times in sessions for time in times)
+    return counted / (last - first)

@@ -9,10 +9,13 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from dsi_mqtt.errors import DsiError
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +23,7 @@ PARENT: Final = "DSI_MQTT_PARENT"
 STOP_S: Final = 5.0
 RESTART_FIRST_S: Final = 0.5
 RESTART_MAX_S: Final = 15.0
+LINE_MAX: Final = 1 << 24
 _SETTLED_S: Final = 30.0
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -32,6 +36,36 @@ def end_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != int(parent):
         sys.exit(0)
+
+
+@contextlib.asynccontextmanager
+async def program(*command: str, stdin: int = DEVNULL) -> AsyncIterator[Process]:
+    """Another program than `dsi-mqtt`, read by pipes, that does not outlive the block."""
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=stdin,
+        stdout=PIPE,
+        stderr=PIPE,
+        env={**os.environ, PARENT: str(os.getpid())},
+        start_new_session=True,
+        limit=LINE_MAX,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+
+def check_ended(name: str, process: Process, complaint: bytes) -> None:
+    """Raises DsiError with the last line of what a program that failed complained of."""
+    if process.returncode == 0:
+        return
+    lines = complaint.decode(errors="replace").strip().splitlines()
+    reason = lines[-1] if lines else f"status {process.returncode}"
+    raise DsiError(f"{name} failed: {reason}")
 
 
 @dataclass(slots=True)
