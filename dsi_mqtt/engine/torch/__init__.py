@@ -28,7 +28,7 @@ __all__ = [
     "TorchFactory",
 ]
 
-ONE_PASS: Final = "model.tier {tier} answers in one pass; deploy it with kind: one-pass"
+_NO_SESSIONS: Final = "model.tier {tier} answers in one pass; deploy it with kind: one-pass"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class TorchFactory:
         torch.set_num_threads(self.threads)
         if generation is not None:
             if model.tier != "layer":
-                raise ConfigError(ONE_PASS.format(tier=model.tier))
+                raise ConfigError(_NO_SESSIONS.format(tier=model.tier))
             return open_generative(model, generation)
         if model.tier == "layer":
             return open_checkpoint(model)
@@ -68,6 +68,6 @@ class GraphFactory:
     def open(self, model: ModelSpec, generation: Generation | None = None) -> GraphEngine:
         """Raises ConfigError, CheckpointError, and SplitError for a model that cannot be cut."""
         if generation is not None:
-            raise ConfigError(ONE_PASS.format(tier=model.tier))
+            raise ConfigError(_NO_SESSIONS.format(tier=model.tier))
         torch.set_num_threads(self.threads)
         return open_graph(model)
