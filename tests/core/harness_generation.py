@@ -54,7 +54,8 @@ def expected_tokens(prompt: str, seed: int, max_tokens: int) -> tuple[int, ...]:
     engine = opened()
     engine.load(engine.graph.whole)
     fed = list(FakeText(16).read(prompt))
-    position, made = 0, []
+    position = 0
+    made: list[int] = []
     while len(made) < max_tokens:
         new = np.array([fed[position:]], "<i8")
         (out,) = engine.forward(
@@ -101,7 +102,7 @@ class GeneratingNode(Node):
             "CloseSessions": lambda e: self._thread(0.0, lambda: self._close(e)),
             "ReadPrompt": self._read,
             "WriteText": self._write,
-            "ForgetText": lambda e: self.texts.pop(e.request, None),
+            "ForgetText": self._forget,
             "PublishPartial": self._partial,
             "DropUnits": lambda e: self._thread(0.0, lambda: self._drop(e.units)),
         }
@@ -157,6 +158,9 @@ class GeneratingNode(Node):
         self.soon(
             0.001, ev.TextWritten(NAME, effect.request, len(effect.tokens), text, effect.last)
         )
+
+    def _forget(self, effect: fx.ForgetText) -> None:
+        self.texts.pop(effect.request, None)
 
     def _partial(self, effect: fx.PublishPartial) -> None:
         client = self.site.client

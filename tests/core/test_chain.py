@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dsi_mqtt.core.attempts import POISON_AT
+from dsi_mqtt.core.attempts import Attempts
 from tests.core.build import NAME
 from tests.core.harness import Node, Site, expected
 
@@ -20,6 +21,7 @@ def check_step(site: Site, node: Node) -> None:
     """The door's window, suspects alone, and the credit of every edge."""
     worker = node.machine
     for door in worker._doors.values():
+        assert isinstance(door._attempts, Attempts)
         running = list(door._attempts._running.values())
         assert len(running) <= site.window, "more attempts in the chain than the window allows"
         assert len(running) == 1 or not any(r.suspect for r in running), "a suspect had company"
@@ -52,6 +54,7 @@ def check_rest(site: Site) -> None:
         for door in worker._doors.values():
             assert door.idle
             assert not door._by_key
+            assert isinstance(door._attempts, Attempts)
             assert not len(door._attempts._line)
             assert not door._passed_over
             assert not len(door._deaths)

@@ -227,6 +227,7 @@ def test_retries_are_a_share_of_the_answers() -> None:
 
 def test_a_new_table_does_not_fill_the_budget_again() -> None:
     desk = Desk(make_table(window=1, epoch=1))
+    assert isinstance(desk.door._attempts, Attempts)
     desk.door._attempts._budget._left = 0.0
     desk.serve(make_table(window=1, epoch=2)).give(make_input(1))
     (header,) = desk.sent()

@@ -237,9 +237,9 @@ def test_the_noise_of_an_input_is_the_same_in_every_telling() -> None:
 # --- company ----------------------------------------------------------------------------------
 
 
-def started(desk: Desk2, many: int, **ask: object) -> list[Activation]:
+def started(desk: Desk2, many: int) -> list[Activation]:
     """So many sessions that have their first token; what is in the chain then."""
-    inputs = [asking(n, prompt=[50 + n, 9], max_tokens=500, **ask) for n in range(1, many + 1)]
+    inputs = [asking(n, prompt=[50 + n, 9], max_tokens=500) for n in range(1, many + 1)]
     desk.give(*inputs)
     chain = desk.steps()
     while sum(len(step.header.rows) for step in chain if step.header.kind == "decode") < many:

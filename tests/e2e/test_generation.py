@@ -6,14 +6,17 @@ import asyncio
 import json
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from dsi_mqtt.cli.watching import Picture
 from dsi_mqtt.client import Client
 from dsi_mqtt.client.generation import Generation
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.generation import Completion, Sampling
 from dsi_mqtt.errors import InvalidInputError, OverloadedError, RequestError
+from dsi_mqtt.transport.base import Message
 from tests.e2e.live import Device, LiveSite, generating, live_site, unsplit_tokens
 from tests.e2e.programs import PATIENCE_S
 
@@ -31,6 +34,12 @@ def right(spec: Deployment, prompt: str, completion: Completion, seed: int, most
     return list(completion.tokens) == unsplit_tokens(spec, prompt, sampling, most)
 
 
+def said_by(message: Message) -> dict[str, Any]:
+    """What an answer, or a message of a stream, says."""
+    said: dict[str, Any] = json.loads(bytes(message.payload))
+    return said
+
+
 async def whole(generation: Generation) -> Completion:
     return await generation
 
@@ -38,8 +47,8 @@ async def whole(generation: Generation) -> Completion:
 async def no_sessions(live: LiveSite, deployment: str) -> None:
     """Waits until every node says that it keeps no cache of it."""
 
-    def free(picture: object) -> bool:
-        loads = getattr(picture, "telemetry", {}).values()
+    def free(picture: Picture) -> bool:
+        loads = picture.telemetry.values()
         return len(loads) >= 3 and not any(load.sessions.get(deployment) for load in loads)
 
     await live.until(free, f"no caches of {deployment}")
@@ -75,11 +84,11 @@ async def test_a_plain_device_reads_a_stream_and_cancels_one(calm_site: LiveSite
     async with Device(calm_site, spec.name, "plain") as device:
         asked = {"id": "g1", "input": {"prompt": "w1 w2", "stream": True, "temperature": 0}}
         tokens: list[int] = []
-        said = json.loads((await device.ask(json.dumps(asked).encode())).payload)
+        said = said_by(await device.ask(json.dumps(asked).encode()))
         while said["status"] == "partial":
             assert said["index"] == len(tokens)
             tokens += said["tokens"]
-            said = json.loads((await device.answer()).payload)
+            said = said_by(await device.answer())
         assert (said["id"], said["status"]) == ("g1", "ok")
         assert said["result"]["tokens"] == tokens
         assert tokens == unsplit_tokens(spec, "w1 w2", Sampling(0.0), 20)
@@ -87,9 +96,9 @@ async def test_a_plain_device_reads_a_stream_and_cancels_one(calm_site: LiveSite
         long = {"id": "g2", "input": {"prompt": "w5", "stream": True, "max_tokens": 200}}
         await device.ask(json.dumps(long | {"temperature": 9}).encode())
         await device.cancel(b'{"id": "g2"}')
-        said = json.loads((await device.answer()).payload)
+        said = said_by(await device.answer())
         while said["status"] == "partial":
-            said = json.loads((await device.answer()).payload)
+            said = said_by(await device.answer())
         assert said["error"]["code"] == "cancelled"
     await no_sessions(calm_site, spec.name)
     await calm_site.undeploy(spec.name)
@@ -103,14 +112,13 @@ async def test_who_reads_no_stream_any_more_is_not_generated_for(calm_site: Live
         await device.ask(json.dumps(asked).encode())
     # 250 tokens of six units of 8 ms would take 12 s; what follows is faster only if it ends.
     await no_sessions(calm_site, spec.name)
-    picture = await calm_site.until(
+    await calm_site.until(
         lambda p: any(
             load.errors for t in p.telemetry.values() for load in t.doors
             if load.deployment == spec.name
         ),
         "the door gave it up",
     )  # fmt: skip
-    assert picture
     await calm_site.undeploy(spec.name)
 
 
@@ -181,9 +189,9 @@ async def test_a_thousand_at_once_are_run_queued_or_refused(calm_site: LiveSite)
         for number in range(1000):
             await crowd.tell(json.dumps({"id": number, "input": "w1"}).encode())
         codes: dict[str, int] = {}
-        ids = set()
+        ids: set[str] = set()
         while len(ids) < 1000:
-            said = json.loads((await crowd.answer()).payload)
+            said = said_by(await crowd.answer())
             ids.add(said["id"])
             code = said.get("error", {}).get("code", said["status"])
             codes[code] = codes.get(code, 0) + 1
@@ -217,16 +225,11 @@ async def test_a_dead_node_and_a_dead_door_change_no_text(tmp_path: Path) -> Non
             await live.kill(middle)
             await live.start(middle)
             await live.serving(spec.name, lambda t: t.epoch > table.epoch, "another table")
-            door = live_door(await live.serving(spec.name, lambda t: t.door is not None, "a door"))
-            await live.kill(door)
-            await live.start(door)
+            served = await live.serving(spec.name, lambda t: t.door is not None, "a door")
+            assert served.door is not None
+            await live.kill(served.door.node)
+            await live.start(served.door.node)
             told = await asyncio.gather(*running)
         for n, completion in enumerate(told):
             assert right(spec, f"w{n}", completion, n, 150)
         await no_sessions(live, spec.name)
-
-
-def live_door(table: object) -> str:
-    door = getattr(table, "door", None)
-    assert door is not None
-    return str(door.node)

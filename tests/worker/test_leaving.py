@@ -88,7 +88,9 @@ async def test_a_whole_telling_and_a_higher_take_win() -> None:
 @given(actions=st.lists(st.sampled_from(["tell", "take", "finish", "lose"]), max_size=40))
 def test_every_token_is_told_in_order_whatever_gets_lost(actions: list[str]) -> None:
     async def play() -> list[int]:
-        leaving, told, out, got = Leaving(), 0, [], []
+        leaving, told = Leaving(), 0
+        out: list[Outgoing] = []
+        got: list[int] = []
         for action in [*actions, *["finish", "take"] * 2, "finish"]:
             if action == "tell":
                 leaving.put(part(told, told))
