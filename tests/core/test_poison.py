@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from dsi_mqtt.core.attempts import (
+    BROKEN_MAX,
     STALE_MAX_S,
 )
 from dsi_mqtt.core.effects import (
@@ -109,6 +110,18 @@ def test_three_deaths_alone_in_the_chain_make_poison() -> None:
         assert desk.codes() == []
         desk.look()
     assert desk.hear(("b", "b4")).codes() == ["poison"]
+
+
+def test_deaths_do_not_spend_the_tries_of_a_chain_that_breaks() -> None:
+    desk = Desk().give(make_input(1))
+    for _ in range(BROKEN_MAX - 1):
+        (header,) = desk.sent()
+        desk.say("lost", header)
+    for member, table in lives(2, 3, 4):
+        assert desk.codes() == []
+        desk.sent()
+        desk.hear(member).serve(table).retain()
+    assert desk.codes() == ["poison"]
 
 
 def test_a_death_beside_others_is_nobodys_and_each_runs_alone_from_then_on() -> None:

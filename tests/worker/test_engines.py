@@ -95,4 +95,5 @@ async def test_a_model_that_was_closed_while_it_was_opened_is_not_the_next_one()
     host.host.load(NAME, UnitRange(0, 5))
     assert isinstance(await host.told(), ev.UnitsLoaded)
     assert host.silent
+    assert host.host._engines[NAME].graph == second.graph
     host.host.shut_down()
