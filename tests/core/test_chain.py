@@ -9,8 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dsi_mqtt.core.attempts import POISON_AT
-from dsi_mqtt.core.attempts import Attempts
+from dsi_mqtt.core.attempts import POISON_AT, Attempts
 from tests.core.build import NAME
 from tests.core.harness import Node, Site, expected
 

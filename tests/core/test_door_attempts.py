@@ -10,6 +10,7 @@ from dsi_mqtt.core.attempts import (
     PROBES_UNANSWERED_MAX,
     STALE_FIRST_S,
     STALE_MAX_S,
+    Attempts,
 )
 from dsi_mqtt.core.effects import (
     ReportStatus,
