@@ -22,7 +22,7 @@ from dsi_mqtt.core.model import UnitRange, Vocabulary
 from dsi_mqtt.engine.torch.crossing import to_wire
 from dsi_mqtt.engine.torch.describe import describe_generation
 from dsi_mqtt.engine.torch.generation import GenerationEngine
-from dsi_mqtt.engine.torch.generative import split_generative
+from dsi_mqtt.engine.torch.layout import split_generative
 from dsi_mqtt.engine.torch.sources import BuiltSource
 from dsi_mqtt.engine.torch.split import SplitModel
 from dsi_mqtt.engine.torch.tiny import VOCABULARY, shrunk
