@@ -145,25 +145,24 @@ async def measure(
         if not died.done():
             died.set_exception(DsiError(f"bench decode: {child.name} ended with {code}"))
 
-    async with (
-        _Plain.started(plain) as generate,
-        running_site(
+    async with _Plain.started(plain) as generate:
+        say("loading the model for generate")
+        await generate.ready()
+        async with running_site(
             plan.nodes, root=ROOT, port=0, data_port=0, state=None, restart=False, ended=ended
-        ) as site,
-    ):
+        ) as site:
 
-        async def work() -> None:
-            say("starting the nodes; PyTorch takes a while")
-            pids = await _serve(site, plan, model)
-            await generate.ready()
-            sides = _Sides(plan, generate, site.url)
-            say("warming up")
-            for series in SERIES:
-                await sides.ask(series, range(series.sessions), WARM_TOKENS)
-            said.append(DecodeReport(pids))
-            await _measure(plan, sides, said[0], progressed)
+            async def work() -> None:
+                say("starting the nodes; PyTorch takes a while")
+                pids = await _serve(site, plan, model)
+                sides = _Sides(plan, generate, site.url)
+                say("warming up")
+                for series in SERIES:
+                    await sides.ask(series, range(series.sessions), WARM_TOKENS)
+                said.append(DecodeReport(pids))
+                await _measure(plan, sides, said[0], progressed)
 
-        await first_of(work(), _wait(died))
+            await first_of(work(), _wait(died))
     return said[0]
 
 

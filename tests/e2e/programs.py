@@ -59,19 +59,26 @@ class Running:
 
     async def said(self, text: str) -> str:
         """The next line of its output with `text` in it; fails when the command ends first."""
-        assert self._process.stdout is not None
-        async with asyncio.timeout(PATIENCE_S):
-            while line := (await self._process.stdout.readline()).decode():
-                self.lines.append(line)
-                if text in line:
-                    return line
-        raise AssertionError(f"ended without saying {text!r}: {self.lines}, {await self.ended()}")
+        return await self._line(self._process.stdout, text)
+
+    async def complained(self, text: str) -> str:
+        """The same of what it says beside its output."""
+        return await self._line(self._process.stderr, text)
 
     async def begins(self, count: int) -> str:
         """The next `count` bytes of its output, which need not end a line."""
         assert self._process.stdout is not None
         async with asyncio.timeout(PATIENCE_S):
             return (await self._process.stdout.readexactly(count)).decode()
+
+    async def _line(self, stream: asyncio.StreamReader | None, text: str) -> str:
+        assert stream is not None
+        async with asyncio.timeout(PATIENCE_S):
+            while line := (await stream.readline()).decode():
+                self.lines.append(line)
+                if text in line:
+                    return line
+        raise AssertionError(f"ended without saying {text!r}: {self.lines}, {await self.ended()}")
 
     def interrupt(self) -> None:
         """Ctrl-C."""
