@@ -26,9 +26,13 @@ class Kept:
         self._wrong_since = None
 
     def is_wrong(self, now: float) -> None:
-        """The topic was cleared, holds something else, or was not there among all that was."""
+        """Somebody has cleared the topic, or written something else there."""
         if self._wrong_since is None:
             self._wrong_since = now
+
+    def is_missing(self, now: float) -> None:
+        """It is not among what the broker retains: nobody else writes, so nobody is outwaited."""
+        self._wrong_since, self._written, self._wait_s = now, float("-inf"), REPEAT_S
 
     def due(self, now: float) -> bool:
         """Whether to write it now; who asks then does."""

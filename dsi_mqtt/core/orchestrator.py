@@ -81,7 +81,7 @@ class Orchestrator:
         for name, served in self._served.items():
             tableless = served.document is not None and name not in reading.tables
             if tableless:
-                served.document_lost(now)
+                served.document_forgotten(now)
             if served.spec is None or name in reading.specs:
                 continue
             if leadership.forgotten or (tableless and not leadership.others_led):

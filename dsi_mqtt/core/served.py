@@ -102,12 +102,17 @@ class Served:
 
     def spec_forgotten(self, now: float) -> None:
         """The broker does not know it any more, and no operator has withdrawn it."""
-        self._spec_kept.is_wrong(now)
+        self._spec_kept.is_missing(now)
 
     def document_lost(self, now: float) -> None:
-        """The topic was cleared, or holds what cannot be read, or nothing."""
+        """Somebody has cleared the topic, or written what cannot be read."""
         if self.document is not None:
             self._table_kept.is_wrong(now)
+
+    def document_forgotten(self, now: float) -> None:
+        """The broker does not know any table."""
+        if self.document is not None:
+            self._table_kept.is_missing(now)
 
     def document_seen(self, document: TableDocument, now: float) -> None:
         """A document on the topic, one's own among them."""

@@ -62,6 +62,14 @@ def test_two_that_write_do_so_ever_more_slowly() -> None:
     assert gaps[-1] >= REPEAT_MAX_S
 
 
+def test_what_a_broker_forgets_again_and_again_is_written_as_quickly_each_time() -> None:
+    kept = Kept()
+    for begin in range(0, 100, 10):
+        kept.is_missing(float(begin))
+        (once,) = written(kept, float(begin), 10.0)
+        assert once - begin < REPEAT_S + 2 * TICK_S
+
+
 def test_after_a_time_of_peace_it_is_quick_again() -> None:
     kept = Kept()
     kept.is_wrong(0.0)
