@@ -42,7 +42,10 @@ BASE: Final[dict[str, Any]] = {
 }
 GPT: Final = {"vocab_size": 509, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": CONTEXT,
               "tie_word_embeddings": False, "bos_token_id": 1, "eos_token_id": None}  # fmt: skip
-MIXED: Final = {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"], "sliding_window": 16}
+MIXED: Final = {
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    "sliding_window": 16,
+}
 EIGHT: Final = {"head_dim": 8}
 
 # By name: the class, and what its configuration differs in from the default.
