@@ -121,7 +121,7 @@ def test_what_is_left_out_has_a_default(tmp_path: Path) -> None:
         ("model: {tier: layer}", "model.path: is missing"),
         ("model: {tier: sequential}", "model.factory: is missing"),
         ("model: {tier: graph}", "model.factory: is missing"),
-        ("model: {path: a, tier: graph}", "model.tier: Input should be 'layer'"),
+        ("model: {path: a, tier: whole}", "model.tier: Input should be 'layer'"),
         ("model: {path: a, dtype: int8}", "model.dtype: 'int8' is not one of float32"),
         ("model: {path: 'package:no_such_package_here/m'}", "that package is not installed"),
         ("input: {max_bytes: 0}", "input.max_bytes: 0 must be greater than 0"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -105,12 +106,14 @@ def _open(spec: ModelSpec, dtype: torch.dtype, source: WeightSource, origin: str
 
 
 def _hollow_model(spec: ModelSpec) -> OwnModel:
-    """Built without memory for its parameters where the factory bears it, and else emptied."""
-    try:
-        with building, hollow_parameters():
-            return call_factory(spec)
-    except ConfigError:
+    """Built without memory for its parameters, or where it computes with them then, emptied."""
+    with contextlib.suppress(ConfigError), building, hollow_parameters():
         own = call_factory(spec)
+        stored = stored_buffers(own.module)
+        buffers = own.module.named_buffers()
+        if not any(buffer.is_meta for name, buffer in buffers if name not in stored):
+            return own
+    own = call_factory(spec)
     parameters = dict(own.module.named_parameters(remove_duplicate=False))
     hollow = {id(item): nn.Parameter(item.to("meta"), False) for item in parameters.values()}
     put_tensors(own.module, {name: hollow[id(item)] for name, item in parameters.items()})

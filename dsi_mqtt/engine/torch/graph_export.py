@@ -264,6 +264,8 @@ def _told(error: Exception) -> str:
     words = str(error).strip().partition("\n")[0]
     if "data-dependent" in words:
         words = "what it does depends on values of tensors"
+    elif "on device meta" in words:
+        words = "it uses what was computed from weights when it was built; make that a buffer"
     elif len(words) > _WORDS_MAX:
         words = f"{words[:_WORDS_MAX]}…"
     torch_code = Path(torch.__file__).parent

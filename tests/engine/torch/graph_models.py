@@ -325,3 +325,47 @@ def wrong_sample(kind: str) -> OwnModel:
             "list": [torch.zeros(1, 4)],
         }[kind],  # type: ignore[arg-type]
     )
+
+
+class Measured(nn.Module):
+    """Computes with its weights when it is built."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.scale, self.table = 1.0, torch.ones(4)
+        rows = self.layer.weight.detach().abs().sum(1)
+        if kind == "number":
+            self.scale = float(rows.max())
+        elif kind == "buffer":
+            self.register_buffer("rows", rows, persistent=False)
+            del self.table
+        else:
+            self.table = rows
+
+    def forward(self, value: torch.Tensor) -> torch.Tensor:
+        table = self.rows if hasattr(self, "rows") else self.table
+        made: torch.Tensor = self.layer(value) * table / self.scale
+        return made
+
+
+def measured(kind: str) -> OwnModel:
+    return OwnModel(seeded(lambda: Measured(kind)), torch.zeros(1, 4))
+
+
+class Heavy(nn.Module):
+    """A hundred mebibytes of weights, and a tensor that goes past them."""
+
+    def __init__(self, layers: int = 24, width: int = 1024) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
+
+    def forward(self, value: torch.Tensor) -> torch.Tensor:
+        past = value
+        for layer in self.layers:
+            value = torch.relu(layer(value))
+        return value + past
+
+
+def heavy() -> OwnModel:
+    return OwnModel(Heavy(), torch.zeros(1, 1024))

@@ -240,6 +240,20 @@ def test_a_bare_module_and_its_options(graph_models: Any, ask: Any) -> None:
     assert ask(engine, row, 1) == {"output": expected}
 
 
+@pytest.mark.parametrize("kind", ["number", "buffer"])
+def test_modules_that_compute_with_their_weights_when_built(
+    graph_models: Any, ask: Any, kind: str
+) -> None:
+    engine = opened("measured", options={"kind": kind})
+    expected = graph_models.measured(kind).module(torch.tensor([[1.0, 2.0, 3.0, 4.0]]))
+    assert ask(engine, [1, 2, 3, 4], 1, 2) == {"output": expected[0].double().tolist()}
+
+
+def test_a_table_that_is_no_buffer_is_refused_when_made_of_weights() -> None:
+    with pytest.raises(SplitError, match="computed from weights when it was built; make that a buffer"):
+        opened("measured", options={"kind": "table"})
+
+
 def test_ones_own_reading_and_writing(graph_models: Any, ask: Any) -> None:
     engine = opened("asked")
     engine.verify()
