@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -16,7 +16,7 @@ MODEL: Final = Path(__file__).with_name("model")
 class Decoder:
     """A model with its tokenizer."""
 
-    model: LlamaForCausalLM
+    model: Any  # a LlamaForCausalLM, whose methods are untyped
     tokenizer: PreTrainedTokenizerFast
 
     @property
@@ -38,7 +38,7 @@ class Decoder:
 
     @classmethod
     def load(cls, folder: Path) -> Decoder:
-        model = LlamaForCausalLM.from_pretrained(folder, local_files_only=True)
+        model: Any = LlamaForCausalLM.from_pretrained(folder, local_files_only=True)
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
         return cls(model.eval(), tokenizer)
 

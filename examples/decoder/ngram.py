@@ -92,7 +92,7 @@ def _discounts(counts: Numbers) -> Reals:
     once = many[1] / (many[1] + 2 * many[2])
     places = np.arange(1, _DISCOUNTS + 1)
     estimates = places - (places + 1) * once * many[places + 1] / many[places]
-    return np.clip(estimates, 0, places)
+    return np.asarray(np.clip(estimates, 0, places), np.float64)
 
 
 def _look_up(keys: Numbers, values: Reals, wanted: Numbers, otherwise: float) -> Reals:

@@ -15,7 +15,6 @@ from typing import Final
 import torch
 
 from examples.decoder import checkpoint, score, text
-from examples.decoder.training import THREADS
 
 _SEEDS: Final = (1, 2, 3)
 _MANY: Final = 4  # texts per prompt and seed
@@ -64,6 +63,7 @@ def _shown(sample: score.Sample) -> str:
 
 
 def measure(folder: Path) -> Report:
+    torch.set_num_threads(1)  # one token at a time leaves a second one nothing to do but wait
     decoder = checkpoint.Decoder.load(folder)
     training, held_out = text.split(text.read_pages())
     samples = tuple(
@@ -90,7 +90,6 @@ def main() -> int:
     options = parser.parse_args()
     if not (options.model / "config.json").is_file():
         sys.exit(f"{options.model} holds no model; name the folder that train.py wrote (--out)")
-    torch.set_num_threads(THREADS)
     print(measure(options.model))
     return 0
 

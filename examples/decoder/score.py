@@ -98,7 +98,7 @@ def sample(decoder: Decoder, prompt: str, seed: int, many: int, tokens: int) -> 
     for row in _continue(decoder, prompt, tokens, choice):
         ended = decoder.end in row
         kept = row[: row.index(decoder.end)] if ended else row
-        samples.append(Sample(prompt, decoder.tokenizer.decode(kept), ended))
+        samples.append(Sample(prompt, str(decoder.tokenizer.decode(kept)), ended))
     return samples
 
 

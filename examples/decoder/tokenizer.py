@@ -38,7 +38,7 @@ def train_tokenizer(
         show_progress=False,
     )
     tokenizer.train_from_iterator(sections, trainer)
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # transformers'
         tokenizer_object=tokenizer,
         bos_token=END,
         eos_token=END,
@@ -51,6 +51,6 @@ def train_tokenizer(
 
 def encode(tokenizer: PreTrainedTokenizerFast, sections: Sequence[str]) -> Tensor:
     """(tokens,): the sections one after the other, each with its end, and an end before all."""
-    numbers = tokenizer(list(sections))["input_ids"]
+    numbers = tokenizer(list(sections), verbose=False)["input_ids"]
     end = tokenizer.eos_token_id
     return torch.tensor([end, *(number for row in numbers for number in (*row, end))])

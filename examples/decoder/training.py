@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -59,8 +59,8 @@ QUICK: Final = Recipe(
     heads=2,
     key_value_heads=1,
     inner=64,
-    context=64,
-    stages=(Stage(30, 8, 32), Stage(10, 4, 64)),
+    context=128,
+    stages=(Stage(30, 8, 32), Stage(10, 2, 128)),
     warmup=5,
     rate=1e-2,
 )
@@ -71,7 +71,7 @@ class Run:
     """A model in training: what must be kept to go on later as if nothing had been."""
 
     recipe: Recipe
-    model: LlamaForCausalLM
+    model: Any  # a LlamaForCausalLM, whose methods are untyped
     optimizer: torch.optim.AdamW
     step: int = 0
 
@@ -82,7 +82,10 @@ class Run:
         model = build_model(recipe, vocabulary, end)
         matrices = [weight for weight in model.parameters() if weight.dim() > 1]
         norms = [weight for weight in model.parameters() if weight.dim() == 1]
-        groups = [{"params": matrices}, {"params": norms, "weight_decay": 0.0}]
+        groups: list[dict[str, Any]] = [
+            {"params": matrices},
+            {"params": norms, "weight_decay": 0.0},
+        ]
         optimizer = torch.optim.AdamW(
             groups, recipe.rate, betas=(0.9, 0.95), weight_decay=recipe.decay, fused=True
         )
@@ -120,7 +123,7 @@ class Run:
             group["lr"] = rate(self.recipe, self.step)
         logits = self.model(windows[:, :-1], use_cache=False).logits
         loss = nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -171,12 +174,12 @@ def _starts(stage: Stage, available: int, random: torch.Generator) -> Iterator[T
     """
     while True:
         shift = int(torch.randint(stage.length, (), generator=random))
-        places = torch.arange(shift, available - stage.length, stage.length)
+        places = torch.arange(shift, max(shift, available - stage.length), stage.length)
         if len(places) < stage.windows:
             raise ValueError(
                 f"{available} tokens are too few for {stage.windows} windows of {stage.length}; "
                 "give a longer text"
             )
-        for chunk in places[torch.randperm(len(places), generator=random)].split(stage.windows):
-            if len(chunk) == stage.windows:
-                yield chunk
+        shuffled = places[torch.randperm(len(places), generator=random)]
+        for first in range(0, len(shuffled) - stage.windows + 1, stage.windows):
+            yield shuffled[first : first + stage.windows]
