@@ -26,7 +26,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-from transformers.generation import BaseStreamer
+from transformers.generation.streamers import BaseStreamer
 from transformers.utils.logging import disable_progress_bar
 
 from dsi_mqtt.cli.child import end_with_parent
@@ -34,7 +34,7 @@ from dsi_mqtt.cli.child import end_with_parent
 READY: Final = "ready"
 
 
-class Times(BaseStreamer):  # type: ignore[misc]  # transformers is untyped
+class Times(BaseStreamer):
     """When each new token came. `generate` tells the prompt first."""
 
     def __init__(self) -> None:
@@ -58,7 +58,8 @@ def write(folder: Path, config: dict[str, Any], seed: int) -> None:
     words = {f"w{token}": token for token in range(model.config.vocab_size)}
     tokenizer = Tokenizer(WordLevel(words, unk_token="w0"))  # noqa: S106 - a token of a vocabulary
     tokenizer.pre_tokenizer = WhitespaceSplit()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer)  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    wrapped.save_pretrained(folder)
 
 
 def generate(model: Any, ask: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401 - transformers'
@@ -83,7 +84,9 @@ def generate(model: Any, ask: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401
 
 def answer(folder: Path) -> None:
     """Answers what is asked on standard input until that ends."""
-    model = LlamaForCausalLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+    model: Any = LlamaForCausalLM.from_pretrained(
+        folder, local_files_only=True, dtype=torch.float32
+    )
     model.eval()
     print(READY, flush=True)
     for line in sys.stdin:
