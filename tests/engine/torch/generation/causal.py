@@ -12,11 +12,10 @@ import numpy as np
 import torch
 import transformers
 
-from dsi_mqtt.core.activation import Row, Tensor, Tensors
+from dsi_mqtt.core.activation import TOKENS, Row, Tensor, Tensors
 from dsi_mqtt.core.deployment import Generation
 from dsi_mqtt.core.generation import Sampling
 from dsi_mqtt.core.model import ModelSpec, UnitRange
-from dsi_mqtt.engine.base import TOKENS
 from dsi_mqtt.engine.torch import GenerationEngine, TorchFactory
 
 CONTEXT: Final = 640
@@ -107,8 +106,14 @@ def opened(folder: Path) -> GenerationEngine:
 def beside(engine: GenerationEngine) -> GenerationEngine:
     """Another engine over the same module."""
     layout = engine._sessions.layout
-    rest = {"text": engine.text, "verify": engine.verify}
-    return GenerationEngine(engine.graph, engine._model, engine._manner, layout, **rest)
+    return GenerationEngine(
+        engine.graph,
+        engine._model,
+        engine._manner,
+        layout,
+        text=engine.text,
+        verify=engine.verify,
+    )
 
 
 @dataclass(frozen=True)

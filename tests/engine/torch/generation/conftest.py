@@ -48,7 +48,8 @@ def told(folder: Callable[[str], Path]) -> Callable[[str], tuple[list[Told], Tol
 
     def make(name: str) -> tuple[list[Told], Told]:
         if name not in made:
-            model = transformers.AutoModelForCausalLM.from_pretrained(folder(name)).eval()
+            model = transformers.AutoModelForCausalLM.from_pretrained(folder(name))
+            model.train(mode=False)
             asked = prompts()
             (alone,) = generate(model, asked[LENGTHS.index(17) :][:1], ALONE_TOKENS)
             made[name] = generate(model, asked, TOGETHER_TOKENS), alone

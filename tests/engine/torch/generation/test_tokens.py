@@ -35,6 +35,10 @@ TEMPLATE = (
 )
 
 
+# transformers leaves it untyped.
+fast: Callable[..., PreTrainedTokenizerFast] = PreTrainedTokenizerFast
+
+
 def byte_level() -> PreTrainedTokenizerFast:
     """As GPT-2 and its followers: tokens are pieces of bytes, characters fall apart."""
     made = Tokenizer(models.BPE())
@@ -44,11 +48,11 @@ def byte_level() -> PreTrainedTokenizerFast:
     trainer = trainers.BpeTrainer(vocab_size=320, initial_alphabet=alphabet, show_progress=False)
     made.train_from_iterator(["two roads diverged in a yellow wood " * 4], trainer)
     made.add_special_tokens([AddedToken("<s>", special=True), AddedToken("</s>", special=True)])
-    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>")
+    return fast(tokenizer_object=made, bos_token="<s>", eos_token="</s>")
 
 
 def with_byte_fallback() -> PreTrainedTokenizerFast:
-    """As Llama 2: a space begins a word, that of a text's first is taken away, bytes for the rest."""
+    """As Llama 2: a space begins a word, but of a text's first it goes; bytes for the rest."""
     words = [
         "▁",
         "▁a",
@@ -81,9 +85,7 @@ def with_byte_fallback() -> PreTrainedTokenizerFast:
             decoders.Strip(" ", 1, 0),
         ]
     )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    )
+    return fast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
 def word_pieces() -> Any:
