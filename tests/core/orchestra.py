@@ -247,7 +247,7 @@ class Site:
             elif isinstance(effect, PublishDocument):
                 self._publish(effect.deployment, effect.document)
             elif isinstance(effect, ClearDocument):
-                del self.documents[effect.deployment]
+                self.documents.pop(effect.deployment, None)
                 machine.document_lost(effect.deployment, self.now)
             elif isinstance(effect, PublishSpec):
                 self.specs[effect.spec.name] = effect.spec
