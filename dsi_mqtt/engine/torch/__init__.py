@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import overload
 
 import torch
 
@@ -24,6 +25,12 @@ class TorchFactory:
     """Opens torch engines. threads: of one matrix product, for the whole process."""
 
     threads: int = 1
+
+    @overload
+    def open(self, model: ModelSpec, generation: None = None) -> TorchEngine: ...
+
+    @overload
+    def open(self, model: ModelSpec, generation: Generation) -> GenerationEngine: ...
 
     def open(
         self, model: ModelSpec, generation: Generation | None = None

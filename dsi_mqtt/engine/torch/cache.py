@@ -13,7 +13,7 @@ from dsi_mqtt.engine.torch.ragged import Ragged
 from dsi_mqtt.engine.torch.sessions import Store
 
 
-class StepCache(Cache):  # type: ignore[misc]  # transformers is untyped
+class StepCache(Cache):
     """All layers of the model say the position of the step, whoever holds them.
 
     A segment's forward asks layers that it does not hold how long they are, for masks and
@@ -43,8 +43,10 @@ class StepCache(Cache):  # type: ignore[misc]  # transformers is untyped
         stores = self._stores.get(layer_idx)
         if stores is None:
             return self.hollow(key_states), self.hollow(value_states)
-        keys, values = [], []
-        fresh = zip(stores, self._firsts, key_states.split(1), value_states.split(1), strict=True)
+        keys, values, rows = [], [], len(stores)
+        fresh = zip(
+            stores, self._firsts, key_states.chunk(rows), value_states.chunk(rows), strict=True
+        )
         for store, first, new_keys, new_values in fresh:
             count = new_keys.shape[2]
             store.keys.narrow(2, first, count).copy_(new_keys)
@@ -58,7 +60,7 @@ class StepCache(Cache):  # type: ignore[misc]  # transformers is untyped
         count = states.shape[2]
         rows = [
             new.new_zeros((1, new.shape[1], first + count, new.shape[3])) + new[:, :, :1]
-            for first, new in zip(self._firsts, states.split(1), strict=True)
+            for first, new in zip(self._firsts, states.chunk(len(self._firsts)), strict=True)
         ]
         return Ragged(rows) if self._ragged else rows[0]
 
@@ -66,7 +68,7 @@ class StepCache(Cache):  # type: ignore[misc]  # transformers is untyped
         del layer_idx
         return self._longest
 
-    def get_query_offset(self, layer_idx: int = 0) -> int | torch.Tensor:
+    def get_query_offset(self, layer_idx: int = 0) -> int | torch.Tensor:  # type: ignore[override]  # see below
         """Of several rows the position of each, which only `ragged_mask` understands."""
         del layer_idx
         if not self._ragged or len(self._firsts) == 1:
