@@ -43,9 +43,10 @@ class StepCache(Cache):
         stores = self._stores.get(layer_idx)
         if stores is None:
             return self.hollow(key_states), self.hollow(value_states)
-        keys, values = [], []
-        each = torch.split(key_states, 1), torch.split(value_states, 1)
-        fresh = zip(stores, self._firsts, *each, strict=True)
+        keys, values, rows = [], [], len(stores)
+        fresh = zip(
+            stores, self._firsts, key_states.chunk(rows), value_states.chunk(rows), strict=True
+        )
         for store, first, new_keys, new_values in fresh:
             count = new_keys.shape[2]
             store.keys.narrow(2, first, count).copy_(new_keys)
@@ -59,7 +60,7 @@ class StepCache(Cache):
         count = states.shape[2]
         rows = [
             new.new_zeros((1, new.shape[1], first + count, new.shape[3])) + new[:, :, :1]
-            for first, new in zip(self._firsts, torch.split(states, 1), strict=True)
+            for first, new in zip(self._firsts, states.chunk(len(self._firsts)), strict=True)
         ]
         return Ragged(rows) if self._ragged else rows[0]
 
@@ -67,9 +68,7 @@ class StepCache(Cache):
         del layer_idx
         return self._longest
 
-    def get_query_offset(  # type: ignore[override]  # a tensor goes wherever the number does
-        self, layer_idx: int = 0
-    ) -> int | torch.Tensor:
+    def get_query_offset(self, layer_idx: int = 0) -> int | torch.Tensor:  # type: ignore[override]  # see below
         """Of several rows the position of each, which only `ragged_mask` understands."""
         del layer_idx
         if not self._ragged or len(self._firsts) == 1:

@@ -53,8 +53,8 @@ def ragged_attention(
     del module, others
     if position_bias is not None:
         raise NotImplementedError("attention with a position bias")
-    keys = key.rows if isinstance(key, Ragged) else list(torch.split(key, 1))
-    values = value.rows if isinstance(value, Ragged) else list(torch.split(value, 1))
+    keys = key.rows if isinstance(key, Ragged) else key.chunk(len(key))
+    values = value.rows if isinstance(value, Ragged) else value.chunk(len(value))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     attended = []
     for row, (own_keys, own_values) in enumerate(zip(keys, values, strict=True)):

@@ -84,8 +84,8 @@ def stream_of(value: Tree) -> torch.Tensor | None:
     if isinstance(value, torch.Tensor):
         return value
     # Plain containers by hand, for every call of a segment passes here and pytrees are slow.
-    within = value.values() if isinstance(value, dict) else value
-    for part in within if isinstance(value, tuple | list | dict) else ():
+    inner = value.values() if isinstance(value, dict) else value
+    for part in inner if isinstance(value, tuple | list | dict) else ():
         found = stream_of(part)
         if found is not None:
             return found

@@ -98,22 +98,14 @@ def lively_model(name: str, seed: int) -> Any:
 
 
 def opened(folder: Path) -> GenerationEngine:
-    engine = TorchFactory().open(ModelSpec(path=str(folder)), Generation(context=CONTEXT))
-    assert isinstance(engine, GenerationEngine)
-    return engine
+    return TorchFactory().open(ModelSpec(path=str(folder)), Generation(context=CONTEXT))
 
 
 def beside(engine: GenerationEngine) -> GenerationEngine:
     """Another engine over the same module."""
-    layout = engine._sessions.layout
-    return GenerationEngine(
-        engine.graph,
-        engine._model,
-        engine._manner,
-        layout,
-        text=engine.text,
-        verify=engine.verify,
-    )
+    layout, text, verify = engine._sessions.layout, engine._text, engine._verify
+    graph, model, manner = engine.graph, engine._model, engine._manner
+    return GenerationEngine(graph, model, manner, layout, text=text, verify=verify)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -48,8 +49,8 @@ def told(folder: Callable[[str], Path]) -> Callable[[str], tuple[list[Told], Tol
 
     def make(name: str) -> tuple[list[Told], Told]:
         if name not in made:
-            model = transformers.AutoModelForCausalLM.from_pretrained(folder(name))
-            model.train(mode=False)
+            auto: Any = transformers.AutoModelForCausalLM
+            model = auto.from_pretrained(folder(name)).eval()
             asked = prompts()
             (alone,) = generate(model, asked[LENGTHS.index(17) :][:1], ALONE_TOKENS)
             made[name] = generate(model, asked, TOGETHER_TOKENS), alone

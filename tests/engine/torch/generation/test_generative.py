@@ -13,7 +13,7 @@ import transformers
 
 from dsi_mqtt.core.deployment import Generation
 from dsi_mqtt.core.model import ModelSpec, Vocabulary
-from dsi_mqtt.engine.torch import GenerationEngine, TorchFactory
+from dsi_mqtt.engine.torch import TorchFactory
 from dsi_mqtt.errors import CheckpointError, ConfigError, SplitError
 from tests.engine.torch.generation.causal import CONTEXT, opened
 
@@ -137,7 +137,6 @@ def test_what_has_no_meaning_for_a_generation_is_refused(folder: Any) -> None:
 def test_half_precision(folder: Any, dtype: str) -> None:
     spec = ModelSpec(path=str(folder("llama")), dtype=dtype)
     engine = TorchFactory().open(spec, Generation(context=64))
-    assert isinstance(engine, GenerationEngine)
     engine.load(engine.graph.whole)
     assert engine.warm_up(engine.graph.whole) > 0
     assert engine.graph.units[1].state_bytes == 2 * 2 * 8 * 2

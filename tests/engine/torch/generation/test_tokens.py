@@ -35,11 +35,12 @@ TEMPLATE = (
 )
 
 
-# transformers leaves it untyped.
-fast: Callable[..., PreTrainedTokenizerFast] = PreTrainedTokenizerFast
+def tokenizer_of(made: Tokenizer, **special: str) -> Any:
+    build: Any = PreTrainedTokenizerFast
+    return build(tokenizer_object=made, bos_token="<s>", eos_token="</s>", **special)
 
 
-def byte_level() -> PreTrainedTokenizerFast:
+def byte_level() -> Any:
     """As GPT-2 and its followers: tokens are pieces of bytes, characters fall apart."""
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -48,11 +49,11 @@ def byte_level() -> PreTrainedTokenizerFast:
     trainer = trainers.BpeTrainer(vocab_size=320, initial_alphabet=alphabet, show_progress=False)
     made.train_from_iterator(["two roads diverged in a yellow wood " * 4], trainer)
     made.add_special_tokens([AddedToken("<s>", special=True), AddedToken("</s>", special=True)])
-    return fast(tokenizer_object=made, bos_token="<s>", eos_token="</s>")
+    return tokenizer_of(made)
 
 
-def with_byte_fallback() -> PreTrainedTokenizerFast:
-    """As Llama 2: a space begins a word, but of a text's first it goes; bytes for the rest."""
+def with_byte_fallback() -> Any:
+    """As Llama 2: spaces begin words, a text's first one is taken away, bytes for the rest."""
     words = [
         "▁",
         "▁a",
@@ -85,7 +86,7 @@ def with_byte_fallback() -> PreTrainedTokenizerFast:
             decoders.Strip(" ", 1, 0),
         ]
     )
-    return fast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    return tokenizer_of(made, unk_token="<unk>")
 
 
 def word_pieces() -> Any:
