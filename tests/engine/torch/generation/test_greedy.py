@@ -59,7 +59,7 @@ def test_one_session_that_hears_itself(name: str, told: Any, chain: Any) -> None
 
 
 def test_segments_that_hold_nothing_else(folder: Any, told: Any) -> None:
-    segments, asked = Chain(folder("gemma2"), 2, 3, apart=True), told("gemma2")[0]
+    segments, asked = Chain(folder("llama"), 2, 3, apart=True), told("llama")[0]
     held = [engine.loaded_bytes() for engine, _ in segments.parts]
     assert held == [engine.graph.weight_bytes(units) for engine, units in segments.parts]
     answer_together(segments, asked, 3)

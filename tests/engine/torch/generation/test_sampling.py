@@ -12,7 +12,7 @@ from dsi_mqtt.engine.torch.sampling import Doubles, Floats, draw, gumbel
 from dsi_mqtt.errors import ModelFailedError
 
 LOGITS = np.array([2.0, 1.0, 0.5, 0.0, -1.0, 1.5], np.float32)
-DRAWS = 3000
+DRAWS = 1500
 # The first noise of seed 42 at position 7.
 PINNED = [0.8400811314799376, 2.10126428137811, 0.5258192041873636]
 
@@ -31,7 +31,7 @@ def probabilities(logits: Floats, temperature: float) -> Doubles:
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_tokens_come_as_often_as_they_are_likely(temperature: float) -> None:
     found = shares(Sampling(temperature=temperature, seed=3))
-    assert np.abs(found - probabilities(LOGITS, temperature)).max() < 0.03
+    assert np.abs(found - probabilities(LOGITS, temperature)).max() < 0.045
 
 
 def test_without_temperature_the_likeliest_is_taken() -> None:
@@ -40,14 +40,14 @@ def test_without_temperature_the_likeliest_is_taken() -> None:
 
 
 def test_a_high_temperature_makes_all_alike() -> None:
-    assert np.abs(shares(Sampling(temperature=100.0)) - 1 / 6).max() < 0.03
+    assert np.abs(shares(Sampling(temperature=100.0)) - 1 / 6).max() < 0.045
 
 
 def test_only_so_many_of_the_likeliest_are_drawn() -> None:
     found = shares(Sampling(temperature=2.0, top_k=3))
     assert set(np.flatnonzero(found)) == {0, 1, 5}
     expected = probabilities(LOGITS[[0, 1, 5]], 2.0)
-    assert np.abs(found[[0, 1, 5]] - expected).max() < 0.03
+    assert np.abs(found[[0, 1, 5]] - expected).max() < 0.045
     assert np.flatnonzero(shares(Sampling(temperature=3.0, top_k=99))).size == 6
 
 
@@ -102,7 +102,7 @@ def test_noise_is_what_it_was_in_earlier_versions() -> None:
 def test_tokens_that_are_ruled_out_are_not_drawn() -> None:
     logits = np.array([0.0, -np.inf, 1.0, -np.inf], np.float32)
     for sampling in (Sampling(5.0), Sampling(5.0, top_k=3), Sampling(5.0, top_p=0.999)):
-        assert set(np.flatnonzero(shares(sampling, logits, 500))) == {0, 2}
+        assert set(np.flatnonzero(shares(sampling, logits, 300))) == {0, 2}
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
