@@ -256,8 +256,9 @@ class Generations:
         if partial is not None:
             given = session.request.given
             effects.append(PublishPartial(self._deployment, id_, given, partial))
-        if over:
-            effects += self._conclude(session.request, written.completion(), now)
+        if not over:
+            return effects
+        effects += self._conclude(session.request, written.completion(), now)
         return [*effects, *self.pump(now)]
 
     def partial_taken(self, id_: bytes, now: float, *, heard: bool) -> Effects:
@@ -285,10 +286,12 @@ class Generations:
         if drawn is None:
             return [*self._failed(step, failure or _NO_TOKENS, now), *self.pump(now)]
         effects: Effects = []
+        texts: Effects = []
         for (session, row), token in zip(step.rows, drawn, strict=True):
             if session.state == "stepping":
-                effects += self._stepped(session, row, token, now)
-        return [*effects, *self.pump(now)]
+                effects += self._stepped(session, row, token, texts, now)
+        # The next step goes before the texts: the chain waits for it, and no step for them.
+        return [*effects, *self.pump(now), *texts]
 
     def broke(self, header: Header, now: float) -> Effects:
         """A `lost` or `stale` from the chain."""
@@ -394,8 +397,13 @@ class Generations:
         self._schedule.record(session)
         return self._retain(session.request, now)
 
-    def _stepped(self, session: Session, row: Row, token: int, now: float) -> Effects:
-        """All segments have computed a row; behind the last of its tokens one was drawn."""
+    def _stepped(
+        self, session: Session, row: Row, token: int, texts: Effects, now: float
+    ) -> Effects:
+        """All segments have computed a row; behind the last of its tokens one was drawn.
+
+        texts: gets what is to be written of it.
+        """
         draws = session.samples(row)
         if draws and token < 0:
             return self._give_up(session.request, _NO_TOKENS, now)
@@ -409,7 +417,7 @@ class Generations:
             ends = self._graph.vocabulary.ends if self._graph and self._graph.vocabulary else ()
             fresh = (token,) if session.commit(token, ends) else ()
             last = session.finish is not None
-            effects.append(WriteText(self._deployment, session.request.id, fresh, last))
+            texts.append(WriteText(self._deployment, session.request.id, fresh, last))
         if session.finish is not None:
             self._leave(session)
             self._keep(session, now)

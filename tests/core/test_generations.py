@@ -134,6 +134,14 @@ def headers(effects: Effects, kind: str) -> list[Header]:
 # --- the life of one --------------------------------------------------------------------------
 
 
+def test_the_next_step_does_not_wait_for_the_text_of_the_last() -> None:
+    desk = Desk2().give(asking(1))
+    assert isinstance(desk, Desk2)
+    desk.drawn(desk.step(), 7)
+    order = [type(e) for e in desk.effects if isinstance(e, Transmit | WriteText)]
+    assert order == [Transmit, WriteText]
+
+
 def test_a_prompt_is_fed_and_each_token_after_it_until_the_end() -> None:
     desk = Desk2().give(asking(1, prompt=[7, 8, 9]))
     assert isinstance(desk, Desk2)
