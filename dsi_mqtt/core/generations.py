@@ -41,6 +41,7 @@ from dsi_mqtt.core.line import Request
 from dsi_mqtt.core.message import Activation, Failure, Header
 from dsi_mqtt.core.model import ModelGraph
 from dsi_mqtt.core.peers import Member, Peers
+from dsi_mqtt.core.promises import Promises
 from dsi_mqtt.core.schedule import Schedule, position_bytes
 from dsi_mqtt.core.session import Session, Text
 from dsi_mqtt.core.steps import Step, Steps
@@ -92,6 +93,7 @@ class Generations:
         self._sessions: dict[bytes, Session] = {}
         self._schedule = Schedule()
         self._idle = IdleSessions()
+        self._promises = Promises()
         self._steps = Steps(door, numbers)
         self._tellings = Tellings(spec.name, door, numbers)
         self.starting = True
@@ -184,7 +186,7 @@ class Generations:
         session.max_tokens = min(ask.max_tokens, context - len(tokens))
         session.sampling = ask.sampling(_seed(session.request))
         if ask.alive_s is not None:
-            session.alive_until = now + ask.alive_s
+            self._promises.made(id_, session.request.given.device, ask.alive_s, now)
         session.text = Text(session, StopFinder(ask.stop))
         self._schedule.wait(session)
         return self.pump(now)
@@ -211,6 +213,7 @@ class Generations:
         session = self._sessions.pop(request.id, None)
         if session is None:
             return []
+        self._promises.over(request.id)
         self._leave(session)
         effects: Effects = [ForgetText(self._deployment, request.id)]
         for step in self._steps if cancel else ():
@@ -222,9 +225,10 @@ class Generations:
         """Nothing is measured by answers here."""
 
     def device_spoke(self, device: str, now: float) -> None:
-        for session in self._sessions.values():
-            if session.request.given.device == device and session.ask is not None:
-                session.alive_until = now + session.ask.alive_s if session.ask.alive_s else None
+        self._promises.spoke(device, now)
+
+    def hearing(self, *, hears: bool) -> None:
+        self._promises.hearing(hears=hears)
 
     def repeated(self, request: Request) -> Effects:
         """Its device asks again: it may have missed what was told so far."""
@@ -317,9 +321,8 @@ class Generations:
     def tick(self, now: float) -> Effects:
         effects, silent = self._steps.probe(now)
         effects += self._break_off(silent, now)
-        for session in list(self._sessions.values()):
-            if session.alive_until is not None and session.alive_until <= now:
-                effects += self._give_up(session.request, SILENT, now)
+        for id_ in self._promises.broken(now):
+            effects += self._give_up(self._sessions[id_].request, SILENT, now)
         effects += self.pump(now)
         tables = {step.table.stamp: step.table for step in self._steps}
         if self._table is not None:
