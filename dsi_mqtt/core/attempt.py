@@ -6,7 +6,7 @@ Of a one-pass request, or of a *step* of generations: then `request` is the step
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -30,10 +30,8 @@ class Attempt:
     def start(self, given: Input, time_left_s: float) -> Transmit:
         """Into the first segment. No credit: the door's window bounds this edge."""
         parsed = given.parsed
-        header = replace(
-            self._header("request", self._first),
-            rows=(Row(),),
-            budget_ms=max(1, int(time_left_s * 1000)),
+        header = self._header(
+            "request", self._first, rows=(Row(),), budget_ms=max(1, int(time_left_s * 1000))
         )
         return self._transmit(header, self._first, pack_body(parsed.content_type, parsed.body))
 
@@ -46,8 +44,9 @@ class Attempt:
     ) -> Transmit:
         """tokens: of all rows, one row's behind the other's."""
         count = rows[0].tokens
-        header = replace(
-            self._header("decode" if count == 1 else "prefill", self._first),
+        header = self._header(
+            "decode" if count == 1 else "prefill",
+            self._first,
             rows=rows,
             sampling=sampling,
             budget_ms=max(1, int(time_left_s * 1000)),
@@ -59,7 +58,7 @@ class Attempt:
     def probe(self) -> Transmit:
         """Behind the attempt, along the same edges: who has it?"""
         credit = Credit(self.door[1], self._first.replicas[0].incarnation, 0, 0, probe=True)
-        header = replace(self._header("credit", self._first), credit=credit)
+        header = self._header("credit", self._first, credit=credit)
         return self._transmit(header, self._first)
 
     def cancel(self) -> Effects:
@@ -73,7 +72,16 @@ class Attempt:
     def _first(self) -> Segment:
         return self.table.segments[0]
 
-    def _header(self, kind: MessageKind, target: Segment) -> Header:
+    def _header(
+        self,
+        kind: MessageKind,
+        target: Segment,
+        *,
+        rows: tuple[Row, ...] = (),
+        budget_ms: int | None = None,
+        credit: Credit | None = None,
+        sampling: tuple[Sampling | None, ...] = (),
+    ) -> Header:
         return Header(
             kind,
             self.table.deployment,
@@ -83,6 +91,10 @@ class Attempt:
             self.request,
             self.number,
             door=self.door[0],
+            rows=rows,
+            budget_ms=budget_ms,
+            credit=credit,
+            sampling=sampling,
         )
 
     def _transmit(self, header: Header, target: Segment, tensors: Tensors = ()) -> Transmit:

@@ -221,6 +221,11 @@ class Door:
         if isinstance(self._attempts, Generations):
             self._attempts.device_spoke(device, now)
 
+    def hearing(self, *, hears: bool) -> None:
+        """Whether what devices say is heard; else their silence is nothing to go by."""
+        if isinstance(self._attempts, Generations):
+            self._attempts.hearing(hears=hears)
+
     def ingress_lost(self, now: float) -> Effects:
         """Receipts of that connection mean nothing any more; the broker will repeat the inputs."""
         self._passed_over.clear()

@@ -164,6 +164,14 @@ class DeviceSpoke:
 
 
 @dataclass(frozen=True, slots=True)
+class HearingChanged:
+    """Whether this node's door hears what devices say beside their inputs."""
+
+    deployment: str
+    hears: bool
+
+
+@dataclass(frozen=True, slots=True)
 class DataReconnected:
     """The data connection is back; what was on the wire may be lost."""
 
@@ -243,6 +251,7 @@ Event = (
     | PartialTaken
     | CancelArrived
     | DeviceSpoke
+    | HearingChanged
     | DataReconnected
     | ControlReconnected
     | IngressOpened

@@ -41,6 +41,7 @@ from dsi_mqtt.core.line import Request
 from dsi_mqtt.core.message import Activation, Failure, Header
 from dsi_mqtt.core.model import ModelGraph
 from dsi_mqtt.core.peers import Member, Peers
+from dsi_mqtt.core.promises import Promises
 from dsi_mqtt.core.schedule import Schedule, position_bytes
 from dsi_mqtt.core.session import Session, Text
 from dsi_mqtt.core.steps import Step, Steps
@@ -94,6 +95,7 @@ class Generations:
         self._sessions: dict[bytes, Session] = {}
         self._schedule = Schedule()
         self._idle = IdleSessions()
+        self._promises = Promises()
         self._steps = Steps(door, numbers)
         self._tellings = Tellings(spec.name, door, numbers)
         self.starting = True
@@ -186,7 +188,7 @@ class Generations:
         session.max_tokens = min(ask.max_tokens, context - len(tokens))
         session.sampling = ask.sampling(_seed(session.request))
         if ask.alive_s is not None:
-            session.alive_until = now + ask.alive_s
+            self._promises.made(id_, session.request.given.device, ask.alive_s, now)
         session.text = Text(session, StopFinder(ask.stop))
         self._schedule.wait(session)
         return self.pump(now)
@@ -213,6 +215,7 @@ class Generations:
         session = self._sessions.pop(request.id, None)
         if session is None:
             return []
+        self._promises.over(request.id)
         self._leave(session)
         effects: Effects = [ForgetText(self._deployment, request.id)]
         for step in self._steps if cancel else ():
@@ -224,9 +227,10 @@ class Generations:
         """Nothing is measured by answers here."""
 
     def device_spoke(self, device: str, now: float) -> None:
-        for session in self._sessions.values():
-            if session.request.given.device == device and session.ask is not None:
-                session.alive_until = now + session.ask.alive_s if session.ask.alive_s else None
+        self._promises.spoke(device, now)
+
+    def hearing(self, *, hears: bool) -> None:
+        self._promises.hearing(hears=hears)
 
     def repeated(self, request: Request) -> Effects:
         """Its device asks again: it may have missed what was told so far."""
@@ -260,8 +264,9 @@ class Generations:
             session.asked_at = now if ask else session.asked_at
             given = session.request.given
             effects.append(PublishPartial(self._deployment, id_, given, partial, ask))
-        if over:
-            effects += self._conclude(session.request, written.completion(), now)
+        if not over:
+            return effects
+        effects += self._conclude(session.request, written.completion(), now)
         return [*effects, *self.pump(now)]
 
     def partial_taken(self, id_: bytes, now: float, *, heard: bool) -> Effects:
@@ -289,10 +294,12 @@ class Generations:
         if drawn is None:
             return [*self._failed(step, failure or _NO_TOKENS, now), *self.pump(now)]
         effects: Effects = []
+        texts: Effects = []
         for (session, row), token in zip(step.rows, drawn, strict=True):
             if session.state == "stepping":
-                effects += self._stepped(session, row, token, now)
-        return [*effects, *self.pump(now)]
+                effects += self._stepped(session, row, token, texts, now)
+        # The next step goes before the texts: the chain waits for it, and no step for them.
+        return [*effects, *self.pump(now), *texts]
 
     def broke(self, header: Header, now: float) -> Effects:
         """A `lost` or `stale` from the chain."""
@@ -318,9 +325,8 @@ class Generations:
     def tick(self, now: float) -> Effects:
         effects, silent = self._steps.probe(now)
         effects += self._break_off(silent, now)
-        for session in list(self._sessions.values()):
-            if session.alive_until is not None and session.alive_until <= now:
-                effects += self._give_up(session.request, SILENT, now)
+        for id_ in self._promises.broken(now):
+            effects += self._give_up(self._sessions[id_].request, SILENT, now)
         effects += self.pump(now)
         tables = {step.table.stamp: step.table for step in self._steps}
         if self._table is not None:
@@ -400,8 +406,13 @@ class Generations:
         self._schedule.record(session)
         return self._retain(session.request, now)
 
-    def _stepped(self, session: Session, row: Row, token: int, now: float) -> Effects:
-        """All segments have computed a row; behind the last of its tokens one was drawn."""
+    def _stepped(
+        self, session: Session, row: Row, token: int, texts: Effects, now: float
+    ) -> Effects:
+        """All segments have computed a row; behind the last of its tokens one was drawn.
+
+        texts: gets what is to be written of it.
+        """
         draws = session.samples(row)
         if draws and token < 0:
             return self._give_up(session.request, _NO_TOKENS, now)
@@ -415,7 +426,7 @@ class Generations:
             ends = self._graph.vocabulary.ends if self._graph and self._graph.vocabulary else ()
             fresh = (token,) if session.commit(token, ends) else ()
             last = session.finish is not None
-            effects.append(WriteText(self._deployment, session.request.id, fresh, last))
+            texts.append(WriteText(self._deployment, session.request.id, fresh, last))
         if session.finish is not None:
             self._leave(session)
             self._keep(session, now)

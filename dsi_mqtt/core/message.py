@@ -107,8 +107,39 @@ class Header:
         """What tells one attempt of one request from all others."""
         return self.request, self.attempt
 
+    # By hand, for `dataclasses.replace` takes twice the time, and these are made on every hop.
+
+    def handed_on(
+        self,
+        kind: MessageKind,
+        target: str,
+        *,
+        budget_ms: int,
+        stamp: HopStamp,
+        sampling: tuple[Sampling | None, ...],
+    ) -> Header:
+        """What its target, which has computed it, hands on to `target`."""
+        return Header(
+            kind,
+            self.deployment,
+            self.stamp,
+            self.target,
+            target,
+            self.request,
+            self.attempt,
+            self.door,
+            self.rows,
+            budget_ms,
+            self.trace,
+            (*self.stamps, stamp),
+            None,
+            self.credit,
+            self.failure,
+            sampling,
+        )
+
     def on_edge(self, edge: EdgeMark, budget_ms: int) -> Header:
-        """As it is sent: by hand, for `dataclasses.replace` takes twice the time, on every hop."""
+        """As it is sent."""
         return Header(
             self.kind,
             self.deployment,

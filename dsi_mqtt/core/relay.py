@@ -269,8 +269,10 @@ class Relay:
         )
 
     def _drop_late(self, deployment: str, now: float) -> Effects:
-        queue = self._queues.get(deployment, deque())
+        queue = self._queues.get(deployment)
         effects: Effects = []
+        if not queue:
+            return effects
         for job in [job for job in queue if job.deadline <= now]:
             queue.remove(job)
             effects += self._fail(job, _TOO_LATE, now)
@@ -287,21 +289,22 @@ class Relay:
             max(0, int(seconds * 1e6)),
             0,
         )
-        onward = replace(
-            header,
-            source=header.target,
-            budget_ms=max(0, int((job.deadline - now) * 1000)),
-            stamps=(*header.stamps, stamp),
-            edge=None,
-        )
+        budget_ms = max(0, int((job.deadline - now) * 1000))
         job.totals.bytes_out += sum(tensor.nbytes for tensor in tensors)
         following = table.after(header.target)
         if following is None:
-            done = Activation(replace(onward, kind="done", target=DOOR), tensors)
+            told = header.handed_on("done", DOOR, budget_ms=budget_ms, stamp=stamp, sampling=())
+            done = Activation(told, tensors)
             self._jobs.end(job, "answered")
             self._jobs.keep_answer(job, done)
             return [Transmit(header.door, done)]
-        onward = replace(onward, target=following.id)
+        onward = header.handed_on(
+            header.kind,
+            following.id,
+            budget_ms=budget_ms,
+            stamp=stamp,
+            sampling=header.sampling,
+        )
         edge = self._edges.outgoing(onward)
         if edge is None:
             return self._refuse(job, now)

@@ -45,7 +45,6 @@ class Session:
     stale: int = 0
     not_before: float = 0.0
     alone: bool = False
-    alive_until: float | None = None
     unheard_since: float | None = None
     asked_at: float = float("-inf")
     finish: FinishReason | None = None

@@ -102,6 +102,7 @@ class Worker:
                 e.deployment, lambda door: door.cancelled(e.key, now)
             ),
             ev.DeviceSpoke: self._device_spoke,
+            ev.HearingChanged: self._hearing_changed,
             ev.DataReconnected: self._data_reconnected,
             ev.ControlReconnected: lambda _e, _now: [ReportStatus()],
             ev.IngressOpened: self._ingress_opened,
@@ -266,6 +267,12 @@ class Worker:
         door = self._doors.get(event.deployment)
         if door is not None:
             door.device_spoke(event.device, now)
+        return []
+
+    def _hearing_changed(self, event: ev.HearingChanged, _now: float) -> Effects:
+        door = self._doors.get(event.deployment)
+        if door is not None:
+            door.hearing(hears=event.hears)
         return []
 
     # --- ingress ------------------------------------------------------------------------------

@@ -92,7 +92,11 @@ class Answering:
         """Publishes everything that leaves, several at once; ends with the connection."""
         for topic in (self._topics.cancel, self._topics.alive):
             await connection.subscribe(topic.filter(deployment=self._deployment), qos=topic.qos)
-        await first_of(self._listen(connection), self._send_leaving(connection))
+        self._emit(ev.HearingChanged(self._deployment, hears=True))
+        try:
+            await first_of(self._listen(connection), self._send_leaving(connection))
+        finally:
+            self._emit(ev.HearingChanged(self._deployment, hears=False))
 
     # --- what devices say ---------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ from dsi_mqtt.core.generation import Completion, Partial, rolling_hash
 from dsi_mqtt.core.generations import UNHEARD_S
 from dsi_mqtt.core.message import WORK, Activation, Failure, Header
 from dsi_mqtt.core.model import ModelGraph, Unit, Vocabulary
+from dsi_mqtt.core.promises import BACK_S
 from dsi_mqtt.core.request import Input, ParsedInput
 from dsi_mqtt.core.session import PIECE_TOKENS
 from dsi_mqtt.core.table import Table
@@ -118,6 +119,13 @@ class Desk2(Desk):
         return [reply.completion for reply in replies if reply.completion is not None]
 
 
+def ticking(desk: Desk, seconds: float) -> Sequence[str]:
+    """Time goes by as in a node that does not stand still; the errors told by then."""
+    for _ in range(round(seconds * 10)):
+        desk.wait(0.1)
+    return desk.codes()
+
+
 def fed(step: Activation) -> list[int]:
     return [int(token) for token in np.frombuffer(step.tensors[0].data, "<i8")]
 
@@ -132,6 +140,14 @@ def headers(effects: Effects, kind: str) -> list[Header]:
 
 
 # --- the life of one --------------------------------------------------------------------------
+
+
+def test_the_next_step_does_not_wait_for_the_text_of_the_last() -> None:
+    desk = Desk2().give(asking(1))
+    assert isinstance(desk, Desk2)
+    desk.drawn(desk.step(), 7)
+    order = [type(e) for e in desk.effects if isinstance(e, Transmit | WriteText)]
+    assert order == [Transmit, WriteText]
 
 
 def test_a_prompt_is_fed_and_each_token_after_it_until_the_end() -> None:
@@ -440,10 +456,30 @@ def test_a_cancel_ends_it_in_the_chain_too_even_when_it_comes_first() -> None:
 
 def test_a_device_that_promised_to_speak_and_does_not_is_not_waited_for() -> None:
     desk = Desk2().give(asking(1, alive_s=2), asking(2, device="plain"))
-    desk.wait(1.5)
+    ticking(desk, 1.5)
     desk.door.device_spoke("cam", desk.now)
-    assert desk.wait(1.5).codes() == []
-    assert desk.wait(0.6).codes() == ["cancelled"]
+    assert ticking(desk, 1.9) == []
+    assert ticking(desk, 0.2) == ["cancelled"]
+
+
+def test_a_door_that_hears_nobody_gives_nobody_up() -> None:
+    desk = Desk2().give(asking(1, alive_s=2))
+    assert isinstance(desk, Desk2)
+    desk.door.hearing(hears=False)
+    assert ticking(desk, 3.0) == []
+    desk.door.hearing(hears=True)
+    # The device may need a while to be back, and then has to speak again.
+    assert ticking(desk, 2.0 + BACK_S - 0.2) == []
+    assert ticking(desk, 0.3) == ["cancelled"]
+
+
+def test_a_door_that_stood_still_hears_first_what_was_said_meanwhile() -> None:
+    desk = Desk2().give(asking(1, alive_s=2))
+    ticking(desk, 1.0)
+    assert desk.wait(5.0).codes() == []  # in one tick
+    desk.door.device_spoke("cam", desk.now)
+    assert ticking(desk, 1.9) == []
+    assert ticking(desk, 0.2) == ["cancelled"]
 
 
 def test_a_stream_that_nobody_hears_ends_after_a_while() -> None:

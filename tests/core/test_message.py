@@ -35,3 +35,18 @@ def test_a_header_on_its_edge_keeps_all_else() -> None:
     # The comparison sees a forgotten field only where it differs from its default.
     defaults = Header("cancel", "", Stamp(0, "", 0), "", "")
     assert all(getattr(FULL, f.name) != getattr(defaults, f.name) for f in fields(Header))
+
+
+def test_a_header_that_is_handed_on_keeps_all_else() -> None:
+    stamp, sampling = HopStamp("s1", 4, 5, 6), (None,)
+    onward = FULL.handed_on("done", "door", budget_ms=250, stamp=stamp, sampling=sampling)
+    assert onward == replace(
+        FULL,
+        kind="done",
+        source="s1",
+        target="door",
+        budget_ms=250,
+        stamps=(*FULL.stamps, stamp),
+        edge=None,
+        sampling=sampling,
+    )
