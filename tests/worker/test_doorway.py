@@ -55,8 +55,11 @@ class Porch:
         return event
 
     async def _next(self) -> ev.Event:
+        """Whether the door hears devices comes and goes with a connection that no test is about."""
         async with asyncio.timeout(PATIENCE_S):
-            return await self._told.get()
+            while isinstance(event := await self._told.get(), ev.HearingChanged):
+                pass
+            return event
 
     async def ask(self, payload: bytes, *, device: str = "cam", **fields: Any) -> None:
         topic = self.topics.input.name(deployment=NAME, device=device)
@@ -97,6 +100,24 @@ async def test_inputs_at_qos_0_have_room_for_a_number_of_bytes() -> None:
         await made.ask(b"98", qos=1)
         given = [(await made.told(ev.InputArrived)).input for _ in range(3)]
         assert [i.parsed.body[:2] for i in given] == [b"[0", b"[1", b"98"]
+
+
+async def test_a_door_hears_devices_while_its_connection_is_there() -> None:
+    broker = MemoryBroker()
+    async with porch(broker) as made:
+        made.doorway.open(OpenIngress(NAME, DoorPlace("a", "a1", made._url, "s", HOLD), HOLD, 1000))
+        made.device = await made._transport.data(made._url, ConnectOptions())
+        heard = []
+        async with asyncio.timeout(PATIENCE_S):
+            while len(heard) < 3:
+                event = await made._told.get()
+                if isinstance(event, ev.HearingChanged):
+                    heard.append(event.hears)
+                    if len(heard) == 1:
+                        broker.stop()
+                    elif len(heard) == 2:
+                        broker.start()
+        assert heard == [True, False, True]
 
 
 async def test_an_answer_that_waits_for_the_broker_waits_once_and_goes_out() -> None:
