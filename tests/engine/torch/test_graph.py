@@ -250,7 +250,9 @@ def test_modules_that_compute_with_their_weights_when_built(
 
 
 def test_a_table_that_is_no_buffer_is_refused_when_made_of_weights() -> None:
-    with pytest.raises(SplitError, match="computed from weights when it was built; make that a buffer"):
+    with pytest.raises(
+        SplitError, match="computed from weights when it was built; make that a buffer"
+    ):
         opened("measured", options={"kind": "table"})
 
 
