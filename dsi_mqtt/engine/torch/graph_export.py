@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import torch
 from torch import fx, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx.experimental.symbolic_shapes import ShapeEnv, free_unbacked_symbols
@@ -30,7 +30,7 @@ from dsi_mqtt.engine.torch.build import building, stored_buffers
 from dsi_mqtt.engine.torch.graph_recurrent import recurrent_as_one
 from dsi_mqtt.engine.torch.graph_shapes import Shapes, read_shapes
 from dsi_mqtt.engine.torch.graph_writes import without_writes
-from dsi_mqtt.errors import SplitError
+from dsi_mqtt.errors import InvalidInputError, SplitError
 
 # One row would be taken for a constant; a rare number equals no other dimension by chance.
 _ROWS: Final = 7
@@ -88,12 +88,15 @@ def export_graph(module: nn.Module, sample: Mapping[str, torch.Tensor], *, fixed
     reasons = []
     for sizes in (Dim.STATIC,) if fixed else (Dim.AUTO, Dim.STATIC):
         try:
-            program = _export(module, sample, sizes)
-            return _exported(program)
-        except SplitError as error:
+            exported = _exported(_export(module, sample, sizes))
+            # Conditions that the sample does not meet, or that cannot be read, are found here.
+            exported.shapes.check({name: tuple(value.shape) for name, value in sample.items()})
+        except (SplitError, InvalidInputError) as error:
             reasons.append(str(error))
         except Exception as error:  # noqa: BLE001 - a user's code, traced, with errors of all kinds
             reasons.append(_told(error))
+        else:
+            return exported
     raise SplitError(reasons[-1])
 
 
@@ -201,7 +204,7 @@ def _constant(name: str, program: ExportedProgram) -> torch.Tensor:
     value = program.constants[name]
     if not isinstance(value, torch.Tensor):
         raise SplitError(f"the model computes with {name}, which is no tensor")
-    if isinstance(value, FakeTensor) or value.is_meta:
+    if value.is_meta:
         raise SplitError(
             f"{name} is computed from weights when the model is built; register it as a "
             "buffer that the state dict holds, or compute it in forward"

@@ -333,7 +333,7 @@ class Measured(nn.Module):
     def __init__(self, kind: str) -> None:
         super().__init__()
         self.layer = nn.Linear(4, 4)
-        self.scale, self.table = 1.0, torch.ones(4)
+        self.kind, self.scale, self.table = kind, 1.0, torch.ones(4)
         rows = self.layer.weight.detach().abs().sum(1)
         if kind == "number":
             self.scale = float(rows.max())
@@ -345,6 +345,8 @@ class Measured(nn.Module):
 
     def forward(self, value: torch.Tensor) -> torch.Tensor:
         table = self.rows if hasattr(self, "rows") else self.table
+        if self.kind == "like":
+            table = torch.ones_like(self.table, device=value.device)
         made: torch.Tensor = self.layer(value) * table / self.scale
         return made
 

@@ -249,11 +249,16 @@ def test_modules_that_compute_with_their_weights_when_built(
     assert ask(engine, [1, 2, 3, 4], 1, 2) == {"output": expected[0].double().tolist()}
 
 
-def test_a_table_that_is_no_buffer_is_refused_when_made_of_weights() -> None:
-    with pytest.raises(
-        SplitError, match="computed from weights when it was built; make that a buffer"
-    ):
-        opened("measured", options={"kind": "table"})
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("table", "computed from weights when it was built; make that a buffer"),
+        ("like", "table is computed from weights when the model is built"),
+    ],
+)
+def test_a_table_made_of_weights_is_refused_where_it_is_no_buffer(kind: str, reason: str) -> None:
+    with pytest.raises(SplitError, match=reason):
+        opened("measured", options={"kind": kind})
 
 
 def test_ones_own_reading_and_writing(graph_models: Any, ask: Any) -> None:
