@@ -107,7 +107,7 @@ async def test_a_door_hears_devices_while_its_connection_is_there() -> None:
     async with porch(broker) as made:
         made.doorway.open(OpenIngress(NAME, DoorPlace("a", "a1", made._url, "s", HOLD), HOLD, 1000))
         made.device = await made._transport.data(made._url, ConnectOptions())
-        heard = []
+        heard: list[bool] = []
         async with asyncio.timeout(PATIENCE_S):
             while len(heard) < 3:
                 event = await made._told.get()
