@@ -33,6 +33,20 @@ _FILLS: Final = {
 }
 _FULLS: Final = {_aten.full_like.default: 1, _aten.new_full.default: 2}
 _SIZED: Final = frozenset({_aten.new_zeros.default, _aten.new_ones.default, _aten.new_full.default})
+# Arguments that tell two calls apart by being equal or not.
+_PLAIN: Final = (
+    bool,
+    int,
+    float,
+    str,
+    torch.dtype,
+    torch.device,
+    torch.layout,
+    torch.memory_format,
+)
+# The results of operations on arguments of the same shapes.
+_seen: dict[Tree, tuple[torch.Size, tuple[int, ...], torch.dtype]] = {}
+_SEEN_MAX: Final = 4096
 
 
 class NeedsValueError(RuntimeError):
@@ -53,11 +67,13 @@ class Phantom(torch.Tensor):
     sources: set[str]
 
     def __new__(cls, inner: torch.Tensor, sources: set[str]) -> Self:
-        # Made as an inference tensor, for the passes they flow through run in inference mode.
-        with torch.inference_mode():
-            phantom: Self = torch.Tensor._make_wrapper_subclass(  # noqa: SLF001 - documented so
-                cls, inner.shape, strides=inner.stride(), dtype=inner.dtype, device=_CPU
-            )
+        if not torch.is_inference_mode_enabled():
+            # An inference tensor, for the passes they flow through run in inference mode.
+            with torch.inference_mode():
+                return cls(inner, sources)
+        phantom: Self = torch.Tensor._make_wrapper_subclass(  # noqa: SLF001 - documented so
+            cls, inner.shape, strides=inner.stride(), dtype=inner.dtype, device=_CPU
+        )
         phantom.inner = inner
         phantom.sources = sources
         return phantom
@@ -83,7 +99,7 @@ class Phantom(torch.Tensor):
         if written is not None and type(written) is not Phantom:
             raise NeedsValueError(str(func), frozenset(sources))
         try:
-            out = func(*hollow_args, **hollow_kwargs)
+            out = _computed(func, hollow_args, hollow_kwargs)
         except (NotImplementedError, RuntimeError) as error:
             # Some operations check values, or have no form that works without.
             raise NeedsValueError(str(func), frozenset(sources)) from error
@@ -113,6 +129,38 @@ def phantoms_in(value: object) -> list[Phantom]:
 def sources_of(value: object) -> set[str]:
     """The sources of all phantoms within `value`."""
     return set().union(*(phantom.sources for phantom in phantoms_in(value)))
+
+
+def _computed(func: Operation, args: list[Tree], kwargs: dict[str, Tree]) -> Tree:
+    """What `func` makes of hollow arguments, remembered by their shapes where it is a new tensor.
+
+    A segment meets the same shapes step after step, and Torch's rules for them are slow.
+    """
+    old = func.is_view or func._schema.is_mutable  # noqa: SLF001 - as above
+    key = None if old else _key((args, kwargs))
+    if (func, key) in _seen:
+        shape, strides, dtype = _seen[func, key]
+        return torch.empty_strided(shape, strides, dtype=dtype, device=_META)
+    out = func(*args, **kwargs)
+    if key is not None and type(out) is torch.Tensor:
+        if len(_seen) >= _SEEN_MAX:
+            _seen.clear()
+        _seen[func, key] = (out.shape, out.stride(), out.dtype)
+    return out
+
+
+def _key(value: Tree) -> Tree:
+    """What of an argument decides the shape of a result; None where that is not known."""
+    if isinstance(value, torch.Tensor):
+        return (value.shape, value.stride(), value.dtype)
+    if isinstance(value, dict):
+        value = [part for item in value.items() for part in item]
+    if isinstance(value, list | tuple):
+        parts = [_key(part) for part in value]
+        return None if any(part is None for part in parts) else tuple(parts)
+    if value is None or isinstance(value, _PLAIN):
+        return (type(value), value)
+    return None
 
 
 def _hollow(value: Tree, sources: set[str]) -> Tree:

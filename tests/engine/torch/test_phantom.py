@@ -35,6 +35,22 @@ def test_sources_flow_through_operations_and_stop_at_shapes() -> None:
     assert torch.equal(torch.arange(2, device=product.device), torch.tensor([0, 1]))
 
 
+def test_what_is_remembered_of_an_operation_is_its_shape_alone() -> None:
+    first = phantom((2, 3), torch.float32, {"a"}) @ phantom((3, 4), torch.float32, {"b"})
+    again = phantom((2, 3), torch.float32, {"c"}) @ phantom((3, 4), torch.float32)
+    assert (first.sources, again.sources) == ({"a", "b"}, {"c"})  # type: ignore[attr-defined]
+    with torch.inference_mode():
+        again.add_(phantom((4,), torch.float32, {"d"}))
+    assert first.sources == {"a", "b"}  # type: ignore[attr-defined]
+    for _ in range(2):
+        whole, turned = torch.zeros(3, 3), torch.zeros(3, 3).T
+        assert [(phantom_like(value) * 2).stride() for value in (whole, turned)] == [(3, 1), (1, 3)]
+        numbers = phantom((2,), torch.int64)
+        dtypes = [(numbers + other).dtype for other in (1, 1.0, True, 1 + 0j)]
+        assert dtypes == [torch.int64, torch.float32, torch.int64, torch.complex64]
+        assert [numbers.sum(0, keepdim=kept).dim() for kept in (True, False)] == [1, 0]
+
+
 def test_writing_to_a_view_taints_what_it_views() -> None:
     base = phantom((2, 3), torch.float32, {"base"})
     with torch.inference_mode():
