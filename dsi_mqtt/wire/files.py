@@ -213,7 +213,9 @@ def _check(deployment: Deployment) -> None:
     if deployment.kind == "generation" and deployment.model.tier not in ("layer", "fake"):
         raise ConfigError("kind: generation needs a model of tier layer, with a cache")
     if deployment.kind == "one-pass" and deployment.generation is not None:
-        raise ConfigError("generation: is of a deployment with kind: generation; add it or drop")
+        raise ConfigError(
+            "generation: has no effect without kind: generation; add that, or remove this"
+        )
     if "raw" not in deployment.codecs.allow:
         raise ConfigError("codecs.allow: must hold raw; other codecs are not encoded yet")
     _check_model(deployment.model)

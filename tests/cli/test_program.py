@@ -200,7 +200,7 @@ def test_a_wrong_file_option_or_name(run: Run, arguments: list[str], sentence: s
         ("just text", "expected fields like `name: …`"),
         (DEPLOYMENT.replace("/1", "/9"), "schema: 'dsi.deployment/9' is not supported"),
         (DEPLOYMENT.replace("name: echo", "nmae: echo"), "nmae: is no field here"),
-        (DEPLOYMENT + "kind: generation\n", "kind: generation is not served"),
+        (DEPLOYMENT + "generation: {context: 9}\n", "generation: has no effect without kind"),
         (DEPLOYMENT + "sla: {deadline_ms: -1}\n", "sla.deadline_ms: -1.0 must be greater than 0"),
         (DEPLOYMENT.replace("fake", "layer"), "model.path: is missing"),
         (f"{DEPLOYMENT}---{DEPLOYMENT}", "two deployments have the same name"),

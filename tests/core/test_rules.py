@@ -33,7 +33,6 @@ def split(*parts: tuple[str, str]) -> Deployment:
 @pytest.mark.parametrize(
     ("deployment", "start"),
     [
-        (replace(SOUND, kind="generation"), "kind: generation"),
         (replace(SOUND, policy=Policy(max_segments=0)), "policy.max_segments: is 0"),
         (private(u0_9="x"), 'privacy.units["0:9"]: 0:9 goes beyond the 4 units'),
         (private(u2_2="x"), "privacy.units[\"2:2\"]: '2:2' is no unit range"),

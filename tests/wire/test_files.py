@@ -89,15 +89,22 @@ def test_the_one_pass_file_of_the_contract_is_read_whole(tmp_path: Path) -> None
     assert found.split is None
 
 
-def test_the_generation_file_of_the_contract_is_refused_for_its_kind_alone(tmp_path: Path) -> None:
-    said = complaint(tmp_path, CHAT)
-    assert said == ("given.yaml: kind: generation is not served by this version; use one-pass")
-    one_pass = read(tmp_path, CHAT.replace("kind: generation", "kind: one-pass"))
-    assert one_pass.split is not None
-    assert one_pass.split[1] == SplitPart("2:25", ("hall-gw", "hall-gw2"))
-    assert one_pass.generation is not None
-    assert one_pass.generation.kv_mib_max == 2048
-    assert one_pass.model.tokenizer == str(tmp_path / "llama")
+def test_the_generation_file_of_the_contract_is_read(tmp_path: Path) -> None:
+    given = read(tmp_path, CHAT)
+    assert given.kind == "generation"
+    assert given.generation is not None
+    assert given.generation.queue_max == 200
+    assert given.split is not None
+    assert given.split[1] == SplitPart("2:25", ("hall-gw", "hall-gw2"))
+
+
+def test_what_generates_needs_a_cache_and_its_limits_a_generation(tmp_path: Path) -> None:
+    said = complaint(tmp_path, CHAT.replace("kind: generation", "kind: one-pass"))
+    assert "generation: has no effect without kind: generation" in said
+    said = complaint(tmp_path, CHAT.replace("tier: layer", "tier: graph, factory: 'a:b'"))
+    assert "kind: generation needs a model of tier layer" in said
+    said = complaint(tmp_path, CHAT.replace("sessions_max: 64", "sessions_max: 0"))
+    assert "generation.sessions_max" in said
 
 
 def test_what_is_left_out_has_a_default(tmp_path: Path) -> None:
