@@ -224,7 +224,9 @@ def test_a_status_with_a_password_in_a_url_is_refused_without_showing_it(which: 
 
 @pytest.mark.parametrize("port", [-1, 0, 65536, 10**30])
 def test_a_port_that_is_none_is_refused(port: int) -> None:
-    assert complaint(TOPICS.site, {"data_port": port}).startswith(f"Site: data_port: {port} must")
+    assert complaint(TOPICS.site, {"data_port": port}).startswith(
+        f"DataBroker: data_port: {port} must"
+    )
 
 
 @pytest.mark.parametrize(("field", "value"), [("term", -1), ("term", 2**53), ("beat", -1)])

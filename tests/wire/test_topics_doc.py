@@ -10,6 +10,7 @@ import msgpack
 import pytest
 
 from dsi_mqtt.core.activation import Row, Tensor
+from dsi_mqtt.core.generation import Sampling
 from dsi_mqtt.core.message import KINDS, Activation, Credit, EdgeMark, Failure, Header, HopStamp
 from dsi_mqtt.core.table import Stamp
 from dsi_mqtt.errors import REQUEST_ERRORS
@@ -89,6 +90,7 @@ def test_the_header_is_told_field_by_field() -> None:
         edge=EdgeMark("a", "b", 1, 1),
         credit=Credit("a", "b", 1, 1),
         failure=Failure("failed", "why"),
+        sampling=(Sampling(),),
     )
     activation = Activation(header, (Tensor("x", "uint8", (4,), b"abcd"),))
     headers = []
@@ -105,7 +107,7 @@ def test_the_header_is_told_field_by_field() -> None:
     assert next(iter(first)) == "xxh3"
     for name in ("chunk", "credit", "error"):
         assert re.findall(r"{(.*?)}", told[name][2])[0].split(", ") == list(first[name])
-    for name in ("rows", "stamps", "tensors"):
+    for name in ("rows", "sampling", "stamps", "tensors"):
         assert re.findall(r"{(.*?)}", told[name][2])[0].split(", ") == list(first[name][0])
 
 
