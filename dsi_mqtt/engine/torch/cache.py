@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from transformers import Cache
@@ -11,6 +11,7 @@ from transformers import Cache
 from dsi_mqtt.core.activation import Row
 from dsi_mqtt.engine.torch.ragged import Ragged
 from dsi_mqtt.engine.torch.sessions import Store
+from dsi_mqtt.errors import SplitError
 
 
 class StepCache(Cache):
@@ -79,3 +80,16 @@ class StepCache(Cache):
         """Keys of the longest row, and the position of the first of them."""
         del layer_idx
         return self._longest + query_length, 0
+
+    def _other_state(self, *args: Any, **kwargs: Any) -> NoReturn:  # noqa: ANN401 - as the library's
+        del args, kwargs
+        raise SplitError(
+            "the model keeps a state besides keys and values, to which no session can be cut back"
+        )
+
+    has_previous_state = _other_state
+    get_conv_state = _other_state
+    update_conv_state = _other_state
+    get_recurrent_state = _other_state
+    update_recurrent_state = _other_state
+    update_indexer = _other_state

@@ -20,7 +20,7 @@ _DEPTH: Final = 3
 _STAGE_DEPTH: Final = 2
 _KINDS_DEPTH: Final = 8
 _HEAD_WIDTH: Final = 16
-_HEADS: Final = ("num_attention_heads", "n_head", "num_heads", "n_heads")
+_HEADS: Final = ("num_attention_heads", "n_head", "num_heads", "n_heads", "attention_heads")
 _GROUPS: Final = ("num_key_value_heads", "num_kv_heads")
 _WIDTHS: Final = ("hidden_size", "n_embd", "d_model", "dim", "word_embed_proj_dim")
 _INNER: Final = (
@@ -35,8 +35,18 @@ _INNER: Final = (
     "expert_ffn_hidden_size",
 )
 _EXPERTS: Final = ("num_local_experts", "num_experts", "n_routed_experts")
-_CHOSEN: Final = ("num_experts_per_tok", "moe_topk")
-_HEAD_WIDTHS: Final = ("head_dim", "d_head", "kv_channels", "rotary_dim")
+_CHOSEN: Final = ("num_experts_per_tok", "moe_topk", "n_group")
+_HEAD_WIDTHS: Final = (
+    "head_dim",
+    "d_head",
+    "kv_channels",
+    "rotary_dim",
+    "qk_rope_head_dim",
+    "qk_nope_head_dim",
+    "v_head_dim",
+    "kv_lora_rank",
+    "q_lora_rank",
+)
 _WINDOWS: Final = ("sliding_window", "attention_window", "attention_chunk_size")
 _DEPTHS: Final = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 
@@ -119,6 +129,7 @@ def _shrink_width(fields: Fields) -> None:
         _limit(fields, _HEAD_WIDTHS, _HEAD_WIDTH)
         _limit(fields, _EXPERTS, 4)
         _limit(fields, _CHOSEN, 2)
+        _limit(fields, ("topk_group",), 1)
         _limit(fields, _WINDOWS, 4)
 
 

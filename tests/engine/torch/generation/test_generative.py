@@ -118,7 +118,7 @@ SMALL = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2, "num_atten
                      "shared_expert_intermediate_size": 16, "linear_num_value_heads": 2,
                      "linear_num_key_heads": 2, "linear_key_head_dim": 8,
                      "linear_value_head_dim": 8},
-            "cannot be followed with a cache",
+            "keeps a state besides keys and values",
         ),
     ],
 )  # fmt: skip
