@@ -139,7 +139,6 @@ async def measure(
 ) -> DecodeReport:
     """model: of both deployments, as in a file. plain: the program that answers as `generate`."""
     died: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    said: list[DecodeReport] = []
 
     def ended(child: Child, code: int) -> None:
         if not died.done():
@@ -152,21 +151,23 @@ async def measure(
             plan.nodes, root=ROOT, port=0, data_port=0, state=None, restart=False, ended=ended
         ) as site:
 
-            async def work() -> None:
+            async def work() -> DecodeReport:
                 say("starting the nodes; PyTorch takes a while")
-                pids = await _serve(site, plan, model)
+                report = DecodeReport(await _serve(site, plan, model))
                 sides = _Sides(plan, generate, site.url)
                 say("warming up")
                 for series in SERIES:
-                    await sides.ask(series, range(series.sessions), WARM_TOKENS)
-                said.append(DecodeReport(pids))
-                await _measure(plan, sides, said[0], progressed)
+                    few = min(WARM_TOKENS, plan.new_tokens)
+                    await sides.ask(series, range(series.sessions), few)
+                await _measure(plan, sides, report, progressed)
+                return report
 
-            await first_of(work(), _wait(died))
-    return said[0]
+            working = asyncio.create_task(work())
+            await first_of(_wait(working), _wait(died))
+            return working.result()
 
 
-async def _wait(ended: asyncio.Future[None]) -> None:
+async def _wait(ended: asyncio.Future[Any]) -> None:
     await ended
 
 
