@@ -173,9 +173,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         try:
             root = _unpacked(options.package, Path(folder))
-        except (OSError, subprocess.CalledProcessError) as error:
-            print(f"no {PACKAGE}: {error}; run apt-get install {PACKAGE}", file=sys.stderr)
-            return 1
+        except (OSError, subprocess.CalledProcessError):
+            sys.exit(
+                f"{PACKAGE} could not be fetched or unpacked; run apt-get install {PACKAGE}, "
+                "or name a .deb of it with --package"
+            )
         pages = list(read_folder(root / PAGES))
     write_pages(options.out, pages)
     print(f"{options.out}: {len(pages)} pages, {options.out.stat().st_size:,} bytes packed")

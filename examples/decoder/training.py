@@ -41,7 +41,7 @@ class Recipe:
     key_value_heads: int = 2
     inner: int = 352
     context: int = 512
-    stages: tuple[Stage, ...] = (Stage(2000, 8, 128), Stage(600, 8, 256), Stage(100, 4, 512))
+    stages: tuple[Stage, ...] = (Stage(2000, 8, 128), Stage(200, 8, 256), Stage(500, 4, 512))
     warmup: int = 100
     rate: float = 3e-3
     decay: float = 0.1
