@@ -23,6 +23,7 @@ from dsi_mqtt.engine.torch.requests import Request
 from dsi_mqtt.engine.torch.split import SplitModel
 from dsi_mqtt.engine.torch.structure import Reference
 from dsi_mqtt.engine.weights import FolderSource
+from tests.engine.torch.references import in_memory_of_its_own
 
 VISION = {"vit": 32, "dinov2": 32, "swin": 64, "resnet": 64}
 TEXT = ("bert", "bert-classifier", "gpt2", "llama", "mixtral")
@@ -80,7 +81,7 @@ def copied(tensors: Tensors) -> Tensors:
 def whole(folder: Path, inputs: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> Any:
     config = transformers.AutoConfig.from_pretrained(folder)
     cls = getattr(transformers, config.architectures[0])
-    model = cls.from_pretrained(folder, dtype=dtype).eval()
+    model = in_memory_of_its_own(cls.from_pretrained(folder, dtype=dtype).eval())
     takes_cache = "use_cache" in inspect.signature(cls.forward).parameters
     with torch.inference_mode():
         return model(**inputs, **({"use_cache": False} if takes_cache else {}))
@@ -178,7 +179,7 @@ def test_buffers_equal_those_of_from_pretrained(checkpoint: Any) -> None:
 
 def test_a_base_models_checkpoint_fills_the_headed_one(checkpoint: Any, tmp_path: Path) -> None:
     """Stored without the base model's prefix and with tied weights once, as GPT-2 first was."""
-    model = transformers.GPT2LMHeadModel.from_pretrained(checkpoint("gpt2"))
+    model = in_memory_of_its_own(transformers.GPT2LMHeadModel.from_pretrained(checkpoint("gpt2")))
     model.transformer.save_pretrained(tmp_path)
     file = tmp_path / "config.json"
     file.write_text(file.read_text().replace('"GPT2Model"', '"GPT2LMHeadModel"'))

@@ -20,6 +20,7 @@ from dsi_mqtt.core.activation import JSON, NPY, OCTETS, TEXT, Row, pack_body
 from dsi_mqtt.core.model import ModelSpec
 from dsi_mqtt.engine.torch import TorchEngine, TorchFactory
 from dsi_mqtt.errors import CheckpointError, ConfigError, InvalidInputError
+from tests.engine.torch.references import in_memory_of_its_own
 
 PROCESSOR = {"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32},
              "image_mean": [0.5, 0.4, 0.3], "image_std": [0.5, 0.25, 0.2]}  # fmt: skip
@@ -62,7 +63,7 @@ def npy(value: Any) -> bytes:
 
 
 def expected(folder: Path, image: Image.Image) -> list[float]:
-    model = transformers.ViTForImageClassification.from_pretrained(folder)
+    model = in_memory_of_its_own(transformers.ViTForImageClassification.from_pretrained(folder))
     processor = transformers.ViTImageProcessor.from_pretrained(folder)
     with torch.inference_mode():
         logits = model(**processor(images=image, return_tensors="pt")).logits
@@ -155,7 +156,8 @@ def test_features_of_base_vision_models(checkpoint: Any, ask: Any) -> None:
     pixels = np.random.default_rng(2).normal(size=(3, 32, 32)).astype(np.float32)
     features = ask(opened(folder), npy(pixels), 2, kind=NPY)["features"]
     with torch.inference_mode():
-        output = transformers.Dinov2Model.from_pretrained(folder)(torch.from_numpy(pixels)[None])
+        model = in_memory_of_its_own(transformers.Dinov2Model.from_pretrained(folder))
+        output = model(torch.from_numpy(pixels)[None])
     assert torch.equal(torch.tensor(features), output.pooler_output[0])
 
 
