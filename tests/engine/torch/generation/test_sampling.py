@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsi_mqtt.core.generation import Sampling
-from dsi_mqtt.engine.torch.sampling import Doubles, Floats, draw, gumbel
+from dsi_mqtt.engine.torch.sampling import Doubles, Floats, draw, gumbel, random_words
 from dsi_mqtt.errors import ModelFailedError
 
 LOGITS = np.array([2.0, 1.0, 0.5, 0.0, -1.0, 1.5], np.float32)
@@ -85,18 +85,43 @@ def test_the_draw_depends_on_seed_and_position_alone(
     assert draw(noisy, sampling, position) == first
 
 
+def noise(count: int, seed: int, position: int) -> Doubles:
+    return gumbel(random_words(count, seed, position))
+
+
+@settings(deadline=None)
+@given(
+    position=st.integers(0, 1000),
+    temperature=st.floats(0.05, 20),
+    top_k=st.integers(0, 120),
+    top_p=st.floats(0.01, 1.0),
+)
+def test_what_is_left_out_for_speed_could_not_be_drawn(
+    position: int, temperature: float, top_k: int, top_p: float
+) -> None:
+    """Against the same by full sorting and with all the noise."""
+    logits = np.random.default_rng(position).normal(size=100).astype(np.float32) * 3
+    values = (logits - logits.max()).astype(float) / temperature
+    order = np.argsort(-values, kind="stable")
+    kept = order[: top_k or 100]
+    weights = np.exp(values[kept])
+    kept = kept[np.cumsum(weights) - weights < top_p * weights.sum() * (1 - 1e-12)]
+    expected = kept[(values[kept] + noise(100, 5, position)[kept]).argmax()]
+    assert draw(logits, Sampling(temperature, top_k, top_p, 5), position) == expected
+
+
 def test_seeds_and_positions_have_noise_of_their_own() -> None:
-    noises = [gumbel(1000, seed, position) for seed in (0, 1, 2**53) for position in (0, 1, 7)]
+    noises = [noise(1000, seed, position) for seed in (0, 1, 2**53) for position in (0, 1, 7)]
     for at, one in enumerate(noises):
         assert np.isfinite(one).all()
         for other in noises[:at]:
             assert abs(np.corrcoef(one, other)[0, 1]) < 0.15
-    assert np.array_equal(gumbel(10, 1, 2), gumbel(1000, 1, 2)[:10])
+    assert np.array_equal(noise(10, 1, 2), noise(1000, 1, 2)[:10])
 
 
 def test_noise_is_what_it_was_in_earlier_versions() -> None:
     """A generation goes on with the same noise on a node of another version."""
-    assert gumbel(3, 42, 7).tolist() == pytest.approx(PINNED, abs=1e-12)
+    assert noise(3, 42, 7).tolist() == pytest.approx(PINNED, abs=1e-12)
 
 
 def test_tokens_that_are_ruled_out_are_not_drawn() -> None:
