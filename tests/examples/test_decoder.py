@@ -22,9 +22,13 @@ PAGE = (MODEL.parent / "README.md").read_text("utf-8")
 TRAINING, HELD_OUT = text.split(text.read_pages())
 
 PROMPT = "# Introduction\n"
-# What follows it, the likeliest token each time. Between it and the second likeliest there is never
-# less than 0.01 in logits, a thousand times what another order of additions changes.
-CONTINUATION = """TO FILL"""
+# What follows it, the likeliest token each time.
+CONTINUATION = (
+    "The sqlite3_exec() interface is used to implement the sqlite3_result_text() "
+    "interface. The sqlite3_result_text() interface is used to create a new "
+    "sqlite3_result_text() interface. The sqlite3_result_text() interface is used to "
+    "create a"
+)
 
 
 @given(st.text())
@@ -103,7 +107,7 @@ def test_it_predicts_held_out_text_better_than_the_ngram_model(decoder: Decoder)
     ngram = score.ngram_bits_per_byte(TRAINING, HELD_OUT)
     assert own < ngram
     assert f"{own:.2f}" in figures("bits per held-out byte")
-    assert f"{ngram:.2f}" in figures("n-gram")
+    assert f"{ngram:.2f}" in figures("an order-5 n-gram model")
 
 
 def figures(name: str) -> list[str]:
