@@ -12,6 +12,9 @@ BIN := .venv/bin
 STAMP := .venv/.setup-stamp
 HOP ?= build/hop
 
+# A test run starts hundreds of Python processes: none is to compile everything again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup demo test check format baseline broker-conf clean
 
 help:
@@ -27,7 +30,7 @@ demo: $(STAMP)
 	@$(BIN)/dsi-mqtt demo $(ARGS)
 
 test: $(STAMP)
-	@$(BIN)/pytest -q $(ARGS)
+	@$(BIN)/pytest -q --numprocesses=auto --dist=worksteal $(ARGS)
 
 check: $(STAMP)
 	@$(BIN)/ruff format --check .

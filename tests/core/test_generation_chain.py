@@ -96,7 +96,7 @@ def test_without_faults_texts_are_those_of_one_engine_and_nothing_is_retried(see
     assert all(len(told) <= 1 for told in client_of(site).tellings.values())
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     seed=st.integers(0, 2**32),
     faults=st.lists(

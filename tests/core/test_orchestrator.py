@@ -320,7 +320,7 @@ class AnySite(RuleBasedStateMachine):
 TestAnySite = AnySite.TestCase
 TestAnySite.settings = settings(
     deadline=None,
-    max_examples=60,
+    max_examples=30,
     stateful_step_count=15,
     suppress_health_check=[HealthCheck.too_slow],
 )
