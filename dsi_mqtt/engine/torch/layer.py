@@ -10,6 +10,7 @@ from transformers.modeling_utils import PreTrainedModel
 from dsi_mqtt.engine.torch.build import build_hollow
 from dsi_mqtt.engine.torch.holding import Holding
 from dsi_mqtt.engine.torch.keys import read_recipes
+from dsi_mqtt.engine.torch.linear import favour_few_rows
 from dsi_mqtt.engine.torch.split import SplitModel
 from dsi_mqtt.engine.torch.structure import Reference, block_levels
 from dsi_mqtt.engine.torch.ties import find_ties
@@ -27,9 +28,15 @@ def split_layer(
     reference: Reference,
     *,
     origin: str,
+    few_rows: bool = False,
 ) -> SplitModel:
-    """origin: for messages, where the weights come from. Raises SplitError."""
+    """origin: for messages, where the weights come from. Raises SplitError.
+
+    few_rows: products of few rows may be computed in another way, equal but for the last digits.
+    """
     module = build_hollow(cls, config, dtype)
+    if few_rows:
+        favour_few_rows(module)
     _without_warnings(module)
     recipes = read_recipes(module, source.weights)
     ties = find_ties(module, source, recipes)

@@ -49,7 +49,7 @@ def split_generative(
         if manner.ragged:
             wanted._attn_implementation = RAGGED  # noqa: SLF001 - as the library's own argument does
         try:
-            model = split_layer(cls, wanted, dtype, source, reference, origin=origin)
+            model = split_layer(cls, wanted, dtype, source, reference, origin=origin, few_rows=True)
             return model, manner, _find_layout(model, manner)
         except SplitError as error:
             refusal = refusal or error
