@@ -8,6 +8,7 @@ on the wire because Python reserves `from`: `source` and `target` are `from` and
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any, Final, Generic, TypeVar, cast
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -50,10 +51,14 @@ class Codec(Generic[T]):
         limit: int = CONTROL_MAX,
         check: Callable[[T], str | None] = lambda _: None,
     ) -> None:
-        self._adapter: TypeAdapter[Any] = TypeAdapter(_tuple_of(kind), config=WIRE_CONFIG)
         self._check = check
         self._limit = limit
         self.kind = kind
+
+    @cached_property
+    def _adapter(self) -> TypeAdapter[Any]:
+        """Made when it is first needed: no command needs all of them, and each takes a while."""
+        return TypeAdapter(_tuple_of(self.kind), config=WIRE_CONFIG)
 
     def encode(self, value: T) -> bytes:
         """Raises TooLargeError."""

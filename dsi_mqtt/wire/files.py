@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import replace
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -36,8 +37,16 @@ _WORDS: Final = {
 }
 # In a file an unknown key is a spelling mistake, unlike on the wire. (Why a tuple: wire.control.)
 _FORBID: Final = ConfigDict(extra="forbid")
-_deployments: Final = TypeAdapter(tuple[Deployment], config=_FORBID)
-_sites: Final = TypeAdapter(tuple[SiteFile], config=_FORBID)
+
+
+@cache
+def _deployments() -> TypeAdapter[tuple[Deployment]]:
+    return TypeAdapter(tuple[Deployment], config=_FORBID)
+
+
+@cache
+def _sites() -> TypeAdapter[tuple[SiteFile]]:
+    return TypeAdapter(tuple[SiteFile], config=_FORBID)
 
 
 class _Loader(yaml.SafeLoader):
@@ -85,7 +94,7 @@ def deployment_of(document: dict[str, Any], path: Path) -> Deployment:
     """Validates one YAML document. `path` is named in errors; its folder anchors paths in it."""
     try:
         _expect_schema(document, schema.SCHEMA)
-        (deployment,) = _deployments.validate_python((document,))
+        (deployment,) = _deployments().validate_python((document,))
         _check(deployment)
     except ValidationError as error:
         raise ConfigError(_all_that_fit(path.name, complaints(error, _WORDS))) from None
@@ -162,7 +171,7 @@ def read_nodes(path: Path) -> SiteFile:
 def site_of(document: dict[str, Any], path: Path) -> SiteFile:
     """Validates one YAML document of nodes."""
     try:
-        (site,) = _sites.validate_python((document,))
+        (site,) = _sites().validate_python((document,))
         _check_site(site)
     except ValidationError as error:
         raise ConfigError(_all_that_fit(path.name, complaints(error, _WORDS))) from None
