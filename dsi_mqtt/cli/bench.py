@@ -58,7 +58,9 @@ _SIZE_MAX: Final = 128 * MIB
 
 app = typer.Typer(
     help="Measure what this system costs, beside a baseline in the same run.",
+    short_help="Measure what this system costs, beside a baseline.",
     no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

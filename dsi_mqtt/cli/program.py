@@ -9,58 +9,76 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import Annotated, Final
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Annotated, Any, Final
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
+from typer.main import get_command
 
 from dsi_mqtt import __version__
-from dsi_mqtt.cli.bench import app as bench_app
-from dsi_mqtt.cli.broker import broker
 from dsi_mqtt.cli.child import end_with_parent
-from dsi_mqtt.cli.demo import demo
-from dsi_mqtt.cli.deploy import deploy, undeploy
-from dsi_mqtt.cli.doctor import doctor
-from dsi_mqtt.cli.drain import drain
-from dsi_mqtt.cli.gateway import gateway
-from dsi_mqtt.cli.generate import generate
-from dsi_mqtt.cli.infer import infer
-from dsi_mqtt.cli.orchestrator import orchestrator
-from dsi_mqtt.cli.status import status
-from dsi_mqtt.cli.up import up
-from dsi_mqtt.cli.worker import worker
 from dsi_mqtt.errors import MESSAGE_MAX, DsiError, one_sentence
 
 NAME: Final = "dsi-mqtt"
 FAULT: Final = 70  # of this program
 INTERRUPTED: Final = 130
 
+# Where each command stands, in the order of the help. A command loads its own module alone: with
+# those of all others, `dsi-mqtt status` would take twice as long to start.
+COMMANDS: Final = {
+    "demo": "demo:demo",
+    "up": "up:up",
+    "broker": "broker:broker",
+    "worker": "worker:worker",
+    "orchestrator": "orchestrator:orchestrator",
+    "deploy": "deploy:deploy",
+    "undeploy": "deploy:undeploy",
+    "infer": "infer:infer",
+    "generate": "generate:generate",
+    "gateway": "gateway:gateway",
+    "status": "status:status",
+    "drain": "drain:drain",
+    "doctor": "doctor:doctor",
+    "bench": "bench:app",
+}
+
+
+class _Commands(Mapping[str, TyperCommand | TyperGroup]):
+    """All commands, each loaded when it is asked for."""
+
+    def __getitem__(self, name: str) -> TyperCommand | TyperGroup:
+        module, _, member = COMMANDS[name].partition(":")
+        found = getattr(import_module(f"dsi_mqtt.cli.{module}"), member)
+        if isinstance(found, typer.Typer):
+            return get_command(found)
+        alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+        alone.command(name)(found)
+        return get_command(alone)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+
+class _Program(TyperGroup):
+    def __init__(self, **settings: Any) -> None:  # noqa: ANN401 - whatever typer gives
+        super().__init__(**settings)
+        self.commands = _Commands()
+
+
 app = typer.Typer(
     name=NAME,
+    cls=_Program,
     help="Split one model over several edge gateways, over MQTT, orchestrated at run time.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-)
-for command in (
-    demo,
-    up,
-    broker,
-    worker,
-    orchestrator,
-    deploy,
-    undeploy,
-    infer,
-    generate,
-    gateway,
-    status,
-    drain,
-    doctor,
-):
-    app.command()(command)
-app.add_typer(
-    bench_app, name="bench", short_help="Measure what this system costs, beside a baseline."
 )
 
 
