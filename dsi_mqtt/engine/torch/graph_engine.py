@@ -8,13 +8,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final, NoReturn
+from typing import Final
 
 import torch
 from torch.utils import _pytree as pytree
 
 from dsi_mqtt.core.activation import JSON, Row, Tensors, pack_body, unpack_body
+from dsi_mqtt.core.generation import Sampling
 from dsi_mqtt.core.model import ModelGraph, UnitRange
+from dsi_mqtt.engine.base import OnePass, no_sessions
 from dsi_mqtt.engine.batch import check_batch
 from dsi_mqtt.engine.torch.graph_crossing import pack_values, unpack_values
 from dsi_mqtt.engine.torch.graph_inputs import Purpose
@@ -27,7 +29,7 @@ from dsi_mqtt.errors import InvalidInputError, ModelFailedError
 _WARM_PASSES: Final = 3
 
 
-class GraphEngine:
+class GraphEngine(OnePass):
     """See `engine.base.Engine`.
 
     zeros: gives values for the reference row of what crosses the cut before a unit.
@@ -93,12 +95,14 @@ class GraphEngine:
         rows: tuple[Row, ...],
         tensors: Tensors,
         *,
+        sampling: tuple[Sampling | None, ...] = (),
         batch_max: int | None = None,
     ) -> Tensors:
+        del sampling
         self._require(units)
         for row in rows:
             if row.session:
-                self._refuse(row.session)
+                no_sessions(row.session)
         if units.start == 0:
             request = self._purpose.read(*unpack_body(tensors))
             check_batch(request.size, batch_max)
@@ -117,23 +121,6 @@ class GraphEngine:
             return pack_values(made, self._parts.boundary(units.stop), batched=batched)
         return self._answered(made, batched=batched)
 
-    def open(self, session: str) -> None:
-        self._refuse(session)
-
-    def close(self, session: str) -> None:
-        self._refuse(session)
-
-    def state_bytes(self, session: str) -> int:
-        self._refuse(session)
-
-    def export_state(self, session: str, units: UnitRange, first: int, last: int) -> bytes:
-        del units, first, last
-        self._refuse(session)
-
-    def import_state(self, session: str, blob: bytes) -> None:
-        del blob
-        self._refuse(session)
-
     def _answered(self, output: Tree, *, batched: bool) -> Tensors:
         leaves = pytree.tree_leaves(output)
         rows = next(len(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor))
@@ -144,9 +131,3 @@ class GraphEngine:
     def _require(self, units: UnitRange) -> None:
         if not self._holding.holds(units):
             raise ModelFailedError(f"units {units} are not loaded here")
-
-    def _refuse(self, session: str) -> NoReturn:
-        raise ModelFailedError(
-            f"session {session}: this model answers in one pass and keeps no sessions; "
-            "deploy it with kind: one-pass"
-        )
