@@ -13,7 +13,7 @@ from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.errors import WireError
 from dsi_mqtt.transport.base import ConnectOptions, ControlConnection, Message, Transport
 from dsi_mqtt.transport.lasting import Backoff, keep_connected
-from dsi_mqtt.wire.topics import Topics
+from dsi_mqtt.wire.topics import Topics, check_topic_name
 
 log = logging.getLogger(__name__)
 
@@ -86,12 +86,16 @@ class Catalogue:
         if parts is None:
             return
         name = parts["deployment"]
-        known = found.pop(name, None) or self._models.get(name)
+        known = found.get(name) or self._models.get(name)
         if not message.payload:
+            found.pop(name, None)
             return
         try:
             spec = self._topics.spec.payload.decode(message.payload)
+            check_topic_name(spec.name, name)
         except WireError as error:
             log.warning("%s is ignored: %s", message.topic, error)
+            if known is not None:
+                found[name] = known  # the last that could be read stands
             return
         found[name] = Model(spec, known.created if known else int(self._clock()))

@@ -14,7 +14,7 @@ import pytest
 from dsi_mqtt.gateway.keys import Keys
 from dsi_mqtt.transport.base import Message
 from tests.client.door import CHAT, Asked
-from tests.gateway.gateways import Live, live_gateway
+from tests.gateway.gateways import VECTORS, Live, live_gateway
 
 KEY = "sk-0123456789abcdef"
 
@@ -46,6 +46,22 @@ async def test_a_spec_that_is_none_lists_no_model(live: Live, client: openai.Asy
     await live.door.connection.publish(Message(spec, b"{}", qos=1, retain=True))
     await live.door.deploy(replace(CHAT, name="after"))
     await until_listed(client, "after", "chat", "vectors")
+
+
+@pytest.mark.parametrize("rubbish", [b"{}", b"no JSON", None])
+async def test_the_last_spec_that_could_be_read_stands(
+    live: Live, client: openai.AsyncOpenAI, rubbish: bytes | None
+) -> None:
+    topics = live.door.topics
+    given = topics.spec.payload.encode(CHAT) if rubbish is None else rubbish  # another's
+    for name in ("vectors", "unheard-of"):
+        spec = topics.spec.name(deployment=name)
+        await live.door.connection.publish(Message(spec, given, qos=1, retain=True))
+    await live.door.deploy(replace(CHAT, name="after"))
+    await until_listed(client, "after", "chat", "vectors")
+    known = live.catalogue.get("vectors")
+    assert known is not None
+    assert known.spec == VECTORS
 
 
 async def test_what_was_withdrawn_while_the_broker_was_away_is_gone(
