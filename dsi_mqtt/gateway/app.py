@@ -21,7 +21,7 @@ from dsi_mqtt.core.generation import Completion
 from dsi_mqtt.core.stream import Piece
 from dsi_mqtt.errors import DsiError, RequestError, TransportError
 from dsi_mqtt.gateway import asks, replies
-from dsi_mqtt.gateway.base import Asker, Generating
+from dsi_mqtt.gateway.base import Asker, Askers, Generating
 from dsi_mqtt.gateway.catalogue import Catalogue, Model
 from dsi_mqtt.gateway.keys import Keys
 from dsi_mqtt.gateway.presence import EventStream, GoneError, while_there
@@ -34,6 +34,7 @@ BODY_S: Final = 60
 OPEN_MAX: Final = 256
 TIMEOUT_S: Final = 600.0
 INFER_AT_ONCE: Final = 8
+EVERYBODY: Final = ""
 
 Read = Callable[[asks.Body, Generation], asks.Wanted]
 
@@ -41,13 +42,13 @@ Read = Callable[[asks.Body, Generation], asks.Wanted]
 class Gateway:
     """What the routes need, and what is bounded.
 
-    keys: None admits everybody. body_max: bytes of a request. open_max: requests at once.
-    timeout_s: for one of them.
+    askers: one for each owner of a key. keys: None admits everybody, as one owner. body_max: bytes
+    of a request. open_max: requests at once. timeout_s: for one of them.
     """
 
     def __init__(
         self,
-        asker: Asker,
+        askers: Askers,
         catalogue: Catalogue,
         keys: Keys | None,
         *,
@@ -55,7 +56,7 @@ class Gateway:
         open_max: int = OPEN_MAX,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
-        self._asker = asker
+        self._askers = askers
         self._catalogue = catalogue
         self._keys = keys
         self._body_max = body_max
@@ -87,17 +88,21 @@ class Gateway:
 
     # --- what is asked ------------------------------------------------------------------------
 
-    async def admit(self, authorization: Annotated[str | None, Header()] = None) -> None:
-        if self._keys is not None and not self._keys.admit(authorization):
+    async def admit(
+        self, request: Request, authorization: Annotated[str | None, Header()] = None
+    ) -> None:
+        owner = EVERYBODY if self._keys is None else self._keys.owner(authorization)
+        if owner is None:
             raise ApiError(
                 401,
                 "the API key is missing or wrong; send it as Authorization: Bearer KEY",
                 code="invalid_api_key",
             )
+        request.state.owner = owner
 
     async def health(self) -> Response:
         """Whether a request could be served now."""
-        if not self._asker.connected:
+        if not self._catalogue.connected:
             return JSONResponse({"status": "the broker is away"}, 503)
         return JSONResponse({"status": "ok", "models": len(self._catalogue.all())})
 
@@ -122,7 +127,8 @@ class Gateway:
                 advice = "use /v1/chat/completions or /v1/completions"
                 raise _wrong_kind(model, f"generates text; {advice}")
             wanted = asks.read_embeddings(body)
-            vectors = await while_there(request, self._vectors(model, wanted.texts))
+            asker = await self._askers(request.state.owner)
+            vectors = await while_there(request, self._vectors(asker, model, wanted.texts))
         reply = replies.embeddings(model.spec.name, vectors, as_base64=wanted.base64)
         return JSONResponse(reply)
 
@@ -143,7 +149,8 @@ class Gateway:
                 chat=chat,
                 include_usage=wanted.include_usage,
             )
-            generation = self._asker.generate(
+            asker = await self._askers(request.state.owner)
+            generation = asker.generate(
                 model.spec.name, wanted.prompt, timeout_s=self._timeout_s, **wanted.settings
             )
             if not wanted.stream:
@@ -190,14 +197,14 @@ class Gateway:
         finally:
             self._open -= 1
 
-    async def _vectors(self, model: Model, texts: list[str]) -> list[list[float]]:
+    async def _vectors(self, asker: Asker, model: Model, texts: list[str]) -> list[list[float]]:
         """In as many inputs as the deployment's batches need. Raises RequestError or ApiError."""
         size = model.spec.input.batch_max
         room = asyncio.Semaphore(INFER_AT_ONCE)
 
         async def infer(batch: list[str]) -> list[list[float]]:
             async with room:
-                answer = await self._asker.infer(model.spec.name, batch, timeout_s=self._timeout_s)
+                answer = await asker.infer(model.spec.name, batch, timeout_s=self._timeout_s)
             found = answer.get("embeddings") if isinstance(answer, dict) else None
             if not isinstance(found, list):
                 raise _wrong_kind(model, "makes no embeddings")

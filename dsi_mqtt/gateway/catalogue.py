@@ -47,6 +47,12 @@ class Catalogue:
         self._clock = clock
         self._models: dict[str, Model] = {}
         self._read = asyncio.Event()
+        self._connected = False
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker is there now."""
+        return self._connected
 
     async def run(self) -> None:
         """For ever. Connects again by itself."""
@@ -74,12 +80,15 @@ class Catalogue:
         await connection.subscribe(self._topics.spec.filter(), qos=1)
         await connection.subscribe(marker, qos=1)
         await connection.publish(Message(marker, qos=1))
-        async for message in connection.messages():
-            if message.topic == marker:
-                self._models = found
-                self._read.set()
-            else:
-                self._note(found, message)
+        try:
+            async for message in connection.messages():
+                if message.topic == marker:
+                    self._models, self._connected = found, True
+                    self._read.set()
+                else:
+                    self._note(found, message)
+        finally:
+            self._connected = False
 
     def _note(self, found: dict[str, Model], message: Message) -> None:
         parts = self._topics.spec.parts(message.topic)

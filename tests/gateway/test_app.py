@@ -134,6 +134,22 @@ async def test_only_who_has_a_key_is_admitted() -> None:
         assert live.door.inputs == []
 
 
+async def test_each_key_is_a_device_of_its_own() -> None:
+    """Caches are kept for a device: none of one key's may speed up another's."""
+    other = "sk-of-somebody-else"
+    keys = Keys([hashlib.sha256(key.encode()).digest() for key in (KEY, other)])
+    async with live_gateway(keys=keys) as live:
+        for key in (KEY, other, KEY):
+            async with live.openai(key) as client:
+                await client.completions.create(model="chat", prompt="x", max_tokens=1)
+        first, second, again = (
+            parts["device"]
+            for message in live.door.inputs
+            if (parts := live.door.topics.input.parts(message.topic)) is not None
+        )
+        assert first == again != second
+
+
 async def test_requests_at_once_are_bounded() -> None:
     go_on = asyncio.Event()
 
