@@ -169,7 +169,7 @@ class Delivery:
             # subscription, and behind a full inbox none would be read.
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._listen(connection), name="client listens")
-                for deployment in self._subscribed:
+                for deployment in list(self._subscribed):
                     await self._subscribe(connection, deployment)
                 await connection.subscribe(self._marker_topic, qos=1)
                 self._connection = connection
@@ -224,20 +224,33 @@ class Delivery:
         while connection is None:
             await asyncio.sleep(TICK_S)
             connection = self._connection
+        marker, known = os.urandom(ID_BYTES), False
+        waiting = self._markers[marker] = asyncio.get_running_loop().create_future()
+        # A connection that is lost while the marker is published is no event of its own.
+        waiting.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self._subscribed.add(deployment)
         try:
             await self._subscribe(connection, deployment)
-            self._subscribed.add(deployment)
-            marker = os.urandom(ID_BYTES)
-            waiting = self._markers[marker] = asyncio.get_running_loop().create_future()
             await connection.publish(Message(self._marker_topic, marker, qos=1))
             await waiting
+            known = self._known.get(deployment, False)
         except ConnectionLostError:
-            return  # whether it is known is asked again with the next input
-        if not self._known.get(deployment):
+            known = True  # or not: that is asked again with the next input
+        finally:
+            self._markers.pop(marker, None)
+            if not known:
+                self._forget(deployment)
+        if not known:
             raise UnknownDeploymentError(
                 f"deployment {deployment!r} does not exist on this broker; "
                 "`dsi-mqtt status` lists those that do"
             )
+
+    def _forget(self, deployment: str) -> None:
+        """It is not subscribed to again, unless an answer is waited for all the same."""
+        topic = self._topics.input.name(deployment=deployment, device=self._device)
+        if all(call.message.topic != topic for call in self._calls.values()):
+            self._subscribed.discard(deployment)
 
     # --- sending ------------------------------------------------------------------------------
 
