@@ -10,7 +10,7 @@ import typer
 
 from dsi_mqtt.cli.common import DEFAULT_URL, ROOT, BrokerOption, JsonOption, RootOption
 from dsi_mqtt.cli.run_record import run_record
-from dsi_mqtt.client import Client, Generation
+from dsi_mqtt.client import Client, TextGeneration
 from dsi_mqtt.errors import ConfigError
 from dsi_mqtt.transport.loop import run
 from dsi_mqtt.wire.asks import completion_body
@@ -76,7 +76,7 @@ def generate(
     run(ask())
 
 
-async def _show(generation: Generation) -> None:
+async def _show(generation: TextGeneration) -> None:
     shown = False
     try:
         async for piece in generation:
@@ -90,7 +90,7 @@ async def _show(generation: Generation) -> None:
             print(flush=True)
 
 
-def _document(generation: Generation) -> dict[str, Any]:
+def _document(generation: TextGeneration) -> dict[str, Any]:
     return {"seed": generation.seed, **json_module.loads(completion_body(generation.completion))}
 
 

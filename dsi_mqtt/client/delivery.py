@@ -40,15 +40,26 @@ RECONNECT: Final = Backoff(last_s=3.0)
 ID_BYTES: Final = 16
 SESSION_S: Final = 10
 
+_SILENCE: Final = (
+    "no answer in time; is an orchestrator and a worker running? If so, raise timeout_s"
+)
+_TOO_SLOW: Final = (
+    "the text had begun and did not end in time; raise timeout_s, or lower max_tokens"
+)
+
 
 @dataclass(slots=True)
 class Call:
-    """An input whose answer somebody waits for. told: what gets the messages of its stream."""
+    """An input whose answer somebody waits for.
+
+    told: what gets the messages of its stream. heard: whether any has come.
+    """
 
     id: bytes
     message: Message
     answer: asyncio.Future[Message]
     told: Callable[[Partial], None] | None = None
+    heard: bool = False
 
 
 class Delivery:
@@ -208,6 +219,7 @@ class Delivery:
         if partial is not None:
             self.pending.heard(id_, time.monotonic())
             if call is not None and call.told is not None:
+                call.heard = True
                 call.told(partial)
         elif self.pending.answered(id_) and call is not None and not call.answer.done():
             call.answer.set_result(message)
@@ -274,9 +286,7 @@ class Delivery:
         elif isinstance(effect, SendInput):
             self._start(self._send_input(call))
         elif not call.answer.done():
-            call.answer.set_exception(
-                DeadlineError("no answer in time; is an orchestrator and a worker running?")
-            )
+            call.answer.set_exception(DeadlineError(_TOO_SLOW if call.heard else _SILENCE))
 
     def _start(self, sending: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(sending, name="send")
