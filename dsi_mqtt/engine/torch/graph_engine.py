@@ -5,10 +5,8 @@ One-pass requests only.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final
 
 import torch
 from torch.utils import _pytree as pytree
@@ -24,9 +22,8 @@ from dsi_mqtt.engine.torch.graph_shapes import Shapes
 from dsi_mqtt.engine.torch.graph_split import SplitGraph, Values
 from dsi_mqtt.engine.torch.holding import Holding
 from dsi_mqtt.engine.torch.trees import Tree
-from dsi_mqtt.errors import InvalidInputError, ModelFailedError
-
-_WARM_PASSES: Final = 3
+from dsi_mqtt.engine.torch.warm import warm_seconds
+from dsi_mqtt.errors import InvalidInputError
 
 
 class GraphEngine(OnePass):
@@ -78,16 +75,11 @@ class GraphEngine(OnePass):
         return self._holding.held_bytes()
 
     def warm_up(self, units: UnitRange) -> float:
-        self._require(units)
+        self._holding.require(units)
         values = (
             self._zeros(units.start) if units.start else self._parts.inputs(self._purpose.sample)
         )
-        seconds = []
-        for _ in range(_WARM_PASSES):
-            began = time.perf_counter()
-            self._parts.run(units, values)
-            seconds.append(time.perf_counter() - began)
-        return min(seconds)
+        return warm_seconds(lambda: self._parts.run(units, values))
 
     def forward(
         self,
@@ -99,7 +91,7 @@ class GraphEngine(OnePass):
         batch_max: int | None = None,
     ) -> Tensors:
         del sampling
-        self._require(units)
+        self._holding.require(units)
         for row in rows:
             if row.session:
                 no_sessions(row.session)
@@ -127,7 +119,3 @@ class GraphEngine(OnePass):
         with torch.inference_mode():
             answer = self._purpose.answer(output, rows, batched=batched)
         return pack_body(JSON, answer)
-
-    def _require(self, units: UnitRange) -> None:
-        if not self._holding.holds(units):
-            raise ModelFailedError(f"units {units} are not loaded here")
