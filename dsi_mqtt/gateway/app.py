@@ -7,7 +7,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Annotated, Final
 
@@ -24,7 +24,7 @@ from dsi_mqtt.gateway import asks, replies
 from dsi_mqtt.gateway.base import Asker, Askers, Generating
 from dsi_mqtt.gateway.catalogue import Catalogue, Model
 from dsi_mqtt.gateway.keys import Keys
-from dsi_mqtt.gateway.presence import EventStream, GoneError, while_there
+from dsi_mqtt.gateway.presence import EventStream, GoneError, kept_alive, while_there
 from dsi_mqtt.gateway.refusals import LIMITED, SERVER, ApiError, api_error, unknown_model
 
 log = logging.getLogger(__name__)
@@ -33,6 +33,7 @@ BODY_MAX: Final = 4 * 1024 * 1024
 BODY_S: Final = 60
 OPEN_MAX: Final = 256
 TIMEOUT_S: Final = 600.0
+SILENT_S: Final = 15.0
 INFER_AT_ONCE: Final = 8
 EVERYBODY: Final = ""
 
@@ -55,6 +56,7 @@ class Gateway:
         body_max: int = BODY_MAX,
         open_max: int = OPEN_MAX,
         timeout_s: float = TIMEOUT_S,
+        silent_s: float = SILENT_S,
     ) -> None:
         self._askers = askers
         self._catalogue = catalogue
@@ -62,6 +64,7 @@ class Gateway:
         self._body_max = body_max
         self._open_max = open_max
         self._timeout_s = timeout_s
+        self._silent_s = silent_s
         self._open = 0
 
     def app(self) -> FastAPI:
@@ -159,10 +162,18 @@ class Gateway:
                 return _json(telling.whole(completion))
             opened.callback(generation.cancel)
             pieces = aiter(generation)
-            # It begins with the first piece: what goes wrong before has a status of its own.
-            first = await while_there(request, _next(pieces))
+            first = asyncio.ensure_future(_next(pieces))
+            # An error that nobody waits for any more is no event.
+            first.add_done_callback(lambda done: done.cancelled() or done.exception())
+            opened.callback(first.cancel)
+            # It begins with the first piece: what goes wrong before has a status of its own. But
+            # it begins in time: whoever waits for a status gives up as well.
+            await while_there(request, asyncio.wait({first}, timeout=self._silent_s))
+            if first.done():
+                first.result()
             end = opened.pop_all().close
-        return EventStream(_events(first, pieces, generation, telling), end)
+        events = _events(first, pieces, generation, telling)
+        return EventStream(kept_alive(events, self._silent_s), end)
 
     # --- inside -------------------------------------------------------------------------------
 
@@ -229,7 +240,7 @@ async def _next(pieces: AsyncIterator[Piece]) -> Piece | None:
 
 
 async def _events(
-    piece: Piece | None,
+    first: Awaitable[Piece | None],
     pieces: AsyncIterator[Piece],
     generation: Generating,
     telling: replies.Telling,
@@ -238,6 +249,7 @@ async def _events(
         yield replies.event(reply)
     sent = False
     try:
+        piece = await first
         while piece is not None:
             if piece.replaces and sent:
                 # What was sent cannot be taken back here, and must not be taken for the text.

@@ -49,6 +49,7 @@ async def live_gateway(
     body_max: int = 100_000,
     open_max: int = 100,
     grace_s: int = 5,
+    silent_s: float = 15.0,
 ) -> AsyncIterator[Live]:
     broker = MemoryBroker()
     transport = MemoryTransport(broker)
@@ -61,7 +62,13 @@ async def live_gateway(
         following = asyncio.create_task(catalogue.run())
         await catalogue.read()
         app = Gateway(
-            devices.of, catalogue, keys, body_max=body_max, open_max=open_max, timeout_s=PATIENCE_S
+            devices.of,
+            catalogue,
+            keys,
+            body_max=body_max,
+            open_max=open_max,
+            timeout_s=PATIENCE_S,
+            silent_s=silent_s,
         ).app()
         listening = listen("127.0.0.1", 0, may_be_open=False)
         async with serving(app, listening, grace_s=grace_s):
