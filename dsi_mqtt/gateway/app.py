@@ -145,7 +145,7 @@ class Gateway:
             if not model.generates:
                 raise _wrong_kind(model, "generates no text; use /v1/embeddings")
             wanted = read(body, model.spec.generation or Generation())
-            telling = replies.Telling(
+            shape = replies.ReplyShape(
                 f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}",
                 model.spec.name,
                 int(time.time()),
@@ -158,8 +158,8 @@ class Gateway:
             )
             if not wanted.stream:
                 completion = await while_there(request, _whole(generation))
-                _note(telling, completion)
-                return _json(telling.whole(completion))
+                _note(shape, completion)
+                return _json(shape.whole(completion))
             opened.callback(generation.cancel)
             pieces = aiter(generation)
             first = asyncio.ensure_future(_next(pieces))
@@ -172,7 +172,7 @@ class Gateway:
             if first.done():
                 first.result()
             end = opened.pop_all().close
-        events = _events(first, pieces, generation, telling)
+        events = _events(first, pieces, generation, shape)
         return EventStream(kept_alive(events, self._silent_s), end)
 
     # --- inside -------------------------------------------------------------------------------
@@ -243,9 +243,9 @@ async def _events(
     first: Awaitable[Piece | None],
     pieces: AsyncIterator[Piece],
     generation: Generating,
-    telling: replies.Telling,
+    shape: replies.ReplyShape,
 ) -> AsyncIterator[bytes]:
-    for reply in telling.first():
+    for reply in shape.first():
         yield replies.event(reply)
     sent = False
     try:
@@ -258,22 +258,22 @@ async def _events(
                 return
             if piece.text:
                 sent = True
-                yield replies.event(telling.text(piece.text))
+                yield replies.event(shape.text(piece.text))
             piece = await anext(pieces, None)
     except (RequestError, TransportError) as error:
         yield replies.event(api_error(error).body)
         return
-    _note(telling, generation.completion)
-    for reply in telling.last(generation.completion):
+    _note(shape, generation.completion)
+    for reply in shape.last(generation.completion):
         yield replies.event(reply)
     yield replies.DONE
 
 
-def _note(telling: replies.Telling, completion: Completion) -> None:
+def _note(shape: replies.ReplyShape, completion: Completion) -> None:
     log.info(
         "%s of %s: %d tokens from a prompt of %d",
-        telling.id,
-        telling.model,
+        shape.id,
+        shape.model,
         len(completion.tokens),
         completion.prompt_tokens,
     )

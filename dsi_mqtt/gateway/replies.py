@@ -34,7 +34,7 @@ def usage(completion: Completion) -> Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class Telling:
+class ReplyShape:
     """How one generation is told. chat: as a conversation, else as a bare completion.
 
     include_usage: every chunk names the usage, which is null in all but a last one of its own.
