@@ -29,12 +29,13 @@ from dsi_mqtt.cli.bench_decode import (
 )
 from dsi_mqtt.cli.bench_decode import document as decode_document
 from dsi_mqtt.cli.bench_decode_plan import SHAPES, DecodePlan, shape_named
-from dsi_mqtt.cli.bench_hop import KIB, MIB, REPEATS, HopPlan, HopReport, HopRow
+from dsi_mqtt.cli.bench_hop import REPEATS, HopPlan, HopReport, HopRow
 from dsi_mqtt.cli.bench_hop import document as hop_document
 from dsi_mqtt.cli.bench_hop import measure as measure_hop
 from dsi_mqtt.cli.bench_hop_baseline import build_baseline
 from dsi_mqtt.cli.common import JsonOption, until_stopped
 from dsi_mqtt.cli.run_record import run_record
+from dsi_mqtt.core.sizes import KIB, MIB
 from dsi_mqtt.errors import BaselineError, ConfigError
 from dsi_mqtt.transport.loop import run
 

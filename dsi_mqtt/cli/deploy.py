@@ -25,6 +25,7 @@ from dsi_mqtt.cli.watching import Picture, watch
 from dsi_mqtt.core.deployment import Deployment, differences, without_effect
 from dsi_mqtt.core.model import ModelGraph, ModelSpec, UnitRange
 from dsi_mqtt.core.rules import check
+from dsi_mqtt.core.sizes import MIB
 from dsi_mqtt.core.table import Table
 from dsi_mqtt.engine.select import TierFactory
 from dsi_mqtt.errors import (
@@ -46,7 +47,6 @@ PATIENCE_S: Final = 6.0
 SETTLED_S: Final = 1.0
 # A refusal is the last word when nodes that have just come have had their part in the plan.
 REFUSED_S: Final = 3.0
-MIB: Final = 1024 * 1024
 _NOBODY_LEADS: Final = "no orchestrator has answered; is `dsi-mqtt orchestrator` running?"
 
 

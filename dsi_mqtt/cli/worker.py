@@ -6,7 +6,7 @@ import platform
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
@@ -19,6 +19,7 @@ from dsi_mqtt.cli.common import (
     home_brokers,
     until_stopped,
 )
+from dsi_mqtt.core.sizes import MIB
 from dsi_mqtt.engine.select import TierFactory
 from dsi_mqtt.errors import ConfigError
 from dsi_mqtt.transport.address import parse_broker_url
@@ -26,8 +27,6 @@ from dsi_mqtt.transport.loop import run
 from dsi_mqtt.transport.mqtt import MqttTransport
 from dsi_mqtt.wire.topics import Topics, check_name
 from dsi_mqtt.worker.app import WorkerConfig, WorkerProcess
-
-MIB: Final = 1024 * 1024
 
 
 def worker(

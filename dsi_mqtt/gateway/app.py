@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect
 
 from dsi_mqtt.core.deployment import Generation
 from dsi_mqtt.core.generation import Completion
+from dsi_mqtt.core.sizes import MIB
 from dsi_mqtt.core.stream import Piece
 from dsi_mqtt.errors import DsiError, RequestError, TransportError
 from dsi_mqtt.gateway import asks, replies
@@ -29,7 +30,7 @@ from dsi_mqtt.gateway.refusals import LIMITED, SERVER, ApiError, api_error, unkn
 
 log = logging.getLogger(__name__)
 
-BODY_MAX: Final = 4 * 1024 * 1024
+BODY_MAX: Final = 4 * MIB
 BODY_S: Final = 60
 OPEN_MAX: Final = 256
 TIMEOUT_S: Final = 600.0
