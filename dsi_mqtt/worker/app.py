@@ -114,7 +114,11 @@ class WorkerProcess:
         self._vitals = Vitals()
         self._sequence = 0
         self._alone = False
-        self._perform: dict[type, Callable[[Any], None]] = {
+        self._perform = self._performers()
+
+    def _performers(self) -> dict[type, Callable[[Any], None]]:
+        """By effect, what does it."""
+        return {
             fx.OpenModel: lambda e: self._engines.open(e.deployment),
             fx.CloseModel: lambda e: self._close_model(e.deployment),
             fx.LoadUnits: lambda e: self._engines.load(e.deployment, e.units),
