@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
-from dsi_mqtt.cli.bench import app, decode_table
+from dsi_mqtt.cli.bench import app
 from dsi_mqtt.cli.bench_decode import (
     GENERATE,
     MANY,
@@ -32,6 +32,7 @@ from dsi_mqtt.cli.bench_decode import (
     measure,
 )
 from dsi_mqtt.cli.bench_decode_plan import SHAPES, DecodePlan, Shape, check_room, cut
+from dsi_mqtt.cli.bench_decode_report import decode_table
 from dsi_mqtt.cli.run_record import run_record
 from dsi_mqtt.errors import MESSAGE_MAX, ConfigError, DsiError, MachineError
 from dsi_mqtt.transport.loop import run
