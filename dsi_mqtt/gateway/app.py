@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Request
 from fastapi.responses import JSONResponse, Response
@@ -38,6 +38,8 @@ SILENT_S: Final = 15.0
 INFER_AT_ONCE: Final = 8
 EVERYBODY: Final = ""
 
+# Of texts, with the number of tokens that they have.
+Vectors = tuple[list[list[float]], int]
 Read = Callable[[asks.Body, Generation], asks.Wanted]
 
 
@@ -132,8 +134,9 @@ class Gateway:
                 raise _wrong_kind(model, f"generates text; {advice}")
             wanted = asks.read_embeddings(body)
             asker = await self._askers(request.state.owner)
-            vectors = await while_there(request, self._vectors(asker, model, wanted.texts))
-        reply = replies.embeddings(model.spec.name, vectors, as_base64=wanted.base64)
+            found = await while_there(request, self._vectors(asker, model, wanted.texts))
+        vectors, tokens = found
+        reply = replies.embeddings(model.spec.name, vectors, tokens, as_base64=wanted.base64)
         return JSONResponse(reply)
 
     # --- generations --------------------------------------------------------------------------
@@ -209,18 +212,15 @@ class Gateway:
         finally:
             self._open -= 1
 
-    async def _vectors(self, asker: Asker, model: Model, texts: list[str]) -> list[list[float]]:
+    async def _vectors(self, asker: Asker, model: Model, texts: list[str]) -> Vectors:
         """In as many inputs as the deployment's batches need. Raises RequestError or ApiError."""
         size = model.spec.input.batch_max
         room = asyncio.Semaphore(INFER_AT_ONCE)
 
-        async def infer(batch: list[str]) -> list[list[float]]:
+        async def infer(batch: list[str]) -> Vectors:
             async with room:
                 answer = await asker.infer(model.spec.name, batch, timeout_s=self._timeout_s)
-            found = answer.get("embeddings") if isinstance(answer, dict) else None
-            if not isinstance(found, list):
-                raise _wrong_kind(model, "makes no embeddings")
-            return found
+            return _vectors_of(model, answer)
 
         batches = [texts[start : start + size] for start in range(0, len(texts), size)]
         tasks = [asyncio.ensure_future(infer(batch)) for batch in batches]
@@ -229,7 +229,17 @@ class Gateway:
         finally:
             for task in tasks:
                 task.cancel()
-        return [vector for vectors in found for vector in vectors]
+        return [vector for vectors, _ in found for vector in vectors], sum(n for _, n in found)
+
+
+def _vectors_of(model: Model, answer: Any) -> Vectors:  # noqa: ANN401 - JSON
+    """Of one batch. A model of somebody's own may not count its tokens."""
+    told = answer if isinstance(answer, dict) else {}
+    vectors, usage = told.get("embeddings"), told.get("usage")
+    if not isinstance(vectors, list):
+        raise _wrong_kind(model, "makes no embeddings")
+    tokens = usage.get("prompt_tokens") if isinstance(usage, dict) else None
+    return vectors, tokens if isinstance(tokens, int) else 0
 
 
 async def _whole(generation: Generating) -> Completion:
