@@ -111,9 +111,11 @@ class Devices:
 
     async def of(self, owner: str) -> Client:
         """Raises BrokerUnreachableError or BrokerRefusedError."""
+        known = self._open.get(owner)
+        if known is not None:
+            return known  # who has one does not wait for others' to be opened
         async with self._opening:
-            client = self._open.get(owner)
-            if client is None:
+            if owner not in self._open:
                 client = await self._stack.enter_async_context(self._make())
                 self._open[owner] = client
-            return client
+            return self._open[owner]
