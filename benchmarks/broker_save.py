@@ -17,7 +17,7 @@ from dataclasses import replace
 
 from aiomqtt import Client
 
-from dsi_mqtt.transport.broker_settings import MIB
+from dsi_mqtt.core.sizes import MIB
 from dsi_mqtt.transport.mosquitto import MosquittoProcess, control_settings
 
 INPUT_BYTES = MIB // 8

@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from dsi_mqtt.client import Client
+    from dsi_mqtt.client import Client, Completion, Piece, TextGeneration
 
-__all__ = ["Client", "__version__"]
+__all__ = ["Client", "Completion", "Piece", "TextGeneration", "__version__"]
 
 __version__: Final = "0.1.0"
 
 
 def __getattr__(name: str) -> object:
-    """`Client` on first use, so that `import dsi_mqtt` stays light."""
-    if name == "Client":
-        from dsi_mqtt.client import Client  # noqa: PLC0415 — the reason for this function
+    """What a device needs, on first use, so that `import dsi_mqtt` stays light."""
+    if name in __all__:
+        from dsi_mqtt import client  # noqa: PLC0415 — the reason for this function
 
-        return Client
+        return getattr(client, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -151,3 +151,11 @@ def test_no_torch_is_loaded_before_a_model_needs_it(statement: str) -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == []
+
+
+def test_benchmarks_are_loaded_by_their_own_command_alone() -> None:
+    script = "import dsi_mqtt.cli.program, sys; print(*(n for n in sys.modules if '.bench_' in n))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == []

@@ -14,11 +14,10 @@ import psutil
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.model import UnitRange
 from dsi_mqtt.core.site import SiteNode
+from dsi_mqtt.core.sizes import GIB, MIB
 from dsi_mqtt.errors import ConfigError, MachineError
 from dsi_mqtt.wire.files import deployment_of
 
-MIB: Final = 1 << 20
-GIB: Final = 1 << 30
 FLOAT32: Final = 4
 SEGMENTS: Final = 3
 SESSIONS: Final = 8

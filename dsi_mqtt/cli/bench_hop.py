@@ -20,12 +20,11 @@ from dsi_mqtt.cli.bench_hop_baseline import NAME
 from dsi_mqtt.cli.bench_hop_echo import PING, PONG, READY
 from dsi_mqtt.cli.bench_statistics import Ratio, Spread, ratio, spread
 from dsi_mqtt.cli.child import check_ended, program
+from dsi_mqtt.core.sizes import KIB, MIB
 from dsi_mqtt.errors import DsiError
 from dsi_mqtt.transport.mosquitto import MosquittoProcess, data_settings
 
 SCHEMA: Final = "dsi.bench.hop/1"
-KIB: Final = 1024
-MIB: Final = 1024 * KIB
 SIZES: Final = (KIB, 16 * KIB, 64 * KIB, MIB, 8 * MIB)
 REPEATS: Final = 5
 

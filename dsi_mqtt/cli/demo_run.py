@@ -30,12 +30,12 @@ from dsi_mqtt.cli.watching import Picture, watch
 from dsi_mqtt.client import Client
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.site import SiteNode
+from dsi_mqtt.core.sizes import MIB
 from dsi_mqtt.core.table import Table
 from dsi_mqtt.errors import ConfigError, DeadlineError, MachineError, RequestError
 from dsi_mqtt.wire.files import deployment_of
 from dsi_mqtt.wire.topics import Topics
 
-MIB: Final = 1024 * 1024
 AT_ONCE: Final = 4
 START_S: Final = 180.0
 DEADLINE_S: Final = 30.0

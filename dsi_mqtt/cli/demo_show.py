@@ -13,10 +13,10 @@ from rich.text import Text
 
 from dsi_mqtt.cli.demo_outcome import Outcome
 from dsi_mqtt.core.site import SiteNode
+from dsi_mqtt.core.sizes import MIB
 from dsi_mqtt.core.table import Table
 
 SCHEMA: Final = "dsi.demo/1"
-MIB: Final = 1024 * 1024
 SHOWN_ANSWERS: Final = 5
 _TEXT_WIDTH: Final = 100
 

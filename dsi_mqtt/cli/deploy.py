@@ -25,6 +25,7 @@ from dsi_mqtt.cli.watching import Picture, watch
 from dsi_mqtt.core.deployment import Deployment, differences, without_effect
 from dsi_mqtt.core.model import ModelGraph, ModelSpec, UnitRange
 from dsi_mqtt.core.rules import check
+from dsi_mqtt.core.sizes import MIB
 from dsi_mqtt.core.table import Table
 from dsi_mqtt.engine.select import TierFactory
 from dsi_mqtt.errors import (
@@ -46,7 +47,6 @@ PATIENCE_S: Final = 6.0
 SETTLED_S: Final = 1.0
 # A refusal is the last word when nodes that have just come have had their part in the plan.
 REFUSED_S: Final = 3.0
-MIB: Final = 1024 * 1024
 _NOBODY_LEADS: Final = "no orchestrator has answered; is `dsi-mqtt orchestrator` running?"
 
 
@@ -169,40 +169,63 @@ async def until_serving(
 
     Raises InfeasibleError with the reason when it cannot serve, or after `timeout_s`.
     """
-    settled: list[tuple[Table, float]] = []
-    last = _NOBODY_LEADS
-    started = asyncio.get_running_loop().time()
-
-    def done(picture: Picture) -> bool:
-        nonlocal last
-        if picture.specs.get(deployment.name) != deployment:
-            return False
-        last = _progress(picture, deployment.name)
-        early = asyncio.get_running_loop().time() - started < PATIENCE_S
-        if say is not None and not (early and last == _NOBODY_LEADS):
-            say(f"{deployment.name}: {last}")
-        table = _verdict(picture, deployment.name, nodes)
-        if table is None:
-            settled.clear()
-            return False
-        now = asyncio.get_running_loop().time()
-        if not settled or settled[0][0] != table:
-            settled[:] = [(table, now)]
-        # A table that was there before may not know the new deployment yet.
-        return now - settled[0][1] >= (SETTLED_S if table.state == "serving" else REFUSED_S)
-
+    seen = _Wait(deployment, nodes, say, asyncio.get_running_loop().time)
     try:
         async with asyncio.timeout(timeout_s):
-            picture = await watch(connection, topics, done, marker(topics))
+            picture = await watch(connection, topics, seen.settled, marker(topics))
     except TimeoutError:
         raise InfeasibleError(
-            f"{deployment.name} does not serve after {timeout_s:g} s: {last}"
+            f"{deployment.name} does not serve after {timeout_s:g} s: {seen.progress}"
         ) from None
-    table = settled[0][0]
+    table = seen.table
     if table.state != "serving":
         reason = other_weights(picture, deployment.name) or table.reason
         raise InfeasibleError(f"{deployment.name} cannot be served: {reason}")
     return table
+
+
+class _Wait:
+    """What is seen of a deployment while it is waited for. progress: how far it is."""
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        nodes: frozenset[str],
+        say: Callable[[str], None] | None,
+        clock: Callable[[], float],
+    ) -> None:
+        self._deployment = deployment
+        self._nodes = nodes
+        self._say = say
+        self._clock = clock
+        self._started = clock()
+        self._verdict: tuple[Table, float] | None = None
+        self.progress = _NOBODY_LEADS
+
+    @property
+    def table(self) -> Table:
+        """The answer to what was deployed, once it is settled."""
+        if self._verdict is None:
+            raise RuntimeError("there is no verdict yet")
+        return self._verdict[0]
+
+    def settled(self, picture: Picture) -> bool:
+        """Whether a table has stood long enough: one from before may not know the deployment."""
+        name = self._deployment.name
+        if picture.specs.get(name) != self._deployment:
+            return False
+        now = self._clock()
+        self.progress = _progress(picture, name)
+        early = now - self._started < PATIENCE_S
+        if self._say is not None and not (early and self.progress == _NOBODY_LEADS):
+            self._say(f"{name}: {self.progress}")
+        table = _verdict(picture, name, self._nodes)
+        if table is None:
+            self._verdict = None
+            return False
+        if self._verdict is None or self._verdict[0] != table:
+            self._verdict = table, now
+        return now - self._verdict[1] >= (SETTLED_S if table.state == "serving" else REFUSED_S)
 
 
 def other_weights(picture: Picture, name: str) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from dataclasses import replace
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -24,12 +24,11 @@ from dsi_mqtt.core.membership import Membership
 from dsi_mqtt.core.node import Desired
 from dsi_mqtt.core.outlook import Outlook
 from dsi_mqtt.core.plan import Plan
+from dsi_mqtt.core.sizes import MIB
 from dsi_mqtt.errors import ConfigError, InfeasibleError, one_sentence
 from dsi_mqtt.transport.base import Message
 from dsi_mqtt.transport.loop import run
 from dsi_mqtt.wire.topics import Topics, check_name
-
-MIB: Final = 1024 * 1024
 
 
 def drain(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 
@@ -14,6 +16,7 @@ from dsi_mqtt.cli.common import (
     ROOT,
     BrokerOption,
     RootOption,
+    control_connection,
     until_stopped,
 )
 from dsi_mqtt.client import Client
@@ -70,14 +73,49 @@ async def _serve(
     from dsi_mqtt.gateway.catalogue import Catalogue  # noqa: PLC0415
     from dsi_mqtt.gateway.server import serving  # noqa: PLC0415
 
-    async with Client(url, root=topics.root) as client, asyncio.TaskGroup() as group:
+    async with control_connection(url):
+        pass  # where there is no broker, it is said at once
+    async with (
+        Devices(lambda: Client(url, root=topics.root)) as devices,
+        asyncio.TaskGroup() as group,
+    ):
         catalogue = Catalogue(url, MqttTransport(), topics)
         following = group.create_task(catalogue.run(), name="catalogue")
         await catalogue.read()
-        app = Gateway(client, catalogue, keys, timeout_s=timeout_s).app()
+        app = Gateway(devices.of, catalogue, keys, timeout_s=timeout_s).app()
         async with serving(app, listening) as server:
             host, port = listening.getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host
             print(f"OpenAI's API on http://{shown}:{port}/v1; Ctrl-C ends it", flush=True)
             await asyncio.wait({server, following}, return_when=asyncio.FIRST_COMPLETED)
         following.cancel()
+
+
+class Devices:
+    """A client for each owner of a key, opened when it is first asked for.
+
+    make: gives clients that are not open yet, each a device of its own.
+    """
+
+    def __init__(self, make: Callable[[], Client]) -> None:
+        self._make = make
+        self._open: dict[str, Client] = {}
+        self._opening = asyncio.Lock()
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._stack.aclose()
+
+    async def of(self, owner: str) -> Client:
+        """Raises BrokerUnreachableError or BrokerRefusedError."""
+        known = self._open.get(owner)
+        if known is not None:
+            return known  # who has one does not wait for others' to be opened
+        async with self._opening:
+            if owner not in self._open:
+                client = await self._stack.enter_async_context(self._make())
+                self._open[owner] = client
+            return self._open[owner]

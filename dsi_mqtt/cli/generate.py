@@ -10,7 +10,8 @@ import typer
 
 from dsi_mqtt.cli.common import DEFAULT_URL, ROOT, BrokerOption, JsonOption, RootOption
 from dsi_mqtt.cli.run_record import run_record
-from dsi_mqtt.client import Client, Generation
+from dsi_mqtt.client import Client, TextGeneration
+from dsi_mqtt.client.generation import Turns
 from dsi_mqtt.errors import ConfigError
 from dsi_mqtt.transport.loop import run
 from dsi_mqtt.wire.asks import completion_body
@@ -19,26 +20,39 @@ from dsi_mqtt.wire.topics import check_name
 SCHEMA: Final = "dsi.generation/1"
 
 
+MaxTokensOption = Annotated[
+    int | None, typer.Option("--max-tokens", min=1, help="Most tokens to generate.")
+]
+TemperatureOption = Annotated[
+    float | None, typer.Option("--temperature", min=0.0, help="0 takes the likeliest token.")
+]
+TopKOption = Annotated[
+    int | None, typer.Option("--top-k", min=0, help="Of so many likeliest tokens.")
+]
+TopPOption = Annotated[
+    float | None,
+    typer.Option("--top-p", min=0.0, max=1.0, help="Of the likeliest with this share."),
+]
+SeedOption = Annotated[
+    int | None, typer.Option("--seed", min=0, help="The same seed gives the same text.")
+]
+StopOption = Annotated[
+    list[str] | None, typer.Option("--stop", help="End before this text; may be given again.")
+]
+
+
 def generate(
     name: Annotated[str, typer.Argument(help="The deployment's name.")],
     prompt: Annotated[str, typer.Argument(help="A text; - reads it from standard input.")],
     chat: Annotated[
         bool, typer.Option("--chat", help="Ask as a user of the model's chat template.")
     ] = False,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens to generate.")] = None,
-    temperature: Annotated[
-        float | None, typer.Option(min=0.0, help="0 takes the likeliest token.")
-    ] = None,
-    top_k: Annotated[int | None, typer.Option(min=0, help="Of so many likeliest tokens.")] = None,
-    top_p: Annotated[
-        float | None, typer.Option(min=0.0, max=1.0, help="Of the likeliest with this share.")
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, help="The same seed gives the same text.")
-    ] = None,
-    stop: Annotated[
-        list[str] | None, typer.Option(help="End before this text; may be given again.")
-    ] = None,
+    max_tokens: MaxTokensOption = None,
+    temperature: TemperatureOption = None,
+    top_k: TopKOption = None,
+    top_p: TopPOption = None,
+    seed: SeedOption = None,
+    stop: StopOption = None,
     json: JsonOption = False,
     broker: BrokerOption = DEFAULT_URL,
     root: RootOption = ROOT,
@@ -48,7 +62,7 @@ def generate(
 
     It is shown as it comes; Ctrl-C cancels it.
     """
-    record = run_record("generate", seed=seed)
+    record = run_record("generate", seed=seed) if json else None
     check_name(name, "name")
     text = sys.stdin.read() if prompt == "-" else prompt
     if not text:
@@ -62,21 +76,28 @@ def generate(
         "stop": stop or None,
         "timeout_s": timeout,
     }
-
-    async def ask() -> None:
-        async with Client(broker, root=root) as client:
-            asked = [{"role": "user", "content": text}] if chat else text
-            generation = client.generate(name, asked, **settings)
-            if json:
-                await generation
-                print(json_module.dumps({"schema": SCHEMA, **record, **_document(generation)}))
-            else:
-                await _show(generation)
-
-    run(ask())
+    asked = [{"role": "user", "content": text}] if chat else text
+    run(_ask(Client(broker, root=root), name, asked, settings, record))
 
 
-async def _show(generation: Generation) -> None:
+async def _ask(
+    client: Client,
+    name: str,
+    asked: str | Turns,
+    settings: dict[str, Any],
+    record: dict[str, Any] | None,
+) -> None:
+    """record: of this run, where the answer is wanted as one object."""
+    async with client:
+        generation = client.generate(name, asked, **settings)
+        if record is None:
+            await _show(generation)
+        else:
+            await generation
+            print(json_module.dumps({"schema": SCHEMA, **record, **_document(generation)}))
+
+
+async def _show(generation: TextGeneration) -> None:
     shown = False
     try:
         async for piece in generation:
@@ -90,7 +111,7 @@ async def _show(generation: Generation) -> None:
             print(flush=True)
 
 
-def _document(generation: Generation) -> dict[str, Any]:
+def _document(generation: TextGeneration) -> dict[str, Any]:
     return {"seed": generation.seed, **json_module.loads(completion_body(generation.completion))}
 
 

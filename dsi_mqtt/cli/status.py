@@ -28,6 +28,7 @@ from dsi_mqtt.cli.run_record import run_record
 from dsi_mqtt.cli.watching import Picture, watch
 from dsi_mqtt.core.membership import SILENT_S
 from dsi_mqtt.core.node import DoorLoad, NodeStatus, SegmentLoad, Telemetry
+from dsi_mqtt.core.sizes import MIB
 from dsi_mqtt.core.table import Table
 from dsi_mqtt.transport.loop import run
 from dsi_mqtt.wire.topics import Topics
@@ -35,7 +36,6 @@ from dsi_mqtt.wire.topics import Topics
 SCHEMA: Final = "dsi.status/1"
 LISTEN_S: Final = 1.2
 REFRESH_S: Final = 0.5
-MIB: Final = 1024 * 1024
 
 
 def status(

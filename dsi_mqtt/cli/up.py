@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Annotated
 
@@ -35,20 +36,28 @@ from dsi_mqtt.cli.deploy import (
 from dsi_mqtt.cli.site import Site, nodes_for, running_site
 from dsi_mqtt.cli.watching import watch
 from dsi_mqtt.core.deployment import Deployment
-from dsi_mqtt.core.site import nodes_without_effect
+from dsi_mqtt.core.site import SiteFile, nodes_without_effect
 from dsi_mqtt.errors import ConfigError
 from dsi_mqtt.transport.address import parse_broker_url
 from dsi_mqtt.transport.loop import run
 from dsi_mqtt.wire.files import read_nodes, read_site
 from dsi_mqtt.wire.topics import Topics
 
+NodesOption = Annotated[
+    Path | None,
+    typer.Option("--nodes", help="A file of nodes to run on, instead of those in FILE."),
+]
+StateOption = Annotated[
+    Path | None, typer.Option("--state", help="Folder for the brokers' state and the logs.")
+]
+FreshOption = Annotated[
+    bool, typer.Option("--fresh", help="Forget what the brokers keep from earlier runs.")
+]
+
 
 def up(
     file: Annotated[Path, typer.Argument(help="Deployments, and the nodes to run them on.")],
-    nodes_file: Annotated[
-        Path | None,
-        typer.Option("--nodes", help="A file of nodes to run on, instead of those in FILE."),
-    ] = None,
+    nodes_file: NodesOption = None,
     port: Annotated[
         int, typer.Option(min=0, max=PORT_MAX, help="Port for control and inputs; 0: a free one.")
     ] = CONTROL_PORT,
@@ -58,12 +67,8 @@ def up(
     broker: Annotated[
         str | None, typer.Option(help="Use this broker instead of starting two.")
     ] = None,
-    state: Annotated[
-        Path | None, typer.Option(help="Folder for the brokers' state and the logs.")
-    ] = None,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Forget what the brokers keep from earlier runs.")
-    ] = False,
+    state: StateOption = None,
+    fresh: FreshOption = False,
     root: RootOption = ROOT,
 ) -> None:
     """Run a whole site on this machine; Ctrl-C ends it all.
@@ -76,36 +81,46 @@ def up(
         raise ConfigError("--fresh: only brokers that `up` starts can forget; leave out --broker")
     if nodes_file is not None:
         site = read_nodes(nodes_file)
+    _say_without_effect(deployments, site)
+    folder = state or run_folder(file, port)
+    starting = running_site(
+        nodes_for(deployments, site),
+        root=root,
+        port=port,
+        data_port=data_port,
+        state=folder,
+        restart=True,
+        broker=broker,
+        ended=_say_ended,
+        models=file.parent.resolve(),
+        fresh=fresh,
+    )
+    run(until_stopped(_serve(starting, deployments, Topics(root), folder)))
+
+
+def _say_without_effect(deployments: Sequence[Deployment], site: SiteFile | None) -> None:
     for deployment in deployments:
         say_without_effect(deployment)
     for name in nodes_without_effect(site) if site is not None else ():
         print(f"note: {name} has no effect yet", file=sys.stderr)
-    nodes = nodes_for(deployments, site)
-    folder = state or run_folder(file, port)
 
-    async def serve() -> None:
-        async with running_site(
-            nodes,
-            root=root,
-            port=port,
-            data_port=data_port,
-            state=folder,
-            restart=True,
-            broker=broker,
-            ended=_say_ended,
-            models=file.parent.resolve(),
-            fresh=fresh,
-        ) as running:
-            await _deploy_all(running, deployments, Topics(root))
-            where = parse_broker_url(running.url)
-            print(f"everything runs; broker at {where}, logs in {folder / 'logs'}")
-            print(f"live: dsi-mqtt status --broker mqtt://{where}; Ctrl-C ends it all", flush=True)
-            if running.brokers is not None:
-                await running.brokers.watch()
-            else:
-                await asyncio.Event().wait()
 
-    run(until_stopped(serve()))
+async def _serve(
+    starting: AbstractAsyncContextManager[Site],
+    deployments: Sequence[Deployment],
+    topics: Topics,
+    folder: Path,
+) -> None:
+    """Runs the site until it is cancelled."""
+    async with starting as site:
+        await _deploy_all(site, deployments, topics)
+        where = parse_broker_url(site.url)
+        print(f"everything runs; broker at {where}, logs in {folder / 'logs'}")
+        print(f"live: dsi-mqtt status --broker mqtt://{where}; Ctrl-C ends it all", flush=True)
+        if site.brokers is not None:
+            await site.brokers.watch()
+        else:
+            await asyncio.Event().wait()
 
 
 def run_folder(file: Path, port: int) -> Path:

@@ -6,7 +6,7 @@ import platform
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
@@ -19,6 +19,7 @@ from dsi_mqtt.cli.common import (
     home_brokers,
     until_stopped,
 )
+from dsi_mqtt.core.sizes import MIB
 from dsi_mqtt.engine.select import TierFactory
 from dsi_mqtt.errors import ConfigError
 from dsi_mqtt.transport.address import parse_broker_url
@@ -27,27 +28,32 @@ from dsi_mqtt.transport.mqtt import MqttTransport
 from dsi_mqtt.wire.topics import Topics, check_name
 from dsi_mqtt.worker.app import WorkerConfig, WorkerProcess
 
-MIB: Final = 1024 * 1024
+NameOption = Annotated[
+    str | None, typer.Option("--name", "-n", help="This node; by default the host's name.")
+]
+CapOption = Annotated[
+    str,
+    typer.Option(
+        "--memory-cap", help="MiB of weights this node may hold; none: most of the free memory."
+    ),
+]
+ModelsOption = Annotated[
+    Path | None,
+    typer.Option("--models", help="Where checkpoint folders and factories' modules lie."),
+]
 
 
 def worker(
-    name: Annotated[
-        str | None, typer.Option("--name", "-n", help="This node; by default the host's name.")
-    ] = None,
+    name: NameOption = None,
     zone: Annotated[str, typer.Option(help="The zone of trust this machine stands in.")] = "edge",
     broker: BrokerOption = DEFAULT_URL,
     data_broker: DataBrokerOption = None,
-    memory_cap: Annotated[
-        str,
-        typer.Option(help="MiB of weights this node may hold; none: most of the free memory."),
-    ] = "none",
+    memory_cap: CapOption = "none",
     threads: Annotated[int, typer.Option(min=1, help="Threads to compute with.")] = 1,
     spare: Annotated[
         bool, typer.Option(help="Take part only when it does not work without this node.")
     ] = False,
-    models: Annotated[
-        Path | None, typer.Option(help="Where checkpoint folders and factories' modules lie.")
-    ] = None,
+    models: ModelsOption = None,
     root: RootOption = ROOT,
 ) -> None:
     """Run one node.
@@ -62,18 +68,10 @@ def worker(
 
     async def serve() -> None:
         brokers = await home_brokers(broker, data_broker, Topics(root))
-        print(
-            f"node {node} in zone {zone}, at {parse_broker_url(broker)}; Ctrl-C ends it", flush=True
-        )
+        where = parse_broker_url(broker)
+        print(f"node {node} in zone {zone}, at {where}; Ctrl-C ends it", flush=True)
         config = WorkerConfig(
-            node=node,
-            zone=zone,
-            brokers=brokers,
-            root=root,
-            weight_cap=cap,
-            threads=threads,
-            spare=spare,
-            model_root=models,
+            node, zone, brokers, root, cap, threads=threads, spare=spare, model_root=models
         )
         await WorkerProcess(config, MqttTransport(), TierFactory(threads=threads)).run()
 

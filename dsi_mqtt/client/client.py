@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from dsi_mqtt.client.delivery import Delivery
-from dsi_mqtt.client.generation import ALIVE_S, Generation, Turns, ask_for
+from dsi_mqtt.client.generation import ALIVE_S, TextGeneration, Turns, ask_for
 from dsi_mqtt.client.inputs import input_body
 from dsi_mqtt.transport.base import Transport
 from dsi_mqtt.transport.mqtt import MqttTransport
@@ -111,7 +111,7 @@ class Client:
         stop: str | Sequence[str] | None = None,
         timeout_s: float = GENERATION_TIMEOUT_S,
         alive_s: float | None = ALIVE_S,
-    ) -> Generation:
+    ) -> TextGeneration:
         """One generation: iterate it for pieces as they come, or await the whole.
 
         prompt: a text, token ids, or messages (`{"role": …, "content": …}`) for the model's chat
@@ -119,7 +119,7 @@ class Client:
         it. alive_s: the door gives up when it has not heard this device for so long, to which it
         speaks every second while a generation runs; None: never.
 
-        Raises InvalidInputError for a prompt that is none; see `Generation` for the rest.
+        Raises InvalidInputError for a prompt that is none; see `TextGeneration` for the rest.
         """
         ask = ask_for(
             prompt,
@@ -131,4 +131,4 @@ class Client:
             stop=stop if stop is None or isinstance(stop, str) else list(stop),
             alive_s=alive_s,
         )
-        return Generation(self._delivery, check_name(deployment, "deployment"), ask, timeout_s)
+        return TextGeneration(self._delivery, check_name(deployment, "deployment"), ask, timeout_s)

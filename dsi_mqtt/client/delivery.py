@@ -40,15 +40,26 @@ RECONNECT: Final = Backoff(last_s=3.0)
 ID_BYTES: Final = 16
 SESSION_S: Final = 10
 
+_SILENCE: Final = (
+    "no answer in time; is an orchestrator and a worker running? If so, raise timeout_s"
+)
+_TOO_SLOW: Final = (
+    "the text had begun and did not end in time; raise timeout_s, or lower max_tokens"
+)
+
 
 @dataclass(slots=True)
 class Call:
-    """An input whose answer somebody waits for. told: what gets the messages of its stream."""
+    """An input whose answer somebody waits for.
+
+    told: what gets the messages of its stream. heard: whether any has come.
+    """
 
     id: bytes
     message: Message
     answer: asyncio.Future[Message]
     told: Callable[[Partial], None] | None = None
+    heard: bool = False
 
 
 class Delivery:
@@ -169,7 +180,7 @@ class Delivery:
             # subscription, and behind a full inbox none would be read.
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._listen(connection), name="client listens")
-                for deployment in self._subscribed:
+                for deployment in list(self._subscribed):
                     await self._subscribe(connection, deployment)
                 await connection.subscribe(self._marker_topic, qos=1)
                 self._connection = connection
@@ -208,6 +219,7 @@ class Delivery:
         if partial is not None:
             self.pending.heard(id_, time.monotonic())
             if call is not None and call.told is not None:
+                call.heard = True
                 call.told(partial)
         elif self.pending.answered(id_) and call is not None and not call.answer.done():
             call.answer.set_result(message)
@@ -224,20 +236,33 @@ class Delivery:
         while connection is None:
             await asyncio.sleep(TICK_S)
             connection = self._connection
+        marker, known = os.urandom(ID_BYTES), False
+        waiting = self._markers[marker] = asyncio.get_running_loop().create_future()
+        # A connection that is lost while the marker is published is no event of its own.
+        waiting.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self._subscribed.add(deployment)
         try:
             await self._subscribe(connection, deployment)
-            self._subscribed.add(deployment)
-            marker = os.urandom(ID_BYTES)
-            waiting = self._markers[marker] = asyncio.get_running_loop().create_future()
             await connection.publish(Message(self._marker_topic, marker, qos=1))
             await waiting
+            known = self._known.get(deployment, False)
         except ConnectionLostError:
-            return  # whether it is known is asked again with the next input
-        if not self._known.get(deployment):
+            known = True  # or not: that is asked again with the next input
+        finally:
+            self._markers.pop(marker, None)
+            if not known:
+                self._forget(deployment)
+        if not known:
             raise UnknownDeploymentError(
                 f"deployment {deployment!r} does not exist on this broker; "
                 "`dsi-mqtt status` lists those that do"
             )
+
+    def _forget(self, deployment: str) -> None:
+        """It is not subscribed to again, unless an answer is waited for all the same."""
+        topic = self._topics.input.name(deployment=deployment, device=self._device)
+        if all(call.message.topic != topic for call in self._calls.values()):
+            self._subscribed.discard(deployment)
 
     # --- sending ------------------------------------------------------------------------------
 
@@ -261,9 +286,7 @@ class Delivery:
         elif isinstance(effect, SendInput):
             self._start(self._send_input(call))
         elif not call.answer.done():
-            call.answer.set_exception(
-                DeadlineError("no answer in time; is an orchestrator and a worker running?")
-            )
+            call.answer.set_exception(DeadlineError(_TOO_SLOW if call.heard else _SILENCE))
 
     def _start(self, sending: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(sending, name="send")

@@ -24,7 +24,7 @@ SEED_BYTES: Final = 6
 Turns = Sequence[Mapping[str, str]]
 
 
-class Generation:
+class TextGeneration:
     """Made by `Client.generate`; it is asked for when it is first iterated or awaited.
 
         async for piece in generation: …    # pieces, as they come
@@ -158,16 +158,25 @@ def ask_for(prompt: object, **settings: object) -> dict[str, Any]:
     Raises InvalidInputError.
     """
     items = list(prompt) if isinstance(prompt, Sequence) else []
-    if isinstance(prompt, str):
+    if isinstance(prompt, str) and prompt:
         asked: dict[str, Any] = {"prompt": prompt}
     elif items and all(isinstance(item, int) for item in items):
         asked = {"prompt": items}
     elif items and all(isinstance(item, Mapping) for item in items):
-        asked = {"messages": [dict(item) for item in items]}
+        asked = {"messages": [_turn(item) for item in items]}
     else:
         raise InvalidInputError(
-            'prompt must be a text, token ids, or messages like {"role": "user", "content": "…"}'
+            "field prompt must be a text that is not empty, token ids, or messages like "
+            '{"role": "user", "content": "…"}'
         )
     if settings.get("seed") is None:
         settings["seed"] = int.from_bytes(os.urandom(SEED_BYTES))
     return asked | {name: value for name, value in settings.items() if value is not None}
+
+
+def _turn(message: Mapping[str, object]) -> dict[str, object]:
+    if not all(isinstance(message.get(name), str) for name in ("role", "content")):
+        raise InvalidInputError(
+            "field prompt: each of its messages must have role and content, both texts"
+        )
+    return dict(message)

@@ -30,7 +30,7 @@ class SendInput:
 
 
 @dataclass(frozen=True, slots=True)
-class GiveUp:
+class Abandon:
     """The deadline has passed without an answer."""
 
     id: bytes
@@ -51,7 +51,7 @@ class SendAlive:
     deployment: str
 
 
-ClientEffect = SendInput | GiveUp | SendCancel | SendAlive
+ClientEffect = SendInput | Abandon | SendCancel | SendAlive
 ClientEffects = list[ClientEffect]
 
 
@@ -139,7 +139,7 @@ class PendingInputs:
         for id_, pending in list(self._pending.items()):
             if pending.deadline <= now:
                 del self._pending[id_]
-                effects += [GiveUp(id_), *self._leave(id_, pending, now)]
+                effects += [Abandon(id_), *self._leave(id_, pending, now)]
             elif self._connected and pending.resend_at <= now:
                 pending.wait_s = min(pending.wait_s * RESEND_FACTOR, RESEND_MAX_S)
                 pending.resend_at = now + pending.wait_s

@@ -81,7 +81,7 @@ class ReadPrompt:
 
 @dataclass(frozen=True, slots=True)
 class WriteText:
-    """Turn further tokens of a generation into text; answer with TextWritten.
+    """Turn further tokens of a generation into text; answer with TextWritten or PromptRefused.
 
     last: no tokens follow, so that nothing is held back.
     """

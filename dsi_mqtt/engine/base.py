@@ -127,7 +127,7 @@ class OnePass:
         no_sessions(session)
 
     def text(self) -> TextCodec:
-        raise ModelFailedError("this model answers in one pass and generates no text")
+        no_text()
 
 
 def no_sessions(session: str) -> NoReturn:
@@ -135,6 +135,13 @@ def no_sessions(session: str) -> NoReturn:
     raise ModelFailedError(
         f"session {session}: this model answers in one pass and keeps no sessions; "
         "deploy it with kind: one-pass"
+    )
+
+
+def no_text() -> NoReturn:
+    """Raises ModelFailedError: the model answers in one pass."""
+    raise ModelFailedError(
+        "this model answers in one pass and generates no text; deploy it with kind: generation"
     )
 
 

@@ -36,6 +36,7 @@ from dsi_mqtt.core.activation import (
 from dsi_mqtt.core.deployment import Generation
 from dsi_mqtt.core.generation import Sampling
 from dsi_mqtt.core.model import ModelGraph, ModelSpec, Unit, UnitRange, Vocabulary
+from dsi_mqtt.engine.base import no_sessions, no_text
 from dsi_mqtt.engine.batch import check_batch
 from dsi_mqtt.engine.fake_options import FakeOptions, is_number, of_unit, read_options
 from dsi_mqtt.engine.fake_sessions import FakeSessions, FakeText, draw
@@ -138,7 +139,7 @@ class FakeEngine:
         if self._generates:
             return self._step(units, rows, tensors, sampling)
         if any(row.session for row in rows):
-            raise ModelFailedError("this model was opened for one pass and keeps no sessions")
+            no_sessions(next(row.session for row in rows if row.session))
         if units.start == 0:
             batch = self._read_body(tensors)
             check_batch(len(batch.hidden), batch_max)
@@ -159,12 +160,18 @@ class FakeEngine:
         return self._sessions.nbytes(session)
 
     def export_state(self, session: str, units: UnitRange, first: int, last: int) -> bytes:
+        if not self._generates:
+            no_sessions(session)
         return self._sessions.exported(session, units, first, last)
 
     def import_state(self, session: str, blob: bytes) -> None:
+        if not self._generates:
+            no_sessions(session)
         self._sessions.imported(session, blob)
 
     def text(self) -> FakeText:
+        if not self._generates:
+            no_text()
         return FakeText(self._options.hidden)
 
     def _step(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Final
+from typing import Any
 
+from dsi_mqtt.core.sizes import MIB
 from dsi_mqtt.errors import ConfigError
-
-MIB: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)

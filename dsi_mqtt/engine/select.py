@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
 
 from dsi_mqtt.core.deployment import Generation
@@ -29,11 +28,9 @@ def factory_for(model: ModelSpec, *, threads: int = 1) -> EngineFactory:
     if model.tier not in ("layer", "sequential", "graph"):
         raise ConfigError(f"model.tier is {model.tier!r}; give layer, sequential, graph or fake")
     try:
-        torch_engines = importlib.import_module("dsi_mqtt.engine.torch")
+        from dsi_mqtt.engine.torch import factory_of  # noqa: PLC0415 - see above
     except ModuleNotFoundError as error:
         raise MachineError(
             f"a {model.tier} model needs {error.name}; install it with: pip install dsi-mqtt[node]"
         ) from error
-    kind = torch_engines.GraphFactory if model.tier == "graph" else torch_engines.TorchFactory
-    factory: EngineFactory = kind(threads=threads)
-    return factory
+    return factory_of(model.tier, threads)

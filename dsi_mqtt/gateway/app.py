@@ -7,9 +7,9 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Request
 from fastapi.responses import JSONResponse, Response
@@ -18,49 +18,56 @@ from starlette.requests import ClientDisconnect
 
 from dsi_mqtt.core.deployment import Generation
 from dsi_mqtt.core.generation import Completion
+from dsi_mqtt.core.sizes import MIB
 from dsi_mqtt.core.stream import Piece
 from dsi_mqtt.errors import DsiError, RequestError, TransportError
 from dsi_mqtt.gateway import asks, replies
-from dsi_mqtt.gateway.base import Asker, Generating
+from dsi_mqtt.gateway.base import Asker, Askers, Generating
 from dsi_mqtt.gateway.catalogue import Catalogue, Model
 from dsi_mqtt.gateway.keys import Keys
-from dsi_mqtt.gateway.presence import EventStream, GoneError, while_there
+from dsi_mqtt.gateway.presence import EventStream, GoneError, kept_alive, while_there
 from dsi_mqtt.gateway.refusals import LIMITED, SERVER, ApiError, api_error, unknown_model
 
 log = logging.getLogger(__name__)
 
-BODY_MAX: Final = 4 * 1024 * 1024
+BODY_MAX: Final = 4 * MIB
 BODY_S: Final = 60
 OPEN_MAX: Final = 256
 TIMEOUT_S: Final = 600.0
+SILENT_S: Final = 15.0
 INFER_AT_ONCE: Final = 8
+EVERYBODY: Final = ""
 
+# Of texts, with the number of tokens that they have.
+Vectors = tuple[list[list[float]], int]
 Read = Callable[[asks.Body, Generation], asks.Wanted]
 
 
 class Gateway:
     """What the routes need, and what is bounded.
 
-    keys: None admits everybody. body_max: bytes of a request. open_max: requests at once.
-    timeout_s: for one of them.
+    askers: one for each owner of a key. keys: None admits everybody, as one owner. body_max: bytes
+    of a request. open_max: requests at once. timeout_s: for one of them.
     """
 
     def __init__(
         self,
-        asker: Asker,
+        askers: Askers,
         catalogue: Catalogue,
         keys: Keys | None,
         *,
         body_max: int = BODY_MAX,
         open_max: int = OPEN_MAX,
         timeout_s: float = TIMEOUT_S,
+        silent_s: float = SILENT_S,
     ) -> None:
-        self._asker = asker
+        self._askers = askers
         self._catalogue = catalogue
         self._keys = keys
         self._body_max = body_max
         self._open_max = open_max
         self._timeout_s = timeout_s
+        self._silent_s = silent_s
         self._open = 0
 
     def app(self) -> FastAPI:
@@ -87,17 +94,21 @@ class Gateway:
 
     # --- what is asked ------------------------------------------------------------------------
 
-    async def admit(self, authorization: Annotated[str | None, Header()] = None) -> None:
-        if self._keys is not None and not self._keys.admit(authorization):
+    async def admit(
+        self, request: Request, authorization: Annotated[str | None, Header()] = None
+    ) -> None:
+        owner = EVERYBODY if self._keys is None else self._keys.owner(authorization)
+        if owner is None:
             raise ApiError(
                 401,
                 "the API key is missing or wrong; send it as Authorization: Bearer KEY",
                 code="invalid_api_key",
             )
+        request.state.owner = owner
 
     async def health(self) -> Response:
         """Whether a request could be served now."""
-        if not self._asker.connected:
+        if not self._catalogue.connected:
             return JSONResponse({"status": "the broker is away"}, 503)
         return JSONResponse({"status": "ok", "models": len(self._catalogue.all())})
 
@@ -122,8 +133,10 @@ class Gateway:
                 advice = "use /v1/chat/completions or /v1/completions"
                 raise _wrong_kind(model, f"generates text; {advice}")
             wanted = asks.read_embeddings(body)
-            vectors = await while_there(request, self._vectors(model, wanted.texts))
-        reply = replies.embeddings(model.spec.name, vectors, as_base64=wanted.base64)
+            asker = await self._askers(request.state.owner)
+            found = await while_there(request, self._vectors(asker, model, wanted.texts))
+        vectors, tokens = found
+        reply = replies.embeddings(model.spec.name, vectors, tokens, as_base64=wanted.base64)
         return JSONResponse(reply)
 
     # --- generations --------------------------------------------------------------------------
@@ -136,26 +149,35 @@ class Gateway:
             if not model.generates:
                 raise _wrong_kind(model, "generates no text; use /v1/embeddings")
             wanted = read(body, model.spec.generation or Generation())
-            telling = replies.Telling(
+            shape = replies.ReplyShape(
                 f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}",
                 model.spec.name,
                 int(time.time()),
                 chat=chat,
                 include_usage=wanted.include_usage,
             )
-            generation = self._asker.generate(
+            asker = await self._askers(request.state.owner)
+            generation = asker.generate(
                 model.spec.name, wanted.prompt, timeout_s=self._timeout_s, **wanted.settings
             )
             if not wanted.stream:
                 completion = await while_there(request, _whole(generation))
-                _note(telling, completion)
-                return _json(telling.whole(completion))
+                _note(shape, completion)
+                return _json(shape.whole(completion))
             opened.callback(generation.cancel)
             pieces = aiter(generation)
-            # It begins with the first piece: what goes wrong before has a status of its own.
-            first = await while_there(request, _next(pieces))
+            first = asyncio.ensure_future(_next(pieces))
+            # An error that nobody waits for any more is no event.
+            first.add_done_callback(lambda done: done.cancelled() or done.exception())
+            opened.callback(first.cancel)
+            # It begins with the first piece: what goes wrong before has a status of its own. But
+            # it begins in time: whoever waits for a status gives up as well.
+            await while_there(request, asyncio.wait({first}, timeout=self._silent_s))
+            if first.done():
+                first.result()
             end = opened.pop_all().close
-        return EventStream(_events(first, pieces, generation, telling), end)
+        events = _events(first, pieces, generation, shape)
+        return EventStream(kept_alive(events, self._silent_s), end)
 
     # --- inside -------------------------------------------------------------------------------
 
@@ -190,18 +212,15 @@ class Gateway:
         finally:
             self._open -= 1
 
-    async def _vectors(self, model: Model, texts: list[str]) -> list[list[float]]:
+    async def _vectors(self, asker: Asker, model: Model, texts: list[str]) -> Vectors:
         """In as many inputs as the deployment's batches need. Raises RequestError or ApiError."""
         size = model.spec.input.batch_max
         room = asyncio.Semaphore(INFER_AT_ONCE)
 
-        async def infer(batch: list[str]) -> list[list[float]]:
+        async def infer(batch: list[str]) -> Vectors:
             async with room:
-                answer = await self._asker.infer(model.spec.name, batch, timeout_s=self._timeout_s)
-            found = answer.get("embeddings") if isinstance(answer, dict) else None
-            if not isinstance(found, list):
-                raise _wrong_kind(model, "makes no embeddings")
-            return found
+                answer = await asker.infer(model.spec.name, batch, timeout_s=self._timeout_s)
+            return _vectors_of(model, answer)
 
         batches = [texts[start : start + size] for start in range(0, len(texts), size)]
         tasks = [asyncio.ensure_future(infer(batch)) for batch in batches]
@@ -210,7 +229,17 @@ class Gateway:
         finally:
             for task in tasks:
                 task.cancel()
-        return [vector for vectors in found for vector in vectors]
+        return [vector for vectors, _ in found for vector in vectors], sum(n for _, n in found)
+
+
+def _vectors_of(model: Model, answer: Any) -> Vectors:  # noqa: ANN401 - JSON
+    """Of one batch. A model of somebody's own may not count its tokens."""
+    told = answer if isinstance(answer, dict) else {}
+    vectors, usage = told.get("embeddings"), told.get("usage")
+    if not isinstance(vectors, list):
+        raise _wrong_kind(model, "makes no embeddings")
+    tokens = usage.get("prompt_tokens") if isinstance(usage, dict) else None
+    return vectors, tokens if isinstance(tokens, int) else 0
 
 
 async def _whole(generation: Generating) -> Completion:
@@ -222,15 +251,16 @@ async def _next(pieces: AsyncIterator[Piece]) -> Piece | None:
 
 
 async def _events(
-    piece: Piece | None,
+    first: Awaitable[Piece | None],
     pieces: AsyncIterator[Piece],
     generation: Generating,
-    telling: replies.Telling,
+    shape: replies.ReplyShape,
 ) -> AsyncIterator[bytes]:
-    for reply in telling.first():
+    for reply in shape.first():
         yield replies.event(reply)
     sent = False
     try:
+        piece = await first
         while piece is not None:
             if piece.replaces and sent:
                 # What was sent cannot be taken back here, and must not be taken for the text.
@@ -239,22 +269,22 @@ async def _events(
                 return
             if piece.text:
                 sent = True
-                yield replies.event(telling.text(piece.text))
+                yield replies.event(shape.text(piece.text))
             piece = await anext(pieces, None)
     except (RequestError, TransportError) as error:
         yield replies.event(api_error(error).body)
         return
-    _note(telling, generation.completion)
-    for reply in telling.last(generation.completion):
+    _note(shape, generation.completion)
+    for reply in shape.last(generation.completion):
         yield replies.event(reply)
     yield replies.DONE
 
 
-def _note(telling: replies.Telling, completion: Completion) -> None:
+def _note(shape: replies.ReplyShape, completion: Completion) -> None:
     log.info(
         "%s of %s: %d tokens from a prompt of %d",
-        telling.id,
-        telling.model,
+        shape.id,
+        shape.model,
         len(completion.tokens),
         completion.prompt_tokens,
     )

@@ -13,7 +13,7 @@ from typing import Any, Final
 from dsi_mqtt.core.deployment import Generation
 from dsi_mqtt.errors import InvalidInputError
 from dsi_mqtt.gateway.refusals import ApiError, api_error
-from dsi_mqtt.wire.asks import SEED_MAX, read_ask
+from dsi_mqtt.wire.asks import WHOLE_MAX, read_ask
 
 INPUTS_MAX: Final = 2048
 ROLES: Final = {
@@ -167,7 +167,7 @@ def _wanted(body: Body, field: str, prompt: Any, defaults: Generation) -> Wanted
         settings["max_tokens"] = most
     seed = body.get("seed")
     if isinstance(seed, int) and not isinstance(seed, bool):
-        settings["seed"] = seed % (SEED_MAX + 1)  # theirs may be negative
+        settings["seed"] = seed % (WHOLE_MAX + 1)  # theirs may be negative
     elif seed is not None:
         raise _refused("seed", "must be a whole number")
     stream = _flag(body, "stream")

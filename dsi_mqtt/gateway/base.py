@@ -1,8 +1,8 @@
-"""What the gateway needs of a client. The command hands it one: rooms of a floor never meet."""
+"""What the gateway needs of clients. The command hands it them: rooms of a floor never meet."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Generator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
 from typing import Any, Protocol
 
 from dsi_mqtt.core.generation import Completion
@@ -23,10 +23,7 @@ class Generating(Protocol):
 
 
 class Asker(Protocol):
-    """Asks deployments over MQTT. All of it raises RequestError or ConfigError."""
-
-    @property
-    def connected(self) -> bool: ...
+    """Asks deployments over MQTT, as one device. All of it raises RequestError or ConfigError."""
 
     def generate(
         self,
@@ -50,3 +47,9 @@ class Asker(Protocol):
         timeout_s: float,
     ) -> Any:  # noqa: ANN401 - any JSON value
         ...
+
+
+# By owner of a key, an asker that is a device of its own: a door keeps caches for the device that
+# has asked, and how fast an answer comes would tell others what was asked before. Raises
+# TransportError where the broker is away.
+Askers = Callable[[str], Awaitable[Asker]]

@@ -13,7 +13,7 @@ from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.errors import WireError
 from dsi_mqtt.transport.base import ConnectOptions, ControlConnection, Message, Transport
 from dsi_mqtt.transport.lasting import Backoff, keep_connected
-from dsi_mqtt.wire.topics import Topics
+from dsi_mqtt.wire.topics import Topics, check_topic_name
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +47,12 @@ class Catalogue:
         self._clock = clock
         self._models: dict[str, Model] = {}
         self._read = asyncio.Event()
+        self._connected = False
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker is there now."""
+        return self._connected
 
     async def run(self) -> None:
         """For ever. Connects again by itself."""
@@ -74,24 +80,31 @@ class Catalogue:
         await connection.subscribe(self._topics.spec.filter(), qos=1)
         await connection.subscribe(marker, qos=1)
         await connection.publish(Message(marker, qos=1))
-        async for message in connection.messages():
-            if message.topic == marker:
-                self._models = found
-                self._read.set()
-            else:
-                self._note(found, message)
+        try:
+            async for message in connection.messages():
+                if message.topic == marker:
+                    self._models, self._connected = found, True
+                    self._read.set()
+                else:
+                    self._note(found, message)
+        finally:
+            self._connected = False
 
     def _note(self, found: dict[str, Model], message: Message) -> None:
         parts = self._topics.spec.parts(message.topic)
         if parts is None:
             return
         name = parts["deployment"]
-        known = found.pop(name, None) or self._models.get(name)
+        known = found.get(name) or self._models.get(name)
         if not message.payload:
+            found.pop(name, None)
             return
         try:
             spec = self._topics.spec.payload.decode(message.payload)
+            check_topic_name(spec.name, name)
         except WireError as error:
             log.warning("%s is ignored: %s", message.topic, error)
+            if known is not None:
+                found[name] = known  # the last that could be read stands
             return
         found[name] = Model(spec, known.created if known else int(self._clock()))

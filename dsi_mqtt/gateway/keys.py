@@ -40,13 +40,18 @@ class Keys:
             raise ConfigError(f"{path}: holds no key; write one a line, like sk-… or sha256:…")
         return cls(digests)
 
-    def admit(self, authorization: str | None) -> bool:
-        """authorization: the header. It takes as long whether a key is near or far."""
+    def owner(self, authorization: str | None) -> str | None:
+        """Whose key the header brings, by a name that is no secret; None: it is no key.
+
+        It takes as long whether a key is near or far.
+        """
         scheme, _, key = (authorization or "").partition(" ")
         given = hashlib.sha256(key.strip().encode()).digest()
         # All are compared, so that the time does not tell which one it was.
         found = [hmac.compare_digest(given, digest) for digest in self._digests]
-        return scheme.lower() == "bearer" and any(found)
+        if scheme.lower() != "bearer" or not any(found):
+            return None
+        return hashlib.sha256(given).hexdigest()
 
 
 def _digest(text: str, where: str) -> bytes:

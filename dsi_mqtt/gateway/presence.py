@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 T = TypeVar("T")
+
+# A line that begins with a colon says nothing to whoever reads events.
+COMMENT: Final = b": the text goes on\n\n"
 
 
 class GoneError(Exception):
@@ -38,6 +41,28 @@ async def while_there(request: Request, work: Coroutine[Any, Any, T]) -> T:
 async def _gone(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+async def kept_alive(events: AsyncIterator[bytes], silent_s: float) -> AsyncIterator[bytes]:
+    """`events`, and a comment whenever none has come for `silent_s`: proxies end what is silent."""
+    coming: asyncio.Future[bytes | None] | None = None
+    try:
+        while True:
+            coming = asyncio.ensure_future(_next(events))
+            while not (await asyncio.wait({coming}, timeout=silent_s))[0]:
+                yield COMMENT
+            event = coming.result()
+            if event is None:
+                return
+            yield event
+    finally:
+        if coming is not None:
+            coming.cancel()
+            await asyncio.gather(coming, return_exceptions=True)
+
+
+async def _next(events: AsyncIterator[bytes]) -> bytes | None:
+    return await anext(events, None)
 
 
 class EventStream(StreamingResponse):

@@ -34,7 +34,7 @@ def usage(completion: Completion) -> Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class Telling:
+class ReplyShape:
     """How one generation is told. chat: as a conversation, else as a bare completion.
 
     include_usage: every chunk names the usage, which is null in all but a last one of its own.
@@ -91,8 +91,10 @@ class Telling:
         }
 
 
-def embeddings(model: str, vectors: Sequence[Sequence[float]], *, as_base64: bool) -> Reply:
-    """The tokens of one-pass inputs are counted nowhere, so the usage is 0."""
+def embeddings(
+    model: str, vectors: Sequence[Sequence[float]], tokens: int, *, as_base64: bool
+) -> Reply:
+    """tokens: of all the inputs."""
     data = [
         {
             "object": "embedding",
@@ -105,7 +107,7 @@ def embeddings(model: str, vectors: Sequence[Sequence[float]], *, as_base64: boo
         "object": "list",
         "data": data,
         "model": model,
-        "usage": {"prompt_tokens": 0, "total_tokens": 0},
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
     }
 
 

@@ -17,6 +17,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from dsi_mqtt.core.sizes import MIB
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
@@ -70,7 +72,7 @@ class ConnectOptions:
     username: str | None = None
     password: str | None = None
     hold_count: int = 64
-    hold_bytes: int = 64 * 1024 * 1024
+    hold_bytes: int = 64 * MIB
     connect_timeout_s: float = 5.0
 
 

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from dsi_mqtt.core.sizes import MIB
 from dsi_mqtt.errors import ConfigError
-
-MIB: Final = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)

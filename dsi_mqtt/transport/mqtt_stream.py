@@ -14,10 +14,12 @@ from typing import Final, Protocol, cast
 
 import mqtt5
 
+from dsi_mqtt.core.sizes import MIB
+
 # Two chunks of 256 KiB with their headers fit, so that a partial packet is seldom moved.
 RECEIVE_BYTES: Final = 640 * 1024
 # Bytes the transport may queue before writers wait.
-WRITE_HIGH_BYTES: Final = 1024 * 1024
+WRITE_HIGH_BYTES: Final = MIB
 
 _FIXED_HEADER_MAX: Final = 5
 _SILENT_TICKS_MAX: Final = 2

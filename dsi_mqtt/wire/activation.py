@@ -19,6 +19,7 @@ import numpy as np
 
 from dsi_mqtt.core.activation import Tensor, Tensors, expected_bytes
 from dsi_mqtt.core.message import Activation, Header
+from dsi_mqtt.core.sizes import MIB
 from dsi_mqtt.errors import TooLargeError, WireError
 from dsi_mqtt.wire.header import (
     Chunk,
@@ -34,7 +35,7 @@ from dsi_mqtt.wire.header import (
 )
 
 CHUNK_BYTES: Final = 256 * 1024
-ACTIVATION_MAX: Final = 256 * 1024 * 1024
+ACTIVATION_MAX: Final = 256 * MIB
 PARTIAL_MAX: Final = 64
 _ALIGNMENT: Final = 16
 

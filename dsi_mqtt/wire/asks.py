@@ -14,8 +14,9 @@ from dsi_mqtt.wire.header import TEMPERATURE_MAX
 
 STOPS_MAX: Final = 8
 STOP_CHARACTERS_MAX: Final = 64
-SEED_MAX: Final = 2**53 - 1
-ALIVE_S: Final = (1.0, 60.0)
+# What a number of JSON holds exactly, wherever it is read.
+WHOLE_MAX: Final = 2**53 - 1
+ALIVE_RANGE_S: Final = (1.0, 60.0)
 _FIELDS: Final = (
     "prompt",
     "messages",
@@ -57,12 +58,14 @@ def _read(value: dict[str, Any], defaults: Generation) -> Ask:
         prompt=_prompt(value),
         max_tokens=_whole(value, "max_tokens", defaults.max_tokens, 1, defaults.context),
         temperature=_number(value, "temperature", defaults.temperature, 0.0, TEMPERATURE_MAX),
-        top_k=_whole(value, "top_k", 0, 0, SEED_MAX),
+        top_k=_whole(value, "top_k", 0, 0, WHOLE_MAX),
         top_p=_top_p(value),
-        seed=None if value.get("seed") is None else _whole(value, "seed", 0, 0, SEED_MAX),
+        seed=None if value.get("seed") is None else _whole(value, "seed", 0, 0, WHOLE_MAX),
         stop=_stop(value.get("stop")),
         stream=_flag(value, "stream"),
-        alive_s=None if value.get("alive_s") is None else _number(value, "alive_s", 0.0, *ALIVE_S),
+        alive_s=None
+        if value.get("alive_s") is None
+        else _number(value, "alive_s", 0.0, *ALIVE_RANGE_S),
     )
 
 
@@ -179,6 +182,12 @@ def _top_p(value: dict[str, Any]) -> float:
     return top_p
 
 
+def _alive_s(value: dict[str, Any]) -> float | None:
+    if value.get("alive_s") is None:
+        return None
+    return _number(value, "alive_s", 0.0, *ALIVE_RANGE_S)
+
+
 def _flag(value: dict[str, Any], name: str) -> bool:
     flag = value.get(name)
     if flag is None or isinstance(flag, bool):
@@ -206,7 +215,7 @@ def _number(value: dict[str, Any], name: str, default: float, least: float, most
 
 
 def _is_token(value: object) -> bool:
-    return isinstance(value, int) and _is_whole(value) and 0 <= value <= SEED_MAX
+    return isinstance(value, int) and _is_whole(value) and 0 <= value <= WHOLE_MAX
 
 
 def _is_whole(value: object) -> bool:

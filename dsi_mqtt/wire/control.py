@@ -13,9 +13,10 @@ from typing import Any, Final, Generic, TypeVar, cast
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from dsi_mqtt.core.sizes import MIB
 from dsi_mqtt.errors import TooLargeError, WireError
 
-CONTROL_MAX: Final = 1024 * 1024
+CONTROL_MAX: Final = MIB
 _RENAMED: Final = {"source": "from", "target": "to"}
 
 T = TypeVar("T")

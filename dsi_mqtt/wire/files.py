@@ -17,12 +17,13 @@ from dsi_mqtt.core import site as nodes_schema
 from dsi_mqtt.core.deployment import Deployment, parse_units
 from dsi_mqtt.core.model import ModelSpec
 from dsi_mqtt.core.site import SiteFile
+from dsi_mqtt.core.sizes import MIB
 from dsi_mqtt.errors import MESSAGE_MAX, ConfigError
 from dsi_mqtt.wire.control import complaints
 from dsi_mqtt.wire.ranges import WITH_CREDENTIALS, first_out_of_range
 from dsi_mqtt.wire.topics import check_name
 
-FILE_MAX: Final = 1024 * 1024
+FILE_MAX: Final = MIB
 INFINITY: Final = float("inf")
 PACKAGE: Final = "package:"
 _DTYPES: Final = ("float32", "float16", "bfloat16")

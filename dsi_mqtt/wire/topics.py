@@ -73,6 +73,11 @@ _LEADER: Final = Codec(Leader, check=first_out_of_range)
 _REDELIVERY: Final = Codec(Redelivery, check=first_out_of_range)
 
 
+def _plain(pattern: str, qos: int, writer: str) -> Topic[None]:
+    """A topic that carries no control message and retains nothing."""
+    return Topic(pattern, None, qos, retain=False, writer=writer)
+
+
 class Topics:
     """All topics below one root."""
 
@@ -82,41 +87,20 @@ class Topics:
         if not plain or root.startswith("$") or not root.isprintable():
             raise ConfigError(f"topic root {root!r:.60} must be plain levels, like {ROOT}")
         self.root = root
-        self.status = Topic(
-            f"{root}/node/{{node}}/status", _STATUS, 1, True, "the worker; its will"
-        )
-        self.telemetry = Topic(
-            f"{root}/node/{{node}}/telemetry", _TELEMETRY, 0, False, "the worker"
-        )
-        self.desired = Topic(f"{root}/node/{{node}}/desired", _DESIRED, 1, True, "an operator")
-        self.echo: Topic[None] = Topic(
-            f"{root}/node/{{node}}/echo", None, 0, False, "the worker, to itself"
-        )
-        self.spec = Topic(f"{root}/deploy/{{deployment}}/spec", _SPEC, 1, True, "an operator")
-        self.table = Topic(
-            f"{root}/deploy/{{deployment}}/table", _TABLE, 1, True, "the orchestrator"
-        )
-        self.redelivery = Topic(
-            f"{root}/deploy/{{deployment}}/redelivery/{{key}}", _REDELIVERY, 1, True, "the door"
-        )
-        self.input: Topic[None] = Topic(
-            f"{root}/deploy/{{deployment}}/in/{{device}}", None, 1, False, "a device"
-        )
-        self.result: Topic[None] = Topic(
-            f"{root}/deploy/{{deployment}}/out/{{device}}/result", None, 1, False, "the door"
-        )
-        self.cancel: Topic[None] = Topic(
-            f"{root}/deploy/{{deployment}}/cancel/{{device}}", None, 1, False, "a device"
-        )
-        self.alive: Topic[None] = Topic(
-            f"{root}/deploy/{{deployment}}/alive/{{device}}", None, 0, False, "a device"
-        )
-        self.activation: Topic[None] = Topic(
-            f"{root}/act/{{receiver}}/{{sender}}/{{deployment}}/{{kind}}",
-            None,
-            0,
-            False,
-            "the sender",
+        node, deploy = f"{root}/node/{{node}}", f"{root}/deploy/{{deployment}}"
+        self.status = Topic(f"{node}/status", _STATUS, 1, True, "the worker; its will")
+        self.telemetry = Topic(f"{node}/telemetry", _TELEMETRY, 0, False, "the worker")
+        self.desired = Topic(f"{node}/desired", _DESIRED, 1, True, "an operator")
+        self.echo = _plain(f"{node}/echo", 0, "the worker, to itself")
+        self.spec = Topic(f"{deploy}/spec", _SPEC, 1, True, "an operator")
+        self.table = Topic(f"{deploy}/table", _TABLE, 1, True, "the orchestrator")
+        self.redelivery = Topic(f"{deploy}/redelivery/{{key}}", _REDELIVERY, 1, True, "the door")
+        self.input = _plain(f"{deploy}/in/{{device}}", 1, "a device")
+        self.result = _plain(f"{deploy}/out/{{device}}/result", 1, "the door")
+        self.cancel = _plain(f"{deploy}/cancel/{{device}}", 1, "a device")
+        self.alive = _plain(f"{deploy}/alive/{{device}}", 0, "a device")
+        self.activation = _plain(
+            f"{root}/act/{{receiver}}/{{sender}}/{{deployment}}/{{kind}}", 0, "the sender"
         )
         self.site = Topic(
             f"{root}/broker/site", _SITE, 1, True, "the program that started the brokers"

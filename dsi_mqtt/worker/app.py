@@ -19,6 +19,7 @@ from dsi_mqtt.core import effects as fx
 from dsi_mqtt.core import events as ev
 from dsi_mqtt.core.message import Activation, Header
 from dsi_mqtt.core.node import Telemetry
+from dsi_mqtt.core.sizes import MIB
 from dsi_mqtt.core.table import BrokerUrls
 from dsi_mqtt.core.worker import Worker
 from dsi_mqtt.engine.base import EngineFactory
@@ -56,7 +57,7 @@ TICK_S: Final = 0.05
 LISTEN_S: Final = 1.1
 KEEP_ALIVE_S: Final = 4
 RECONNECT: Final = Backoff(last_s=3.0)
-DATA_HOLD_BYTES: Final = 512 * 1024 * 1024
+DATA_HOLD_BYTES: Final = 512 * MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,11 @@ class WorkerProcess:
         self._vitals = Vitals()
         self._sequence = 0
         self._alone = False
-        self._perform: dict[type, Callable[[Any], None]] = {
+        self._perform = self._performers()
+
+    def _performers(self) -> dict[type, Callable[[Any], None]]:
+        """By effect, what does it."""
+        return {
             fx.OpenModel: lambda e: self._engines.open(e.deployment),
             fx.CloseModel: lambda e: self._close_model(e.deployment),
             fx.LoadUnits: lambda e: self._engines.load(e.deployment, e.units),

@@ -25,6 +25,7 @@ from dsi_mqtt.errors import (
     one_sentence,
 )
 from dsi_mqtt.wire.ranges import first_out_of_range
+from dsi_mqtt.worker.threads import Threads
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class EngineHost:
         self._emit = emit
         self._model_root = model_root
         self._engines: dict[str, Engine] = {}
-        self._threads: dict[str, ThreadPoolExecutor] = {}
+        self._threads = Threads("engine")
         self._tasks: set[asyncio.Task[None]] = set()
 
     def open(self, deployment: Deployment) -> None:
@@ -52,7 +53,7 @@ class EngineHost:
         generation = None
         if deployment.kind == "generation":
             generation = deployment.generation or Generation()
-        thread = self._thread(name)
+        thread = self._threads.of(name)
 
         def work() -> Engine:
             engine = self._factory.open(model, generation)
@@ -69,7 +70,7 @@ class EngineHost:
                 log.debug("opening %s failed", name, exc_info=True)
                 self._tell(thread, ev.ModelRefused(name, _sentence(error)))
             else:
-                if self._threads.get(name) is thread:
+                if self._threads.known(name) is thread:
                     self._engines[name] = engine
                 self._tell(thread, ev.ModelOpened(name, engine.graph))
 
@@ -78,12 +79,10 @@ class EngineHost:
     def close(self, deployment: str) -> None:
         """Forgets the engine; its thread ends when its last job has."""
         self._engines.pop(deployment, None)
-        thread = self._threads.pop(deployment, None)
-        if thread is not None:
-            thread.shutdown(wait=False, cancel_futures=True)
+        self._threads.end(deployment)
 
     def load(self, deployment: str, units: UnitRange) -> None:
-        engine, thread = self._engines.get(deployment), self._thread(deployment)
+        engine, thread = self._engines.get(deployment), self._threads.of(deployment)
 
         def work() -> float:
             if engine is None:
@@ -109,7 +108,7 @@ class EngineHost:
         self._start(run(), f"load {deployment} {units}")
 
     def drop(self, deployment: str, units: UnitRange) -> None:
-        engine, thread = self._engines.get(deployment), self._threads.get(deployment)
+        engine, thread = self._engines.get(deployment), self._threads.known(deployment)
         if engine is not None and thread is not None:
             thread.submit(engine.drop, units)
 
@@ -119,7 +118,7 @@ class EngineHost:
 
     def close_sessions(self, effect: CloseSessions) -> None:
         engine = self._engines.get(effect.deployment)
-        thread = self._threads.get(effect.deployment)
+        thread = self._threads.known(effect.deployment)
         if engine is not None and thread is not None:
             for session in effect.sessions:
                 thread.submit(engine.close, session)
@@ -138,12 +137,12 @@ class EngineHost:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(self._emit, event)
 
-        self._thread(job.deployment).submit(work)
+        self._threads.of(job.deployment).submit(work)
 
     def shut_down(self) -> None:
         for task in self._tasks:
             task.cancel()
-        for name in list(self._threads):
+        for name in self._threads.deployments():
             self.close(name)
 
     # --- parts --------------------------------------------------------------------------------
@@ -156,14 +155,8 @@ class EngineHost:
 
     def _tell(self, thread: ThreadPoolExecutor, event: Told) -> None:
         """Unless the model was closed meanwhile: another may be open under its name."""
-        if self._threads.get(event.deployment) is thread:
+        if self._threads.known(event.deployment) is thread:
             self._emit(event)
-
-    def _thread(self, deployment: str) -> ThreadPoolExecutor:
-        thread = self._threads.get(deployment)
-        if thread is None:
-            thread = self._threads[deployment] = ThreadPoolExecutor(1, f"engine {deployment}")
-        return thread
 
     def _start(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.get_running_loop().create_task(coroutine, name=name)

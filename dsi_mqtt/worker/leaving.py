@@ -27,12 +27,15 @@ class Leaving:
         self._partials: dict[bytes, PublishPartial] = {}
         self._out: set[bytes] = set()
         self._answers: set[bytes] = set()
+        self._answers_out: set[bytes] = set()
         self._unfinished = 0
         self._changed = asyncio.Event()
 
     def put(self, effect: Outgoing) -> None:
         """At the end; what is put again, because it got lost, comes before what followed it."""
         if isinstance(effect, PublishPartial):
+            if effect.request in self._answers or effect.request in self._answers_out:
+                return  # it got lost; the answer, which would come before it, has it all
             waiting = self._partials.get(effect.request)
             self._partials[effect.request] = effect if waiting is None else joined(waiting, effect)
             if waiting is None and effect.request not in self._out:
@@ -57,6 +60,7 @@ class Leaving:
                     self._out.add(effect.request)
                 elif isinstance(effect, PublishReply):
                     self._answers.discard(effect.request)
+                    self._answers_out.add(effect.request)
                 self._unfinished += 1
                 return effect
             self._changed.clear()
@@ -69,6 +73,8 @@ class Leaving:
             self._out.discard(effect.request)
             if effect.request in self._partials:
                 self._order.append(effect.request)
+        elif isinstance(effect, PublishReply):
+            self._answers_out.discard(effect.request)
         self._changed.set()
 
     async def empty(self) -> None:

@@ -16,11 +16,11 @@ import psutil
 from threadpoolctl import threadpool_limits
 
 from dsi_mqtt.core.node import Capabilities
+from dsi_mqtt.core.sizes import GIB, MIB
 
 MEMORY_SHARE: Final = 0.7
 _SIDE: Final = 256
 _TRIES: Final = 40
-_MIB: Final = 1024 * 1024
 
 
 def measure_capabilities(threads: int, weight_cap: int | None) -> Capabilities:
@@ -65,9 +65,9 @@ def _gflops(threads: int) -> float:
 
 
 def _memory_gib_s() -> float:
-    data = np.zeros(16 * _MIB // 4, np.float32)
+    data = np.zeros(16 * MIB // 4, np.float32)
     seconds = min(_timed(data.sum) for _ in range(_TRIES))
-    return float(data.nbytes / seconds / 1024**3)
+    return float(data.nbytes / seconds / GIB)
 
 
 def _timed(work: Callable[[], object]) -> float:

@@ -17,10 +17,11 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from dsi_mqtt.cli.bench import app, hop_table, parse_sizes
+from dsi_mqtt.cli.bench import app
 from dsi_mqtt.cli.bench_hop import HopPlan, HopReport, HopRow, document, measure
 from dsi_mqtt.cli.bench_hop_baseline import build_baseline
 from dsi_mqtt.cli.bench_hop_echo import EchoNode, EchoOptions, Ping
+from dsi_mqtt.cli.bench_hop_report import hop_table, parse_sizes
 from dsi_mqtt.cli.run_record import run_record
 from dsi_mqtt.core.activation import Tensor
 from dsi_mqtt.core.message import Activation

@@ -28,7 +28,8 @@ from dsi_mqtt.wire.files import read_nodes, read_site
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MIB = 1 << 20
-DEPLOYMENTS = ["hazards.yaml", "04_split_by_hand.yaml", "05_pin.yaml", "07_own_model.yaml"]
+DEPLOYMENTS = ["hazards.yaml", "04_split_by_hand.yaml", "05_pin.yaml"]
+DEPLOYMENTS += ["07_own_model.yaml", "11_any_module.yaml"]
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +40,9 @@ def graph() -> ModelGraph:
 
 
 @pytest.fixture
-def own() -> Iterator[Engine]:
-    (deployment,), _ = read_site(EXAMPLES / "07_own_model.yaml")
+def own(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """The model of a file, by default of the one with an `nn.Sequential`."""
+    (deployment,), _ = read_site(EXAMPLES / getattr(request, "param", "07_own_model.yaml"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "path", [str(EXAMPLES), *sys.path])  # as `up` and `deploy` do
         yield TierFactory().open(deployment.model)
@@ -72,7 +74,7 @@ def test_nothing_in_an_example_is_without_effect(name: str) -> None:
     assert nodes_without_effect(site) == ()
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("0*")))
+@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("[01]*")))
 def test_each_example_stands_in_the_readme_with_commands_that_name_it(name: str) -> None:
     readme = (EXAMPLES / "README.md").read_text()
     assert f"]({name})" in readme
@@ -129,3 +131,13 @@ def test_the_model_of_ones_own_finds_what_swings(own: Engine) -> None:
     assert found["hz"] == spectrum.argmax() * 16 / len(given) == 2.0
     assert found["amplitude"] == pytest.approx(spectrum.max() * 2 / hann.sum(), abs=1e-3)
     assert found["amplitude"] == pytest.approx(10, rel=0.02)
+
+
+@pytest.mark.parametrize("own", ["11_any_module.yaml"], indirect=True)
+def test_any_module_is_cut_where_two_tensors_cross(own: Engine) -> None:
+    chain = parts(placed("11_any_module.yaml", own.graph))
+    assert chain == [("0:3", "sensor"), ("3:6", "cabinet"), ("6:10", "office")]
+    row = 16 * np.dtype(np.float32).itemsize
+    # Behind the prelude the signal crosses alone; at the cuts half a signal or more goes past it.
+    assert own.graph.units[0].output_bytes < 2 * row
+    assert all(own.graph.units[cut - 1].output_bytes > row * 3 // 2 for cut in (3, 6))

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import pytest_asyncio
 
+import dsi_mqtt.client
 from dsi_mqtt.client import Client, Piece
 from dsi_mqtt.errors import (
     DeadlineError,
@@ -98,10 +99,20 @@ async def test_what_a_prompt_may_be(
     assert given == asked | settings | {"stream": False}
 
 
-@pytest.mark.parametrize("prompt", [[], 7, [1, "a"], [{"role": "user"}, "a"], None])
+@pytest.mark.parametrize("prompt", [[], "", 7, [1, "a"], [{"role": "user"}, "a"], None])
 async def test_what_is_no_prompt_is_refused_here(client: Client, prompt: list[int]) -> None:
-    with pytest.raises(InvalidInputError, match="prompt must be"):
+    with pytest.raises(InvalidInputError, match="field prompt must be"):
         client.generate("chat", prompt)
+
+
+@pytest.mark.parametrize(
+    "message", [{"role": "user"}, {"role": 1, "content": "a"}, {"content": b"a"}]
+)
+async def test_messages_that_are_none_are_refused_here(
+    client: Client, message: dict[str, str]
+) -> None:
+    with pytest.raises(InvalidInputError, match=r"field prompt: .* role and content"):
+        client.generate("chat", [{"role": "user", "content": "Hi"}, message])
 
 
 async def test_what_is_no_number_is_refused_here(client: Client) -> None:
@@ -220,7 +231,7 @@ async def cancel_from_beside(client: Client, door: SimulatedDoor) -> None:
 
 
 async def let_the_time_pass(client: Client, door: SimulatedDoor) -> None:
-    with pytest.raises(DeadlineError):
+    with pytest.raises(DeadlineError, match="did not end in time"):
         await client.generate("chat", "Hi", timeout_s=2.0)
 
 
@@ -334,6 +345,15 @@ async def test_it_goes_on_over_a_lost_connection(
     assert client.resent == 1
 
 
+async def test_of_whom_nothing_is_heard_may_not_run(client: Client, door: SimulatedDoor) -> None:
+    async def silent(_: Asked) -> None:
+        await asyncio.Event().wait()
+
+    door.script = silent
+    with pytest.raises(DeadlineError, match="is an orchestrator and a worker running"):
+        await client.generate("chat", "Hi", timeout_s=0.5)
+
+
 async def test_errors_are_raised_where_it_is_read(client: Client, door: SimulatedDoor) -> None:
     with pytest.raises(UnknownDeploymentError):
         await client.generate("chut", "Hi")
@@ -367,3 +387,11 @@ async def test_generations_beside_each_other_get_their_own(client: Client) -> No
 async def test_a_stream_asked_for_as_an_inference_ends_with_its_answer(client: Client) -> None:
     result = await client.infer("chat", {"prompt": "Hi", "stream": True, "max_tokens": 2})
     assert result["text"] == text_of(range(2))
+
+
+def test_what_a_caller_needs_to_name_is_the_packages() -> None:
+    for name in ("Client", "Completion", "Piece", "TextGeneration"):
+        assert getattr(dsi_mqtt, name) is getattr(dsi_mqtt.client, name)
+        assert name in dsi_mqtt.__all__
+    with pytest.raises(AttributeError, match="no attribute 'Generation'"):
+        _ = dsi_mqtt.Generation

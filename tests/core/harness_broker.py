@@ -8,7 +8,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from dsi_mqtt.core import events as ev
-from dsi_mqtt.core.client import ClientEffects, GiveUp, PendingInputs, SendInput
+from dsi_mqtt.core.client import Abandon, ClientEffects, PendingInputs, SendInput
 from dsi_mqtt.core.request import Input, ParsedInput, Redelivery, Reply
 from tests.core.build import NAME
 
@@ -222,5 +222,5 @@ class SimClient:
             if isinstance(effect, SendInput):
                 delivery = Delivery(effect.id, self.outcomes[effect.id].text)
                 self.site.broker.publish(delivery)
-            elif isinstance(effect, GiveUp):
+            elif isinstance(effect, Abandon):
                 self.outcomes[effect.id].given_up = True

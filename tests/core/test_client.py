@@ -11,9 +11,9 @@ from dsi_mqtt.core.client import (
     CANCEL_EVERY_S,
     CANCEL_FOR_S,
     RESEND_MAX_S,
+    Abandon,
     ClientEffect,
     ClientEffects,
-    GiveUp,
     PendingInputs,
     SendAlive,
     SendCancel,
@@ -81,7 +81,7 @@ def test_an_input_of_one_pass_is_not_told_alive_nor_cancelled() -> None:
     pending.submitted(A, 3.0, 0.0)
     pending.submitted(B, LATER, 0.0)
     assert pending.left(B, 0.5) == []
-    assert until(pending, 0.5, 5.0) == [(2.0, SendInput(A)), (3.0, GiveUp(A))]
+    assert until(pending, 0.5, 5.0) == [(2.0, SendInput(A)), (3.0, Abandon(A))]
 
 
 def test_a_cancel_is_sent_again_until_it_is_answered() -> None:
@@ -119,7 +119,7 @@ def test_what_was_never_sent_needs_no_cancel() -> None:
 
 def test_a_generation_that_takes_too_long_is_cancelled() -> None:
     pending = generating(deadline=1.0)
-    assert pending.tick(1.0)[:2] == [GiveUp(A), SendCancel(A, "chat")]
+    assert pending.tick(1.0)[:2] == [Abandon(A), SendCancel(A, "chat")]
 
 
 class Delivery(RuleBasedStateMachine):
@@ -138,11 +138,11 @@ class Delivery(RuleBasedStateMachine):
 
     def act(self, effects: ClientEffects) -> None:
         for effect in effects:
-            assert self.up or isinstance(effect, GiveUp)
+            assert self.up or isinstance(effect, Abandon)
             if isinstance(effect, SendInput):
                 assert effect.id in self.open
                 self.sent[effect.id] = self.now
-            elif isinstance(effect, GiveUp):
+            elif isinstance(effect, Abandon):
                 deadline, generates = self.open.pop(effect.id)
                 assert deadline <= self.now
                 self.leave(effect.id, generates)

@@ -12,7 +12,7 @@ import pytest
 
 from dsi_mqtt.cli.watching import Picture
 from dsi_mqtt.client import Client
-from dsi_mqtt.client.generation import Generation
+from dsi_mqtt.client.generation import TextGeneration
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.generation import Completion, Sampling
 from dsi_mqtt.errors import InvalidInputError, OverloadedError, RequestError
@@ -40,7 +40,7 @@ def said_by(message: Message) -> dict[str, Any]:
     return said
 
 
-async def whole(generation: Generation) -> Completion:
+async def whole(generation: TextGeneration) -> Completion:
     return await generation
 
 

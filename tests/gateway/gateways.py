@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import openai
 
+from dsi_mqtt.cli.gateway import Devices
 from dsi_mqtt.client import Client
 from dsi_mqtt.core.deployment import Deployment, InputLimits
 from dsi_mqtt.core.model import ModelSpec
@@ -48,19 +49,26 @@ async def live_gateway(
     body_max: int = 100_000,
     open_max: int = 100,
     grace_s: int = 5,
+    silent_s: float = 15.0,
 ) -> AsyncIterator[Live]:
     broker = MemoryBroker()
     transport = MemoryTransport(broker)
     async with (
         asyncio.timeout(PATIENCE_S * 2),
         simulated_door(transport, deployments=[CHAT, VECTORS]) as door,
-        Client(URL, transport=transport) as client,
+        Devices(lambda: Client(URL, transport=transport)) as devices,
     ):
         catalogue = Catalogue(URL, transport, Topics(), clock=lambda: 1_700_000_000.5)
         following = asyncio.create_task(catalogue.run())
         await catalogue.read()
         app = Gateway(
-            client, catalogue, keys, body_max=body_max, open_max=open_max, timeout_s=PATIENCE_S
+            devices.of,
+            catalogue,
+            keys,
+            body_max=body_max,
+            open_max=open_max,
+            timeout_s=PATIENCE_S,
+            silent_s=silent_s,
         ).app()
         listening = listen("127.0.0.1", 0, may_be_open=False)
         async with serving(app, listening, grace_s=grace_s):

@@ -14,7 +14,7 @@ import pytest
 from dsi_mqtt.gateway.keys import Keys
 from dsi_mqtt.transport.base import Message
 from tests.client.door import CHAT, Asked
-from tests.gateway.gateways import Live, live_gateway
+from tests.gateway.gateways import VECTORS, Live, live_gateway
 
 KEY = "sk-0123456789abcdef"
 
@@ -46,6 +46,22 @@ async def test_a_spec_that_is_none_lists_no_model(live: Live, client: openai.Asy
     await live.door.connection.publish(Message(spec, b"{}", qos=1, retain=True))
     await live.door.deploy(replace(CHAT, name="after"))
     await until_listed(client, "after", "chat", "vectors")
+
+
+@pytest.mark.parametrize("rubbish", [b"{}", b"no JSON", None])
+async def test_the_last_spec_that_could_be_read_stands(
+    live: Live, client: openai.AsyncOpenAI, rubbish: bytes | None
+) -> None:
+    topics = live.door.topics
+    given = topics.spec.payload.encode(CHAT) if rubbish is None else rubbish  # another's
+    for name in ("vectors", "unheard-of"):
+        spec = topics.spec.name(deployment=name)
+        await live.door.connection.publish(Message(spec, given, qos=1, retain=True))
+    await live.door.deploy(replace(CHAT, name="after"))
+    await until_listed(client, "after", "chat", "vectors")
+    known = live.catalogue.get("vectors")
+    assert known is not None
+    assert known.spec == VECTORS
 
 
 async def test_what_was_withdrawn_while_the_broker_was_away_is_gone(
@@ -116,6 +132,22 @@ async def test_only_who_has_a_key_is_admitted() -> None:
             assert (await http.get("/v1/models", headers=basic)).status_code == 401
             assert (await http.get("/health")).status_code == 200
         assert live.door.inputs == []
+
+
+async def test_each_key_is_a_device_of_its_own() -> None:
+    """Caches are kept for a device: none of one key's may speed up another's."""
+    other = "sk-of-somebody-else"
+    keys = Keys([hashlib.sha256(key.encode()).digest() for key in (KEY, other)])
+    async with live_gateway(keys=keys) as live:
+        for key in (KEY, other, KEY):
+            async with live.openai(key) as client:
+                await client.completions.create(model="chat", prompt="x", max_tokens=1)
+        first, second, again = (
+            parts["device"]
+            for message in live.door.inputs
+            if (parts := live.door.topics.input.parts(message.topic)) is not None
+        )
+        assert first == again != second
 
 
 async def test_requests_at_once_are_bounded() -> None:

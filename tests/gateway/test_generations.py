@@ -315,3 +315,70 @@ async def test_the_end_of_the_gateway_cancels_what_goes_on() -> None:
     assert len(live.door.cancels) == 1
     await stream.close()
     await client.close()
+
+
+async def test_a_stream_that_waits_says_that_it_is_there() -> None:
+    """Before its first token as well as between two; the events themselves stay as they are."""
+    go_on = asyncio.Event()
+
+    async def script(asked: Asked) -> None:
+        await go_on.wait()
+        go_on.clear()
+        await asked.tell([0])
+        await go_on.wait()
+        await asked.complete([0, 1])
+
+    async with (
+        live_gateway(silent_s=0.02) as live,
+        httpx2.AsyncClient(base_url=live.url, timeout=30) as http,
+    ):
+        live.door.script = script
+        body = {"model": "chat", "prompt": "x", "stream": True}
+        told, silences = "", 0
+        async with http.stream("POST", "/v1/completions", json=body) as reply:
+            async for line in reply.aiter_lines():
+                silences += line.startswith(":")
+                if line.startswith(":") and not go_on.is_set():
+                    go_on.set()
+                elif line.startswith("data: {"):
+                    (choice,) = json.loads(line.removeprefix("data: "))["choices"]
+                    told += choice["text"]
+    assert told == text_of([0, 1])
+    assert silences >= 2
+
+
+async def test_openais_client_reads_over_the_silence() -> None:
+    async def script(asked: Asked) -> None:
+        for _ in range(20):  # comments come as fast as they can be sent
+            await asked.tell([0], index=0)
+        await asked.complete([0, 1])
+
+    async with live_gateway(silent_s=0.0) as live, live.openai() as client:
+        live.door.script = script
+        stream = await client.completions.create(model="chat", prompt="x", stream=True)
+        told = [chunk.choices[0].text async for chunk in stream]
+    assert "".join(told) == text_of([0, 1])
+
+
+async def test_what_goes_wrong_behind_a_silence_comes_as_an_event() -> None:
+    go_on = asyncio.Event()
+
+    async def script(asked: Asked) -> None:
+        await go_on.wait()
+        await asked.fail("overloaded", "its queue is full")
+
+    async with (
+        live_gateway(silent_s=0.02) as live,
+        httpx2.AsyncClient(base_url=live.url, timeout=30) as http,
+    ):
+        live.door.script = script
+        body = {"model": "chat", "prompt": "x", "stream": True}
+        events = []
+        async with http.stream("POST", "/v1/completions", json=body) as reply:
+            assert reply.status_code == 200
+            async for line in reply.aiter_lines():
+                go_on.set()
+                if line.startswith("data: "):
+                    events.append(json.loads(line.removeprefix("data: ")))
+    (only,) = events
+    assert only["error"]["code"] == "overloaded"

@@ -22,11 +22,13 @@ def keys(folder: Path, text: str) -> Keys:
 def test_keys_and_hashes_admit_and_comments_do_not(tmp_path: Path) -> None:
     hashed = hashlib.sha256(b"another-secret-key").hexdigest()
     known = keys(tmp_path, f"# of the depot\n\n  {KEY}\nsha256:{hashed.upper()}\n")
-    assert known.admit(f"Bearer {KEY}")
-    assert known.admit("bearer  another-secret-key ")
+    one, other = known.owner(f"Bearer {KEY}"), known.owner("bearer  another-secret-key ")
+    assert one != other
+    assert known.owner(f"bearer {KEY}") == one is not None
+    assert hashed not in (one, other)
     for wrong in (None, "", "Bearer", "Bearer ", KEY, f"Basic {KEY}", "Bearer # of the depot"):
-        assert not known.admit(wrong)
-    assert not known.admit(f"Bearer sha256:{hashed}")
+        assert known.owner(wrong) is None
+    assert known.owner(f"Bearer sha256:{hashed}") is None
 
 
 @pytest.mark.parametrize(

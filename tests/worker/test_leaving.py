@@ -62,6 +62,33 @@ async def test_nothing_goes_out_behind_the_answer() -> None:
     await asyncio.wait_for(leaving.empty(), 5)
 
 
+async def test_a_part_that_got_lost_does_not_go_behind_the_answer_that_waits() -> None:
+    leaving = Leaving()
+    leaving.put(part(0, 1))
+    (first,) = await taken(leaving, 1)
+    leaving.put(answer())
+    leaving.put(first)  # the connection was lost
+    leaving.finished(first)
+    leaving.put(part(0, 1, request=b"other"))
+    assert await taken(leaving, 2) == [answer(), part(0, 1, request=b"other")]
+    for effect in (answer(), part(0, 1, request=b"other")):
+        leaving.finished(effect)
+    await asyncio.wait_for(leaving.empty(), 5)
+
+
+async def test_a_part_and_the_answer_that_get_lost_together_leave_the_answer_last() -> None:
+    for order in ([0, 1], [1, 0]):
+        leaving = Leaving()
+        leaving.put(part(0, 1))
+        leaving.put(answer())
+        both = await taken(leaving, 2)
+        for index in order:
+            leaving.put(both[index])
+            leaving.finished(both[index])
+        leaving.put(part(0, 9, request=b"other"))
+        assert await taken(leaving, 2) == [answer(), part(0, 9, request=b"other")]
+
+
 async def test_what_got_lost_comes_before_what_followed_it() -> None:
     leaving = Leaving()
     leaving.put(part(0, 1))

@@ -9,6 +9,7 @@ import torch
 
 from dsi_mqtt.core.deployment import Generation
 from dsi_mqtt.core.model import ModelSpec
+from dsi_mqtt.engine.base import EngineFactory
 from dsi_mqtt.engine.torch.checkpoint import open_checkpoint
 from dsi_mqtt.engine.torch.engine import TorchEngine
 from dsi_mqtt.engine.torch.generation import GenerationEngine
@@ -26,6 +27,7 @@ __all__ = [
     "OwnModel",
     "TorchEngine",
     "TorchFactory",
+    "factory_of",
 ]
 
 _NO_SESSIONS: Final = "model.tier {tier} answers in one pass; deploy it with kind: one-pass"
@@ -42,6 +44,11 @@ class TorchFactory:
 
     @overload
     def open(self, model: ModelSpec, generation: Generation) -> GenerationEngine: ...
+
+    @overload
+    def open(
+        self, model: ModelSpec, generation: Generation | None = None
+    ) -> TorchEngine | GenerationEngine: ...
 
     def open(
         self, model: ModelSpec, generation: Generation | None = None
@@ -71,3 +78,8 @@ class GraphFactory:
             raise ConfigError(_NO_SESSIONS.format(tier=model.tier))
         torch.set_num_threads(self.threads)
         return open_graph(model)
+
+
+def factory_of(tier: str, threads: int) -> EngineFactory:
+    """Of the tiers that torch computes. Its type is what the checker holds the engines to."""
+    return GraphFactory(threads) if tier == "graph" else TorchFactory(threads)

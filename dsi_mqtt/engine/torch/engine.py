@@ -5,9 +5,8 @@ For one-pass requests.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -20,9 +19,8 @@ from dsi_mqtt.engine.torch.crossing import pack, unpack
 from dsi_mqtt.engine.torch.requests import Request
 from dsi_mqtt.engine.torch.split import SplitModel
 from dsi_mqtt.engine.torch.trees import Tree
-from dsi_mqtt.errors import InvalidInputError, ModelFailedError
-
-_WARM_PASSES: Final = 3
+from dsi_mqtt.engine.torch.warm import warm_seconds
+from dsi_mqtt.errors import InvalidInputError
 
 
 class Purpose(Protocol):
@@ -77,19 +75,13 @@ class TorchEngine(OnePass):
         return self._model.holding.held_bytes()
 
     def warm_up(self, units: UnitRange) -> float:
-        self._require(units)
+        self._model.holding.require(units)
         request = self._purpose.reference()
         stream = None
         if units.start:
-            hollow = self._model.structure.streams[units.start - 1]
-            assert hollow is not None  # noqa: S101 - only the head, the last unit, has none
+            hollow = self._model.structure.entering(units.start)
             stream = torch.zeros(hollow.shape, dtype=hollow.dtype)
-        seconds = []
-        for _ in range(_WARM_PASSES):
-            began = time.perf_counter()
-            self._run(units, request, stream)
-            seconds.append(time.perf_counter() - began)
-        return min(seconds)
+        return warm_seconds(lambda: self._run(units, request, stream))
 
     def forward(
         self,
@@ -101,7 +93,7 @@ class TorchEngine(OnePass):
         batch_max: int | None = None,
     ) -> Tensors:
         del sampling
-        self._require(units)
+        self._model.holding.require(units)
         for row in rows:
             if row.session:
                 no_sessions(row.session)
@@ -134,7 +126,3 @@ class TorchEngine(OnePass):
         if units.stop > self._head:
             inputs |= self._purpose.head_inputs(request.inputs)
         return self._model.run(units, inputs, stream)
-
-    def _require(self, units: UnitRange) -> None:
-        if not self._model.holding.holds(units):
-            raise ModelFailedError(f"units {units} are not loaded here")

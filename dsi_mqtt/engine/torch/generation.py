@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -23,12 +22,12 @@ from dsi_mqtt.engine.torch.sampling import draw
 from dsi_mqtt.engine.torch.sessions import Layout, Sessions
 from dsi_mqtt.engine.torch.split import SplitModel
 from dsi_mqtt.engine.torch.text import IDS
-from dsi_mqtt.errors import InvalidInputError, ModelFailedError, WireError
+from dsi_mqtt.engine.torch.warm import warm_seconds
+from dsi_mqtt.errors import InvalidInputError, WireError
 
 CACHE: Final = "past_key_values"
 POSITIONS: Final = "position_ids"
 _LOGITS_KEPT: Final = "logits_to_keep"
-_WARM_PASSES: Final = 3
 _WARM_PREFILL: Final = 16
 # No session has this name, for the names of sessions are printable.
 _WARM_SESSION: Final = "\0warm"
@@ -98,16 +97,11 @@ class GenerationEngine:
     def warm_up(self, units: UnitRange) -> float:
         """A step of one token of one session, after a short prefill."""
         prefill = min(_WARM_PREFILL, self._vocabulary.context - 1)
-        seconds = []
         try:
             self._warm(units, 0, prefill)
-            for _ in range(_WARM_PASSES):
-                began = time.perf_counter()
-                self._warm(units, prefill, 1)
-                seconds.append(time.perf_counter() - began)
+            return warm_seconds(lambda: self._warm(units, prefill, 1))
         finally:
             self.close(_WARM_SESSION)
-        return min(seconds)
 
     def forward(
         self,
@@ -160,13 +154,9 @@ class GenerationEngine:
     def _head(self) -> int:
         return len(self._graph.units) - 1
 
-    def _require(self, units: UnitRange) -> None:
-        if not self._model.holding.holds(units):
-            raise ModelFailedError(f"units {units} are not loaded here")
-
     def _admit(self, units: UnitRange, rows: tuple[Row, ...], tensors: Tensors) -> torch.Tensor:
         """What enters a step, if it can be computed at all."""
-        self._require(units)
+        self._model.holding.require(units)
         self._check(rows)
         entered = self._enter(units, rows, tensors)
         self._sessions.check(rows, units)
@@ -198,8 +188,7 @@ class GenerationEngine:
         shape: tuple[int, ...] = (len(rows), rows[0].tokens)
         name, dtype = TOKENS, "int64"
         if units.start:
-            hollow = self._model.structure.streams[units.start - 1]
-            assert hollow is not None  # noqa: S101 - only the head, the last unit, has none
+            hollow = self._model.structure.entering(units.start)
             name, dtype, shape = HIDDEN, NAMES[hollow.dtype], (*shape, hollow.shape[-1])
         given = [(tensor.name, tensor.dtype, tensor.shape) for tensor in tensors]
         if given != [(name, dtype, shape)]:
@@ -239,8 +228,7 @@ class GenerationEngine:
         row = Row(_WARM_SESSION, position, tokens)
         given = torch.zeros((1, tokens), dtype=torch.int64)
         if units.start:
-            hollow = self._model.structure.streams[units.start - 1]
-            assert hollow is not None  # noqa: S101 - only the head, the last unit, has none
+            hollow = self._model.structure.entering(units.start)
             given = torch.zeros((1, tokens, hollow.shape[-1]), dtype=hollow.dtype)
         name = HIDDEN if units.start else TOKENS
         self.forward(units, (row,), (to_wire(name, given),), sampling=(Sampling(0.0),))

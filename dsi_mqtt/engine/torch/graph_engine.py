@@ -5,16 +5,16 @@ One-pass requests only.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final, NoReturn
 
 import torch
 from torch.utils import _pytree as pytree
 
 from dsi_mqtt.core.activation import JSON, Row, Tensors, pack_body, unpack_body
+from dsi_mqtt.core.generation import Sampling
 from dsi_mqtt.core.model import ModelGraph, UnitRange
+from dsi_mqtt.engine.base import OnePass, no_sessions
 from dsi_mqtt.engine.batch import check_batch
 from dsi_mqtt.engine.torch.graph_crossing import pack_values, unpack_values
 from dsi_mqtt.engine.torch.graph_inputs import Purpose
@@ -22,12 +22,11 @@ from dsi_mqtt.engine.torch.graph_shapes import Shapes
 from dsi_mqtt.engine.torch.graph_split import SplitGraph, Values
 from dsi_mqtt.engine.torch.holding import Holding
 from dsi_mqtt.engine.torch.trees import Tree
-from dsi_mqtt.errors import InvalidInputError, ModelFailedError
+from dsi_mqtt.engine.torch.warm import warm_seconds
+from dsi_mqtt.errors import InvalidInputError
 
-_WARM_PASSES: Final = 3
 
-
-class GraphEngine:
+class GraphEngine(OnePass):
     """See `engine.base.Engine`.
 
     zeros: gives values for the reference row of what crosses the cut before a unit.
@@ -76,16 +75,11 @@ class GraphEngine:
         return self._holding.held_bytes()
 
     def warm_up(self, units: UnitRange) -> float:
-        self._require(units)
+        self._holding.require(units)
         values = (
             self._zeros(units.start) if units.start else self._parts.inputs(self._purpose.sample)
         )
-        seconds = []
-        for _ in range(_WARM_PASSES):
-            began = time.perf_counter()
-            self._parts.run(units, values)
-            seconds.append(time.perf_counter() - began)
-        return min(seconds)
+        return warm_seconds(lambda: self._parts.run(units, values))
 
     def forward(
         self,
@@ -93,12 +87,14 @@ class GraphEngine:
         rows: tuple[Row, ...],
         tensors: Tensors,
         *,
+        sampling: tuple[Sampling | None, ...] = (),
         batch_max: int | None = None,
     ) -> Tensors:
-        self._require(units)
+        del sampling
+        self._holding.require(units)
         for row in rows:
             if row.session:
-                self._refuse(row.session)
+                no_sessions(row.session)
         if units.start == 0:
             request = self._purpose.read(*unpack_body(tensors))
             check_batch(request.size, batch_max)
@@ -117,36 +113,9 @@ class GraphEngine:
             return pack_values(made, self._parts.boundary(units.stop), batched=batched)
         return self._answered(made, batched=batched)
 
-    def open(self, session: str) -> None:
-        self._refuse(session)
-
-    def close(self, session: str) -> None:
-        self._refuse(session)
-
-    def state_bytes(self, session: str) -> int:
-        self._refuse(session)
-
-    def export_state(self, session: str, units: UnitRange, first: int, last: int) -> bytes:
-        del units, first, last
-        self._refuse(session)
-
-    def import_state(self, session: str, blob: bytes) -> None:
-        del blob
-        self._refuse(session)
-
     def _answered(self, output: Tree, *, batched: bool) -> Tensors:
         leaves = pytree.tree_leaves(output)
         rows = next(len(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor))
         with torch.inference_mode():
             answer = self._purpose.answer(output, rows, batched=batched)
         return pack_body(JSON, answer)
-
-    def _require(self, units: UnitRange) -> None:
-        if not self._holding.holds(units):
-            raise ModelFailedError(f"units {units} are not loaded here")
-
-    def _refuse(self, session: str) -> NoReturn:
-        raise ModelFailedError(
-            f"session {session}: this model answers in one pass and keeps no sessions; "
-            "deploy it with kind: one-pass"
-        )

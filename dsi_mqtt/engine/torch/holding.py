@@ -11,7 +11,7 @@ from torch import nn
 from dsi_mqtt.engine.torch.build import set_tensor, stored_buffers
 from dsi_mqtt.engine.torch.dtypes import DTYPES
 from dsi_mqtt.engine.torch.phantom import phantom_like
-from dsi_mqtt.errors import CheckpointError
+from dsi_mqtt.errors import CheckpointError, ModelFailedError
 
 if TYPE_CHECKING:
     from dsi_mqtt.core.model import UnitRange
@@ -77,8 +77,10 @@ class Holding:
             self._needs.pop(unit, None)
         self._release()
 
-    def holds(self, units: UnitRange) -> bool:
-        return all(unit in self._needs for unit in range(*units))
+    def require(self, units: UnitRange) -> None:
+        """Raises ModelFailedError unless all of `units` are loaded."""
+        if not all(unit in self._needs for unit in range(*units)):
+            raise ModelFailedError(f"units {units} are not loaded here")
 
     def _release(self) -> None:
         needed = {self.one_name(name) for names in self._needs.values() for name in names}

@@ -44,6 +44,12 @@ class Structure:
     streams: tuple[torch.Tensor | None, ...]
     flops: tuple[float, ...]
 
+    def entering(self, unit: int) -> torch.Tensor:
+        """The tensor that enters a unit behind the prelude, for the reference input, on meta."""
+        hollow = self.streams[unit - 1]
+        assert hollow is not None  # noqa: S101 - only the head, the last unit, has none
+        return hollow
+
 
 @dataclass(frozen=True, slots=True)
 class Reference:

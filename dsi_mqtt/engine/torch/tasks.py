@@ -8,7 +8,8 @@
 | next-token | `{"tokens": [{"token", "id", "probability"}, …]}`, likeliest first |
 | tensor | `{"shape": […], "output": […]}`: the model's first output |
 
-A list of inputs is answered by `{"embeddings": [[…], …]}` or `{"results": [{…}, …]}`.
+A list of inputs is answered by `{"results": [{…}, …]}`; one of texts to embed by
+`{"embeddings": [[…], …], "usage": {"prompt_tokens": …}}`, with the tokens of all of them.
 """
 
 from __future__ import annotations
@@ -83,7 +84,9 @@ class Task:
         if not batched:
             return write_json(items[0])
         if self.name == "embedding":
-            return write_json({"embeddings": [item["embedding"] for item in items]})
+            vectors = [item["embedding"] for item in items]
+            usage = {"prompt_tokens": int(inputs[MASK].sum())}
+            return write_json({"embeddings": vectors, "usage": usage})
         return write_json({"results": items})
 
 

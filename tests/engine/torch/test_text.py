@@ -72,7 +72,9 @@ def test_minilm_embeds_a_text_exactly(minilm: Path, ask: Any) -> None:
 
 def test_minilm_embeds_a_list_of_texts_exactly(minilm: Path, ask: Any) -> None:
     answer = ask(opened(minilm), TEXTS, 3, 5)
-    assert list(answer) == ["embeddings"]
+    told = transformers.AutoTokenizer.from_pretrained(minilm)(TEXTS)["input_ids"]
+    assert answer.keys() == {"embeddings", "usage"}
+    assert answer["usage"] == {"prompt_tokens": sum(map(len, told))}
     assert torch.equal(torch.tensor(answer["embeddings"]), mean_pooled(minilm, TEXTS))
     alike = np.array(answer["embeddings"]) @ np.array(answer["embeddings"][0])
     assert alike[1] > 0.8
@@ -88,7 +90,8 @@ def test_the_same_text_in_every_form(minilm: Path, ask: Any) -> None:
     ids = transformers.AutoTokenizer.from_pretrained(minilm)(TEXTS[0])["input_ids"]
     for kind in (NPY, OCTETS):
         assert ask(engine, npy(np.array(ids)), kind=kind) == first
-    assert list(ask(engine, npy(np.array([ids, ids])), kind=NPY)) == ["embeddings"]
+    twice = ask(engine, npy(np.array([ids, ids])), kind=NPY)
+    assert twice["usage"] == {"prompt_tokens": 2 * len(ids)}
 
 
 def test_texts_beyond_the_maximum_are_cut_off_where_the_tokenizer_says_so(
