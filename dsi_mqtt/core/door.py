@@ -267,8 +267,9 @@ class Door:
     def _admit(self, request: Request, now: float) -> Effects:
         self._requests[request.id] = self._by_key[request.key] = request
         # A door died holding it, or while it ran alone.
-        request.deaths = self._deaths.of(request.key).count
-        request.suspect = request.given.duplicate or not self._deaths.of(request.key).void
+        record = self._deaths.of(request.key)
+        request.deaths, request.suspect_to = record.count, record.position
+        request.suspect = request.given.duplicate or not record.void
         return self._attempts.join(request, now)
 
     def _retain(self, request: Request, now: float) -> Effects:
@@ -279,7 +280,9 @@ class Door:
         if request.deaths >= POISON_AT:
             return self._give_up(request, POISON, now)
         request.recorded = True
-        record = Redelivery(request.key, request.deaths, self._incarnation)
+        record = Redelivery(
+            request.key, request.deaths, self._incarnation, position=request.suspect_to
+        )
         return [*self._cleared(self._deaths.put(record, now)), *self._tell(request, now)]
 
     def _settle(self, request: Request, now: float) -> Effects:
@@ -288,7 +291,7 @@ class Door:
         known = self._deaths.of(request.key)
         if known.door != self._incarnation and known.count >= request.deaths:
             return []
-        record = Redelivery(request.key, request.deaths)
+        record = Redelivery(request.key, request.deaths, position=request.suspect_to)
         gone = self._deaths.put(record, now)
         return [*self._cleared(gone), WriteRecord(self.deployment, record)]
 
@@ -385,7 +388,7 @@ class Door:
         effects: Effects = [Acknowledge(self.deployment, r) for r in request.receipts]
         if request.key in self._by_key:
             return effects  # what is retained is about another delivery, which goes on
-        if failure is not None and failure.code in PASSING:
+        if failure is not None and failure.code in PASSING and request.deaths:
             effects += self._settle(request, now)  # tried again, it is the same suspect
         elif not self._deaths.of(request.key).void:
             effects += self._clear_record(request.key)

@@ -149,11 +149,13 @@ class Generations:
             superseded = self._table is not None and used.stamp < self._table.stamp
             if not (self._peers.disproves(used) or (superseded and self._peers.lacks(used))):
                 continue
-            sessions = step.sessions
+            rows = step.waited_for
             effects += self._steps.drop(step)
-            for session in sessions:
-                session.request.suspect = True
-                session.request.deaths += step.alone
+            for session, row in rows:
+                request = session.request
+                request.suspect = True
+                request.suspect_to = max(request.suspect_to, row.position + row.tokens)
+                request.deaths += step.alone
                 effects += self._again(session, now, died=step.alone)
         return [*effects, *self.pump(now)]
 
@@ -168,7 +170,7 @@ class Generations:
         """An input was admitted."""
         if len(self._sessions) >= self._limits.sessions_max + self._limits.queue_max:
             return self._give_up(request, FULL, now)
-        session = Session(request)
+        session = Session(request, redelivered=request.suspect)
         request.state = "waiting"
         self._sessions[request.id] = session
         return [self._read(session)] if self._graph is not None else []
@@ -187,6 +189,8 @@ class Generations:
         session.prompt_tokens = len(tokens)
         session.max_tokens = min(ask.max_tokens, context - len(tokens))
         session.sampling = ask.sampling(_seed(session.request))
+        if session.request.suspect:
+            session.request.suspect_to = max(session.request.suspect_to, len(tokens))
         if ask.alive_s is not None:
             self._promises.made(id_, session.request.given.device, ask.alive_s, now)
         session.text = Text(session, StopFinder(ask.stop))
@@ -202,10 +206,7 @@ class Generations:
         session = self._sessions.get(request.id)
         if session is None or session.state != "recording":
             return []
-        if session.name:
-            self._schedule.line_up(session, first=True)
-        else:
-            self._schedule.wait(session, first=True)
+        self._schedule.line_up(session, first=True)
         return self.pump(now)
 
     # --- its end ------------------------------------------------------------------------------
@@ -383,24 +384,20 @@ class Generations:
             if not self._fits(first.room, table):
                 effects += self._give_up(first.request, self._too_large(first, table), now)
             elif self._fits(first.room + taken + self._idle.positions, table):
-                effects += self._let_in(waiting.popleft(), table, now)
+                self._let_in(waiting.popleft(), table)
             elif not self._idle.drop_oldest():
                 break
             else:
                 self._tellings.changed = True
         return effects
 
-    def _let_in(self, session: Session, table: Table, now: float) -> Effects:
+    def _let_in(self, session: Session, table: Table) -> None:
         """It is its turn, and there is room."""
-        request = session.request
-        if request.suspect and not request.recorded:
-            return self._record(session, now)
-        idle = self._idle.take(request.given.device, session.tokens)
+        idle = self._idle.take(session.request.given.device, session.tokens)
         fresh = self._tellings.name_next()
         session.name, session.fed = idle or (fresh, 0)
         session.take = table.epoch * TAKES + self._tellings.newest % TAKES
         self._schedule.start(session)
-        return []
 
     def _record(self, session: Session, now: float) -> Effects:
         self._schedule.record(session)
@@ -418,10 +415,8 @@ class Generations:
             return self._give_up(session.request, _NO_TOKENS, now)
         session.stepped(row)
         effects: Effects = []
-        if session.request.suspect:
-            # It has passed what it was suspected of.
-            session.request.suspect, session.request.deaths = False, 0
-            effects += self._settle(session.request, now)
+        if session.request.suspect and session.fed >= session.request.suspect_to:
+            effects += self._cleared(session, now)
         if draws:
             ends = self._graph.vocabulary.ends if self._graph and self._graph.vocabulary else ()
             fresh = (token,) if session.commit(token, ends) else ()
@@ -431,8 +426,21 @@ class Generations:
             self._leave(session)
             self._keep(session, now)
         else:
-            self._schedule.line_up(session)
+            # A suspect goes on: that it is in the chain is retained, of it alone.
+            self._schedule.line_up(session, first=session.request.suspect)
         return effects
+
+    def _cleared(self, session: Session, now: float) -> Effects:
+        """It has passed what it was suspected of.
+
+        Where that is a guess, for its door died at a position that nobody knows, and the next one
+        dies as well, then farther on: so twice as far. Else a session that ends each door at a
+        late token would never be alone at it.
+        """
+        request = session.request
+        request.suspect, request.deaths = False, 0
+        request.suspect_to = 2 * request.suspect_to if session.redelivered else 0
+        return self._settle(request, now)
 
     def _failed(self, step: Step, failure: Failure, now: float) -> Effects:
         """The step of one: its own fault. Of several: who is at fault shows when each is alone."""

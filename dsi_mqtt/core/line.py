@@ -30,8 +30,9 @@ class Request:
     receipts: deliveries to acknowledge with the answer. attempt: in the chain now, only while
     running; alone: nothing was in the chain beside it. broken: attempts that ended on evidence, but
     for the counted deaths; stale: those that a node refused. suspect: a node died while it may have
-    held this. deaths: those that ended while it was alone. recorded: it is retained that this door
-    has it in the chain, for the next death may be the door's.
+    held this. suspect_to: of a generation: positions to compute before it is none. deaths: those
+    that ended while it was alone. recorded: it is retained that this door has it in the chain, for
+    the next death may be the door's.
     """
 
     id: bytes
@@ -46,6 +47,7 @@ class Request:
     stale: int = 0
     deaths: int = 0
     suspect: bool = False
+    suspect_to: int = 0
     recorded: bool = False
     not_before: float = 0.0
     probe_at: float = 0.0

@@ -1,9 +1,9 @@
 """One generation in a door's hands: what it was asked, what is committed, what has been fed.
 
 reading ──(prompt read)──► waiting ──(its turn, and room)──► ready ◄──► stepping ──► ended
-                              ▲                               ▲         only its text is
-                              └────── recording: its deaths ──┘         still waited for
-                                          are being retained
+                                                              ▲         only its text is
+                                 recording: its deaths ◄──────┘         still waited for
+                                 are being retained
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ class Session:
     """name: what segments know it by, once it runs. take: see docs/generation.md.
 
     tokens: the prompt, then what is committed. fed: positions that every segment is thought to
-    hold. broken: steps in a row that came to nothing; stale: that a node refused. alone: it may
-    not share a step, for one that it shared failed.
+    hold. broken: steps in a row that came to nothing; stale: that a node refused. redelivered: an
+    earlier door died with it, nobody knows at which position. alone: it may not share a step, for
+    one that it shared failed.
     """
 
     request: Request
@@ -43,6 +44,7 @@ class Session:
     fed: int = 0
     broken: int = 0
     stale: int = 0
+    redelivered: bool = False
     not_before: float = 0.0
     alone: bool = False
     unheard_since: float | None = None

@@ -38,9 +38,14 @@ class Step:
         return self.attempt.table
 
     @property
+    def waited_for(self) -> list[tuple[Session, Row]]:
+        """The rows of sessions that still wait for it."""
+        return [(session, row) for session, row in self.rows if session.state == "stepping"]
+
+    @property
     def sessions(self) -> list[Session]:
         """Those that still wait for it."""
-        return [session for session, _ in self.rows if session.state == "stepping"]
+        return [session for session, _ in self.waited_for]
 
     @property
     def is_decode(self) -> bool:

@@ -153,7 +153,7 @@ _FIGURES: Final[Mapping[type, Mapping[str, Bounds]]] = {
     },
     # --- the rest
     Leader: {"term": _TERM, "beat": _NUMBER},
-    Redelivery: {"count": _COUNT},
+    Redelivery: {"count": _COUNT, "position": _COUNT},
     DataBroker: {"data_port": Bounds(low=1, high=65535)},
 }
 

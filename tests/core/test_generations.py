@@ -26,11 +26,11 @@ from dsi_mqtt.core.generations import UNHEARD_S
 from dsi_mqtt.core.message import WORK, Activation, Failure, Header
 from dsi_mqtt.core.model import ModelGraph, Unit, Vocabulary
 from dsi_mqtt.core.promises import BACK_S
-from dsi_mqtt.core.request import Input, ParsedInput
+from dsi_mqtt.core.request import Input, ParsedInput, Redelivery
 from dsi_mqtt.core.session import PIECE_TOKENS
 from dsi_mqtt.core.table import Table
 from dsi_mqtt.wire.asks import read_ask
-from tests.core.build import NAME, A, B, C, make_input, make_spec, make_table
+from tests.core.build import NAME, A, B, C, Member, make_input, make_spec, make_table
 from tests.core.desk import Desk
 
 ON_B = make_table((A, (0, 3)), (B, (3, 6)), epoch=1)
@@ -59,8 +59,8 @@ def asking(number: int, *, device: str = "cam", duplicate: bool = False, **ask: 
 class Desk2(Desk):
     """A door of generations, whose prompts are token ids and whose tokens read " 7"."""
 
-    def __init__(self, table: Table | None = ON_B, **limits: object) -> None:
-        super().__init__(table, spec(**limits))
+    def __init__(self, table: Table | None = ON_B, *, door: Member = A, **limits: object) -> None:
+        super().__init__(table, spec(**limits), door)
         self.do(self.door.model_is(GRAPH, self.now))
 
     def do(self, effects: Effects) -> Desk2:
@@ -132,6 +132,17 @@ def fed(step: Activation) -> list[int]:
 
 def places(step: Activation) -> list[tuple[int, int]]:
     return [(row.position, row.tokens) for row in step.header.rows]
+
+
+def pass_on(desk: Desk2, token: int = 40) -> None:
+    """What is in the chain comes through it."""
+    for step in desk.steps():
+        draws = [how is not None for how in step.header.sampling]
+        desk.drawn(step, *(token if drawn else -1 for drawn in draws)).retain()
+
+
+def records_of(desk: Desk2) -> list[Redelivery]:
+    return [e.record for e in desk.effects if isinstance(e, WriteRecord)]
 
 
 def headers(effects: Effects, kind: str) -> list[Header]:
@@ -427,6 +438,59 @@ def test_a_session_that_ends_three_nodes_is_poison() -> None:
         desk.hear(fresh)
         desk.serve(make_table((A, (0, 3)), (fresh, (3, 6)), epoch=life)).retain()
     assert desk.codes() == ["poison"]
+
+
+def test_a_prompt_whose_second_piece_ends_nodes_is_poison_however_often_its_first_passes() -> None:
+    desk = Desk2().give(asking(1, prompt=[5] * 600))
+    assert isinstance(desk, Desk2)
+    deaths = 0
+    for life in range(2, 12):
+        for step in desk.steps():
+            desk.drawn(step)  # the first piece passes
+        if desk.codes():
+            break
+        assert places(desk.step()) == [(PIECE_TOKENS, PIECE_TOKENS)]
+        deaths += 1
+        fresh = ("b", f"b{life}")
+        desk.hear(fresh).serve(make_table((A, (0, 3)), (fresh, (3, 6)), epoch=life)).retain()
+        for step in desk.steps():
+            desk.stale(step, Row(step.header.rows[0].session, 0, 0)).retain()
+    assert (deaths, desk.codes()) == (3, ["poison"])
+
+
+@pytest.mark.parametrize("passes", [1, 2, 5, 20])
+def test_an_input_that_ends_its_door_after_some_steps_is_found(passes: int) -> None:
+    """Each door knows of the one before only what that has retained."""
+    given = asking(1, prompt=[5] * 300, max_tokens=600, duplicate=True)
+    record: Redelivery | None = None
+    for life in range(1, 10):
+        desk = Desk2(door=("a", f"a{life}"))
+        if record is not None:
+            desk.do(desk.door.record_found(record, 0.0))
+        desk.give(given).retain()
+        if desk.codes():
+            break
+        for _ in range(passes):
+            pass_on(desk)
+        record = records_of(desk)[-1]
+    assert desk.codes() == ["poison"]
+    assert life <= 6
+
+
+def test_of_several_that_were_redelivered_one_is_retained_as_in_the_chain() -> None:
+    desk = Desk2().give(*(asking(n, prompt=[5] * 300, duplicate=True) for n in (1, 2, 3)))
+    assert isinstance(desk, Desk2)
+    for done in (0, 1, 2):
+        for _ in range(2):
+            newest = {record.key: record for record in records_of(desk)}
+            in_chain = [key for key, record in newest.items() if record.door]
+            assert in_chain == [asking(done + 1).key], (
+                "a death would be counted of what did not run"
+            )
+            desk.retain()
+            pass_on(desk, END)
+        desk.write().take()
+    assert desk.codes() == ["ok"] * 3
 
 
 def test_a_redelivered_input_is_recorded_before_it_runs_as_a_higher_take() -> None:
