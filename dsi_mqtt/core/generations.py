@@ -59,6 +59,7 @@ TAKES: Final = 1 << 20
 FULL: Final = Failure("overloaded", "all sessions and places in the queue are taken; try later")
 SILENT: Final = Failure("cancelled", "its device has not spoken for alive_s")
 UNHEARD: Final = Failure("cancelled", "nobody is subscribed to its answers")
+OTHER_MODEL: Final = Failure("unavailable", "the deployment has another model now; ask again")
 _NO_TOKENS: Final = Failure("model_failed", "the head drew no tokens")
 
 Conclude = Callable[[Request, Completion, float], Effects]
@@ -127,11 +128,12 @@ class Generations:
 
     def model_is(self, graph: ModelGraph | None, now: float) -> Effects:
         """How the model looks from the door's node; None: it is not open there."""
-        self._graph = graph
+        before, self._graph = self._graph, graph
+        effects = self._start_over(now) if before not in (None, graph) else []
         if graph is None:
-            return []
+            return effects
         reading = [session for session in self._sessions.values() if session.state == "reading"]
-        return [*(self._read(session) for session in reading), *self.pump(now)]
+        return [*effects, *(self._read(session) for session in reading), *self.pump(now)]
 
     def table_changed(self, table: Table, now: float) -> Effects:
         """A new table serves. Steps on the old one go on; new ones use this one."""
@@ -187,6 +189,7 @@ class Generations:
             return self._give_up(session.request, failure, now)
         session.ask, session.tokens = ask, list(tokens)
         session.prompt_tokens = len(tokens)
+        session.ends = vocabulary.ends if vocabulary else ()
         session.max_tokens = min(ask.max_tokens, context - len(tokens))
         session.sampling = ask.sampling(_seed(session.request))
         if session.request.suspect:
@@ -341,9 +344,11 @@ class Generations:
 
     def pump(self, now: float) -> Effects:
         """Starts what may run, while there is a chain to run it on."""
-        table = self._table
+        table, graph = self._table, self._graph
         if table is None or table.state != "serving" or not self.starting:
             return []
+        if graph is None or table.model is None or table.model.digest != graph.digest:
+            return []  # prompts are not read as this chain would; it, or the model here, is older
         if self._peers.lacks(table):
             return []  # it will be replaced, or its node will speak again
         effects: Effects = []
@@ -357,6 +362,27 @@ class Generations:
         return effects
 
     # --- parts --------------------------------------------------------------------------------
+
+    def _start_over(self, now: float) -> Effects:
+        """The model is another, or closed: what was read, drawn and cached means nothing now.
+
+        What a device has been shown cannot be taken back; the rest is read anew.
+        """
+        effects: Effects = []
+        for step in self._steps:
+            effects += self._steps.drop(step)
+        for id_, session in list(self._sessions.items()):
+            if session.text is not None and session.text.shown:
+                effects += self._give_up(session.request, OTHER_MODEL, now)
+            elif session.state != "reading":
+                effects += [*self._settle(session.request, now), ForgetText(self._deployment, id_)]
+                self._promises.over(id_)
+                self._leave(session)
+                self._sessions[id_] = Session(session.request, redelivered=session.redelivered)
+                session.request.state = "waiting"
+        while self._idle.drop_oldest():
+            self._tellings.changed = True
+        return effects
 
     def _read(self, session: Session) -> ReadPrompt:
         request = session.request
@@ -418,8 +444,7 @@ class Generations:
         if session.request.suspect and session.fed >= session.request.suspect_to:
             effects += self._cleared(session, now)
         if draws:
-            ends = self._graph.vocabulary.ends if self._graph and self._graph.vocabulary else ()
-            fresh = (token,) if session.commit(token, ends) else ()
+            fresh = (token,) if session.commit(token) else ()
             last = session.finish is not None
             texts.append(WriteText(self._deployment, session.request.id, fresh, last))
         if session.finish is not None:

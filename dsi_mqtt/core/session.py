@@ -26,7 +26,7 @@ State = Literal["reading", "waiting", "recording", "ready", "stepping", "ended"]
 class Session:
     """name: what segments know it by, once it runs. take: see docs/generation.md.
 
-    tokens: the prompt, then what is committed. fed: positions that every segment is thought to
+    tokens: the prompt, then what is committed. ends: token ids that end the text. fed: positions that every segment is thought to
     hold. broken: steps in a row that came to nothing; stale: that a node refused. redelivered: an
     earlier door died with it, nobody knows at which position. alone: it may not share a step, for
     one that it shared failed.
@@ -40,6 +40,7 @@ class Session:
     tokens: list[int] = field(default_factory=list)
     prompt_tokens: int = 0
     max_tokens: int = 0
+    ends: tuple[int, ...] = ()
     sampling: Sampling = field(default_factory=Sampling)
     fed: int = 0
     broken: int = 0
@@ -82,9 +83,9 @@ class Session:
         self.fed = row.position + row.tokens
         self.broken, self.stale, self.alone = 0, 0, False
 
-    def commit(self, token: int, ends: tuple[int, ...]) -> bool:
+    def commit(self, token: int) -> bool:
         """Takes up a token that was drawn; says whether it is text. May end the session."""
-        if token in ends:
+        if token in self.ends:
             self.finish = "stop"
             return False
         self.tokens.append(token)

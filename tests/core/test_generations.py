@@ -503,6 +503,38 @@ def test_a_redelivered_input_is_recorded_before_it_runs_as_a_higher_take() -> No
     assert later.step().header.rows[0].take > take  # type: ignore[attr-defined]
 
 
+# --- another model ---------------------------------------------------------------------------
+
+OTHER = replace(GRAPH, digest="m2", vocabulary=Vocabulary(1000, 100, (9,)))
+
+
+def test_with_another_model_what_was_told_ends_and_the_rest_is_read_anew() -> None:
+    desk = Desk2().give(asking(1, stream=True), asking(2), asking(3))
+    assert isinstance(desk, Desk2)
+    for step in desk.steps():
+        desk.drawn(step, *([40] * len(step.header.rows)))
+    desk.write().effects.clear()
+    desk.do(desk.door.model_is(None, desk.now))
+    assert desk.codes() == ["unavailable"]
+    desk.do(desk.door.model_is(OTHER, desk.now))
+    assert desk.steps() == [], "fed to a chain of the model before"
+    desk.serve(make_table((A, (0, 3)), (B, (3, 6)), epoch=2, digest="m2"))
+    again = desk.steps()
+    assert sorted(token for step in again for token in fed(step)) == [52, 53]
+    assert {place for step in again for place in places(step)} == {(0, 1)}
+    for step in again:
+        desk.drawn(step, 9)  # the end of a text, by now
+    assert [c.tokens for c in desk.write().completions()] == [(), ()]
+
+
+def test_a_model_that_is_described_again_changes_nothing() -> None:
+    desk = Desk2().give(asking(1))
+    assert isinstance(desk, Desk2)
+    step = desk.step()
+    desk.do(desk.door.model_is(replace(GRAPH), desk.now))
+    assert fed(desk.drawn(step, 40).step()) == [40]
+
+
 # --- devices that leave -----------------------------------------------------------------------
 
 
