@@ -142,6 +142,16 @@ class Deployment:
     fallback: Fallback | None = None
     schema: str = SCHEMA
 
+    @property
+    def limits(self) -> Generation:
+        """Of its sessions, also where the file says nothing."""
+        return self.generation or Generation()
+
+    @property
+    def opens(self) -> tuple[ModelSpec, int | None]:
+        """All that an engine is opened by: the model, and a generating one's context."""
+        return self.model, self.limits.context if self.kind == "generation" else None
+
 
 def parse_units(text: str, field_name: str) -> UnitRange:
     """Reads "2:5" as [2, 5). Raises ConfigError naming `field_name`."""

@@ -32,7 +32,7 @@ from dsi_mqtt.core.attempts import (
     Retain,
     Settle,
 )
-from dsi_mqtt.core.deployment import Deployment, Generation
+from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.effects import Effects, ForgetText, PublishPartial, ReadPrompt, WriteText
 from dsi_mqtt.core.generation import Ask, Completion
 from dsi_mqtt.core.idle import IdleSession, IdleSessions
@@ -85,7 +85,7 @@ class Generations:
         conclude: Conclude,
     ) -> None:
         self._deployment = spec.name
-        self._limits = spec.generation or Generation()
+        self._limits = spec.limits
         self._peers = peers
         self._give_up = give_up
         self._retain = retain
@@ -124,7 +124,7 @@ class Generations:
     # --- tables, nodes, the model -------------------------------------------------------------
 
     def spec_changed(self, spec: Deployment) -> None:
-        self._limits = spec.generation or Generation()
+        self._limits = spec.limits
 
     def model_is(self, graph: ModelGraph | None, now: float) -> Effects:
         """How the model looks from the door's node; None: it is not open there."""

@@ -26,10 +26,10 @@ State = Literal["reading", "waiting", "recording", "ready", "stepping", "ended"]
 class Session:
     """name: what segments know it by, once it runs. take: see docs/generation.md.
 
-    tokens: the prompt, then what is committed. ends: token ids that end the text. fed: positions that every segment is thought to
-    hold. broken: steps in a row that came to nothing; stale: that a node refused. redelivered: an
-    earlier door died with it, nobody knows at which position. alone: it may not share a step, for
-    one that it shared failed.
+    tokens: the prompt, then what is committed. ends: token ids that end the text. fed: positions
+    that every segment is thought to hold. broken: steps in a row that came to nothing; stale: that
+    a node refused. redelivered: an earlier door died with it, nobody knows at which position.
+    alone: it may not share a step, for one that it shared failed.
     """
 
     request: Request

@@ -204,9 +204,9 @@ class Worker:
                 self.node, self.incarnation, spec, self._peers, self._numbers
             )
             hold = max(2, table.door.window * HOLD_WINDOWS)
-            if spec.generation is not None:
+            if spec.kind == "generation":
                 # What is too much is to be refused at once, so it has to be read.
-                hold += spec.generation.sessions_max + spec.generation.queue_max
+                hold += spec.limits.sessions_max + spec.limits.queue_max
             self._ingresses[name] = Ingress(name, hold, HOLD_BYTES)
             door.model_is(self._holdings.graph(name), now)  # it holds nothing that would follow
         ingress = self._ingresses[name]
