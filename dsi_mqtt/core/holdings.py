@@ -58,13 +58,13 @@ class Holding:
 class _Model:
     """Everything this node knows of one deployment.
 
-    opened: what the shell was last told to open, until it is closed. again_at, again_s: when a
+    opened: what the shell was last told to open, and how, until it is closed. again_at, again_s: when a
     refused one is looked at again, and how long that pause is. loaded and loading tell what its
     engine has, or will have.
     """
 
     spec: Deployment | None = None
-    opened: ModelSpec | None = None
+    opened: tuple[ModelSpec, int | None] | None = None
     graph: ModelGraph | None = None
     refused: str | None = None
     again_at: float = math.inf
@@ -149,10 +149,10 @@ class Holdings:
         if model.spec == spec and model.refused is None:
             return []
         model.spec = spec
-        if model.opened == spec.model and model.refused is None:
+        if model.opened == spec.opens and model.refused is None:
             return self._settle(spec.name, model)
         effects = self._close(spec.name, model)
-        model.opened = spec.model
+        model.opened = spec.opens
         return [*effects, OpenModel(spec), ReportStatus()]
 
     def spec_gone(self, deployment: str) -> Effects:

@@ -9,6 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from dsi_mqtt.core.deployment import Generation, Sla
 from dsi_mqtt.core.effects import (
     CloseModel,
     DropUnits,
@@ -85,6 +86,20 @@ def test_spec_model_and_table_may_come_in_any_order(order: str) -> None:
     effects = [effect for step in order.split() for effect in steps[step]()]
     assert loads(effects) == [UnitRange(0, 3)]
     assert [e for e in effects if isinstance(e, OpenModel)] == [OpenModel(make_spec())]
+
+
+@pytest.mark.parametrize("changed", ["kind", "context"])
+def test_a_model_is_opened_anew_where_it_is_to_be_opened_otherwise(changed: str) -> None:
+    holdings = Holdings("a", "a1", 1000)
+    before = replace(make_spec(), kind="generation", generation=Generation(context=100))
+    after = make_spec() if changed == "kind" else replace(before, generation=Generation(context=9))
+    holdings.spec_arrived(before)
+    holdings.model_opened(NAME, make_graph())
+    same = replace(before, generation=Generation(context=100, max_tokens=3), sla=Sla(latency_ms=1))
+    assert not [e for e in holdings.spec_arrived(same) if isinstance(e, OpenModel)]
+    effects = holdings.spec_arrived(after)
+    assert [e for e in effects if isinstance(e, OpenModel)] == [OpenModel(after)]
+    assert CloseModel(NAME) in effects
 
 
 def test_segments_load_one_at_a_time() -> None:
