@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from itertools import count
 from typing import Final
 
 import numpy as np
@@ -53,7 +54,7 @@ MIB: Final = 1024 * 1024
 UNHEARD_S: Final = 2.0
 # How often the broker is asked whether anybody hears a stream.
 ASK_S: Final = 1.0
-# Tellings that begin on one table, so that a later table's take is higher.
+# Texts told on one table before their numbers begin again, so that a later table's take is higher.
 TAKES: Final = 1 << 20
 
 FULL: Final = Failure("overloaded", "all sessions and places in the queue are taken; try later")
@@ -98,6 +99,7 @@ class Generations:
         self._idle = IdleSessions()
         self._promises = Promises()
         self._steps = Steps(door, numbers)
+        self._takes = count(1)
         self._tellings = Tellings(spec.name, door, numbers)
         self.starting = True
         self.retried = 0
@@ -422,7 +424,7 @@ class Generations:
         idle = self._idle.take(session.request.given.device, session.tokens)
         fresh = self._tellings.name_next()
         session.name, session.fed = idle or (fresh, 0)
-        session.take = table.epoch * TAKES + self._tellings.newest % TAKES
+        session.take = table.epoch * TAKES + next(self._takes) % TAKES
         self._schedule.start(session)
 
     def _record(self, session: Session, now: float) -> Effects:

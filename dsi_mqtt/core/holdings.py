@@ -58,9 +58,9 @@ class Holding:
 class _Model:
     """Everything this node knows of one deployment.
 
-    opened: what the shell was last told to open, and how, until it is closed. again_at, again_s: when a
-    refused one is looked at again, and how long that pause is. loaded and loading tell what its
-    engine has, or will have.
+    opened: what the shell was last told to open, and how, until it is closed. again_at, again_s:
+    when a refused one is looked at again, and how long that pause is. loaded and loading tell what
+    its engine has, or will have.
     """
 
     spec: Deployment | None = None

@@ -22,14 +22,15 @@ from dsi_mqtt.core.effects import (
 )
 from dsi_mqtt.core.events import PartialTaken, PromptRead, TextWritten
 from dsi_mqtt.core.generation import Completion, Partial, rolling_hash
-from dsi_mqtt.core.generations import UNHEARD_S
+from dsi_mqtt.core.generations import TAKES, UNHEARD_S
 from dsi_mqtt.core.message import WORK, Activation, Failure, Header
 from dsi_mqtt.core.model import ModelGraph, Unit, Vocabulary
 from dsi_mqtt.core.promises import BACK_S
 from dsi_mqtt.core.request import Input, ParsedInput, Redelivery
 from dsi_mqtt.core.session import PIECE_TOKENS
-from dsi_mqtt.core.table import Table
+from dsi_mqtt.core.table import EPOCH_MAX, Table
 from dsi_mqtt.wire.asks import read_ask
+from dsi_mqtt.wire.ranges import NUMBER_MAX
 from tests.core.build import NAME, A, B, C, Member, make_input, make_spec, make_table
 from tests.core.desk import Desk
 
@@ -533,6 +534,15 @@ def test_a_model_that_is_described_again_changes_nothing() -> None:
     step = desk.step()
     desk.do(desk.door.model_is(replace(GRAPH), desk.now))
     assert fed(desk.drawn(step, 40).step()) == [40]
+
+
+def test_takes_stay_below_what_a_header_carries_whatever_the_epoch() -> None:
+    newest = 2 * EPOCH_MAX - 1  # the most that a table may say
+    desk = Desk2(make_table((A, (0, 3)), (B, (3, 6)), epoch=newest)).give(asking(1))
+    assert isinstance(desk, Desk2)
+    (row,) = desk.step().header.rows
+    assert newest * TAKES < row.take < NUMBER_MAX
+    assert (newest + 1) * TAKES <= NUMBER_MAX
 
 
 # --- devices that leave -----------------------------------------------------------------------
