@@ -113,12 +113,13 @@ class Generation:
     """Limits of a generating deployment, and what is taken where an input says nothing.
 
     context: positions of a session. sessions_max: that run; queue_max: inputs that wait.
-    kv_mib_max: of caches on a node. idle_s: how long a cache is kept for its device's next input.
+    kv_mib_max: of caches on a node, which keeps so much free for them. idle_s: how long a cache is
+    kept for its device's next input.
     """
 
     context: int = 2048
     sessions_max: int = 64
-    kv_mib_max: int = 2048
+    kv_mib_max: int = 512
     idle_s: float = 60.0
     queue_max: int = 200
     temperature: float = 1.0

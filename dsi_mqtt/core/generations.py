@@ -15,7 +15,7 @@ wrong, and nothing is told twice.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 from typing import Final
 
@@ -43,13 +43,13 @@ from dsi_mqtt.core.message import Activation, Failure, Header
 from dsi_mqtt.core.model import ModelGraph
 from dsi_mqtt.core.peers import Member, Peers
 from dsi_mqtt.core.promises import Promises
-from dsi_mqtt.core.schedule import Schedule, position_bytes
+from dsi_mqtt.core.room import MIB, allotted, table_rooms
+from dsi_mqtt.core.schedule import Schedule
 from dsi_mqtt.core.session import Session, Text
 from dsi_mqtt.core.steps import Step, Steps
 from dsi_mqtt.core.stops import StopFinder
 from dsi_mqtt.core.table import Stamp, Table
 
-MIB: Final = 1024 * 1024
 # A device that has lost its connection may be back by then.
 UNHEARD_S: Final = 2.0
 # How often the broker is asked whether anybody hears a stream.
@@ -354,7 +354,7 @@ class Generations:
         if self._peers.lacks(table):
             return []  # it will be replaced, or its node will speak again
         effects: Effects = []
-        effects += self._let_in_all(table, now)
+        effects += self._let_in_all(table, graph, now)
         if any(session.state == "recording" for session in self._sessions.values()):
             return effects
         while chosen := self._schedule.choose(self._steps, table, now):
@@ -390,40 +390,53 @@ class Generations:
         request = session.request
         return ReadPrompt(self._deployment, request.id, request.given.parsed, self._limits)
 
-    def _fits(self, positions: int, table: Table) -> bool:
-        nbytes = positions * position_bytes(self._graph, table)
-        return nbytes <= self._limits.kv_mib_max * MIB
+    def _cached_mib(self, positions: Iterable[int], table: Table, graph: ModelGraph) -> float:
+        """What caches of so many positions each take on the node where that is most."""
+        context = graph.vocabulary.context if graph.vocabulary else 0
+        rooms = [allotted(held, context) for held in positions]
+        nodes = table_rooms(graph, table)
+        return max((node.nbytes(rooms) for node in nodes), default=0) / MIB
 
-    def _too_large(self, session: Session, table: Table) -> Failure:
-        wanted = session.room * position_bytes(self._graph, table) / MIB
+    def _too_large(self, wanted_mib: float) -> Failure:
         return Failure(
             "invalid_input",
-            f"prompt and max_tokens would take {wanted:.1f} MiB of cache on a node, "
+            f"prompt and max_tokens would take {wanted_mib:.1f} MiB of cache on a node, "
             f"generation.kv_mib_max is {self._limits.kv_mib_max}; ask for less",
         )
 
-    def _let_in_all(self, table: Table, now: float) -> Effects:
+    def _let_in_all(self, table: Table, graph: ModelGraph, now: float) -> Effects:
         """Those whose turn it is, while there is room; what is idle makes room."""
         effects: Effects = []
         waiting, running = self._schedule.waiting, self._schedule.running
+        most_mib = self._limits.kv_mib_max
         while waiting and len(running) < self._limits.sessions_max:
             first = waiting[0]
-            taken = sum(session.room for session in running.values())
-            if not self._fits(first.room, table):
-                effects += self._give_up(first.request, self._too_large(first, table), now)
-            elif self._fits(first.room + taken + self._idle.positions, table):
-                self._let_in(waiting.popleft(), table)
-            elif not self._idle.drop_oldest():
-                break
-            else:
+            alone_mib = self._cached_mib([first.room], table, graph)
+            if alone_mib > most_mib:
+                effects += self._give_up(first.request, self._too_large(alone_mib), now)
+                continue
+            found = self._idle.best(first.request.given.device, first.tokens)
+            reused, common = found or (None, 0)
+            first.most = max(first.room, reused.most if reused else 0)
+            beside = [session.most for session in running.values()]
+            beside += self._idle.sizes(without=reused)
+            if self._cached_mib([first.most, *beside], table, graph) <= most_mib:
+                self._let_in(waiting.popleft(), table, reused, common)
+            elif self._idle.drop_oldest(spare=reused) or self._idle.drop_oldest():
                 self._tellings.changed = True
+            else:
+                break
         return effects
 
-    def _let_in(self, session: Session, table: Table) -> None:
-        """It is its turn, and there is room."""
-        idle = self._idle.take(session.request.given.device, session.tokens)
+    def _let_in(
+        self, session: Session, table: Table, reused: IdleSession | None, common: int
+    ) -> None:
+        """It is its turn, and there is room. reused: its caches hold `common` positions of it."""
         fresh = self._tellings.name_next()
-        session.name, session.fed = idle or (fresh, 0)
+        session.name, session.fed = fresh, common
+        if reused is not None:
+            self._idle.reuse(reused)
+            session.name = reused.name
         session.take = table.epoch * TAKES + next(self._takes) % TAKES
         self._schedule.start(session)
 
@@ -526,7 +539,8 @@ class Generations:
         """Its caches are of use for what its device asks next."""
         tokens = tuple(session.tokens[: session.fed])
         device = session.request.given.device
-        self._idle.keep(IdleSession(session.name, device, tokens, now + self._limits.idle_s))
+        until = now + self._limits.idle_s
+        self._idle.keep(IdleSession(session.name, device, tokens, until, session.most))
         while len(self._idle) > self._limits.sessions_max:
             self._idle.drop_oldest()
 

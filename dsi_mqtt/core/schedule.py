@@ -13,7 +13,6 @@ from collections.abc import Collection
 from math import ceil
 from typing import Final
 
-from dsi_mqtt.core.model import ModelGraph
 from dsi_mqtt.core.session import Session
 from dsi_mqtt.core.steps import Steps
 from dsi_mqtt.core.table import Table
@@ -103,12 +102,3 @@ class Schedule:
             if session in self._due:
                 self._due.remove(session)
         return sessions
-
-
-def position_bytes(graph: ModelGraph | None, table: Table) -> int:
-    """What a session keeps for one position, on the node of `table` where that is most."""
-    nodes: dict[str, int] = {}
-    for segment in table.segments if graph is not None else ():
-        node = segment.replicas[0].node
-        nodes[node] = nodes.get(node, 0) + (graph.state_bytes(segment.units) if graph else 0)
-    return max(nodes.values(), default=0)

@@ -27,9 +27,9 @@ class Session:
     """name: what segments know it by, once it runs. take: see docs/generation.md.
 
     tokens: the prompt, then what is committed. ends: token ids that end the text. fed: positions
-    that every segment is thought to hold. broken: steps in a row that came to nothing; stale: that
-    a node refused. redelivered: an earlier door died with it, nobody knows at which position.
-    alone: it may not share a step, for one that it shared failed.
+    that every segment is thought to hold; most: that it may ever have held. broken: steps in a row
+    that came to nothing; stale: that a node refused. redelivered: an earlier door died with it,
+    nobody knows at which position. alone: it may not share a step, for one that it shared failed.
     """
 
     request: Request
@@ -43,6 +43,7 @@ class Session:
     ends: tuple[int, ...] = ()
     sampling: Sampling = field(default_factory=Sampling)
     fed: int = 0
+    most: int = 0
     broken: int = 0
     stale: int = 0
     redelivered: bool = False

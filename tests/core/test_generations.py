@@ -315,9 +315,9 @@ def test_more_than_all_places_is_refused_at_once_and_the_queue_moves_up() -> Non
 
 
 def test_caches_that_do_not_fit_wait_and_those_that_never_will_are_refused() -> None:
-    # A node holds three units of 1 KiB a position: 341 positions in one MiB.
+    # A node holds three units of 1 KiB a position: 256 positions in one MiB, and one unit growing.
     desk = Desk2(kv_mib_max=1)
-    desk.give(asking(1, max_tokens=300), asking(2, max_tokens=300), asking(3, max_tokens=900))
+    desk.give(asking(1, max_tokens=200), asking(2, max_tokens=200), asking(3, max_tokens=256))
     step = desk.step()
     assert fed(step) == [51]
     desk.drawn(step, END).write().take()
@@ -343,6 +343,24 @@ def test_what_a_device_says_next_goes_on_where_its_cache_ends() -> None:
     assert (places(step), fed(step)) == ([(3, 2)], [40, 9])
     desk.give(asking(3, device="other", prompt=[5, 6, 7, 40, 9, 1], max_tokens=1))
     assert places(desk.step()) == [(0, 6)]
+
+
+def test_a_cache_that_is_to_be_used_again_is_dropped_last() -> None:
+    # Each is allotted 64 positions; the fourth 256, which are all there is room for.
+    desk = Desk2(kv_mib_max=1)
+    for number, first in enumerate((5, 6, 7), 1):
+        desk.give(asking(number, prompt=[first, 1, 2], max_tokens=1))
+        desk.drawn(desk.step(), 40).write().take()
+    desk.give(asking(4, prompt=[5, 1, 2, 9], max_tokens=250))
+    assert places(desk.step()) == [(3, 1)]
+
+
+def test_a_cache_counts_as_what_it_once_held() -> None:
+    desk = Desk2(kv_mib_max=1)
+    desk.give(asking(1, prompt=[5] * 250, max_tokens=1))
+    desk.drawn(desk.step(), 40).write().take()
+    desk.give(asking(2, prompt=[5, 9], max_tokens=1), asking(3, device="b", prompt=[7]))
+    assert [fed(step) for step in desk.steps()] == [[9]], "both at once are more than the bound"
 
 
 # --- evidence ---------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from dsi_mqtt.core.effects import (
     ReportStatus,
 )
 from dsi_mqtt.core.holdings import Holdings
-from dsi_mqtt.core.model import ModelSpec, UnitRange
+from dsi_mqtt.core.model import ModelSpec, Unit, UnitRange, Vocabulary
 from dsi_mqtt.core.table import Stamp, Table
 from tests.core.build import (
     NAME,
@@ -150,6 +150,23 @@ def test_units_that_two_tables_share_are_loaded_once_and_kept() -> None:
     holdings.units_loaded(NAME, UnitRange(5, 6), 1.0)
     holdings.document_arrived(NAME, document(new))
     assert not drops(holdings.oldest_in_use(NAME, new.stamp))
+
+
+def test_caches_are_kept_free_where_a_part_of_their_model_is_held() -> None:
+    unit = Unit("u", 10, 1.0, 4, state_bytes=1)
+    graph = replace(make_graph(), units=(unit,) * 6, vocabulary=Vocabulary(64, 9))
+    # Two sessions of 64 positions in six units, and one unit growing.
+    spec = replace(
+        make_spec(), kind="generation", generation=Generation(context=64, sessions_max=1)
+    )
+    for cap, state in ((30 + 2 * 384 + 64, "loading"), (30 + 2 * 384 + 63, "failed")):
+        holdings = Holdings("a", "a1", cap)
+        holdings.spec_arrived(spec)
+        holdings.model_opened(NAME, graph)
+        holdings.document_arrived(NAME, document(MINE))
+        assert states(holdings) == {(1, "s0"): state}
+        (report,) = holdings.model_reports()
+        assert report.cache_bytes == 2 * 384 + 64
 
 
 def test_what_does_not_fit_beside_what_has_to_stay_fails_with_a_sentence() -> None:
