@@ -77,7 +77,8 @@ class NodeView:
 
     weight_bytes: of weights it may hold for this deployment, beside cache_bytes, which are kept
     free for its sessions; overdrawn_bytes: by which what is taken already is too much. unit_s:
-    seconds each unit of the model takes here for one reference row. Raises ConfigError for negative or unbounded values.
+    seconds each unit of the model takes here for one reference row.
+    Raises ConfigError for negative or unbounded values.
     """
 
     node: str

@@ -83,6 +83,7 @@ class GeneratingNode(Node):
     """A node whose engine keeps sessions. slow_s: what a step takes, if not a chance."""
 
     slow_s: float | None = None
+    weight_bytes = 100_000_000
 
     def __init__(self, site: Site, name: str) -> None:
         super().__init__(site, name)
