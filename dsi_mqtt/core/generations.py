@@ -37,7 +37,7 @@ from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.effects import Effects, ForgetText, PublishPartial, ReadPrompt, WriteText
 from dsi_mqtt.core.generation import Ask, Completion
 from dsi_mqtt.core.idle import IdleSession, IdleSessions
-from dsi_mqtt.core.leases import Tellings
+from dsi_mqtt.core.leases import Living, Roll
 from dsi_mqtt.core.line import Request
 from dsi_mqtt.core.message import Activation, Failure, Header
 from dsi_mqtt.core.model import ModelGraph
@@ -100,7 +100,7 @@ class Generations:
         self._promises = Promises()
         self._steps = Steps(door, numbers)
         self._takes = count(1)
-        self._tellings = Tellings(spec.name, door, numbers)
+        self._roll = Roll(spec.name, door, numbers)
         self.starting = True
         self.retried = 0
 
@@ -334,15 +334,8 @@ class Generations:
         for id_ in self._promises.broken(now):
             effects += self._give_up(self._sessions[id_].request, SILENT, now)
         effects += self.pump(now)
-        tables = {step.table.stamp: step.table for step in self._steps}
-        if self._table is not None:
-            tables[self._table.stamp] = self._table
-        self._tellings.changed |= self._idle.expire(now)
-        live = [Row(name, session.fed) for name, session in self._schedule.running.items()]
-        live += self._idle.rows()
-        # Without its cache one row would make the whole step stale.
-        live += [row for step in self._steps for s, row in step.rows if s.state == "ended"]
-        return effects + self._tellings.tick(live, tables.values(), now)
+        self._roll.changed |= self._idle.expire(now)
+        return effects + self._roll.tick(self._living, now)
 
     def pump(self, now: float) -> Effects:
         """Starts what may run, while there is a chain to run it on."""
@@ -365,6 +358,17 @@ class Generations:
 
     # --- parts --------------------------------------------------------------------------------
 
+    def _living(self) -> Living:
+        """What nodes are to keep."""
+        tables = {step.table.stamp: step.table for step in self._steps}
+        if self._table is not None:
+            tables[self._table.stamp] = self._table
+        rows = [Row(name, session.fed) for name, session in self._schedule.running.items()]
+        rows += self._idle.rows()
+        # Without its cache one row would make the whole step stale.
+        rows += [row for step in self._steps for s, row in step.rows if s.state == "ended"]
+        return tuple(rows), tables.values()
+
     def _start_over(self, now: float) -> Effects:
         """The model is another, or closed: what was read, drawn and cached means nothing now.
 
@@ -383,7 +387,7 @@ class Generations:
                 self._sessions[id_] = Session(session.request, redelivered=session.redelivered)
                 session.request.state = "waiting"
         while self._idle.drop_oldest():
-            self._tellings.changed = True
+            self._roll.changed = True
         return effects
 
     def _read(self, session: Session) -> ReadPrompt:
@@ -423,7 +427,7 @@ class Generations:
             if self._cached_mib([first.most, *beside], table, graph) <= most_mib:
                 self._let_in(waiting.popleft(), table, reused, common)
             elif self._idle.drop_oldest(spare=reused) or self._idle.drop_oldest():
-                self._tellings.changed = True
+                self._roll.changed = True
             else:
                 break
         return effects
@@ -432,7 +436,7 @@ class Generations:
         self, session: Session, table: Table, reused: IdleSession | None, common: int
     ) -> None:
         """It is its turn, and there is room. reused: its caches hold `common` positions of it."""
-        fresh = self._tellings.name_next()
+        fresh = self._roll.name_next()
         session.name, session.fed = fresh, common
         if reused is not None:
             self._idle.reuse(reused)
@@ -533,7 +537,7 @@ class Generations:
     def _leave(self, session: Session) -> None:
         """It is fed no more, and its caches may go."""
         if self._schedule.leave(session):
-            self._tellings.changed = True
+            self._roll.changed = True
 
     def _keep(self, session: Session, now: float) -> None:
         """Its caches are of use for what its device asks next."""

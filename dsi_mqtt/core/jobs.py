@@ -5,9 +5,9 @@
        └───────────┴───────► cancelled
 
 Jobs that are queued or computing are bounded by what doors and credits admit. Of the others each
-deployment's newest are remembered: a repetition of one is recognised, and a probe is told the truth. What a
-cancel names is remembered even if it never came, for a cancel may overtake its activation. What
-is remembered of them is what tells them apart, whatever else their headers bore.
+deployment's newest are remembered: a repetition of one is recognised, and a probe is told the
+truth. What a cancel names is remembered even if it never came, for a cancel may overtake its
+activation. What is remembered of them is what tells them apart, whatever else their headers bore.
 """
 
 from __future__ import annotations

@@ -364,7 +364,7 @@ class Worker:
         if header.kind == "credit":
             return self._relay.credit_arrived(header, now)
         if header.kind == "state":
-            return self._relay.sessions_told(header, now)
+            return self._relay.roll_called(header, now)
         return []
 
     def _data_reconnected(self, _event: ev.DataReconnected, now: float) -> Effects:
