@@ -91,7 +91,8 @@ class Jobs:
 
     def get(self, header: Header) -> Job | None:
         key = job_key(header)
-        return self._live.get(key) or self._ended.get(header.deployment, {}).get(key)
+        ended = self._ended.get(header.deployment)
+        return self._live.get(key) or (ended.get(key) if ended is not None else None)
 
     def live(self, deployment: str) -> list[Job]:
         return [job for key, job in self._live.items() if key[0] == deployment]

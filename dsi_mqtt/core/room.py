@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from dsi_mqtt.core.deployment import Deployment
+from dsi_mqtt.core.message import Failure
 from dsi_mqtt.core.model import ModelGraph
 from dsi_mqtt.core.table import Table
 
@@ -51,6 +52,32 @@ def table_rooms(graph: ModelGraph, table: Table) -> list[NodeRoom]:
     for segment in table.segments:
         units.setdefault(segment.replicas[0].node, []).extend(range(*segment.units))
     return [node_room(graph, held) for held in units.values()]
+
+
+class CacheRoom:
+    """Whether caches fit on every node of a table."""
+
+    def __init__(self, table: Table, graph: ModelGraph, kv_mib_max: int) -> None:
+        self._context = graph.vocabulary.context if graph.vocabulary else 0
+        self._nodes = table_rooms(graph, table)
+        self._most_mib = kv_mib_max
+
+    def fits(self, positions: Iterable[int]) -> bool:
+        """positions: that each of the caches is to hold."""
+        return self._mib(positions) <= self._most_mib
+
+    def too_small(self, positions: int) -> Failure:
+        """Why a session of so many positions never fits."""
+        return Failure(
+            "invalid_input",
+            f"prompt and max_tokens would take {self._mib([positions]):.1f} MiB of cache on a "
+            f"node, generation.kv_mib_max is {self._most_mib}; ask for less",
+        )
+
+    def _mib(self, positions: Iterable[int]) -> float:
+        """On the node where they take most."""
+        rooms = [allotted(held, self._context) for held in positions]
+        return max((node.nbytes(rooms) for node in self._nodes), default=0) / MIB
 
 
 def cache_bytes(spec: Deployment, graph: ModelGraph) -> int:

@@ -36,23 +36,19 @@ class Schedule:
         """Those that run and are in no step."""
         return self._due
 
-    def wait(self, session: Session, *, first: bool = False) -> None:
-        """It is to run when there is room; `first`: it has waited before."""
-        session.request.state = session.state = "waiting"
-        if first:
-            self.waiting.appendleft(session)
-        else:
-            self.waiting.append(session)
+    def wait(self, session: Session) -> None:
+        """It is to run when there is room."""
+        session.state = "waiting"
+        self.waiting.append(session)
 
     def start(self, session: Session) -> None:
         """It runs from now on, under its name."""
-        session.request.state = "running"
         self.running[session.name] = session
         self.line_up(session)
 
     def line_up(self, session: Session, *, first: bool = False) -> None:
         """It is due for a step; `first`: its last one came to nothing."""
-        session.request.state, session.state = "running", "ready"
+        session.state = "ready"
         if first:
             self._due.appendleft(session)
         else:
@@ -60,13 +56,13 @@ class Schedule:
 
     def record(self, session: Session) -> None:
         """It goes on when its deaths are retained; until then nothing starts."""
-        self._take([session])
-        session.request.state = session.state = "recording"
+        self._taken([session])
+        session.state = "recording"
 
     def leave(self, session: Session) -> bool:
         """It is over; says whether it ran."""
         session.state = "ended"
-        self._take([session])
+        self._taken([session])
         if session in self.waiting:
             self.waiting.remove(session)
         return self.running.pop(session.name, None) is not None
@@ -76,17 +72,17 @@ class Schedule:
         due = [session for session in self._due if session.not_before <= now]
         suspect = next((session for session in due if session.request.suspect), None)
         if suspect is not None:
-            return [] if len(steps) else self._take([suspect])
+            return [] if len(steps) else self._taken([suspect])
         if any(session.request.suspect for step in steps for session in step.sessions):
             return []
         depth = len({replica.node for part in table.segments for replica in part.replicas})
         decodes = sum(step.is_decode for step in steps)
         decoding = [session for session in due if session.is_decoding]
         if decoding and decodes < depth:
-            return self._take(self._batch(decoding, depth))
+            return self._taken(self._batch(decoding, depth))
         filling = [session for session in due if not session.is_decoding]
         if filling and len(steps) - decodes < depth:
-            return self._take(filling[:1])
+            return self._taken(filling[:1])
         return []
 
     def _batch(self, decoding: list[Session], depth: int) -> list[Session]:
@@ -97,7 +93,7 @@ class Schedule:
         share = min(BATCH_MAX, ceil(running / depth))
         return [session for session in decoding if not session.alone][:share]
 
-    def _take(self, sessions: list[Session]) -> list[Session]:
+    def _taken(self, sessions: list[Session]) -> list[Session]:
         for session in sessions:
             if session in self._due:
                 self._due.remove(session)

@@ -8,16 +8,23 @@ reading ──(prompt read)──► waiting ──(its turn, and room)──►
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from dsi_mqtt.core.activation import Row
 from dsi_mqtt.core.generation import Ask, Completion, FinishReason, Partial, Sampling, rolling_hash
 from dsi_mqtt.core.line import Request
+from dsi_mqtt.core.request import Input
 from dsi_mqtt.core.stops import StopFinder
 
 # So that the steps of others pass between the pieces of a long prompt.
 PIECE_TOKENS: Final = 256
+
+# How often the broker is asked whether anybody hears a stream.
+ASK_S: Final = 1.0
+# A device that has lost its connection may be back by then.
+UNHEARD_S: Final = 2.0
 
 State = Literal["reading", "waiting", "recording", "ready", "stepping", "ended"]
 
@@ -93,6 +100,26 @@ class Session:
         if self.generated >= self.max_tokens:
             self.finish = "length"
         return True
+
+    def asks(self, now: float) -> bool:
+        """Whether the broker is asked, with what is told now, if anybody hears it."""
+        due = now >= self.asked_at + ASK_S
+        self.asked_at = now if due else self.asked_at
+        return due
+
+    def is_unheard(self, now: float, *, heard: bool) -> bool:
+        """heard: what the broker says. Whether nobody has heard it for long enough."""
+        if heard:
+            self.unheard_since = None
+        elif self.unheard_since is None:
+            self.unheard_since = now
+        return self.unheard_since is not None and now - self.unheard_since >= UNHEARD_S
+
+
+def noise_seed(given: Input) -> int:
+    """The same whenever one input is told, so that the text is, too."""
+    told = given.request if given.anonymous else given.key.encode()
+    return int.from_bytes(hashlib.sha256(told).digest()[:6], "big")
 
 
 @dataclass(slots=True)

@@ -30,6 +30,7 @@ from dsi_mqtt.core.node import (
 )
 from dsi_mqtt.core.peers import Member, Peers
 from dsi_mqtt.core.relay import Relay
+from dsi_mqtt.core.runs import TextEvent
 from dsi_mqtt.core.table import DOOR, BrokerUrls, Table
 
 HOLD_WINDOWS: Final = 2
@@ -86,18 +87,10 @@ class Worker:
             ev.Computed: lambda e, now: self._relay.computed(e.job, e.tensors, now, e.seconds),
             ev.ComputeFailed: lambda e, now: self._relay.compute_failed(e.job, e.failure, now),
             ev.ComputeStale: lambda e, now: self._relay.compute_stale(e.job, e.have, now),
-            ev.PromptRead: lambda e, now: self._with_door(
-                e.deployment, lambda door: door.prompt_read(e, now)
-            ),
-            ev.PromptRefused: lambda e, now: self._with_door(
-                e.deployment, lambda door: door.prompt_refused(e, now)
-            ),
-            ev.TextWritten: lambda e, now: self._with_door(
-                e.deployment, lambda door: door.text_written(e, now)
-            ),
-            ev.PartialTaken: lambda e, now: self._with_door(
-                e.deployment, lambda door: door.partial_taken(e, now)
-            ),
+            ev.PromptRead: self._text_event,
+            ev.PromptRefused: self._text_event,
+            ev.TextWritten: self._text_event,
+            ev.PartialTaken: self._text_event,
             ev.CancelArrived: lambda e, now: self._with_door(
                 e.deployment, lambda door: door.cancelled(e.key, now)
             ),
@@ -263,6 +256,9 @@ class Worker:
         effects = self._holdings.model_refused(event.deployment, event.reason, now)
         return effects + self._with_door(event.deployment, lambda d: d.model_is(None, now))
 
+    def _text_event(self, event: TextEvent, now: float) -> Effects:
+        return self._with_door(event.deployment, lambda door: door.text_event(event, now))
+
     def _device_spoke(self, event: ev.DeviceSpoke, now: float) -> Effects:
         door = self._doors.get(event.deployment)
         if door is not None:
@@ -348,7 +344,7 @@ class Worker:
         if door is None:
             return []
         if header.kind == "done":
-            return door.answered(activation, now)
+            return door.done(activation, now)
         if header.kind in ("stale", "lost"):
             return door.broke(header, now)
         if header.kind == "credit":

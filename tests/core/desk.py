@@ -72,11 +72,11 @@ class Desk:
         return self.do(self.door.broke(replace(about, kind=kind), self.now))
 
     def done(self, about: Header, body: bytes = b"result") -> Desk:
-        return self.do(self.door.answered(make_done(about, body), self.now))
+        return self.do(self.door.done(make_done(about, body), self.now))
 
     def failed(self, about: Header, failure: Failure) -> Desk:
         done = replace(make_done(about).header, failure=failure)
-        return self.do(self.door.answered(Activation(done), self.now))
+        return self.do(self.door.done(Activation(done), self.now))
 
     def take(self) -> Desk:
         """The broker takes every answer that is out."""

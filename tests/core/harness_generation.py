@@ -205,8 +205,8 @@ class GeneratingClient(SimClient):
             name: session.request.given.correlation
             for node in self.site.alive()
             for door in node.machine._doors.values()
-            if isinstance(door._attempts, Generations)
-            for name, session in door._attempts._schedule.running.items()
+            if isinstance(door._runs, Generations)
+            for name, session in door._runs._schedule.running.items()
         }
         for row in job.rows:
             at = self.deadly.get(running.get(row.session) or b"", -1)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from dsi_mqtt.core.attempts import Attempts
 from dsi_mqtt.core.generations import Generations
 from dsi_mqtt.core.request import Input
+from dsi_mqtt.core.runs import Runs
 from tests.core.build import Member
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class AloneRuns:
 
     def look(self, node: Node, now: float) -> None:
         for door in node.machine._doors.values():
-            alone = _alone(door._attempts)
+            alone = _alone(door._runs)
             if alone is None:
                 continue
             given, number, members = alone
@@ -61,10 +62,11 @@ class AloneRuns:
 Alone = tuple[Input, int, frozenset[Member]]
 
 
-def _alone(runs: Attempts | Generations) -> Alone | None:
+def _alone(runs: Runs) -> Alone | None:
     """The input that is alone in the chain, the number of its run, and who may die of it."""
     if isinstance(runs, Generations):
         return _alone_session(runs)
+    assert isinstance(runs, Attempts)
     running = list(runs._running.values())
     if len(running) != 1:
         return None

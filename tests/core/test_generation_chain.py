@@ -45,7 +45,7 @@ def client_of(site: Site) -> GeneratingClient:
 
 def check_step(site: Site, node: Node) -> None:
     for door in node.machine._doors.values():
-        runs = door._attempts
+        runs = door._runs
         assert isinstance(runs, Generations)
         assert len(runs._schedule.running) <= GENERATION.sessions_max
         stepping = [s for step in runs._steps for s in step.sessions]
@@ -73,7 +73,7 @@ def check_rest(site: Site) -> None:
         assert not relay._jobs._live
         assert not any(relay.sessions().values())
         for door in node.machine._doors.values():
-            runs = door._attempts
+            runs = door._runs
             assert isinstance(runs, Generations)
             assert door.idle
             assert not runs._sessions

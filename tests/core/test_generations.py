@@ -22,12 +22,12 @@ from dsi_mqtt.core.effects import (
 )
 from dsi_mqtt.core.events import PartialTaken, PromptRead, TextWritten
 from dsi_mqtt.core.generation import Completion, Partial, rolling_hash
-from dsi_mqtt.core.generations import TAKES, UNHEARD_S
 from dsi_mqtt.core.message import WORK, Activation, Failure, Header
 from dsi_mqtt.core.model import ModelGraph, Unit, Vocabulary
+from dsi_mqtt.core.places import TAKES
 from dsi_mqtt.core.promises import BACK_S
 from dsi_mqtt.core.request import Input, ParsedInput, Redelivery
-from dsi_mqtt.core.session import PIECE_TOKENS
+from dsi_mqtt.core.session import PIECE_TOKENS, UNHEARD_S
 from dsi_mqtt.core.table import EPOCH_MAX, Table
 from dsi_mqtt.wire.asks import read_ask
 from dsi_mqtt.wire.ranges import NUMBER_MAX
@@ -72,7 +72,7 @@ class Desk2(Desk):
                 assert isinstance(ask.prompt, tuple)
                 tokens = tuple(token for token in ask.prompt if isinstance(token, int))
                 read = PromptRead(NAME, effect.request, ask, tokens)
-                self.do(self.door.prompt_read(read, self.now))
+                self.do(self.door.text_event(read, self.now))
         return self
 
     def write(self) -> Desk2:
@@ -81,7 +81,7 @@ class Desk2(Desk):
             self.effects.remove(effect)
             text = "".join(f" {token}" for token in effect.tokens)
             told = TextWritten(NAME, effect.request, len(effect.tokens), text, effect.last)
-            self.do(self.door.text_written(told, self.now))
+            self.do(self.door.text_event(told, self.now))
         return self
 
     def steps(self) -> list[Activation]:
@@ -104,7 +104,7 @@ class Desk2(Desk):
         data = np.array(tokens or [-1] * len(step.header.rows), "<i8")
         done = replace(step.header, kind="done", source="s1", target="door")
         tensor = Tensor(TOKENS, "int64", data.shape, data.tobytes())
-        return self.do(self.door.answered(Activation(done, (tensor,)), self.now))
+        return self.do(self.door.done(Activation(done, (tensor,)), self.now))
 
     def stale(self, step: Activation, *have: Row) -> Desk2:
         return self.do(self.door.broke(replace(step.header, kind="stale", rows=have), self.now))
@@ -417,12 +417,10 @@ def test_of_several_in_a_failed_step_only_the_one_at_fault_ends() -> None:
     rows = first.header.rows
     assert len(rows) == 2
     failure = Failure("model_failed", "it raised")
-    desk.do(desk.door.answered(Activation(replace(first.header, kind="done", failure=failure)), 0))
+    desk.do(desk.door.done(Activation(replace(first.header, kind="done", failure=failure)), 0))
     alone = [step for step in desk.steps() if len(step.header.rows) == 1]
     assert alone[0].header.rows[0].session in {row.session for row in rows}
-    desk.do(
-        desk.door.answered(Activation(replace(alone[0].header, kind="done", failure=failure)), 0)
-    )
+    desk.do(desk.door.done(Activation(replace(alone[0].header, kind="done", failure=failure)), 0))
     assert desk.codes() == ["model_failed"]
     desk.drawn(second, 41, 41)
     assert desk.codes() == ["model_failed"]
@@ -611,9 +609,7 @@ def test_a_stream_that_nobody_hears_ends_after_a_while() -> None:
     request = make_input(1).request
 
     def taken(*, heard: bool) -> Sequence[str]:
-        return desk.do(
-            desk.door.partial_taken(PartialTaken(NAME, request, heard), desk.now)
-        ).codes()
+        return desk.do(desk.door.text_event(PartialTaken(NAME, request, heard), desk.now)).codes()
 
     assert taken(heard=False) == []
     desk.now += UNHEARD_S
