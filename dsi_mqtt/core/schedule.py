@@ -1,7 +1,7 @@
 """Which of a door's sessions wait, run, and come into the next step.
 
 As many steps of decoding are in the chain as it has nodes, so that all compute at once, each with
-about equally many sessions. Pieces of prompts go beside them, one session in each. A suspect, with
+about equally many sessions. Slices of prompts go beside them, one session in each. A suspect, with
 which a node may have died, goes alone: it starts when nothing is in the chain, and nothing starts
 beside it.
 """

@@ -18,8 +18,8 @@ from dsi_mqtt.core.line import Request
 from dsi_mqtt.core.request import Input
 from dsi_mqtt.core.stops import StopFinder
 
-# So that the steps of others pass between the pieces of a long prompt.
-PIECE_TOKENS: Final = 256
+# So that the steps of others pass between the slices of a long prompt.
+SLICE_TOKENS: Final = 256
 
 # How often the broker is asked whether anybody hears a stream.
 ASK_S: Final = 1.0
@@ -77,7 +77,7 @@ class Session:
 
     def row(self) -> Row:
         """What to feed next."""
-        return Row(self.name, self.fed, min(PIECE_TOKENS, len(self.tokens) - self.fed), self.take)
+        return Row(self.name, self.fed, min(SLICE_TOKENS, len(self.tokens) - self.fed), self.take)
 
     def fed_by(self, row: Row) -> list[int]:
         return self.tokens[row.position : row.position + row.tokens]
