@@ -22,7 +22,6 @@ nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from typing import Final
 
 from dsi_mqtt.core.admission import complaint
@@ -177,7 +176,7 @@ class Door:
         if kept is not None:
             self._repetitions += 1
             self._requests[request.id] = request
-            return self._publish(request, _readdressed(kept, given), now)
+            return self._publish(request, kept.readdressed(given), now)
         known = self._by_key.get(given.key) if same else None
         if known is not None:
             self._repetitions += 1
@@ -211,12 +210,15 @@ class Door:
             return []
         return [*self._give_up(request, CANCELLED, now), *self._runs.pump(now)]
 
-    def device_spoke(self, device: str, now: float) -> None:
+    def device_spoke(self, device: str, now: float) -> Effects:
+        """It says that it still waits for its answers."""
         self._runs.device_spoke(device, now)
+        return []
 
-    def hearing(self, *, hears: bool) -> None:
+    def hearing(self, *, hears: bool) -> Effects:
         """Whether what devices say is heard; else their silence is nothing to go by."""
         self._runs.hearing(hears=hears)
+        return []
 
     def ingress_lost(self, now: float) -> Effects:
         """Receipts of that connection mean nothing any more; the broker will repeat the inputs."""
@@ -398,14 +400,3 @@ class Door:
             )
         limit = f"{self._spec.sla.deadline_ms:g} ms (sla.deadline_ms)"
         return Failure("deadline", f"no result within {limit}; try again")
-
-
-def _readdressed(reply: Reply, given: Input) -> Reply:
-    """A kept answer for a repetition, to where this delivery asks for it."""
-    return replace(
-        reply,
-        device=given.device,
-        identity=given.parsed.identity,
-        correlation=given.correlation,
-        topic=given.response_topic,
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Self
 
 from dsi_mqtt.core.generation import Completion
@@ -112,6 +112,16 @@ class Reply:
             given.correlation,
             given.response_topic,
             failure=failure,
+        )
+
+    def readdressed(self, given: Input) -> Reply:
+        """The same for a repetition, to where that asks for it."""
+        return replace(
+            self,
+            device=given.device,
+            identity=given.parsed.identity,
+            correlation=given.correlation,
+            topic=given.response_topic,
         )
 
 
