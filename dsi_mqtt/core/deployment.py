@@ -16,6 +16,10 @@ from dsi_mqtt.errors import ConfigError
 SCHEMA: Final = "dsi.deployment/1"
 UNITS_TEXT_MAX: Final = 40
 
+# Deadlines where the file names none.
+ONE_PASS_S: Final = 10.0
+GENERATION_S: Final = 120.0
+
 Kind = Literal["one-pass", "generation"]
 
 _TOLD_MAX: Final = 40
@@ -32,11 +36,11 @@ class InputLimits:
 
 @dataclass(frozen=True, slots=True)
 class Sla:
-    """The service-level target. deadline_ms: after it the answer is an error."""
+    """The service-level target. deadline_ms: after it the answer is an error; None: by the kind."""
 
     latency_ms: float | None = None
     percentile: float = 95.0
-    deadline_ms: float = 10_000.0
+    deadline_ms: float | None = None
     rate_per_s: float = 1.0
     first_token_ms: float | None = None
     token_ms: float | None = None
@@ -142,6 +146,13 @@ class Deployment:
     split: tuple[SplitPart, ...] | None = None
     fallback: Fallback | None = None
     schema: str = SCHEMA
+
+    @property
+    def deadline_s(self) -> float:
+        """How long an input may take. A generation of a few hundred tokens takes minutes."""
+        if self.sla.deadline_ms is not None:
+            return self.sla.deadline_ms / 1000
+        return ONE_PASS_S if self.kind == "one-pass" else GENERATION_S
 
     @property
     def limits(self) -> Generation:

@@ -244,7 +244,7 @@ class Door:
             del self._by_key[request.key]
 
     def _life_s(self, given: Input) -> float:
-        life = self._spec.sla.deadline_ms / 1000
+        life = self._spec.deadline_s
         return life if given.expiry_s is None else min(life, float(given.expiry_s))
 
     def _admit_passed_over(self, now: float) -> Effects:
@@ -398,5 +398,5 @@ class Door:
             return Failure(
                 "unavailable", reason or "no chain serves this deployment now; try again later"
             )
-        limit = f"{self._spec.sla.deadline_ms:g} ms (sla.deadline_ms)"
+        limit = f"{self._spec.deadline_s * 1000:g} ms (sla.deadline_ms)"
         return Failure("deadline", f"no result within {limit}; try again")

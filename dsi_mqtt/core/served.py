@@ -247,7 +247,7 @@ class Served:
         if prepare is None or self.spec is None:
             return
         # Where there is no room for both, what waits for the old table has its deadline besides.
-        patience_s = PREPARE_S + self.spec.sla.deadline_ms / 1000
+        patience_s = PREPARE_S + self.spec.deadline_s
         if self._failures.is_late(prepare, patience_s, now):
             for node in self._outlook.unready(prepare) - self._failures.nodes():
                 self._failures.failed(node, f"is not ready after {patience_s:.0f} s", now)

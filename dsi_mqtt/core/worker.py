@@ -329,7 +329,7 @@ class Worker:
         if keeper is None or keeper not in reports or keeper != self._keeper(name):
             return []
         spec = self._holdings.spec(name)
-        deadline_s = spec.sla.deadline_ms / 1000 if spec is not None else 0.0
+        deadline_s = spec.deadline_s if spec is not None else 0.0
         if now - since > deadline_s + HAND_OVER_S:
             return self._holdings.oldest_in_use(name, reports[keeper])
         return self._holdings.oldest_in_use(name, min(reports.values()))
