@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from dsi_mqtt.core.activation import Row
 from dsi_mqtt.core.effects import CloseSessions, Effects, Transmit
-from dsi_mqtt.core.leases import CALL_S, CALL_SOON_S, SILENT_S, HeldSessions, Roll
+from dsi_mqtt.core.leases import CALL_S, CALL_SOON_S, SILENT_S, HeldSessions, Living, Roll
 from dsi_mqtt.core.message import Header
 from tests.core.build import NAME, A, B, make_table
 
@@ -48,6 +48,21 @@ def test_the_telling_goes_on_a_while_and_then_is_quiet() -> None:
     assert told(call(roll, [], 2.0))
     assert told(call(roll, [], SILENT_S))
     assert call(roll, [], 2.0 + 2 * SILENT_S) == []
+
+
+def test_who_lives_is_asked_only_when_it_is_time() -> None:
+    asked = 0
+
+    def living() -> Living:
+        nonlocal asked
+        asked += 1
+        return (), [TABLE]
+
+    roll = Roll(NAME, A, count(1))
+    for tick in range(40):
+        roll.tick(living, tick * 0.05)
+        roll.changed |= tick == 0
+    assert asked <= 4, "made up at every tick"
 
 
 @given(
