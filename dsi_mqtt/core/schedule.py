@@ -65,7 +65,10 @@ class Schedule:
         self._taken([session])
         if session in self.waiting:
             self.waiting.remove(session)
-        return self.running.pop(session.name, None) is not None
+        if self.running.get(session.name) is not session:
+            return False  # it had ended before, and another may run under its name, with its caches
+        del self.running[session.name]
+        return True
 
     def choose(self, steps: Steps, table: Table, now: float) -> list[Session]:
         """The sessions of the next step, if one may start beside those in the chain."""

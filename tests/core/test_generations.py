@@ -211,6 +211,20 @@ def test_what_a_device_says_next_goes_on_where_its_cache_ends() -> None:
     assert places(desk.step()) == [(0, 6)]
 
 
+def test_one_who_goes_on_with_a_cache_runs_on_when_the_text_before_is_written() -> None:
+    desk = Desk2()
+    desk.give(asking(1, prompt=[5, 6], max_tokens=1), asking(2, prompt=[5, 6, 7]))
+    first, second = desk.steps()
+    desk.drawn(second, END).drawn(first, 40)  # both have ended, and neither text is written
+    desk.give(asking(3, prompt=[5, 6, 7, 8]))
+    (step,) = desk.steps()
+    assert places(step) == [(3, 1)]
+    desk.write()
+    for token in (41, 42):
+        step = desk.drawn(step, token).step()
+    assert desk.codes() == ["ok", "ok"]
+
+
 def test_a_cache_that_is_to_be_used_again_is_dropped_last() -> None:
     # Each is allotted 64 positions; the fourth 256, which are all there is room for.
     desk = Desk2(kv_mib_max=1)
