@@ -9,12 +9,12 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections import UserDict
 from importlib import import_module
 from typing import Annotated, Any, Final
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperGroup
 from typer.exceptions import TyperException
 from typer.main import get_command
 
@@ -46,23 +46,26 @@ COMMANDS: Final = {
 }
 
 
-class _Commands(Mapping[str, TyperCommand | TyperGroup]):
+def command(name: str) -> Any:  # noqa: ANN401 - typer keeps the type of its commands to itself
+    """The one of `COMMANDS`."""
+    module, _, member = COMMANDS[name].partition(":")
+    found = getattr(import_module(f"dsi_mqtt.cli.{module}"), member)
+    if isinstance(found, typer.Typer):
+        return get_command(found)
+    alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+    alone.command(name)(found)
+    return get_command(alone)
+
+
+class _Commands(UserDict[str, Any]):
     """All commands, each loaded when it is asked for."""
 
-    def __getitem__(self, name: str) -> TyperCommand | TyperGroup:
-        module, _, member = COMMANDS[name].partition(":")
-        found = getattr(import_module(f"dsi_mqtt.cli.{module}"), member)
-        if isinstance(found, typer.Typer):
-            return get_command(found)
-        alone = typer.Typer(add_completion=False, rich_markup_mode=None)
-        alone.command(name)(found)
-        return get_command(alone)
+    def __init__(self) -> None:
+        super().__init__(COMMANDS)
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(COMMANDS)
-
-    def __len__(self) -> int:
-        return len(COMMANDS)
+    def __getitem__(self, name: str) -> Any:  # noqa: ANN401 - as `command`
+        super().__getitem__(name)
+        return command(name)
 
 
 class _Program(TyperGroup):

@@ -24,16 +24,21 @@ another attempt (`deadline`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
+from dsi_mqtt.core.activation import unpack_body
 from dsi_mqtt.core.answers import RetryBudget
 from dsi_mqtt.core.attempt import Attempt
+from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.effects import Effects, Transmit
 from dsi_mqtt.core.line import Line, Request
-from dsi_mqtt.core.message import Failure, Header
+from dsi_mqtt.core.message import Activation, Failure, Header
+from dsi_mqtt.core.model import ModelGraph
 from dsi_mqtt.core.peers import Member, Peers
+from dsi_mqtt.core.request import Input, Reply
+from dsi_mqtt.core.runs import Calls, Runs, TextEvent
 from dsi_mqtt.core.table import Stamp, Table
+from dsi_mqtt.errors import WireError, one_sentence
 
 POISON_AT: Final = 3
 BROKEN_MAX: Final = 5
@@ -48,48 +53,42 @@ POISON: Final = Failure(
 BROKEN: Final = Failure("unavailable", "the chain broke repeatedly; try again later")
 NO_TIME: Final = Failure("deadline", "the time left does not cover another attempt; try again")
 
-GiveUp = Callable[[Request, Failure, float], Effects]
-Retain = Callable[[Request, float], Effects]
-Settle = Callable[[Request, float], Effects]
 
+class Attempts(Runs):
+    """State machine of the requests that wait or run; see `Runs`."""
 
-class Attempts:
-    """State machine of the requests that wait or run.
-
-    starting: whether anything may start; what runs goes on. give_up: called with a request, why
-    and `now` when it ends without a result. retain: called when it is the turn of a suspect: that
-    it runs here is retained before it does; `retained` is the answer. settle: called when an
-    attempt is over and another may follow.
-    """
-
-    def __init__(
-        self, door: Member, peers: Peers, give_up: GiveUp, retain: Retain, settle: Settle
-    ) -> None:
+    def __init__(self, door: Member, peers: Peers, calls: Calls) -> None:
         self._door = door
         self._peers = peers
-        self._give_up = give_up
-        self._retain = retain
-        self._settle = settle
+        self._calls = calls
         self._table: Table | None = None
         self._line = Line()
         self._running: dict[bytes, Request] = {}
         self._budget = RetryBudget()
         self.starting = True
-        self.retried = 0
+        self._retried = 0
 
     # --- questions ----------------------------------------------------------------------------
 
     @property
     def table(self) -> Table | None:
-        """What serves."""
         return self._table
+
+    @property
+    def retried(self) -> int:
+        return self._retried
 
     @property
     def in_flight(self) -> int:
         return len(self._running)
 
+    def is_recording(self, request: Request) -> bool:
+        return request.state == "recording"
+
+    def may_be_left(self, request: Request) -> bool:
+        return request.state != "running"
+
     def oldest(self) -> Stamp:
-        """The oldest table that an attempt in flight uses, or the serving one."""
         used = [r.attempt.table.stamp for r in self._running.values() if r.attempt]
         if self._table is not None:
             used.append(self._table.stamp)
@@ -97,18 +96,19 @@ class Attempts:
 
     # --- events -------------------------------------------------------------------------------
 
+    def spec_changed(self, spec: Deployment) -> None:
+        """Nothing of it is used here."""
+
+    def model_is(self, graph: ModelGraph | None, now: float) -> Effects:  # noqa: ARG002 - nothing of it is used here
+        return []
+
     def table_changed(self, table: Table, now: float) -> Effects:
-        """A new table serves. Attempts on the old one go on; new ones use this one."""
         self._table = table
         if table.door is not None:
             self._budget.window_is(table.door.window)
         return self.peers_changed(now)
 
     def peers_changed(self, now: float) -> Effects:
-        """Another node came, went, or lives as another incarnation.
-
-        Ends attempts on tables with a dead member; a hint needs a newer table as well.
-        """
         effects: Effects = []
         for request in reversed(list(self._running.values())):  # each goes to the front again
             used = request.attempt.table if request.attempt else None
@@ -122,31 +122,54 @@ class Attempts:
         return [*effects, *self.pump(now)]
 
     def join(self, request: Request, now: float) -> Effects:
-        """A request may run from now on."""
         request.state = "waiting"
         self._line.join(request)
         return self.pump(now)
 
     def retained(self, request: Request, now: float) -> Effects:
-        """Its deaths are retained: it is still its turn."""
         self._running.pop(request.id, None)
         request.state = "waiting"
         self._line.join(request, first=True)
         return self.pump(now)
 
     def end(self, request: Request, *, cancel: bool) -> Effects:
-        """A request does not wait or run any more. cancel: its attempt is still in the chain."""
         self._line.leave(request)
         self._running.pop(request.id, None)
         attempt, request.attempt = request.attempt, None
         return attempt.cancel() if cancel and attempt is not None else []
 
-    def answered(self) -> None:
-        """Answers are what retries are measured by."""
+    def earn(self) -> None:
         self._budget.earn()
 
+    def repeated(self, request: Request) -> Effects:  # noqa: ARG002 - nothing is told before the answer
+        return []
+
+    def device_spoke(self, device: str, now: float) -> None:
+        """Its silence would end nothing."""
+
+    def hearing(self, *, hears: bool) -> None:
+        """Nobody is listened to."""
+
+    def text_event(self, event: TextEvent, now: float) -> Effects:  # noqa: ARG002 - from before the deployment changed its kind
+        return []
+
+    def done(self, activation: Activation, now: float) -> Effects:
+        """Results count from whichever attempt they come; failures only from the present one."""
+        header = activation.header
+        request = self._running.get(header.request) or self._line.find(header.request)
+        if request is None or request.state == "recording":
+            return []
+        present = request.attempt is not None and request.attempt.number == header.attempt
+        if header.failure is None:
+            reply = _result(request.given, activation)
+        elif present:
+            reply = Reply.error(request.given, header.failure)
+        else:
+            return []
+        effects = self.end(request, cancel=not present)
+        return [*effects, *self._calls.conclude(request, reply, now), *self.pump(now)]
+
     def broke(self, header: Header, now: float) -> Effects:
-        """A `lost` or `stale` from the chain."""
         request = self._present(header)
         if request is None:
             return []
@@ -157,14 +180,12 @@ class Attempts:
         return [*effects, *self.pump(now)]
 
     def alive(self, header: Header, now: float) -> None:
-        """Somebody in the chain has the attempt."""
         request = self._present(header)
         if request is not None and request.attempt is not None:
             request.probes = 0
             request.probe_at = now + probe_after_s(request.attempt.table)
 
     def data_reconnected(self, now: float) -> Effects:
-        """What was on the wire may be gone: ask for every attempt at once."""
         effects: Effects = []
         for request in list(self._running.values()):
             effects += self._probe(request, now)
@@ -178,7 +199,6 @@ class Attempts:
         return [*effects, *self.pump(now)]
 
     def pump(self, now: float) -> Effects:
-        """Starts what may run, while there is a chain to run it on."""
         table = self._table
         if table is None or table.state != "serving" or table.door is None or not self.starting:
             return []
@@ -186,14 +206,14 @@ class Attempts:
             return []  # it will be replaced, or its node will speak again
         effects: Effects = []
         window = table.door.window
-        while (request := self._line.take(self._running.values(), window, now)) is not None:
+        while (request := self._line.next_up(self._running.values(), window, now)) is not None:
             # A first attempt is always worth it; another only if the forecast fits what is left.
             if request.attempts and request.deadline - now < _forecast_s(table):
-                effects += self._give_up(request, NO_TIME, now)
+                effects += self._calls.give_up(request, NO_TIME, now)
             elif request.suspect and not request.recorded:
                 request.state = "recording"
                 self._running[request.id] = request  # nothing runs beside it from here on
-                effects += self._retain(request, now)
+                effects += self._calls.retain(request, now)
             else:
                 effects.append(self._start(request, table, now))
         return effects
@@ -223,19 +243,19 @@ class Attempts:
 
         died: of a node, and counted; what has a bound of its own spends no other.
         """
-        effects = [*self.end(request, cancel=True), *self._settle(request, now)]
+        effects = [*self.end(request, cancel=True), *self._calls.settle(request, now)]
         request.broken += not died
         if request.deaths >= POISON_AT:
-            return effects + self._give_up(request, POISON, now)
+            return effects + self._calls.give_up(request, POISON, now)
         if request.broken >= BROKEN_MAX or not self._budget.spend():
-            return effects + self._give_up(request, BROKEN, now)
+            return effects + self._calls.give_up(request, BROKEN, now)
         self._line_up(request, now)
         return effects
 
     def _wait_for_table(self, request: Request, now: float) -> Effects:
         """A node refused it: it has left this table, or is behind it. Nothing is broken by that."""
         used = request.attempt.table if request.attempt else None
-        effects = [*self.end(request, cancel=True), *self._settle(request, now)]
+        effects = [*self.end(request, cancel=True), *self._calls.settle(request, now)]
         wait_s = 0.0
         if used is not None and self._table is not None and used.stamp >= self._table.stamp:
             wait_s = min(STALE_FIRST_S * 2**request.stale, STALE_MAX_S)
@@ -244,7 +264,7 @@ class Attempts:
         return effects
 
     def _line_up(self, request: Request, not_before: float) -> None:
-        self.retried += 1
+        self._retried += 1
         request.state, request.not_before = "waiting", not_before
         self._line.join(request, first=True)
 
@@ -261,6 +281,14 @@ class Attempts:
 def probe_after_s(table: Table) -> float:
     """An attempt that takes twice its forecast is asked for."""
     return max(PROBE_AFTER_S, 2 * table.forecast.p95_ms / 1000 if table.forecast else 0.0)
+
+
+def _result(given: Input, activation: Activation) -> Reply:
+    try:
+        return Reply.result(given, *unpack_body(activation.tensors))
+    except WireError as error:
+        message = one_sentence(f"the head made no readable result: {error}")
+        return Reply.error(given, Failure("model_failed", message))
 
 
 def _forecast_s(table: Table) -> float:

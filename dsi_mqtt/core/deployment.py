@@ -16,6 +16,10 @@ from dsi_mqtt.errors import ConfigError
 SCHEMA: Final = "dsi.deployment/1"
 UNITS_TEXT_MAX: Final = 40
 
+# Deadlines where the file names none.
+ONE_PASS_S: Final = 10.0
+GENERATION_S: Final = 120.0
+
 Kind = Literal["one-pass", "generation"]
 
 _TOLD_MAX: Final = 40
@@ -32,11 +36,11 @@ class InputLimits:
 
 @dataclass(frozen=True, slots=True)
 class Sla:
-    """The service-level target. deadline_ms: after it the answer is an error."""
+    """The service-level target. deadline_ms: after it the answer is an error; None: by the kind."""
 
     latency_ms: float | None = None
     percentile: float = 95.0
-    deadline_ms: float = 10_000.0
+    deadline_ms: float | None = None
     rate_per_s: float = 1.0
     first_token_ms: float | None = None
     token_ms: float | None = None
@@ -113,12 +117,13 @@ class Generation:
     """Limits of a generating deployment, and what is taken where an input says nothing.
 
     context: positions of a session. sessions_max: that run; queue_max: inputs that wait.
-    kv_mib_max: of caches on a node. idle_s: how long a cache is kept for its device's next input.
+    kv_mib_max: of caches on a node, which keeps so much free for them. idle_s: how long a cache is
+    kept for its device's next input.
     """
 
     context: int = 2048
     sessions_max: int = 64
-    kv_mib_max: int = 2048
+    kv_mib_max: int = 512
     idle_s: float = 60.0
     queue_max: int = 200
     temperature: float = 1.0
@@ -141,6 +146,23 @@ class Deployment:
     split: tuple[SplitPart, ...] | None = None
     fallback: Fallback | None = None
     schema: str = SCHEMA
+
+    @property
+    def deadline_s(self) -> float:
+        """How long an input may take. A generation of a few hundred tokens takes minutes."""
+        if self.sla.deadline_ms is not None:
+            return self.sla.deadline_ms / 1000
+        return ONE_PASS_S if self.kind == "one-pass" else GENERATION_S
+
+    @property
+    def limits(self) -> Generation:
+        """Of its sessions, also where the file says nothing."""
+        return self.generation or Generation()
+
+    @property
+    def opens(self) -> tuple[ModelSpec, int | None]:
+        """All that an engine is opened by: the model, and a generating one's context."""
+        return self.model, self.limits.context if self.kind == "generation" else None
 
 
 def parse_units(text: str, field_name: str) -> UnitRange:

@@ -15,17 +15,15 @@ a node of it died, is a *suspect* and runs alone (`line`), so that a poisonous i
 its own deaths, those at which it was alone, and answered with an error at the third. That it runs
 here is retained first, for the next death may be this door's, and taken back afterwards.
 
-Results count from whichever attempt they come; failures only from the present one. A door that
-is named no more finishes what it holds, on whichever table serves by then, and admits nothing.
+A door that is named no more finishes what it holds, on whichever table serves by then, and admits
+nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from typing import Final
 
-from dsi_mqtt.core.activation import unpack_body
 from dsi_mqtt.core.admission import complaint
 from dsi_mqtt.core.answers import Cancelled, Deaths, KeptAnswers
 from dsi_mqtt.core.attempts import POISON, POISON_AT, Attempts
@@ -38,8 +36,6 @@ from dsi_mqtt.core.effects import (
     ReportStatus,
     WriteRecord,
 )
-from dsi_mqtt.core.events import PartialTaken, PromptRead, PromptRefused, TextWritten
-from dsi_mqtt.core.generation import Completion
 from dsi_mqtt.core.generations import Generations
 from dsi_mqtt.core.line import AGAIN_FIRST_S, Request
 from dsi_mqtt.core.message import Activation, Failure, Header
@@ -47,8 +43,8 @@ from dsi_mqtt.core.model import ModelGraph
 from dsi_mqtt.core.node import DoorLoad
 from dsi_mqtt.core.peers import Peers
 from dsi_mqtt.core.request import Input, Redelivery, Reply
+from dsi_mqtt.core.runs import Calls, Runs, TextEvent
 from dsi_mqtt.core.table import Stamp, Table
-from dsi_mqtt.errors import WireError, one_sentence
 
 AGAIN_MAX_S: Final = 30.0
 # Errors that say nothing about their input.
@@ -77,7 +73,7 @@ class Door:
         self._me = (node, incarnation)
         self._incarnation = incarnation
         self._peers = peers
-        self._attempts: Attempts | Generations = self._fresh_attempts()
+        self._runs = self._fresh_runs()
         self._requests: dict[bytes, Request] = {}
         self._by_key: dict[str, Request] = {}
         self._kept = KeptAnswers()
@@ -108,16 +104,16 @@ class Door:
 
     def oldest(self) -> Stamp:
         """The oldest table that an attempt in flight uses, or the serving one."""
-        return self._attempts.oldest()
+        return self._runs.oldest()
 
     def load(self) -> DoorLoad:
         return DoorLoad(
             self.deployment,
             len(self._requests),
-            self._attempts.in_flight,
+            self._runs.in_flight,
             self._answers,
             self._errors,
-            self._attempts.retried,
+            self._runs.retried,
             self._repetitions,
         )
 
@@ -128,29 +124,27 @@ class Door:
         before, self._spec = self._spec, spec
         if spec.kind != before.kind:
             effects = self._give_up_all(_REPLACED, now)
-            table, self._attempts = self._attempts.table, self._fresh_attempts()
-            return [*effects, *(self._attempts.table_changed(table, now) if table else [])]
-        if isinstance(self._attempts, Generations):
-            self._attempts.spec_changed(spec)
+            table, self._runs = self._runs.table, self._fresh_runs()
+            return [*effects, *(self._runs.table_changed(table, now) if table else [])]
+        self._runs.spec_changed(spec)
         return []
 
     def model_is(self, graph: ModelGraph | None, now: float) -> Effects:
         """The model as it is open on this node; None: it is not."""
-        attempts = self._attempts
-        return attempts.model_is(graph, now) if isinstance(attempts, Generations) else []
+        return self._runs.model_is(graph, now)
 
     def named(self, table: Table, now: float) -> Effects:
         """The serving table names this door."""
         self._leaving, self._refusal = False, None
-        self._attempts.starting = True
-        return [*self._attempts.table_changed(table, now), *self._admit_passed_over(now)]
+        self._runs.starting = True
+        return [*self._runs.table_changed(table, now), *self._admit_passed_over(now)]
 
     def replaced(self, table: Table | None, now: float) -> Effects:
         """Another door is named, or none: what is held is finished, by the table that serves."""
         self._leaving = True
-        if table is None or table == self._attempts.table:
+        if table is None or table == self._runs.table:
             return []
-        return self._attempts.table_changed(table, now)
+        return self._runs.table_changed(table, now)
 
     def refuse_all(self, failure: Failure, now: float) -> Effects:
         """The deployment is gone: everything held, and everything to come, gets `failure`."""
@@ -159,10 +153,10 @@ class Door:
 
     def peers_changed(self, now: float) -> Effects:
         """Another node came, went, or lives as another incarnation."""
-        return self._attempts.peers_changed(now)
+        return self._runs.peers_changed(now)
 
     def data_reconnected(self, now: float) -> Effects:
-        return self._attempts.data_reconnected(now)
+        return self._runs.data_reconnected(now)
 
     # --- inputs -------------------------------------------------------------------------------
 
@@ -182,13 +176,12 @@ class Door:
         if kept is not None:
             self._repetitions += 1
             self._requests[request.id] = request
-            return self._publish(request, _readdressed(kept, given), now)
+            return self._publish(request, kept.readdressed(given), now)
         known = self._by_key.get(given.key) if same else None
         if known is not None:
             self._repetitions += 1
             known.receipts.append(given.receipt)
-            attempts = self._attempts
-            return attempts.repeated(known) if isinstance(attempts, Generations) else []
+            return self._runs.repeated(known)
         if same and self._cancelled.holds(given.key, now):
             refusal = CANCELLED
         if refusal is not None:
@@ -203,9 +196,9 @@ class Door:
         """It is retained that the input runs here, so it may."""
         request = self._by_key.get(record.key)
         newest = record == self._deaths.of(record.key)
-        if request is None or request.state != "recording" or not newest:
+        if request is None or not self._runs.is_recording(request) or not newest:
             return []
-        return self._attempts.retained(request, now)
+        return self._runs.retained(request, now)
 
     def cancelled(self, key: str, now: float) -> Effects:
         """Its device wants an input no more; a cancel may overtake what it is about."""
@@ -213,18 +206,19 @@ class Door:
         if request is None:
             self._cancelled.note(key, now)
             return []
-        if request.state == "answering":
+        if request.reply is not None:
             return []
-        return [*self._give_up(request, CANCELLED, now), *self._attempts.pump(now)]
+        return [*self._give_up(request, CANCELLED, now), *self._runs.pump(now)]
 
-    def device_spoke(self, device: str, now: float) -> None:
-        if isinstance(self._attempts, Generations):
-            self._attempts.device_spoke(device, now)
+    def device_spoke(self, device: str, now: float) -> Effects:
+        """It says that it still waits for its answers."""
+        self._runs.device_spoke(device, now)
+        return []
 
-    def hearing(self, *, hears: bool) -> None:
+    def hearing(self, *, hears: bool) -> Effects:
         """Whether what devices say is heard; else their silence is nothing to go by."""
-        if isinstance(self._attempts, Generations):
-            self._attempts.hearing(hears=hears)
+        self._runs.hearing(hears=hears)
+        return []
 
     def ingress_lost(self, now: float) -> Effects:
         """Receipts of that connection mean nothing any more; the broker will repeat the inputs."""
@@ -235,14 +229,11 @@ class Door:
 
     def let_go(self, now: float) -> Effects:
         """Named no more and without ingress: what is not in the chain is left to the next door."""
-        self._attempts.starting = False
-        left: tuple[str, ...] = ("waiting", "recording")
-        if isinstance(self._attempts, Generations):
-            left = (*left, "running")  # a generation goes on by starting steps
+        self._runs.starting = False
         effects: Effects = []
         for request in list(self._requests.values()):
-            if request.state in left:
-                effects += self._attempts.end(request, cancel=False)
+            if request.reply is None and self._runs.may_be_left(request):
+                effects += self._runs.end(request, cancel=False)
                 effects += self._settle(request, now)
                 self._forget(request)
         return effects
@@ -253,7 +244,7 @@ class Door:
             del self._by_key[request.key]
 
     def _life_s(self, given: Input) -> float:
-        life = self._spec.sla.deadline_ms / 1000
+        life = self._spec.deadline_s
         return life if given.expiry_s is None else min(life, float(given.expiry_s))
 
     def _admit_passed_over(self, now: float) -> Effects:
@@ -267,9 +258,10 @@ class Door:
     def _admit(self, request: Request, now: float) -> Effects:
         self._requests[request.id] = self._by_key[request.key] = request
         # A door died holding it, or while it ran alone.
-        request.deaths = self._deaths.of(request.key).count
-        request.suspect = request.given.duplicate or not self._deaths.of(request.key).void
-        return self._attempts.join(request, now)
+        record = self._deaths.of(request.key)
+        request.deaths, request.suspect_to = record.count, record.position
+        request.suspect = request.given.duplicate or not record.void
+        return self._runs.join(request, now)
 
     def _retain(self, request: Request, now: float) -> Effects:
         """A suspect is about to run: if this door dies of it, the next one shall know."""
@@ -279,7 +271,9 @@ class Door:
         if request.deaths >= POISON_AT:
             return self._give_up(request, POISON, now)
         request.recorded = True
-        record = Redelivery(request.key, request.deaths, self._incarnation)
+        record = Redelivery(
+            request.key, request.deaths, self._incarnation, position=request.suspect_to
+        )
         return [*self._cleared(self._deaths.put(record, now)), *self._tell(request, now)]
 
     def _settle(self, request: Request, now: float) -> Effects:
@@ -288,7 +282,7 @@ class Door:
         known = self._deaths.of(request.key)
         if known.door != self._incarnation and known.count >= request.deaths:
             return []
-        record = Redelivery(request.key, request.deaths)
+        record = Redelivery(request.key, request.deaths, position=request.suspect_to)
         gone = self._deaths.put(record, now)
         return [*self._cleared(gone), WriteRecord(self.deployment, record)]
 
@@ -297,78 +291,27 @@ class Door:
 
     # --- the chain ----------------------------------------------------------------------------
 
-    def answered(self, activation: Activation, now: float) -> Effects:
-        """A `done` from the chain: a result or why there is none."""
-        if isinstance(self._attempts, Generations):
-            return self._attempts.done(activation, now)
-        header = activation.header
-        request = self._requests.get(header.request)
-        if request is None or request.state not in ("running", "waiting"):
-            return []
-        present = request.attempt is not None and request.attempt.number == header.attempt
-        if header.failure is not None:
-            if not present:
-                return []
-            reply = Reply.error(request.given, header.failure)
-        else:
-            reply = _result(request.given, activation)
-        effects = self._attempts.end(request, cancel=not present)
-        return [*effects, *self._conclude(request, reply, now), *self._attempts.pump(now)]
+    def done(self, activation: Activation, now: float) -> Effects:
+        """A `done` from the chain: what came of it, or why nothing did."""
+        return self._runs.done(activation, now)
 
     def broke(self, header: Header, now: float) -> Effects:
         """A `lost` or `stale` from the chain."""
-        return self._attempts.broke(header, now)
+        return self._runs.broke(header, now)
 
     def alive(self, header: Header, now: float) -> None:
         """Somebody in the chain has the attempt."""
-        self._attempts.alive(header, now)
+        self._runs.alive(header, now)
 
-    # --- generations --------------------------------------------------------------------------
+    def text_event(self, event: TextEvent, now: float) -> Effects:
+        """Something became of a prompt, or of a text."""
+        return self._runs.text_event(event, now)
 
-    def prompt_read(self, event: PromptRead, now: float) -> Effects:
-        attempts = self._attempts
-        if not isinstance(attempts, Generations):
-            return []
-        return attempts.prompt_read(event.request, event.ask, event.tokens, now)
-
-    def prompt_refused(self, event: PromptRefused, now: float) -> Effects:
-        attempts = self._attempts
-        if not isinstance(attempts, Generations):
-            return []
-        return attempts.prompt_refused(event.request, event.failure, now)
-
-    def text_written(self, event: TextWritten, now: float) -> Effects:
-        attempts = self._attempts
-        if not isinstance(attempts, Generations):
-            return []
-        return attempts.text_written(
-            event.request, event.tokens, event.text, last=event.last, now=now
-        )
-
-    def partial_taken(self, event: PartialTaken, now: float) -> Effects:
-        attempts = self._attempts
-        if not isinstance(attempts, Generations):
-            return []
-        return attempts.partial_taken(event.request, now, heard=event.heard)
-
-    def _fresh_attempts(self) -> Attempts | Generations:
+    def _fresh_runs(self) -> Runs:
+        calls = Calls(self._give_up, self._conclude, self._retain, self._settle)
         if self._spec.kind == "one-pass":
-            return Attempts(self._me, self._peers, self._give_up, self._retain, self._settle)
-        return Generations(
-            self._me,
-            self._spec,
-            self._peers,
-            self._numbers,
-            give_up=self._give_up,
-            retain=self._retain,
-            settle=self._settle,
-            conclude=self._complete,
-        )
-
-    def _complete(self, request: Request, completion: Completion, now: float) -> Effects:
-        effects = self._attempts.end(request, cancel=False)
-        reply = Reply.completed(request.given, completion)
-        return [*effects, *self._conclude(request, reply, now)]
+            return Attempts(self._me, self._peers, calls)
+        return Generations(self._me, self._spec, self._peers, self._numbers, calls)
 
     # --- answers ------------------------------------------------------------------------------
 
@@ -385,7 +328,7 @@ class Door:
         effects: Effects = [Acknowledge(self.deployment, r) for r in request.receipts]
         if request.key in self._by_key:
             return effects  # what is retained is about another delivery, which goes on
-        if failure is not None and failure.code in PASSING:
+        if failure is not None and failure.code in PASSING and request.deaths:
             effects += self._settle(request, now)  # tried again, it is the same suspect
         elif not self._deaths.of(request.key).void:
             effects += self._clear_record(request.key)
@@ -394,11 +337,14 @@ class Door:
     def tick(self, now: float) -> Effects:
         effects: Effects = []
         for request in list(self._requests.values()):
-            if request.state != "answering" and request.deadline <= now:
+            unanswered = request.reply is None
+            if unanswered and request.deadline <= now:
                 effects += self._give_up(request, self._too_late(request), now)
-            elif request.state in ("recording", "answering") and request.again_at <= now:
+            elif unanswered and not self._runs.is_recording(request):
+                continue
+            elif request.again_at <= now:
                 effects += self._tell(request, now)
-        effects += self._attempts.tick(now)
+        effects += self._runs.tick(now)
         self._kept.expire(now)
         self._cancelled.expire(now)
         for key in self._deaths.unused(now, self._spec.input.dedupe_s):
@@ -412,24 +358,24 @@ class Door:
     def _give_up_all(self, failure: Failure, now: float) -> Effects:
         effects: Effects = []
         for request in list(self._requests.values()):
-            if request.state != "answering":
+            if request.reply is None:
                 effects += self._give_up(request, failure, now)
         return effects
 
     def _give_up(self, request: Request, failure: Failure, now: float) -> Effects:
         """The request ends without a result, wherever it is."""
-        effects = self._attempts.end(request, cancel=True)
+        effects = self._runs.end(request, cancel=True)
         return [*effects, *self._conclude(request, Reply.error(request.given, failure), now)]
 
     def _conclude(self, request: Request, reply: Reply, now: float) -> Effects:
         """Nothing more happens to the request than that its answer goes out."""
         self._answers += 1
         self._errors += reply.failure is not None
-        self._attempts.answered()
+        self._runs.earn()
         return self._publish(request, reply, now)
 
     def _publish(self, request: Request, reply: Reply, now: float) -> Effects:
-        request.state, request.reply = "answering", reply
+        request.reply = reply
         request.again_s = AGAIN_FIRST_S
         return self._tell(request, now)
 
@@ -446,30 +392,11 @@ class Door:
         return self._cleared([key])
 
     def _too_late(self, request: Request) -> Failure:
-        table = self._attempts.table
+        table = self._runs.table
         if request.attempts == 0 and (table is None or table.state != "serving"):
             reason = table.reason if table else None
             return Failure(
                 "unavailable", reason or "no chain serves this deployment now; try again later"
             )
-        limit = f"{self._spec.sla.deadline_ms:g} ms (sla.deadline_ms)"
+        limit = f"{self._spec.deadline_s * 1000:g} ms (sla.deadline_ms)"
         return Failure("deadline", f"no result within {limit}; try again")
-
-
-def _result(given: Input, activation: Activation) -> Reply:
-    try:
-        return Reply.result(given, *unpack_body(activation.tensors))
-    except WireError as error:
-        message = one_sentence(f"the head made no readable result: {error}")
-        return Reply.error(given, Failure("model_failed", message))
-
-
-def _readdressed(reply: Reply, given: Input) -> Reply:
-    """A kept answer for a repetition, to where this delivery asks for it."""
-    return replace(
-        reply,
-        device=given.device,
-        identity=given.parsed.identity,
-        correlation=given.correlation,
-        topic=given.response_topic,
-    )

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
+from dsi_mqtt.core.decisions import DecisionKind
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.model import ModelGraph, UnitRange
 from dsi_mqtt.core.node import NodeStatus
 from dsi_mqtt.core.plan import Plan
 from dsi_mqtt.core.schedule import BATCH_MAX
-from dsi_mqtt.core.session import PIECE_TOKENS
+from dsi_mqtt.core.session import SLICE_TOKENS
 from dsi_mqtt.core.table import (
     BrokerUrls,
     DoorPlace,
@@ -79,7 +80,7 @@ def draft_table(draft: Draft, stamp: Stamp, nodes: Mapping[str, NodeStatus], ses
 def _hop(before: Segment, after: Segment, graph: ModelGraph, spec: Deployment) -> Hop:
     crossing = graph.boundary_bytes(after.units.start)
     if graph.vocabulary is not None:
-        window = credit_window(crossing * max(PIECE_TOKENS, BATCH_MAX))
+        window = credit_window(crossing * max(SLICE_TOKENS, BATCH_MAX))
         return Hop(before.id, after.id, {"prefill": "raw", "decode": "raw"}, *window)
     window = credit_window(crossing * spec.input.batch_max)
     return Hop(before.id, after.id, {"request": "raw"}, *window)
@@ -108,3 +109,11 @@ def places(table: Table) -> tuple[tuple[UnitRange, str], ...]:
 
 def planned_places(plan: Plan) -> tuple[tuple[UnitRange, str], ...]:
     return tuple((s.units, s.node) for s in plan.segments)
+
+
+def kind_of(old: Table | None, found: Plan) -> DecisionKind:
+    """What it is to replace `old` by `found`."""
+    if old is None or not old.segments:
+        return "place"
+    same_cuts = [s.units for s in old.segments] == [s.units for s in found.segments]
+    return "remap" if same_cuts else "resplit"

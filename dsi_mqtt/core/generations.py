@@ -14,107 +14,83 @@ wrong, and nothing is told twice.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
-import numpy as np
-
-from dsi_mqtt.core.activation import TOKENS, Row
-from dsi_mqtt.core.attempts import (
-    BROKEN,
-    BROKEN_MAX,
-    POISON,
-    POISON_AT,
-    STALE_FIRST_S,
-    STALE_MAX_S,
-    GiveUp,
-    Retain,
-    Settle,
-)
-from dsi_mqtt.core.deployment import Deployment, Generation
+from dsi_mqtt.core.activation import Row
+from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.effects import Effects, ForgetText, PublishPartial, ReadPrompt, WriteText
-from dsi_mqtt.core.generation import Ask, Completion
-from dsi_mqtt.core.idle import IdleSession, IdleSessions
-from dsi_mqtt.core.leases import Tellings
+from dsi_mqtt.core.events import PartialTaken, PromptRead, PromptRefused, TextWritten
+from dsi_mqtt.core.generation import Ask
+from dsi_mqtt.core.leases import Living, Roll
 from dsi_mqtt.core.line import Request
 from dsi_mqtt.core.message import Activation, Failure, Header
 from dsi_mqtt.core.model import ModelGraph
 from dsi_mqtt.core.peers import Member, Peers
+from dsi_mqtt.core.places import Places
 from dsi_mqtt.core.promises import Promises
-from dsi_mqtt.core.schedule import Schedule, position_bytes
-from dsi_mqtt.core.session import Session, Text
+from dsi_mqtt.core.recovery import Recovery
+from dsi_mqtt.core.request import Reply
+from dsi_mqtt.core.runs import Calls, Runs, TextEvent
+from dsi_mqtt.core.schedule import Schedule
+from dsi_mqtt.core.session import Session, Text, noise_seed
 from dsi_mqtt.core.steps import Step, Steps
 from dsi_mqtt.core.stops import StopFinder
 from dsi_mqtt.core.table import Stamp, Table
 
-MIB: Final = 1024 * 1024
-# A device that has lost its connection may be back by then.
-UNHEARD_S: Final = 2.0
-# How often the broker is asked whether anybody hears a stream.
-ASK_S: Final = 1.0
-# Tellings that begin on one table, so that a later table's take is higher.
-TAKES: Final = 1 << 20
-
 FULL: Final = Failure("overloaded", "all sessions and places in the queue are taken; try later")
 SILENT: Final = Failure("cancelled", "its device has not spoken for alive_s")
 UNHEARD: Final = Failure("cancelled", "nobody is subscribed to its answers")
+OTHER_MODEL: Final = Failure("unavailable", "the deployment has another model now; ask again")
 _NO_TOKENS: Final = Failure("model_failed", "the head drew no tokens")
 
-Conclude = Callable[[Request, Completion, float], Effects]
 
-
-class Generations:
-    """State machine of the sessions of one door.
+class Generations(Runs):
+    """State machine of the sessions of one door; see `Runs`.
 
     numbers: for sessions and steps; none twice in this incarnation of the node.
-    give_up, retain, settle: as in `attempts`. conclude: a session has ended well.
     """
 
     def __init__(
-        self,
-        door: Member,
-        spec: Deployment,
-        peers: Peers,
-        numbers: Iterator[int],
-        *,
-        give_up: GiveUp,
-        retain: Retain,
-        settle: Settle,
-        conclude: Conclude,
+        self, door: Member, spec: Deployment, peers: Peers, numbers: Iterator[int], calls: Calls
     ) -> None:
         self._deployment = spec.name
-        self._limits = spec.generation or Generation()
+        self._limits = spec.limits
         self._peers = peers
-        self._give_up = give_up
-        self._retain = retain
-        self._settle = settle
-        self._conclude = conclude
+        self._calls = calls
         self._table: Table | None = None
         self._graph: ModelGraph | None = None
         self._sessions: dict[bytes, Session] = {}
         self._schedule = Schedule()
-        self._idle = IdleSessions()
         self._promises = Promises()
         self._steps = Steps(door, numbers)
-        self._tellings = Tellings(spec.name, door, numbers)
+        self._roll = Roll(spec.name, door, numbers)
+        self._places = Places(spec.limits, self._schedule, self._roll, calls)
+        self._recovery = Recovery(self._schedule, calls)
         self.starting = True
-        self.retried = 0
 
     # --- questions ----------------------------------------------------------------------------
 
     @property
     def table(self) -> Table | None:
-        """What serves."""
         return self._table
 
     @property
+    def retried(self) -> int:
+        return self._recovery.retried
+
+    @property
     def in_flight(self) -> int:
-        """Sessions that run."""
         return len(self._schedule.running)
 
+    def is_recording(self, request: Request) -> bool:
+        session = self._sessions.get(request.id)
+        return session is not None and session.state == "recording"
+
+    def may_be_left(self, request: Request) -> bool:  # noqa: ARG002 - all go on by starting steps
+        return True
+
     def oldest(self) -> Stamp:
-        """The oldest table that a step in the chain uses, or the serving one."""
         used = self._steps.stamps()
         if self._table is not None:
             used.add(self._table.stamp)
@@ -123,18 +99,17 @@ class Generations:
     # --- tables, nodes, the model -------------------------------------------------------------
 
     def spec_changed(self, spec: Deployment) -> None:
-        self._limits = spec.generation or Generation()
+        self._limits = self._places.limits = spec.limits
 
     def model_is(self, graph: ModelGraph | None, now: float) -> Effects:
-        """How the model looks from the door's node; None: it is not open there."""
-        self._graph = graph
+        before, self._graph = self._graph, graph
+        effects = self._start_over(now) if before not in (None, graph) else []
         if graph is None:
-            return []
+            return effects
         reading = [session for session in self._sessions.values() if session.state == "reading"]
-        return [*(self._read(session) for session in reading), *self.pump(now)]
+        return [*effects, *(self._read(session) for session in reading), *self.pump(now)]
 
     def table_changed(self, table: Table, now: float) -> Effects:
-        """A new table serves. Steps on the old one go on; new ones use this one."""
         if self._table is None or table.stamp != self._table.stamp:
             for session in self._schedule.running.values():
                 session.stale, session.not_before = 0, 0.0
@@ -142,76 +117,79 @@ class Generations:
         return self.peers_changed(now)
 
     def peers_changed(self, now: float) -> Effects:
-        """Ends steps on tables with a dead member; a hint needs a newer table as well."""
         effects: Effects = []
         for step in self._steps:
             used = step.table
             superseded = self._table is not None and used.stamp < self._table.stamp
             if not (self._peers.disproves(used) or (superseded and self._peers.lacks(used))):
                 continue
-            sessions = step.sessions
+            rows = step.waited_for
             effects += self._steps.drop(step)
-            for session in sessions:
-                session.request.suspect = True
-                session.request.deaths += step.alone
-                effects += self._again(session, now, died=step.alone)
+            for session, row in rows:
+                effects += self._recovery.died(session, row, now, alone=step.alone)
         return [*effects, *self.pump(now)]
 
     def data_reconnected(self, now: float) -> Effects:
-        """What was on the wire may be gone: ask for every step at once."""
         effects, silent = self._steps.probe(now, all_=True)
         return [*effects, *self._break_off(silent, now)]
 
     # --- a session's beginning ----------------------------------------------------------------
 
     def join(self, request: Request, now: float) -> Effects:
-        """An input was admitted."""
         if len(self._sessions) >= self._limits.sessions_max + self._limits.queue_max:
-            return self._give_up(request, FULL, now)
-        session = Session(request)
-        request.state = "waiting"
+            return self._calls.give_up(request, FULL, now)
+        session = Session(request, redelivered=request.suspect)
         self._sessions[request.id] = session
         return [self._read(session)] if self._graph is not None else []
 
-    def prompt_read(self, id_: bytes, ask: Ask, tokens: tuple[int, ...], now: float) -> Effects:
-        session = self._sessions.get(id_)
-        if session is None or session.state != "reading" or self._graph is None:
+    def text_event(self, event: TextEvent, now: float) -> Effects:
+        session = self._sessions.get(event.request)
+        if session is None:
+            return []
+        match event:
+            case PromptRead():
+                return self._prompt_read(session, event.ask, event.tokens, now)
+            case PromptRefused():
+                return self._calls.give_up(session.request, event.failure, now)
+            case TextWritten():
+                return self._text_written(session, event, now)
+            case PartialTaken():
+                return self._partial_taken(session, now, heard=event.heard)
+
+    def _prompt_read(
+        self, session: Session, ask: Ask, tokens: tuple[int, ...], now: float
+    ) -> Effects:
+        if session.state != "reading" or self._graph is None:
             return []
         vocabulary = self._graph.vocabulary
         context = min(self._limits.context, vocabulary.context if vocabulary else 0)
         if len(tokens) >= context:
             sentence = f"the prompt has {len(tokens)} tokens; with room for one more the context"
             failure = Failure("invalid_input", f"{sentence} takes {context - 1}; send less")
-            return self._give_up(session.request, failure, now)
+            return self._calls.give_up(session.request, failure, now)
         session.ask, session.tokens = ask, list(tokens)
         session.prompt_tokens = len(tokens)
+        session.ends = vocabulary.ends if vocabulary else ()
         session.max_tokens = min(ask.max_tokens, context - len(tokens))
-        session.sampling = ask.sampling(_seed(session.request))
+        session.sampling = ask.sampling(noise_seed(session.request.given))
+        if session.request.suspect:
+            session.request.suspect_to = max(session.request.suspect_to, len(tokens))
         if ask.alive_s is not None:
-            self._promises.made(id_, session.request.given.device, ask.alive_s, now)
+            self._promises.made(session.request.id, session.request.given.device, ask.alive_s, now)
         session.text = Text(session, StopFinder(ask.stop))
         self._schedule.wait(session)
         return self.pump(now)
 
-    def prompt_refused(self, id_: bytes, failure: Failure, now: float) -> Effects:
-        session = self._sessions.get(id_)
-        return self._give_up(session.request, failure, now) if session is not None else []
-
     def retained(self, request: Request, now: float) -> Effects:
-        """Its deaths are retained: it is still its turn."""
         session = self._sessions.get(request.id)
         if session is None or session.state != "recording":
             return []
-        if session.name:
-            self._schedule.line_up(session, first=True)
-        else:
-            self._schedule.wait(session, first=True)
+        self._schedule.line_up(session, first=True)
         return self.pump(now)
 
     # --- its end ------------------------------------------------------------------------------
 
     def end(self, request: Request, *, cancel: bool) -> Effects:
-        """The request is over. cancel: what of it is in the chain is to be forgotten there."""
         session = self._sessions.pop(request.id, None)
         if session is None:
             return []
@@ -223,7 +201,7 @@ class Generations:
                 effects += self._steps.drop(step)
         return effects
 
-    def answered(self) -> None:
+    def earn(self) -> None:
         """Nothing is measured by answers here."""
 
     def device_spoke(self, device: str, now: float) -> None:
@@ -233,66 +211,56 @@ class Generations:
         self._promises.hearing(hears=hears)
 
     def repeated(self, request: Request) -> Effects:
-        """Its device asks again: it may have missed what was told so far."""
         session = self._sessions.get(request.id)
         if session is None or session.text is None or not (session.ask and session.ask.stream):
             return []
         told = session.text.all_shown()
         return [PublishPartial(self._deployment, request.id, request.given, told)] if told else []
 
-    def text_written(
-        self, id_: bytes, tokens: int, text: str, *, last: bool, now: float
-    ) -> Effects:
-        """The text of `tokens` more tokens; `last`: there are no more."""
-        session = self._sessions.get(id_)
-        if session is None or session.text is None or session.ask is None:
+    def _text_written(self, session: Session, event: TextWritten, now: float) -> Effects:
+        if session.text is None or session.ask is None:
             return []
         written = session.text
-        if last:
-            written.came(tokens, "")
-            written.ended(text)
-        else:
-            written.came(tokens, text)
+        written.came(event.tokens, "" if event.last else event.text)
+        if event.last:
+            written.ended(event.text)
         if written.stops.found:
             session.finish = "stop"
             self._leave(session)
-        over = last or written.stops.found
+        over = event.last or written.stops.found
         effects: Effects = []
         partial = written.partial(last=over) if session.ask.stream else None
         if partial is not None:
-            ask = now >= session.asked_at + ASK_S
-            session.asked_at = now if ask else session.asked_at
-            given = session.request.given
-            effects.append(PublishPartial(self._deployment, id_, given, partial, ask))
+            request, ask = session.request, session.asks(now)
+            effects.append(
+                PublishPartial(self._deployment, request.id, request.given, partial, ask)
+            )
         if not over:
             return effects
-        effects += self._conclude(session.request, written.completion(), now)
-        return [*effects, *self.pump(now)]
+        effects += self.end(session.request, cancel=False)
+        reply = Reply.completed(session.request.given, written.completion())
+        return [*effects, *self._calls.conclude(session.request, reply, now), *self.pump(now)]
 
-    def partial_taken(self, id_: bytes, now: float, *, heard: bool) -> Effects:
+    def _partial_taken(self, session: Session, now: float, *, heard: bool) -> Effects:
         """The broker has a part of a stream, and says whether anybody is subscribed to it."""
-        session = self._sessions.get(id_)
-        if session is None or session.state == "ended":
+        if session.state == "ended":
             return []
-        if heard:
-            session.unheard_since = None
-        elif session.unheard_since is None:
-            session.unheard_since = now
-        elif now - session.unheard_since >= UNHEARD_S:
-            return [*self._give_up(session.request, UNHEARD, now), *self.pump(now)]
+        if session.is_unheard(now, heard=heard):
+            return [*self._calls.give_up(session.request, UNHEARD, now), *self.pump(now)]
         return []
 
     # --- the chain ----------------------------------------------------------------------------
 
     def done(self, activation: Activation, now: float) -> Effects:
         """A step has come through the chain, or failed in it."""
-        step = self._steps.take(activation.header)
+        step = self._steps.ended(activation.header)
         if step is None:
             return []
         failure = activation.header.failure
-        drawn = _drawn(activation, len(step.rows)) if failure is None else None
+        drawn = step.drawn(activation) if failure is None else None
         if drawn is None:
-            return [*self._failed(step, failure or _NO_TOKENS, now), *self.pump(now)]
+            return [*self._recovery.failed(step, failure or _NO_TOKENS, now), *self.pump(now)]
+        self._schedule.passed(step, now)
         effects: Effects = []
         texts: Effects = []
         for (session, row), token in zip(step.rows, drawn, strict=True):
@@ -302,109 +270,90 @@ class Generations:
         return [*effects, *self.pump(now), *texts]
 
     def broke(self, header: Header, now: float) -> Effects:
-        """A `lost` or `stale` from the chain."""
-        step = self._steps.take(header)
+        step = self._steps.ended(header)
         if step is None:
             return []
         have = {row.session: row.position for row in header.rows}
         effects: Effects = [*step.attempt.cancel()]
         for session in step.sessions:
             if header.kind == "stale" and not have:
-                effects += self._wait_for_table(session, step, now)
+                newest = self._table is None or step.table.stamp >= self._table.stamp
+                effects += self._recovery.refused(session, now, newest=newest)
             elif header.kind == "stale" and session.name not in have:
-                self._line_up(session)
+                self._recovery.line_up(session)
             else:
                 session.fed = min(session.fed, have.get(session.name, session.fed))
-                effects += self._again(session, now)
+                effects += self._recovery.again(session, now)
         return [*effects, *self.pump(now)]
 
     def alive(self, header: Header, now: float) -> None:
-        """Somebody in the chain has the step."""
         self._steps.alive(header, now)
 
     def tick(self, now: float) -> Effects:
         effects, silent = self._steps.probe(now)
         effects += self._break_off(silent, now)
         for id_ in self._promises.broken(now):
-            effects += self._give_up(self._sessions[id_].request, SILENT, now)
+            effects += self._calls.give_up(self._sessions[id_].request, SILENT, now)
         effects += self.pump(now)
-        tables = {step.table.stamp: step.table for step in self._steps}
-        if self._table is not None:
-            tables[self._table.stamp] = self._table
-        self._tellings.changed |= self._idle.expire(now)
-        live = [Row(name, session.fed) for name, session in self._schedule.running.items()]
-        live += self._idle.rows()
-        # Without its cache one row would make the whole step stale.
-        live += [row for step in self._steps for s, row in step.rows if s.state == "ended"]
-        return effects + self._tellings.tick(live, tables.values(), now)
+        self._places.expire(now)
+        return effects + self._roll.tick(self._living, now)
 
     def pump(self, now: float) -> Effects:
-        """Starts what may run, while there is a chain to run it on."""
-        table = self._table
+        table, graph = self._table, self._graph
         if table is None or table.state != "serving" or not self.starting:
             return []
+        if graph is None or table.model is None or table.model.digest != graph.digest:
+            return []  # prompts are not read as this chain would; it, or the model here, is older
         if self._peers.lacks(table):
             return []  # it will be replaced, or its node will speak again
         effects: Effects = []
-        effects += self._let_in_all(table, now)
+        effects += self._places.let_in_all(table, graph, now)
         if any(session.state == "recording" for session in self._sessions.values()):
             return effects
         while chosen := self._schedule.choose(self._steps, table, now):
             if chosen[0].request.suspect and not chosen[0].request.recorded:
-                return effects + self._record(chosen[0], now)
+                return effects + self._recovery.record(chosen[0], now)
             effects.append(self._steps.start(table, chosen, now))
         return effects
 
     # --- parts --------------------------------------------------------------------------------
 
+    def _living(self) -> Living:
+        """What nodes are to keep."""
+        tables = {step.table.stamp: step.table for step in self._steps}
+        if self._table is not None:
+            tables[self._table.stamp] = self._table
+        rows = [Row(name, session.fed) for name, session in self._schedule.running.items()]
+        rows += self._places.rows()
+        # Without its cache one row would make the whole step stale.
+        rows += [row for step in self._steps for s, row in step.rows if s.state == "ended"]
+        return tuple(rows), tables.values()
+
+    def _start_over(self, now: float) -> Effects:
+        """The model is another, or closed: what was read, drawn and cached means nothing now.
+
+        What a device has been shown cannot be taken back; the rest is read anew.
+        """
+        effects: Effects = []
+        for step in self._steps:
+            effects += self._steps.drop(step)
+        for id_, session in list(self._sessions.items()):
+            if session.text is not None and session.text.shown:
+                effects += self._calls.give_up(session.request, OTHER_MODEL, now)
+            elif session.state != "reading":
+                effects += [
+                    *self._calls.settle(session.request, now),
+                    ForgetText(self._deployment, id_),
+                ]
+                self._promises.over(id_)
+                self._leave(session)
+                self._sessions[id_] = Session(session.request, redelivered=session.redelivered)
+        self._places.clear()
+        return effects
+
     def _read(self, session: Session) -> ReadPrompt:
         request = session.request
         return ReadPrompt(self._deployment, request.id, request.given.parsed, self._limits)
-
-    def _fits(self, positions: int, table: Table) -> bool:
-        nbytes = positions * position_bytes(self._graph, table)
-        return nbytes <= self._limits.kv_mib_max * MIB
-
-    def _too_large(self, session: Session, table: Table) -> Failure:
-        wanted = session.room * position_bytes(self._graph, table) / MIB
-        return Failure(
-            "invalid_input",
-            f"prompt and max_tokens would take {wanted:.1f} MiB of cache on a node, "
-            f"generation.kv_mib_max is {self._limits.kv_mib_max}; ask for less",
-        )
-
-    def _let_in_all(self, table: Table, now: float) -> Effects:
-        """Those whose turn it is, while there is room; what is idle makes room."""
-        effects: Effects = []
-        waiting, running = self._schedule.waiting, self._schedule.running
-        while waiting and len(running) < self._limits.sessions_max:
-            first = waiting[0]
-            taken = sum(session.room for session in running.values())
-            if not self._fits(first.room, table):
-                effects += self._give_up(first.request, self._too_large(first, table), now)
-            elif self._fits(first.room + taken + self._idle.positions, table):
-                effects += self._let_in(waiting.popleft(), table, now)
-            elif not self._idle.drop_oldest():
-                break
-            else:
-                self._tellings.changed = True
-        return effects
-
-    def _let_in(self, session: Session, table: Table, now: float) -> Effects:
-        """It is its turn, and there is room."""
-        request = session.request
-        if request.suspect and not request.recorded:
-            return self._record(session, now)
-        idle = self._idle.take(request.given.device, session.tokens)
-        fresh = self._tellings.name_next()
-        session.name, session.fed = idle or (fresh, 0)
-        session.take = table.epoch * TAKES + self._tellings.newest % TAKES
-        self._schedule.start(session)
-        return []
-
-    def _record(self, session: Session, now: float) -> Effects:
-        self._schedule.record(session)
-        return self._retain(session.request, now)
 
     def _stepped(
         self, session: Session, row: Row, token: int, texts: Effects, now: float
@@ -415,35 +364,21 @@ class Generations:
         """
         draws = session.samples(row)
         if draws and token < 0:
-            return self._give_up(session.request, _NO_TOKENS, now)
+            return self._calls.give_up(session.request, _NO_TOKENS, now)
         session.stepped(row)
         effects: Effects = []
-        if session.request.suspect:
-            # It has passed what it was suspected of.
-            session.request.suspect, session.request.deaths = False, 0
-            effects += self._settle(session.request, now)
+        if session.request.suspect and session.fed >= session.request.suspect_to:
+            effects += self._recovery.passed(session, now)
         if draws:
-            ends = self._graph.vocabulary.ends if self._graph and self._graph.vocabulary else ()
-            fresh = (token,) if session.commit(token, ends) else ()
+            fresh = (token,) if session.commit(token) else ()
             last = session.finish is not None
             texts.append(WriteText(self._deployment, session.request.id, fresh, last))
         if session.finish is not None:
             self._leave(session)
-            self._keep(session, now)
+            self._places.keep(session, now)
         else:
-            self._schedule.line_up(session)
-        return effects
-
-    def _failed(self, step: Step, failure: Failure, now: float) -> Effects:
-        """The step of one: its own fault. Of several: who is at fault shows when each is alone."""
-        effects: Effects = []
-        sessions = step.sessions
-        for session in sessions:
-            if len(step.rows) == 1:
-                effects += self._give_up(session.request, failure, now)
-            else:
-                session.alone = True
-                self._line_up(session)
+            # A suspect goes on: that it is in the chain is retained, of it alone.
+            self._schedule.line_up(session, first=session.request.suspect)
         return effects
 
     def _break_off(self, steps: list[Step], now: float) -> Effects:
@@ -453,60 +388,10 @@ class Generations:
             sessions = step.sessions
             effects += self._steps.drop(step)
             for session in sessions:
-                effects += self._again(session, now)
+                effects += self._recovery.again(session, now)
         return [*effects, *self.pump(now)]
-
-    def _again(self, session: Session, now: float, *, died: bool = False) -> Effects:
-        """Its step came to nothing: once more, unless that happens all the time.
-
-        died: of a node, and counted; what has a bound of its own spends no other.
-        """
-        effects = self._settle(session.request, now)
-        session.broken += not died
-        if session.request.deaths >= POISON_AT:
-            return effects + self._give_up(session.request, POISON, now)
-        if session.broken >= BROKEN_MAX:
-            return effects + self._give_up(session.request, BROKEN, now)
-        self._line_up(session)
-        return effects
-
-    def _wait_for_table(self, session: Session, step: Step, now: float) -> Effects:
-        """A node has left this table, or is behind it. Nothing is broken by that."""
-        if self._table is not None and step.table.stamp >= self._table.stamp:
-            session.not_before = now + min(STALE_FIRST_S * 2**session.stale, STALE_MAX_S)
-            session.stale += 1
-        self._line_up(session)
-        return self._settle(session.request, now)
-
-    def _line_up(self, session: Session) -> None:
-        self.retried += 1
-        self._schedule.line_up(session, first=True)
 
     def _leave(self, session: Session) -> None:
         """It is fed no more, and its caches may go."""
         if self._schedule.leave(session):
-            self._tellings.changed = True
-
-    def _keep(self, session: Session, now: float) -> None:
-        """Its caches are of use for what its device asks next."""
-        tokens = tuple(session.tokens[: session.fed])
-        device = session.request.given.device
-        self._idle.keep(IdleSession(session.name, device, tokens, now + self._limits.idle_s))
-        while len(self._idle) > self._limits.sessions_max:
-            self._idle.drop_oldest()
-
-
-def _seed(request: Request) -> int:
-    """The same for every telling of one input, so that the text is, too."""
-    given = request.given
-    told = request.id if given.anonymous else given.key.encode()
-    return int.from_bytes(hashlib.sha256(told).digest()[:6], "big")
-
-
-def _drawn(activation: Activation, rows: int) -> list[int] | None:
-    """One token id for each row, negative where none was drawn; None where these are no such."""
-    tensors = activation.tensors
-    if len(tensors) != 1 or (tensors[0].name, tensors[0].dtype) != (TOKENS, "int64"):
-        return None
-    drawn: list[int] = np.frombuffer(tensors[0].data, "<i8").tolist()
-    return drawn if len(drawn) == rows else None
+            self._roll.changed = True

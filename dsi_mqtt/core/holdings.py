@@ -32,6 +32,7 @@ from dsi_mqtt.core.effects import (
 )
 from dsi_mqtt.core.model import ModelGraph, ModelSpec, UnitRange, runs
 from dsi_mqtt.core.node import HoldingReport, HoldingState, ModelReport
+from dsi_mqtt.core.room import cache_bytes
 from dsi_mqtt.core.table import Segment, Stamp, Table, TableDocument
 
 AGAIN_FIRST_S: Final = 5.0
@@ -58,13 +59,13 @@ class Holding:
 class _Model:
     """Everything this node knows of one deployment.
 
-    opened: what the shell was last told to open, until it is closed. again_at, again_s: when a
-    refused one is looked at again, and how long that pause is. loaded and loading tell what its
-    engine has, or will have.
+    opened: what the shell was last told to open, and how, until it is closed. again_at, again_s:
+    when a refused one is looked at again, and how long that pause is. loaded and loading tell what
+    its engine has, or will have.
     """
 
     spec: Deployment | None = None
-    opened: ModelSpec | None = None
+    opened: tuple[ModelSpec, int | None] | None = None
     graph: ModelGraph | None = None
     refused: str | None = None
     again_at: float = math.inf
@@ -118,7 +119,7 @@ class Holdings:
 
     def model_reports(self) -> tuple[ModelReport, ...]:
         return tuple(
-            ModelReport(name, model.graph, model.refused)
+            ModelReport(name, model.graph, model.refused, _cache_bytes(model))
             for name, model in sorted(self._models.items())
             if model.graph is not None or model.refused is not None
         )
@@ -149,10 +150,10 @@ class Holdings:
         if model.spec == spec and model.refused is None:
             return []
         model.spec = spec
-        if model.opened == spec.model and model.refused is None:
+        if model.opened == spec.opens and model.refused is None:
             return self._settle(spec.name, model)
         effects = self._close(spec.name, model)
-        model.opened = spec.model
+        model.opened = spec.opens
         return [*effects, OpenModel(spec), ReportStatus()]
 
     def spec_gone(self, deployment: str) -> Effects:
@@ -323,9 +324,19 @@ class Holdings:
         return []
 
     def _bytes(self, units: Mapping[str, set[int]]) -> int:
-        """Bytes of the weights of `units` by deployment, shared ones counted once."""
-        graphs = ((model.graph, units[name]) for name, model in self._models.items())
-        return sum(graph.held_bytes(held) for graph, held in graphs if graph is not None)
+        """Bytes of weights by deployment, shared ones counted once, and of their caches."""
+        return sum(
+            model.graph.held_bytes(units[name]) + _cache_bytes(model)
+            for name, model in self._models.items()
+            if model.graph is not None and units[name]
+        )
+
+
+def _cache_bytes(model: _Model) -> int:
+    """What is kept free for the sessions of a model that this node has a part of."""
+    if model.spec is None or model.graph is None:
+        return 0
+    return cache_bytes(model.spec, model.graph)
 
 
 def _present(model: _Model) -> set[int]:
@@ -388,6 +399,6 @@ def _complete(model: _Model, holding: Holding) -> bool:
 def _shortage(holding: Holding, wanted: int, cap: int) -> str:
     mib = 1024 * 1024
     return (
-        f"segment {holding.segment.id} would make {wanted / mib:.1f} MiB of weights here, "
-        f"the cap is {cap / mib:.1f} MiB"
+        f"segment {holding.segment.id} would make {wanted / mib:.1f} MiB of weights and caches "
+        f"here, the cap is {cap / mib:.1f} MiB"
     )

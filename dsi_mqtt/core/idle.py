@@ -16,12 +16,13 @@ from dsi_mqtt.core.activation import Row
 
 @dataclass(frozen=True, slots=True)
 class IdleSession:
-    """tokens: of the positions that every segment is thought to hold."""
+    """tokens: of the positions that every segment is thought to hold. most: that it ever held."""
 
     name: str
     device: str
     tokens: tuple[int, ...]
     until: float
+    most: int
 
 
 class IdleSessions:
@@ -33,9 +34,9 @@ class IdleSessions:
     def __len__(self) -> int:
         return len(self._sessions)
 
-    @property
-    def positions(self) -> int:
-        return sum(len(session.tokens) for session in self._sessions.values())
+    def sizes(self, *, without: IdleSession | None = None) -> list[int]:
+        """Positions that each has held."""
+        return [kept.most for kept in self._sessions.values() if kept is not without]
 
     def rows(self) -> list[Row]:
         return [Row(session.name, len(session.tokens)) for session in self._sessions.values()]
@@ -43,26 +44,28 @@ class IdleSessions:
     def keep(self, session: IdleSession) -> None:
         self._sessions[session.name] = session
 
-    def take(self, device: str, tokens: Sequence[int]) -> tuple[str, int] | None:
-        """The name of the session that has most of the beginning of `tokens`, and how much.
+    def best(self, device: str, tokens: Sequence[int]) -> tuple[IdleSession, int] | None:
+        """The one that has most of the beginning of `tokens`, and how much.
 
-        It is kept no more. One token at least is left to feed, for behind it the next is drawn.
+        One token at least is left to feed, for behind it the next is drawn.
         """
         best, common = None, 0
         for session in self._sessions.values():
             shared = _common(session.tokens, tokens[:-1]) if session.device == device else 0
             if shared > common:
-                best, common = session.name, shared
-        if best is None:
-            return None
-        del self._sessions[best]
-        return best, common
+                best, common = session, shared
+        return None if best is None else (best, common)
 
-    def drop_oldest(self) -> bool:
+    def reuse(self, session: IdleSession) -> None:
+        """It is in use again."""
+        del self._sessions[session.name]
+
+    def drop_oldest(self, *, spare: IdleSession | None = None) -> bool:
         """Makes room; False when there is none to drop."""
-        if not self._sessions:
+        oldest = next((kept for kept in self._sessions.values() if kept is not spare), None)
+        if oldest is None:
             return False
-        self._sessions.popitem(last=False)
+        del self._sessions[oldest.name]
         return True
 
     def expire(self, now: float) -> bool:

@@ -94,21 +94,23 @@ def _close_gaps(situation: Situation) -> str:
         return _then("set split to null", free)
     whole = _joined(situation, added)
     if not whole.possible():
-        return _then(_deeds(added, total), whole)
+        return _then(_deeds(situation, added, total), whole)
 
     def suffices(steps: int) -> bool:
         views = newcomers(situation.rules, situation.nodes, _nbytes(steps))
         return views is not None and _joined(situation, views).possible()
 
-    return _deeds(added, _least(suffices, total))
+    return _deeds(situation, added, _least(suffices, total))
 
 
-def _deeds(added: Sequence[Newcomer], steps: int) -> str:
+def _deeds(situation: Situation, added: Sequence[Newcomer], steps: int) -> str:
     deeds = "; ".join(new.deed for new in added)
     if not steps:
         return deeds
     who = "it" if len(added) == 1 else "each"
-    return f"{deeds}; let {who} hold {_mib(steps)} MiB of weights at least"
+    caches = _tenths(_cache_bytes(situation))
+    what = "weights and caches" if caches else "weights"
+    return f"{deeds}; let {who} hold {_mib(steps + caches)} MiB of {what} at least"
 
 
 def _then(deeds: str, situation: Situation) -> str:
@@ -146,12 +148,23 @@ def _more_memory(situation: Situation) -> tuple[str, str]:
 
             least, best = _least(suffices, least - 1), name
     if best:
-        return best, f"{_mib(least)} MiB more of weights on node {best}"
+        return (
+            best,
+            f"{_mib(least + _overdrawn(situation, best))} MiB more of weights on node {best}",
+        )
+    owed = _overdrawn(situation)
     if _grown(situation, total).possible():
         steps = _least(lambda steps: _grown(situation, steps).possible(), total)
-        return "nodes", f"{_mib(steps)} MiB more of weights on every node"
+        return "nodes", f"{_mib(steps + owed)} MiB more of weights on every node"
     whole = _grown(situation, total)
-    return "nodes", f"{_mib(total)} MiB more of weights on every node; {_more_segments(whole)}"
+    further = _more_segments(whole)
+    return "nodes", f"{_mib(total + owed)} MiB more of weights on every node; {further}"
+
+
+def _overdrawn(situation: Situation, name: str | None = None) -> int:
+    """Tenths of a MiB that a node, or the worst of all, lacks before it can hold anything."""
+    owed = [node.overdrawn_bytes for node in situation.nodes if name in (None, node.node)]
+    return _tenths(max(owed, default=0))
 
 
 def _worth_growing(situation: Situation) -> list[str]:
@@ -177,6 +190,19 @@ def _grown(situation: Situation, steps: int, name: str | None = None) -> Situati
 
 
 def _memory_message(situation: Situation) -> str:
+    message = _weights_message(situation)
+    caches = _cache_bytes(situation)
+    if not caches:
+        return message
+    return f"{message}; {caches / 2**20:.1f} MiB on each are for caches (generation.kv_mib_max)"
+
+
+def _cache_bytes(situation: Situation) -> int:
+    """What each node keeps free for caches."""
+    return max((node.cache_bytes for node in situation.nodes), default=0)
+
+
+def _weights_message(situation: Situation) -> str:
     problem = situation.problem()
     for unit, size in enumerate(problem.memory.weights):
         rooms = [
@@ -204,8 +230,11 @@ def _memory_message(situation: Situation) -> str:
 
 def _steps(situation: Situation) -> int:
     """Tenths of a MiB that are enough for the whole model."""
-    total = situation.graph.weight_bytes(situation.graph.whole)
-    return -(-total * _STEPS_PER_MIB // 2**20)
+    return _tenths(situation.graph.weight_bytes(situation.graph.whole))
+
+
+def _tenths(nbytes: int) -> int:
+    return -(-nbytes * _STEPS_PER_MIB // 2**20)
 
 
 def _nbytes(steps: int) -> int:

@@ -4,10 +4,10 @@
        │           │   └───► answered (told the door: a result or a failure)
        └───────────┴───────► cancelled
 
-Jobs that are queued or computing are bounded by what doors and credits admit. Of the others the
-newest are remembered: a repetition of one is recognised, and a probe is told the truth. What a
-cancel names is remembered even if it never came, for a cancel may overtake its activation. What
-is remembered of them is what tells them apart, whatever else their headers bore.
+Jobs that are queued or computing are bounded by what doors and credits admit. Of the others each
+deployment's newest are remembered: a repetition of one is recognised, and a probe is told the
+truth. What a cancel names is remembered even if it never came, for a cancel may overtake its
+activation. What is remembered of them is what tells them apart, whatever else their headers bore.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from dsi_mqtt.core.edges import IncomingEdge, OutgoingEdge
 from dsi_mqtt.core.message import Activation, Header
 from dsi_mqtt.core.model import UnitRange
 
+# Of each deployment: one with many short attempts must not push another's out.
 REMEMBERED: Final = 2048
+# Those that had an attempt last, for anybody may send a cancel that names another.
+DEPLOYMENTS_REMEMBERED: Final = 64
 ANSWERS_KEPT: Final = 256
 ANSWER_BYTES_KEPT: Final = 32 * 1024 * 1024
 # Of an answer beside its tensors: the objects it consists of, and one for each row and stamp.
@@ -82,13 +85,14 @@ class Jobs:
 
     def __init__(self) -> None:
         self._live: dict[JobKey, Job] = {}
-        self._ended: OrderedDict[JobKey, Job] = OrderedDict()
+        self._ended: OrderedDict[str, OrderedDict[JobKey, Job]] = OrderedDict()
         self._answers: deque[Job] = deque()
         self._answer_bytes = 0
 
     def get(self, header: Header) -> Job | None:
         key = job_key(header)
-        return self._live.get(key) or self._ended.get(key)
+        ended = self._ended.get(header.deployment)
+        return self._live.get(key) or (ended.get(key) if ended is not None else None)
 
     def live(self, deployment: str) -> list[Job]:
         return [job for key, job in self._live.items() if key[0] == deployment]
@@ -101,8 +105,12 @@ class Jobs:
         key = job_key(job.header)
         self._live.pop(key, None)
         job.phase, job.activation = phase, Activation(_essence(job.header))
-        self._ended[key] = job
-        while len(self._ended) > REMEMBERED:
+        ended = self._ended.setdefault(job.header.deployment, OrderedDict())
+        self._ended.move_to_end(job.header.deployment)
+        ended[key] = job
+        while len(ended) > REMEMBERED:
+            ended.popitem(last=False)
+        while len(self._ended) > DEPLOYMENTS_REMEMBERED:
             self._ended.popitem(last=False)
 
     def forget(self, job: Job) -> None:

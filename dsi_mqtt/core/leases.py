@@ -1,12 +1,12 @@
-"""Leases of caches: a door tells which sessions live, and nodes free the others.
+"""Leases of caches: a door calls out the roll of sessions that live, and nodes free the others.
 
 A session's name is the incarnation of its door's node and a number that grows while that lives,
-so that a node can tell whose it is, and a telling says up to which number it is complete.
+so that a node can tell whose it is, and a roll says up to which number it is complete.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -16,8 +16,8 @@ from dsi_mqtt.core.message import Activation, EdgeMark, Header
 from dsi_mqtt.core.peers import Member
 from dsi_mqtt.core.table import DOOR, Replica, Table
 
-TELL_S: Final = 1.0
-TELL_SOON_S: Final = 0.5
+CALL_S: Final = 1.0
+CALL_SOON_S: Final = 0.5
 SILENT_S: Final = 10.0
 
 
@@ -25,8 +25,12 @@ def session_name(incarnation: str, number: int) -> str:
     return f"{incarnation}.{number}"
 
 
-class Tellings:
-    """The door's side. changed: a session has ended since it was told.
+# Rows of sessions, and the tables whose nodes may hold something of them.
+Living = tuple[tuple[Row, ...], Collection[Table]]
+
+
+class Roll:
+    """The door's side. changed: a session has ended since it was called out.
 
     numbers: of sessions; they must not come again in this incarnation, even in another door.
     """
@@ -35,7 +39,7 @@ class Tellings:
         self._deployment = deployment
         self._door = door
         self._numbers = numbers
-        self._told_at = float("-inf")
+        self._called_at = float("-inf")
         self._quiet_from = float("-inf")
         self.changed = False
         self.newest = 0
@@ -45,16 +49,20 @@ class Tellings:
         self.newest = next(self._numbers)
         return session_name(self._door[1], self.newest)
 
-    def tick(self, live: Iterable[Row], tables: Collection[Table], now: float) -> Effects:
-        """Tells every node of `tables`, when it is time; goes on a while after the last ended."""
-        rows = tuple(live)
+    def tick(self, living: Callable[[], Living], now: float) -> Effects:
+        """Calls it out to every node, when it is time; goes on a while after the last ended.
+
+        living: the sessions and the tables they are on; asked only when it is time.
+        """
+        since = now - self._called_at
+        if since < (CALL_SOON_S if self.changed else CALL_S):
+            return []
+        rows, tables = living()
         if rows or self.changed:
             self._quiet_from = now + SILENT_S
-        since = now - self._told_at
-        due = since >= (TELL_SOON_S if self.changed else TELL_S)
-        if not due or now > self._quiet_from:
+        if now > self._quiet_from:
             return []
-        self._told_at, self.changed = now, False
+        self._called_at, self.changed = now, False
         return [
             Transmit(replica.node, Activation(self._header(table, segment, replica, rows)))
             for table, segment, replica in _one_each(tables)
@@ -114,7 +122,7 @@ class HeldSessions:
                 door.heard_at = now
                 door.sessions.add(row.session)
 
-    def told(self, header: Header, now: float) -> Effects:
+    def called(self, header: Header, now: float) -> Effects:
         """A door says which of its sessions live."""
         if header.edge is None:
             return []

@@ -1,8 +1,8 @@
 """The requests a door holds, and which of them may run next.
 
     waiting ◄────────────(its attempt broke)─────────────┐
-       ├──(its turn)──────────────────────────────────► running ──(answer)──► answering
-       └──(its turn, and it is a suspect)──► recording ──(that is retained)──► running
+       ├──(its turn)──────────────────────────────────► running ──(answer)──► over
+       └──(its turn, and it is a suspect)──► recording ──(that is retained)──► waiting
 
 A *suspect* may have ended a node: it runs alone. Nothing starts beside it, and it starts when
 nothing else runs. Suspects go before the others, or a busy door would never come to them.
@@ -20,18 +20,20 @@ from dsi_mqtt.core.request import Input, Reply
 
 AGAIN_FIRST_S: Final = 2.0
 
-State = Literal["recording", "waiting", "running", "answering"]
+State = Literal["recording", "waiting", "running"]
 
 
 @dataclass(slots=True, eq=False)
 class Request:
     """An input in a door's hands, from its first delivery until its answer is taken.
 
-    receipts: deliveries to acknowledge with the answer. attempt: in the chain now, only while
-    running; alone: nothing was in the chain beside it. broken: attempts that ended on evidence, but
-    for the counted deaths; stale: those that a node refused. suspect: a node died while it may have
-    held this. deaths: those that ended while it was alone. recorded: it is retained that this door
-    has it in the chain, for the next death may be the door's.
+    receipts: deliveries to acknowledge with the answer. reply: that answer, once there is one.
+    state: of a one-pass request without one. attempt: in the chain now, only while running; alone:
+    nothing was in the chain beside it. broken: attempts that ended on evidence, but for the counted
+    deaths; stale: those that a node refused. suspect: a node died while it may have held this.
+    suspect_to: of a generation: positions to compute before it is none. deaths: those that ended
+    while it was alone. recorded: it is retained that this door has it in the chain, for the next
+    death may be the door's.
     """
 
     id: bytes
@@ -46,6 +48,7 @@ class Request:
     stale: int = 0
     deaths: int = 0
     suspect: bool = False
+    suspect_to: int = 0
     recorded: bool = False
     not_before: float = 0.0
     probe_at: float = 0.0
@@ -82,7 +85,12 @@ class Line:
             if request in line:
                 line.remove(request)
 
-    def take(self, running: Collection[Request], window: int, now: float) -> Request | None:
+    def find(self, request: bytes) -> Request | None:
+        return next(
+            (r for line in (self._suspects, self._others) for r in line if r.id == request), None
+        )
+
+    def next_up(self, running: Collection[Request], window: int, now: float) -> Request | None:
         """Takes out the one that may start beside those running, if any may."""
         if any(request.suspect for request in running) or len(running) >= window:
             return None

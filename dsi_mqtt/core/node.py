@@ -33,11 +33,15 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class ModelReport:
-    """How a deployment's model looks from here: its graph once verified, or why it is refused."""
+    """How a deployment's model looks from here: its graph once verified, or why it is refused.
+
+    cache_bytes: what is kept free here for caches of its sessions, while a part of it is held.
+    """
 
     deployment: str
     graph: ModelGraph | None = None
     refused: str | None = None
+    cache_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from dsi_mqtt.core.model import ModelGraph, UnitRange
 from dsi_mqtt.core.node import NodeStatus, Telemetry
 from dsi_mqtt.core.plan import EXPANSIONS, Infeasible, Plan, plan
 from dsi_mqtt.core.profile import complaint, views
+from dsi_mqtt.core.room import cache_bytes
 from dsi_mqtt.core.rules import compile_rules
 from dsi_mqtt.core.table import TERM_MAX, Stamp, Table
 from dsi_mqtt.errors import ConfigError
@@ -133,7 +134,7 @@ class Outlook:
             for replica in segment.replicas:
                 held.setdefault(replica.node, []).append(segment.units)
         usable = self._usable(self.online(), graph, frozenset(without))
-        seen = views(usable, graph, self.name)
+        seen = views(usable, graph, self.name, caches=cache_bytes(spec, graph))
         return plan(spec, graph, seen, held=held, expansions=_expansions(graph))
 
     def present(self, spec: Deployment, graph: ModelGraph, serve: Table) -> Plan | None:
@@ -148,7 +149,8 @@ class Outlook:
             return None
         rules = compile_rules(spec, graph)
         alive: list[Report] = [(replace(s, state="online"), t) for s, t in self.members.reports()]
-        nodes = views(self._usable(alive, graph, frozenset()), graph, self.name)
+        usable = self._usable(alive, graph, frozenset())
+        nodes = views(usable, graph, self.name, caches=cache_bytes(spec, graph))
         door = serve.door.node if serve.door else None
         if not any(view.node == door and rules.may_be_door(view) for view in nodes):
             return None

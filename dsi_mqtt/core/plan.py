@@ -76,6 +76,11 @@ class Plan:
     meets_sla: bool
 
     @property
+    def nodes(self) -> frozenset[str]:
+        """All that take part, the door among them."""
+        return frozenset({self.door, *(segment.node for segment in self.segments)})
+
+    @property
     def compute_s(self) -> float:
         return sum(segment.compute_s for segment in self.segments)
 

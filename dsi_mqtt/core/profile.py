@@ -75,8 +75,10 @@ class Link:
 class NodeView:
     """A node as the planner sees it, for one model.
 
-    weight_bytes: of weights it may hold for this deployment; unit_s: seconds each unit of the
-    model takes here for one reference row. Raises ConfigError for negative or unbounded values.
+    weight_bytes: of weights it may hold for this deployment, beside cache_bytes, which are kept
+    free for its sessions; overdrawn_bytes: by which what is taken already is too much. unit_s:
+    seconds each unit of the model takes here for one reference row.
+    Raises ConfigError for negative or unbounded values.
     """
 
     node: str
@@ -86,6 +88,8 @@ class NodeView:
     unit_s: tuple[float, ...]
     link: Link = Link()
     spare: bool = False
+    cache_bytes: int = 0
+    overdrawn_bytes: int = 0
 
     def __post_init__(self) -> None:
         if self.weight_bytes < 0:
@@ -132,30 +136,39 @@ def view(
     deployment: str,
     *,
     usual: float = 1.0,
+    caches: int = 0,
 ) -> NodeView:
     """The node as the planner sees it for `deployment`, whose model is `graph`.
 
     telemetry: the newest of this node, or None; that of an earlier incarnation does not count.
     usual: the correction of a node that has computed nothing of this model.
+    caches: bytes to keep free for its sessions.
     Raises ConfigError when the status does not say what the hardware can do.
     """
     capabilities = _sound(status)
     factor = correction(status, telemetry, graph, deployment)
     factor = usual if factor is None else factor
+    left = capabilities.weight_bytes - _others_bytes(status, deployment) - caches
     sample = telemetry.link if _current(status, telemetry) and telemetry else LinkSample()
     return NodeView(
         node=status.node,
         incarnation=status.incarnation,
         zone=status.zone,
-        weight_bytes=max(0, capabilities.weight_bytes - _others_bytes(status, deployment)),
+        weight_bytes=max(0, left),
         unit_s=tuple(estimate_s(capabilities, unit) * factor for unit in graph.units),
         link=_link(sample),
         spare=status.spare,
+        cache_bytes=caches,
+        overdrawn_bytes=max(0, -left),
     )
 
 
 def views(
-    reports: Iterable[tuple[NodeStatus, Telemetry | None]], graph: ModelGraph, deployment: str
+    reports: Iterable[tuple[NodeStatus, Telemetry | None]],
+    graph: ModelGraph,
+    deployment: str,
+    *,
+    caches: int = 0,
 ) -> tuple[NodeView, ...]:
     """The nodes that can be planned with: online, and telling what their hardware can do.
 
@@ -171,7 +184,7 @@ def views(
     ]
     known = [factor for s, t in able if (factor := correction(s, t, graph, deployment)) is not None]
     usual = median(known) if known else 1.0
-    return _alike([view(s, t, graph, deployment, usual=usual) for s, t in able])
+    return _alike([view(s, t, graph, deployment, usual=usual, caches=caches) for s, t in able])
 
 
 def complaint(
@@ -263,7 +276,7 @@ def _positive(value: float) -> bool:
 
 
 def _others_bytes(status: NodeStatus, deployment: str) -> int:
-    """Bytes of weights that other deployments hold here, or are about to.
+    """Bytes of weights that other deployments hold here, or are about to, and of their caches.
 
     Segments of one deployment share the units they have in common, where its graph is known.
     """
@@ -274,6 +287,7 @@ def _others_bytes(status: NodeStatus, deployment: str) -> int:
     total = 0
     for name, holdings in others.items():
         graph = status.graph(name)
+        total += sum(model.cache_bytes for model in status.models if model.deployment == name)
         if graph is None:
             total += sum(holding.weight_bytes for holding in holdings)
         else:

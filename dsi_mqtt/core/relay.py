@@ -154,9 +154,9 @@ class Relay:
             effects.append(_to_door(header, "stale", rows=rows))
         return effects + self._next(header.deployment, now)
 
-    def sessions_told(self, header: Header, now: float) -> Effects:
+    def roll_called(self, header: Header, now: float) -> Effects:
         """A door says which of its sessions live."""
-        return self._sessions.told(header, now) if self._addressed(header) else []
+        return self._sessions.called(header, now) if self._addressed(header) else []
 
     def cancelled(self, header: Header, now: float) -> Effects:
         """The door wants no more of this attempt, be it here, on its way, or gone on."""

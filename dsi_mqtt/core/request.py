@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Self
 
 from dsi_mqtt.core.generation import Completion
@@ -114,20 +114,32 @@ class Reply:
             failure=failure,
         )
 
+    def readdressed(self, given: Input) -> Reply:
+        """The same for a repetition, to where that asks for it."""
+        return replace(
+            self,
+            device=given.device,
+            identity=given.parsed.identity,
+            correlation=given.correlation,
+            topic=given.response_topic,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Redelivery:
     """Retained record of a suspect. count: of deaths at which it was alone in the chain.
 
     door: the incarnation of the door that has it in the chain alone; when that has died as well,
-    it is one more. Empty: it is not in the chain.
+    it is one more. Empty: it is not in the chain. position: of a generation: it is a suspect until
+    the chain has computed so many.
     """
 
     key: str
     count: int
     door: str = ""
+    position: int = 0
 
     @property
     def void(self) -> bool:
         """There is nothing to remember: what is retained is cleared."""
-        return not self.count and not self.door
+        return not self.count and not self.door and not self.position

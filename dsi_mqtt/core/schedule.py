@@ -1,9 +1,9 @@
 """Which of a door's sessions wait, run, and come into the next step.
 
-As many steps of decoding are in the chain as it has nodes, so that all compute at once, each with
-about equally many sessions. Pieces of prompts go beside them, one session in each. A suspect, with
-which a node may have died, goes alone: it starts when nothing is in the chain, and nothing starts
-beside it.
+As many steps of decoding are in the chain as give most tokens (`depth`), at first as many as it has
+nodes, each with about equally many sessions. Slices of prompts go beside them, one session in each.
+A suspect, with which a node may have died, goes alone: it starts when nothing is in the chain, and
+nothing starts beside it.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections.abc import Collection
 from math import ceil
 from typing import Final
 
-from dsi_mqtt.core.model import ModelGraph
+from dsi_mqtt.core.depth import Depth
 from dsi_mqtt.core.session import Session
-from dsi_mqtt.core.steps import Steps
-from dsi_mqtt.core.table import Table
+from dsi_mqtt.core.steps import Step, Steps
+from dsi_mqtt.core.table import Stamp, Table
 
 BATCH_MAX: Final = 64
 
@@ -28,6 +28,8 @@ class Schedule:
         self.waiting: deque[Session] = deque()
         self.running: dict[str, Session] = {}
         self._due: deque[Session] = deque()
+        self._depth = Depth()
+        self._stamp: Stamp | None = None
 
     def __len__(self) -> int:
         return len(self.waiting) + len(self.running)
@@ -37,23 +39,19 @@ class Schedule:
         """Those that run and are in no step."""
         return self._due
 
-    def wait(self, session: Session, *, first: bool = False) -> None:
-        """It is to run when there is room; `first`: it has waited before."""
-        session.request.state = session.state = "waiting"
-        if first:
-            self.waiting.appendleft(session)
-        else:
-            self.waiting.append(session)
+    def wait(self, session: Session) -> None:
+        """It is to run when there is room."""
+        session.state = "waiting"
+        self.waiting.append(session)
 
     def start(self, session: Session) -> None:
         """It runs from now on, under its name."""
-        session.request.state = "running"
         self.running[session.name] = session
         self.line_up(session)
 
     def line_up(self, session: Session, *, first: bool = False) -> None:
         """It is due for a step; `first`: its last one came to nothing."""
-        session.request.state, session.state = "running", "ready"
+        session.state = "ready"
         if first:
             self._due.appendleft(session)
         else:
@@ -61,54 +59,59 @@ class Schedule:
 
     def record(self, session: Session) -> None:
         """It goes on when its deaths are retained; until then nothing starts."""
-        self._take([session])
-        session.request.state = session.state = "recording"
+        self._taken([session])
+        session.state = "recording"
 
     def leave(self, session: Session) -> bool:
         """It is over; says whether it ran."""
         session.state = "ended"
-        self._take([session])
+        self._taken([session])
         if session in self.waiting:
             self.waiting.remove(session)
-        return self.running.pop(session.name, None) is not None
+        if self.running.get(session.name) is not session:
+            return False  # it had ended before, and another may run under its name, with its caches
+        del self.running[session.name]
+        return True
 
     def choose(self, steps: Steps, table: Table, now: float) -> list[Session]:
         """The sessions of the next step, if one may start beside those in the chain."""
         due = [session for session in self._due if session.not_before <= now]
         suspect = next((session for session in due if session.request.suspect), None)
         if suspect is not None:
-            return [] if len(steps) else self._take([suspect])
+            return [] if len(steps) else self._taken([suspect])
         if any(session.request.suspect for step in steps for session in step.sessions):
             return []
-        depth = len({replica.node for part in table.segments for replica in part.replicas})
+        nodes = len({replica.node for part in table.segments for replica in part.replicas})
+        if table.stamp != self._stamp:
+            self._stamp = table.stamp
+            self._depth.reset(nodes)
+        depth = self._depth.now
         decodes = sum(step.is_decode for step in steps)
         decoding = [session for session in due if session.is_decoding]
         if decoding and decodes < depth:
-            return self._take(self._batch(decoding, depth))
+            return self._taken(self._batch(decoding, depth))
         filling = [session for session in due if not session.is_decoding]
-        if filling and len(steps) - decodes < depth:
-            return self._take(filling[:1])
+        if filling and len(steps) - decodes < nodes:
+            return self._taken(filling[:1])
         return []
+
+    def passed(self, step: Step, now: float) -> None:
+        """`step` has come through the chain; its sessions have not gone on yet."""
+        if step.is_decode and step.table.stamp == self._stamp:
+            self._depth.passed(len(step.rows), self._decoding(), now)
+
+    def _decoding(self) -> int:
+        return sum(session.is_decoding for session in self.running.values())
 
     def _batch(self, decoding: list[Session], depth: int) -> list[Session]:
         """So many that all steps in the chain have about equally many."""
         if decoding[0].alone:
             return decoding[:1]
-        running = sum(session.is_decoding for session in self.running.values())
-        share = min(BATCH_MAX, ceil(running / depth))
+        share = min(BATCH_MAX, ceil(self._decoding() / depth))
         return [session for session in decoding if not session.alone][:share]
 
-    def _take(self, sessions: list[Session]) -> list[Session]:
+    def _taken(self, sessions: list[Session]) -> list[Session]:
         for session in sessions:
             if session in self._due:
                 self._due.remove(session)
         return sessions
-
-
-def position_bytes(graph: ModelGraph | None, table: Table) -> int:
-    """What a session keeps for one position, on the node of `table` where that is most."""
-    nodes: dict[str, int] = {}
-    for segment in table.segments if graph is not None else ():
-        node = segment.replicas[0].node
-        nodes[node] = nodes.get(node, 0) + (graph.state_bytes(segment.units) if graph else 0)
-    return max(nodes.values(), default=0)

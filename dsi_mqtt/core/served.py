@@ -18,14 +18,13 @@ from dsi_mqtt.core.decisions import (
     Authority,
     ClearDocument,
     Decided,
-    DecisionKind,
     Noticed,
     PublishDocument,
     PublishSpec,
     ServedEffects,
 )
 from dsi_mqtt.core.deployment import Deployment
-from dsi_mqtt.core.draft import Draft, draft_table, places, planned_places
+from dsi_mqtt.core.draft import Draft, draft_table, kind_of, places, planned_places
 from dsi_mqtt.core.failures import PREPARE_S, Failures, NodeKey
 from dsi_mqtt.core.issuer import Issuer
 from dsi_mqtt.core.kept import Kept
@@ -229,7 +228,7 @@ class Served:
         if self._outlook.drains(serve):
             return False
         uses_spare = self._outlook.uses_spare
-        if uses_spare(node for node, _ in serve.members()) and not uses_spare(_nodes(found)):
+        if uses_spare(node for node, _ in serve.members()) and not uses_spare(found.nodes):
             return False
         policy = spec.policy
         same = places(serve) == planned_places(found)
@@ -248,7 +247,7 @@ class Served:
         if prepare is None or self.spec is None:
             return
         # Where there is no room for both, what waits for the old table has its deadline besides.
-        patience_s = PREPARE_S + self.spec.sla.deadline_ms / 1000
+        patience_s = PREPARE_S + self.spec.deadline_s
         if self._failures.is_late(prepare, patience_s, now):
             for node in self._outlook.unready(prepare) - self._failures.nodes():
                 self._failures.failed(node, f"is not ready after {patience_s:.0f} s", now)
@@ -290,7 +289,7 @@ class Served:
             )
             table = replace(table, epoch=serve.epoch + 1)
         self._moved_at = now
-        kind = _kind_of(old, draft.plan)
+        kind = kind_of(old, draft.plan)
         return [
             Decided(draft.decision, self.name, kind, draft.reason, draft.plan),
             self._decide(TableDocument(serve, table)),
@@ -396,14 +395,3 @@ class Served:
         left_out = self._outlook.left_out(graph).values() if graph is not None else ()
         reasons = [*self._failures.reasons(), *left_out]
         return one_sentence("; ".join([*reasons[:1], found.sentence]))
-
-
-def _nodes(found: Plan) -> frozenset[str]:
-    return frozenset({found.door, *(segment.node for segment in found.segments)})
-
-
-def _kind_of(old: Table | None, found: Plan) -> DecisionKind:
-    if old is None or not old.segments:
-        return "place"
-    same_cuts = [s.units for s in old.segments] == [s.units for s in found.segments]
-    return "remap" if same_cuts else "resplit"

@@ -1,23 +1,30 @@
 """One generation in a door's hands: what it was asked, what is committed, what has been fed.
 
 reading ──(prompt read)──► waiting ──(its turn, and room)──► ready ◄──► stepping ──► ended
-                              ▲                               ▲         only its text is
-                              └────── recording: its deaths ──┘         still waited for
-                                          are being retained
+                                                              ▲         only its text is
+                                 recording: its deaths ◄──────┘         still waited for
+                                 are being retained
 """
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from dsi_mqtt.core.activation import Row
 from dsi_mqtt.core.generation import Ask, Completion, FinishReason, Partial, Sampling, rolling_hash
 from dsi_mqtt.core.line import Request
+from dsi_mqtt.core.request import Input
 from dsi_mqtt.core.stops import StopFinder
 
-# So that the steps of others pass between the pieces of a long prompt.
-PIECE_TOKENS: Final = 256
+# So that the steps of others pass between the slices of a long prompt.
+SLICE_TOKENS: Final = 256
+
+# How often the broker is asked whether anybody hears a stream.
+ASK_S: Final = 1.0
+# A device that has lost its connection may be back by then.
+UNHEARD_S: Final = 2.0
 
 State = Literal["reading", "waiting", "recording", "ready", "stepping", "ended"]
 
@@ -26,9 +33,10 @@ State = Literal["reading", "waiting", "recording", "ready", "stepping", "ended"]
 class Session:
     """name: what segments know it by, once it runs. take: see docs/generation.md.
 
-    tokens: the prompt, then what is committed. fed: positions that every segment is thought to
-    hold. broken: steps in a row that came to nothing; stale: that a node refused. alone: it may
-    not share a step, for one that it shared failed.
+    tokens: the prompt, then what is committed. ends: token ids that end the text. fed: positions
+    that every segment is thought to hold; most: that it may ever have held. broken: steps in a row
+    that came to nothing; stale: that a node refused. redelivered: an earlier door died with it,
+    nobody knows at which position. alone: it may not share a step, for one that it shared failed.
     """
 
     request: Request
@@ -39,10 +47,13 @@ class Session:
     tokens: list[int] = field(default_factory=list)
     prompt_tokens: int = 0
     max_tokens: int = 0
+    ends: tuple[int, ...] = ()
     sampling: Sampling = field(default_factory=Sampling)
     fed: int = 0
+    most: int = 0
     broken: int = 0
     stale: int = 0
+    redelivered: bool = False
     not_before: float = 0.0
     alone: bool = False
     unheard_since: float | None = None
@@ -66,7 +77,7 @@ class Session:
 
     def row(self) -> Row:
         """What to feed next."""
-        return Row(self.name, self.fed, min(PIECE_TOKENS, len(self.tokens) - self.fed), self.take)
+        return Row(self.name, self.fed, min(SLICE_TOKENS, len(self.tokens) - self.fed), self.take)
 
     def fed_by(self, row: Row) -> list[int]:
         return self.tokens[row.position : row.position + row.tokens]
@@ -80,15 +91,35 @@ class Session:
         self.fed = row.position + row.tokens
         self.broken, self.stale, self.alone = 0, 0, False
 
-    def commit(self, token: int, ends: tuple[int, ...]) -> bool:
+    def commit(self, token: int) -> bool:
         """Takes up a token that was drawn; says whether it is text. May end the session."""
-        if token in ends:
+        if token in self.ends:
             self.finish = "stop"
             return False
         self.tokens.append(token)
         if self.generated >= self.max_tokens:
             self.finish = "length"
         return True
+
+    def asks(self, now: float) -> bool:
+        """Whether the broker is asked, with what is told now, if anybody hears it."""
+        due = now >= self.asked_at + ASK_S
+        self.asked_at = now if due else self.asked_at
+        return due
+
+    def is_unheard(self, now: float, *, heard: bool) -> bool:
+        """heard: what the broker says. Whether nobody has heard it for long enough."""
+        if heard:
+            self.unheard_since = None
+        elif self.unheard_since is None:
+            self.unheard_since = now
+        return self.unheard_since is not None and now - self.unheard_since >= UNHEARD_S
+
+
+def noise_seed(given: Input) -> int:
+    """The same whenever one input is told, so that the text is, too."""
+    told = given.request if given.anonymous else given.key.encode()
+    return int.from_bytes(hashlib.sha256(told).digest()[:6], "big")
 
 
 @dataclass(slots=True)

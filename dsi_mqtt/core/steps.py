@@ -11,11 +11,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from dsi_mqtt.core.activation import Row
+import numpy as np
+
+from dsi_mqtt.core.activation import TOKENS, Row
 from dsi_mqtt.core.attempt import Attempt
 from dsi_mqtt.core.attempts import PROBE_AFTER_S, PROBES_UNANSWERED_MAX, probe_after_s
 from dsi_mqtt.core.effects import Effects, Transmit
-from dsi_mqtt.core.message import Header
+from dsi_mqtt.core.message import Activation, Header
 from dsi_mqtt.core.peers import Member
 from dsi_mqtt.core.session import Session
 from dsi_mqtt.core.table import Stamp, Table
@@ -38,13 +40,26 @@ class Step:
         return self.attempt.table
 
     @property
+    def waited_for(self) -> list[tuple[Session, Row]]:
+        """The rows of sessions that still wait for it."""
+        return [(session, row) for session, row in self.rows if session.state == "stepping"]
+
+    @property
     def sessions(self) -> list[Session]:
         """Those that still wait for it."""
-        return [session for session, _ in self.rows if session.state == "stepping"]
+        return [session for session, _ in self.waited_for]
 
     @property
     def is_decode(self) -> bool:
         return self.rows[0][1].tokens == 1
+
+    def drawn(self, done: Activation) -> list[int] | None:
+        """One token id for each row, negative where none was drawn; None: these are no such."""
+        tensors = done.tensors
+        if len(tensors) != 1 or (tensors[0].name, tensors[0].dtype) != (TOKENS, "int64"):
+            return None
+        drawn: list[int] = np.frombuffer(tensors[0].data, "<i8").tolist()
+        return drawn if len(drawn) == len(self.rows) else None
 
 
 class Steps:
@@ -83,8 +98,8 @@ class Steps:
             max(session.request.deadline for session in sessions) - now,
         )
 
-    def take(self, header: Header) -> Step | None:
-        """The step that a message is about, if it is in the chain; it is so no more."""
+    def ended(self, header: Header) -> Step | None:
+        """The step that a message is about, if it was in the chain until now."""
         return self._steps.pop(header.request, None)
 
     def drop(self, step: Step) -> Effects:

@@ -17,8 +17,9 @@ from dsi_mqtt.core.model import Tier, UnitRange
 
 SCHEMA: Final = 1
 # A term is about the seconds since 1970, and an epoch counts tables: what is beyond is nobody's.
+# Takes are made of epochs, and pass on the wire below 2^53 (`core.generations`).
 TERM_MAX: Final = 2**39
-EPOCH_MAX: Final = 2**39
+EPOCH_MAX: Final = 2**32
 DOOR: Final = "door"
 
 TableState = Literal["preparing", "serving", "draining", "fallback", "unavailable"]

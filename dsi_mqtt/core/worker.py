@@ -11,8 +11,9 @@ the serving table names and, for one deadline after it was named, those that wer
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import count
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from dsi_mqtt.core import events as ev
 from dsi_mqtt.core.door import Door
@@ -30,11 +31,25 @@ from dsi_mqtt.core.node import (
 )
 from dsi_mqtt.core.peers import Member, Peers
 from dsi_mqtt.core.relay import Relay
+from dsi_mqtt.core.runs import TextEvent
 from dsi_mqtt.core.table import DOOR, BrokerUrls, Table
 
 HOLD_WINDOWS: Final = 2
 HOLD_BYTES: Final = 64 * 1024 * 1024
 _UNDEPLOYED: Final = Failure("unavailable", "this deployment has been removed")
+
+
+Handlers = dict[type, Callable[[Any, float], Effects]]
+DoorEvent = (
+    ev.InputArrived
+    | ev.CancelArrived
+    | ev.RecordFound
+    | ev.RecordWritten
+    | ev.ReplyPublished
+    | ev.DeviceSpoke
+    | ev.HearingChanged
+    | TextEvent
+)
 
 
 class Worker:
@@ -66,65 +81,55 @@ class Worker:
         self._doors: dict[str, Door] = {}
         self._ingresses: dict[str, Ingress] = {}
         self._keepers: dict[str, tuple[Member, float]] = {}
-        self._handlers: dict[type, Callable[[Any, float], Effects]] = {
+        self._handlers: Handlers = {
+            **self._of_retained_state(),
+            **self._of_engines(),
+            **self._of_doors(),
+            ev.ActivationArrived: self._activation_arrived,
+            ev.ActivationBroke: lambda e, _: self._relay.broke(e.header),
+            ev.DataReconnected: self._data_reconnected,
+            ev.ControlReconnected: lambda _e, _now: [ReportStatus()],
+            ev.Ticked: self._ticked,
+        }
+
+    def _of_retained_state(self) -> Handlers:
+        return {
             ev.SpecArrived: self._spec_arrived,
             ev.SpecGone: self._spec_gone,
             ev.TableArrived: self._table_arrived,
             ev.StatusArrived: self._status_arrived,
             ev.StatusRemoved: self._status_removed,
             ev.DesiredArrived: self._desired_arrived,
+        }
+
+    def _of_engines(self) -> Handlers:
+        holdings, relay = self._holdings, self._relay
+        return {
             ev.ModelOpened: self._model_opened,
             ev.ModelRefused: self._model_refused,
-            ev.UnitsLoaded: lambda e, _: self._holdings.units_loaded(
-                e.deployment, e.units, e.warm_ms
-            ),
-            ev.UnitsFailed: lambda e, _: self._holdings.units_failed(
-                e.deployment, e.units, e.reason
-            ),
-            ev.ActivationArrived: self._activation_arrived,
-            ev.ActivationBroke: lambda e, _: self._relay.broke(e.header),
-            ev.Computed: lambda e, now: self._relay.computed(e.job, e.tensors, now, e.seconds),
-            ev.ComputeFailed: lambda e, now: self._relay.compute_failed(e.job, e.failure, now),
-            ev.ComputeStale: lambda e, now: self._relay.compute_stale(e.job, e.have, now),
-            ev.PromptRead: lambda e, now: self._with_door(
-                e.deployment, lambda door: door.prompt_read(e, now)
-            ),
-            ev.PromptRefused: lambda e, now: self._with_door(
-                e.deployment, lambda door: door.prompt_refused(e, now)
-            ),
-            ev.TextWritten: lambda e, now: self._with_door(
-                e.deployment, lambda door: door.text_written(e, now)
-            ),
-            ev.PartialTaken: lambda e, now: self._with_door(
-                e.deployment, lambda door: door.partial_taken(e, now)
-            ),
-            ev.CancelArrived: lambda e, now: self._with_door(
-                e.deployment, lambda door: door.cancelled(e.key, now)
-            ),
-            ev.DeviceSpoke: self._device_spoke,
-            ev.HearingChanged: self._hearing_changed,
-            ev.DataReconnected: self._data_reconnected,
-            ev.ControlReconnected: lambda _e, _now: [ReportStatus()],
+            ev.UnitsLoaded: lambda e, _: holdings.units_loaded(e.deployment, e.units, e.warm_ms),
+            ev.UnitsFailed: lambda e, _: holdings.units_failed(e.deployment, e.units, e.reason),
+            ev.Computed: lambda e, now: relay.computed(e.job, e.tensors, now, e.seconds),
+            ev.ComputeFailed: lambda e, now: relay.compute_failed(e.job, e.failure, now),
+            ev.ComputeStale: lambda e, now: relay.compute_stale(e.job, e.have, now),
+        }
+
+    def _of_doors(self) -> Handlers:
+        told: dict[type, Callable[[Door, Any, float], Effects]] = {
+            ev.InputArrived: lambda door, e, now: door.input_arrived(e.input, now),
+            ev.CancelArrived: lambda door, e, now: door.cancelled(e.key, now),
+            ev.RecordFound: lambda door, e, now: door.record_found(e.record, now),
+            ev.RecordWritten: lambda door, e, now: door.record_written(e.record, now),
+            ev.ReplyPublished: lambda door, e, now: door.reply_published(e.request, now),
+            ev.DeviceSpoke: lambda door, e, now: door.device_spoke(e.device, now),
+            ev.HearingChanged: lambda door, e, _: door.hearing(hears=e.hears),
+            **dict.fromkeys(get_args(TextEvent), Door.text_event),
+        }
+        return {
+            **{kind: partial(self._for_door, act) for kind, act in told.items()},
             ev.IngressOpened: self._ingress_opened,
             ev.IngressLost: self._ingress_lost,
-            ev.NonceReturned: lambda e, _: (
-                self._ingresses[e.deployment].nonce_returned()
-                if e.deployment in self._ingresses
-                else []
-            ),
-            ev.InputArrived: lambda e, now: self._with_door(
-                e.deployment, lambda door: door.input_arrived(e.input, now)
-            ),
-            ev.RecordFound: lambda e, now: self._with_door(
-                e.deployment, lambda door: door.record_found(e.record, now)
-            ),
-            ev.RecordWritten: lambda e, now: self._with_door(
-                e.deployment, lambda door: door.record_written(e.record, now)
-            ),
-            ev.ReplyPublished: lambda e, now: self._with_door(
-                e.deployment, lambda door: door.reply_published(e.request, now)
-            ),
-            ev.Ticked: self._ticked,
+            ev.NonceReturned: self._nonce_returned,
         }
 
     def handle(self, event: ev.Event, now: float) -> Effects:
@@ -204,9 +209,9 @@ class Worker:
                 self.node, self.incarnation, spec, self._peers, self._numbers
             )
             hold = max(2, table.door.window * HOLD_WINDOWS)
-            if spec.generation is not None:
+            if spec.kind == "generation":
                 # What is too much is to be refused at once, so it has to be read.
-                hold += spec.generation.sessions_max + spec.generation.queue_max
+                hold += spec.limits.sessions_max + spec.limits.queue_max
             self._ingresses[name] = Ingress(name, hold, HOLD_BYTES)
             door.model_is(self._holdings.graph(name), now)  # it holds nothing that would follow
         ingress = self._ingresses[name]
@@ -250,6 +255,12 @@ class Worker:
         document = self._holdings.document(name)
         return document.serve if document else None
 
+    def _for_door(
+        self, act: Callable[[Door, Any, float], Effects], event: DoorEvent, now: float
+    ) -> Effects:
+        door = self._doors.get(event.deployment)
+        return act(door, event, now) if door is not None else []
+
     def _with_door(self, name: str, act: Callable[[Door], Effects]) -> Effects:
         door = self._doors.get(name)
         return act(door) if door is not None else []
@@ -263,23 +274,15 @@ class Worker:
         effects = self._holdings.model_refused(event.deployment, event.reason, now)
         return effects + self._with_door(event.deployment, lambda d: d.model_is(None, now))
 
-    def _device_spoke(self, event: ev.DeviceSpoke, now: float) -> Effects:
-        door = self._doors.get(event.deployment)
-        if door is not None:
-            door.device_spoke(event.device, now)
-        return []
-
-    def _hearing_changed(self, event: ev.HearingChanged, _now: float) -> Effects:
-        door = self._doors.get(event.deployment)
-        if door is not None:
-            door.hearing(hears=event.hears)
-        return []
-
     # --- ingress ------------------------------------------------------------------------------
 
     def _ingress_opened(self, event: ev.IngressOpened, _now: float) -> Effects:
         ingress = self._ingresses.get(event.deployment)
         return [*ingress.opened(), ReportStatus()] if ingress is not None else []
+
+    def _nonce_returned(self, event: ev.NonceReturned, _now: float) -> Effects:
+        ingress = self._ingresses.get(event.deployment)
+        return ingress.nonce_returned() if ingress is not None else []
 
     def _ingress_lost(self, event: ev.IngressLost, now: float) -> Effects:
         door, ingress = self._doors.get(event.deployment), self._ingresses.get(event.deployment)
@@ -326,7 +329,7 @@ class Worker:
         if keeper is None or keeper not in reports or keeper != self._keeper(name):
             return []
         spec = self._holdings.spec(name)
-        deadline_s = spec.sla.deadline_ms / 1000 if spec is not None else 0.0
+        deadline_s = spec.deadline_s if spec is not None else 0.0
         if now - since > deadline_s + HAND_OVER_S:
             return self._holdings.oldest_in_use(name, reports[keeper])
         return self._holdings.oldest_in_use(name, min(reports.values()))
@@ -348,7 +351,7 @@ class Worker:
         if door is None:
             return []
         if header.kind == "done":
-            return door.answered(activation, now)
+            return door.done(activation, now)
         if header.kind in ("stale", "lost"):
             return door.broke(header, now)
         if header.kind == "credit":
@@ -364,7 +367,7 @@ class Worker:
         if header.kind == "credit":
             return self._relay.credit_arrived(header, now)
         if header.kind == "state":
-            return self._relay.sessions_told(header, now)
+            return self._relay.roll_called(header, now)
         return []
 
     def _data_reconnected(self, _event: ev.DataReconnected, now: float) -> Effects:

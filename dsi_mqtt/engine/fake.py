@@ -282,7 +282,8 @@ def describe(options: FakeOptions, generation: Generation | None = None) -> Mode
         )
         for unit in range(options.units)
     )
-    told = json.dumps(asdict(options), sort_keys=True).encode()
+    context = {} if generation is None else {"context": generation.context}
+    told = json.dumps(asdict(options) | context, sort_keys=True).encode()
     digest = "sha256:" + hashlib.sha256(told).hexdigest()
     if generation is None:
         return ModelGraph(digest, "fake", units)

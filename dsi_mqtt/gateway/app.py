@@ -148,7 +148,7 @@ class Gateway:
             model = self._model(asks.model_of(body))
             if not model.generates:
                 raise _wrong_kind(model, "generates no text; use /v1/embeddings")
-            wanted = read(body, model.spec.generation or Generation())
+            wanted = read(body, model.spec.limits)
             shape = replies.ReplyShape(
                 f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}",
                 model.spec.name,

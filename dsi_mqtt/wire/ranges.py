@@ -24,7 +24,14 @@ from dsi_mqtt.core.deployment import (
     SplitPart,
 )
 from dsi_mqtt.core.model import UNITS_MAX, ModelGraph, Tie, Unit, UnitRange, Vocabulary
-from dsi_mqtt.core.node import Capabilities, DataBroker, HoldingReport, Leader, NodeStatus
+from dsi_mqtt.core.node import (
+    Capabilities,
+    DataBroker,
+    HoldingReport,
+    Leader,
+    ModelReport,
+    NodeStatus,
+)
 from dsi_mqtt.core.request import Redelivery
 from dsi_mqtt.core.table import (
     EPOCH_MAX,
@@ -97,6 +104,7 @@ _FIGURES: Final[Mapping[type, Mapping[str, Bounds]]] = {
     },
     Vocabulary: {"context": _COUNT, "size": _COUNT},
     Tie: {"weight_bytes": _BYTES},
+    ModelReport: {"cache_bytes": _BYTES},
     HoldingReport: {"weight_bytes": _BYTES},
     NodeStatus: {"pid": _COUNT},
     # --- tables
@@ -153,7 +161,7 @@ _FIGURES: Final[Mapping[type, Mapping[str, Bounds]]] = {
     },
     # --- the rest
     Leader: {"term": _TERM, "beat": _NUMBER},
-    Redelivery: {"count": _COUNT},
+    Redelivery: {"count": _COUNT, "position": _COUNT},
     DataBroker: {"data_port": Bounds(low=1, high=65535)},
 }
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dsi_mqtt.core import events as ev
-from dsi_mqtt.core.deployment import Deployment, Generation
+from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.effects import CloseSessions, Compute
 from dsi_mqtt.core.message import Failure
 from dsi_mqtt.core.model import ModelSpec, UnitRange
@@ -50,9 +50,7 @@ class EngineHost:
 
     def open(self, deployment: Deployment) -> None:
         name, model = deployment.name, self._local(deployment.model)
-        generation = None
-        if deployment.kind == "generation":
-            generation = deployment.generation or Generation()
+        generation = deployment.limits if deployment.kind == "generation" else None
         thread = self._threads.of(name)
 
         def work() -> Engine:

@@ -178,7 +178,7 @@ def test_deploying_over_another_says_what_changes(
     assert (other.code, other.out) == (0, "")
     assert other.err == (
         "note: echo replaces the one that was deployed: "
-        "sla.deadline_ms 10000.0 → 500.0, policy.forbid [] → [old]\n"
+        "sla.deadline_ms none → 500.0, policy.forbid [] → [old]\n"
     )
 
 

@@ -38,9 +38,11 @@ ON_C = make_table((A, (0, 3)), (C, (3, 6)), epoch=2)
 class Desk:
     """A door on node a, with what it asked for sorted by kind, since the last look."""
 
-    def __init__(self, table: Table | None = ON_B, spec: Deployment | None = None) -> None:
+    def __init__(
+        self, table: Table | None = ON_B, spec: Deployment | None = None, door: Member = A
+    ) -> None:
         self.peers = Peers()
-        self.door = Door(*A, spec or make_spec(), self.peers, count(1))
+        self.door = Door(*door, spec or make_spec(), self.peers, count(1))
         self.now = 0.0
         self.effects: Effects = []
         if table is not None:
@@ -70,11 +72,11 @@ class Desk:
         return self.do(self.door.broke(replace(about, kind=kind), self.now))
 
     def done(self, about: Header, body: bytes = b"result") -> Desk:
-        return self.do(self.door.answered(make_done(about, body), self.now))
+        return self.do(self.door.done(make_done(about, body), self.now))
 
     def failed(self, about: Header, failure: Failure) -> Desk:
         done = replace(make_done(about).header, failure=failure)
-        return self.do(self.door.answered(Activation(done), self.now))
+        return self.do(self.door.done(Activation(done), self.now))
 
     def take(self) -> Desk:
         """The broker takes every answer that is out."""

@@ -153,6 +153,8 @@ class Site:
 class Node:
     """One node: the machine, its engine's thread, its connections. A restart is a new life."""
 
+    weight_bytes = 10_000
+
     def __init__(self, site: Site, name: str) -> None:
         self.site = site
         self.name = name
@@ -186,7 +188,7 @@ class Node:
             self.name,
             self.incarnation,
             zone="zone",
-            capabilities=Capabilities(weight_bytes=10_000),
+            capabilities=Capabilities(weight_bytes=self.weight_bytes),
             brokers=BrokerUrls("mqtt://control", "mqtt://data"),
         )
         self.engine, self._engine_free = set(), self.site.now

@@ -17,9 +17,11 @@ import numpy as np
 from dsi_mqtt.core import effects as fx
 from dsi_mqtt.core import events as ev
 from dsi_mqtt.core.activation import TOKENS, Row, Tensor
+from dsi_mqtt.core.attempts import POISON_AT
 from dsi_mqtt.core.client import SendInput
 from dsi_mqtt.core.deployment import Deployment, Generation, Sla
 from dsi_mqtt.core.generation import Partial, Sampling, rolling_hash
+from dsi_mqtt.core.generations import Generations
 from dsi_mqtt.core.message import Failure
 from dsi_mqtt.core.model import ModelSpec, UnitRange
 from dsi_mqtt.core.request import Reply
@@ -81,6 +83,7 @@ class GeneratingNode(Node):
     """A node whose engine keeps sessions. slow_s: what a step takes, if not a chance."""
 
     slow_s: float | None = None
+    weight_bytes = 100_000_000
 
     def __init__(self, site: Site, name: str) -> None:
         super().__init__(site, name)
@@ -133,6 +136,10 @@ class GeneratingNode(Node):
         self._thread(seconds, lambda: self._computed(job))
 
     def _computed(self, job: fx.Compute) -> None:
+        if self.client.is_deadly(job):
+            self.kill(will=True)
+            self.site.after(0.3, self.start)
+            return
         self.computed += 1
         try:
             out = self.model.forward(job.units, job.rows, job.tensors, sampling=job.sampling)
@@ -163,15 +170,22 @@ class GeneratingNode(Node):
         self.texts.pop(effect.request, None)
 
     def _partial(self, effect: fx.PublishPartial) -> None:
-        client = self.site.client
-        assert isinstance(client, GeneratingClient)
-        self.site.after(LINK_S, lambda: client.hear(effect.given.correlation, effect.partial))
+        self.site.after(LINK_S, lambda: self.client.hear(effect.given.correlation, effect.partial))
+
+    @property
+    def client(self) -> GeneratingClient:
+        assert isinstance(self.site.client, GeneratingClient)
+        return self.site.client
 
 
 class GeneratingClient(SimClient):
-    """Streams everything it asks for. tellings: of each input, by take, the tokens heard."""
+    """Streams everything it asks for. tellings: of each input, by take, the tokens heard.
+
+    deadly: of poisonous inputs, the position that ends the node which computes it.
+    """
 
     def __init__(self, site: Site) -> None:
+        self.deadly: dict[bytes, int] = {}
         self.tellings: dict[bytes, dict[int, dict[int, int]]] = {}
         self.completed: dict[bytes, tuple[int, tuple[int, ...]]] = {}
         super().__init__(site)
@@ -184,6 +198,21 @@ class GeneratingClient(SimClient):
         self.tellings[id_] = {}
         self._act(self.pending.submitted(id_, self.site.now + 120.0, self.site.now))
         return id_
+
+    def is_deadly(self, job: fx.Compute) -> bool:
+        """Whether a session reaches its deadly position, in the unit that does not bear it."""
+        running = {
+            name: session.request.given.correlation
+            for node in self.site.alive()
+            for door in node.machine._doors.values()
+            if isinstance(door._runs, Generations)
+            for name, session in door._runs._schedule.running.items()
+        }
+        for row in job.rows:
+            at = self.deadly.get(running.get(row.session) or b"", -1)
+            if row.position <= at < row.position + row.tokens and at % UNITS in job.units:
+                return True
+        return False
 
     def hear(self, id_: bytes | None, partial: Partial) -> None:
         assert id_ is not None
@@ -213,7 +242,10 @@ class GeneratingClient(SimClient):
         self.completed[reply.correlation] = completion.take, completion.tokens
 
     def check(self, *, errors: frozenset[str] = frozenset()) -> None:
-        """One answer for each input: the text of an engine that nothing disturbed."""
+        """One answer for each input: the text of an engine that nothing disturbed.
+
+        What is alone in the chain at three deaths cannot be told from a poisonous input.
+        """
         for id_, outcome in self.outcomes.items():
             assert len(outcome.results) + len(outcome.errors) == 1, f"{outcome}"
             if outcome.results:
@@ -223,7 +255,10 @@ class GeneratingClient(SimClient):
                     asked["prompt"], asked["seed"], most
                 )
             else:
-                assert set(outcome.errors) <= errors, f"{outcome}"
+                deaths = self.site.alone.ended_in_death(outcome.text)
+                deserved = id_ in self.deadly or deaths >= POISON_AT
+                allowed = errors | {"poison"} if deserved else errors
+                assert set(outcome.errors) <= allowed, f"{outcome}, {deaths} deaths alone"
 
 
 def generating_site(seed: int, **options: Any) -> Site:

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dsi_mqtt.core.attempts import Attempts
+from dsi_mqtt.core.generations import Generations
+from dsi_mqtt.core.request import Input
+from dsi_mqtt.core.runs import Runs
 from tests.core.build import Member
 
 if TYPE_CHECKING:
@@ -33,15 +36,11 @@ class AloneRuns:
 
     def look(self, node: Node, now: float) -> None:
         for door in node.machine._doors.values():
-            if not isinstance(door._attempts, Attempts):
+            alone = _alone(door._runs)
+            if alone is None:
                 continue
-            running = list(door._attempts._running.values())
-            if len(running) != 1:
-                continue
-            attempt = running[0].attempt
-            members = attempt.table.members() if attempt else frozenset()
-            text = running[0].given.parsed.body.decode()
-            key = text, node.incarnation, attempt.number if attempt else 0
+            given, number, members = alone
+            key = given.parsed.body.decode(), node.incarnation, number
             first = self._runs[key].first if key in self._runs else now
             self._runs[key] = Run(members | {(node.name, node.incarnation)}, first, now)
 
@@ -58,3 +57,29 @@ class AloneRuns:
             )
             for member, at in self._deaths
         )
+
+
+Alone = tuple[Input, int, frozenset[Member]]
+
+
+def _alone(runs: Runs) -> Alone | None:
+    """The input that is alone in the chain, the number of its run, and who may die of it."""
+    if isinstance(runs, Generations):
+        return _alone_session(runs)
+    assert isinstance(runs, Attempts)
+    running = list(runs._running.values())
+    if len(running) != 1:
+        return None
+    attempt = running[0].attempt
+    members = attempt.table.members() if attempt else frozenset[Member]()
+    return running[0].given, attempt.number if attempt else 0, members
+
+
+def _alone_session(runs: Generations) -> Alone | None:
+    steps = list(runs._steps)
+    if len(steps) == 1 and len(steps[0].rows) == 1:
+        ((session, _),) = steps[0].rows
+        number = int.from_bytes(steps[0].attempt.request[-8:], "big")
+        return session.request.given, number, steps[0].table.members()
+    recorded = [s.request.given for s in runs._sessions.values() if s.request.recorded]
+    return (recorded[0], 0, frozenset()) if len(recorded) == 1 and not steps else None

@@ -20,8 +20,8 @@ def check_step(site: Site, node: Node) -> None:
     """The door's window, suspects alone, and the credit of every edge."""
     worker = node.machine
     for door in worker._doors.values():
-        assert isinstance(door._attempts, Attempts)
-        running = list(door._attempts._running.values())
+        assert isinstance(door._runs, Attempts)
+        running = list(door._runs._running.values())
         assert len(running) <= site.window, "more attempts in the chain than the window allows"
         assert len(running) == 1 or not any(r.suspect for r in running), "a suspect had company"
         assert all((r.attempt is None) == (r.state == "recording") for r in running)
@@ -53,8 +53,8 @@ def check_rest(site: Site) -> None:
         for door in worker._doors.values():
             assert door.idle
             assert not door._by_key
-            assert isinstance(door._attempts, Attempts)
-            assert not len(door._attempts._line)
+            assert isinstance(door._runs, Attempts)
+            assert not len(door._runs._line)
             assert not door._passed_over
             assert not len(door._deaths)
         relay = worker._relay

@@ -33,6 +33,12 @@ def test_each_field_that_changes_is_named_with_both_values() -> None:
     )
 
 
+def test_a_deadline_that_no_file_names_is_longer_for_generations() -> None:
+    assert OLD.deadline_s == 10.0
+    assert replace(OLD, kind="generation").deadline_s == 120.0
+    assert replace(OLD, kind="generation", sla=Sla(deadline_ms=500)).deadline_s == 0.5
+
+
 def test_of_a_long_value_the_end_is_kept() -> None:
     new = replace(OLD, model=replace(OLD.model, path="/" + "x" * 100 + "/minilm"))
     (told,) = differences(OLD, new)

@@ -228,8 +228,8 @@ def test_retries_are_a_share_of_the_answers() -> None:
 
 def test_a_new_table_does_not_fill_the_budget_again() -> None:
     desk = Desk(make_table(window=1, epoch=1))
-    assert isinstance(desk.door._attempts, Attempts)
-    desk.door._attempts._budget._left = 0.0
+    assert isinstance(desk.door._runs, Attempts)
+    desk.door._runs._budget._left = 0.0
     desk.serve(make_table(window=1, epoch=2)).give(make_input(1))
     (header,) = desk.sent()
     assert desk.say("lost", header).codes() == ["unavailable"]
@@ -264,7 +264,7 @@ def test_what_the_model_raised_is_the_answer_and_no_retry() -> None:
 def test_a_result_that_is_no_body_is_an_error_and_raises_nothing() -> None:
     desk = Desk().give(make_input(1))
     (header,) = desk.sent()
-    desk.do(desk.door.answered(Activation(make_done(header).header), desk.now))
+    desk.do(desk.door.done(Activation(make_done(header).header), desk.now))
     assert desk.codes() == ["model_failed"]
 
 

@@ -21,7 +21,21 @@ from tests.core.harness_generation import (
 )
 from tests.core.test_chain import FAULTS, Fault
 
-GENERATION_FAULTS = sorted(set(FAULTS) - {"poison", "raise"})
+# Prompts of so many words, and the position that ends a node: in the first piece of the prompt,
+# in its second, at a later token.
+POISONS = ((3, 1), (300, 280), (20, 23))
+
+
+def poison(site: Site, fault: Fault) -> None:
+    words, at = POISONS[fault.node % len(POISONS)]
+    client = client_of(site)
+    seed = site.rng.randrange(1000)
+    id_ = client.ask("bad " * words, max_tokens=30, seed=seed)
+    client.deadly[id_] = at
+
+
+GENERATION_FAULTS = {**FAULTS, "poison": poison}
+del GENERATION_FAULTS["raise"]
 
 
 def client_of(site: Site) -> GeneratingClient:
@@ -31,7 +45,7 @@ def client_of(site: Site) -> GeneratingClient:
 
 def check_step(site: Site, node: Node) -> None:
     for door in node.machine._doors.values():
-        runs = door._attempts
+        runs = door._runs
         assert isinstance(runs, Generations)
         assert len(runs._schedule.running) <= GENERATION.sessions_max
         stepping = [s for step in runs._steps for s in step.sessions]
@@ -59,7 +73,7 @@ def check_rest(site: Site) -> None:
         assert not relay._jobs._live
         assert not any(relay.sessions().values())
         for door in node.machine._doors.values():
-            runs = door._attempts
+            runs = door._runs
             assert isinstance(runs, Generations)
             assert door.idle
             assert not runs._sessions
@@ -76,7 +90,7 @@ def play(seed: int, faults: list[Fault], inputs: int = 12) -> Site:
     site = generating_site(seed)
     site.check = check_step
     for fault in faults:
-        site.after(fault.at, lambda fault=fault: FAULTS[fault.kind](site, fault))  # type: ignore[misc]
+        site.after(fault.at, lambda fault=fault: GENERATION_FAULTS[fault.kind](site, fault))  # type: ignore[misc]
     client = client_of(site)
     for number in range(inputs):
         words = site.rng.choice([1, 3, 20, 300])
@@ -102,7 +116,7 @@ def test_without_faults_texts_are_those_of_one_engine_and_nothing_is_retried(see
     faults=st.lists(
         st.builds(
             Fault,
-            kind=st.sampled_from(GENERATION_FAULTS),
+            kind=st.sampled_from(sorted(GENERATION_FAULTS)),
             at=st.floats(0.0, 9.0),
             node=st.integers(0, 99),
         ),
@@ -113,9 +127,38 @@ def test_every_generation_ends_with_its_text_and_no_cache_is_left(
     seed: int, faults: list[Fault]
 ) -> None:
     site = play(seed, faults)
-    errors = frozenset({"poison", "unavailable"}) if site.deaths >= 3 else frozenset()
+    errors = frozenset({"unavailable"}) if site.deaths >= 3 else frozenset[str]()
     client_of(site).check(errors=errors)
     check_rest(site)
+
+
+@pytest.mark.parametrize("beside", [0, 3])
+@pytest.mark.parametrize("place", range(len(POISONS)))
+def test_a_poisonous_generation_ends_few_nodes_wherever_it_is_deadly(
+    place: int, beside: int
+) -> None:
+    """Three, one where it had company, and one where its door dies of a token it has yet to draw.
+
+    Such a token may never come, for the text may end before.
+    """
+    ended = []
+    for seed in range(5):
+        site = generating_site(seed)
+        site.check = check_step
+        client = client_of(site)
+        for _ in range(beside):
+            client.ask("w1", max_tokens=30)
+        poison(site, Fault("poison", 0.0, place))
+        for _ in range(beside):
+            client.ask("w2", max_tokens=30)
+        (outcome,) = (client.outcomes[id_] for id_ in client.deadly)
+        assert site.run_until(lambda outcome=outcome: outcome.settled, 130.0)  # type: ignore[misc]
+        assert site.deaths <= 5
+        ended += outcome.errors
+        come_to_rest(site)
+        client.check()
+        check_rest(site)
+    assert "poison" in ended
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -1,143 +1,34 @@
-"""A door's generations, step by step: who is let in, what is fed, what follows from evidence."""
+"""A door's generations, step by step: who is let in, what is fed, who leaves."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
-from dsi_mqtt.core.activation import JSON, TOKENS, Row, Tensor
-from dsi_mqtt.core.deployment import Deployment, Generation
 from dsi_mqtt.core.effects import (
-    Effects,
     PublishPartial,
-    PublishReply,
-    ReadPrompt,
     Transmit,
-    WriteRecord,
     WriteText,
 )
-from dsi_mqtt.core.events import PartialTaken, PromptRead, TextWritten
-from dsi_mqtt.core.generation import Completion, Partial, rolling_hash
-from dsi_mqtt.core.generations import UNHEARD_S
-from dsi_mqtt.core.message import WORK, Activation, Failure, Header
-from dsi_mqtt.core.model import ModelGraph, Unit, Vocabulary
+from dsi_mqtt.core.events import PartialTaken
+from dsi_mqtt.core.generation import rolling_hash
 from dsi_mqtt.core.promises import BACK_S
-from dsi_mqtt.core.request import Input, ParsedInput
-from dsi_mqtt.core.session import PIECE_TOKENS
-from dsi_mqtt.core.table import Table
-from dsi_mqtt.wire.asks import read_ask
-from tests.core.build import NAME, A, B, C, make_input, make_spec, make_table
+from dsi_mqtt.core.session import SLICE_TOKENS, UNHEARD_S
+from tests.core.build import NAME, make_input, make_spec
 from tests.core.desk import Desk
-
-ON_B = make_table((A, (0, 3)), (B, (3, 6)), epoch=1)
-ON_C = make_table((A, (0, 3)), (C, (3, 6)), epoch=2)
-END = 2
-STATE_BYTES = 1024
-GRAPH = ModelGraph(
-    "m1",
-    "fake",
-    tuple(Unit(f"u{i}", 10, 1.0, 4, STATE_BYTES) for i in range(6)),
-    vocabulary=Vocabulary(1000, 100, (END,)),
+from tests.core.desk_generation import (
+    END,
+    Desk2,
+    asking,
+    fed,
+    headers,
+    places,
+    spec,
+    started,
+    ticking,
 )
-
-
-def spec(**limits: object) -> Deployment:
-    generation = replace(Generation(context=1000, max_tokens=5, idle_s=30.0), **limits)  # type: ignore[arg-type]
-    return replace(make_spec(max_bytes=100_000), kind="generation", generation=generation)
-
-
-def asking(number: int, *, device: str = "cam", duplicate: bool = False, **ask: object) -> Input:
-    body = json.dumps({"prompt": [50 + number], "temperature": 0, **ask}).encode()
-    given = make_input(number, device=device, duplicate=duplicate)
-    return replace(given, parsed=ParsedInput(None, JSON, body), nbytes=len(body))
-
-
-class Desk2(Desk):
-    """A door of generations, whose prompts are token ids and whose tokens read " 7"."""
-
-    def __init__(self, table: Table | None = ON_B, **limits: object) -> None:
-        super().__init__(table, spec(**limits))
-        self.do(self.door.model_is(GRAPH, self.now))
-
-    def do(self, effects: Effects) -> Desk2:
-        super().do(effects)
-        for effect in effects:
-            if isinstance(effect, ReadPrompt):
-                ask = read_ask(effect.parsed.body, effect.limits)
-                assert isinstance(ask.prompt, tuple)
-                tokens = tuple(token for token in ask.prompt if isinstance(token, int))
-                read = PromptRead(NAME, effect.request, ask, tokens)
-                self.do(self.door.prompt_read(read, self.now))
-        return self
-
-    def write(self) -> Desk2:
-        """Every text that is to be written is."""
-        for effect in [e for e in self.effects if isinstance(e, WriteText)]:
-            self.effects.remove(effect)
-            text = "".join(f" {token}" for token in effect.tokens)
-            told = TextWritten(NAME, effect.request, len(effect.tokens), text, effect.last)
-            self.do(self.door.text_written(told, self.now))
-        return self
-
-    def steps(self) -> list[Activation]:
-        found = [
-            e.activation
-            for e in self.effects
-            if isinstance(e, Transmit) and e.activation.header.kind in WORK
-        ]
-        self.effects = [
-            e for e in self.effects if not (isinstance(e, Transmit) and e.activation in found)
-        ]
-        return found
-
-    def step(self) -> Activation:
-        (only,) = self.steps()
-        return only
-
-    def drawn(self, step: Activation, *tokens: int) -> Desk2:
-        """The head answers a step."""
-        data = np.array(tokens or [-1] * len(step.header.rows), "<i8")
-        done = replace(step.header, kind="done", source="s1", target="door")
-        tensor = Tensor(TOKENS, "int64", data.shape, data.tobytes())
-        return self.do(self.door.answered(Activation(done, (tensor,)), self.now))
-
-    def stale(self, step: Activation, *have: Row) -> Desk2:
-        return self.do(self.door.broke(replace(step.header, kind="stale", rows=have), self.now))
-
-    def lost(self, step: Activation) -> Desk2:
-        return self.do(self.door.broke(replace(step.header, kind="lost"), self.now))
-
-    def partials(self) -> list[Partial]:
-        return [e.partial for e in self.effects if isinstance(e, PublishPartial)]
-
-    def completions(self) -> list[Completion]:
-        replies = [e.reply for e in self.effects if isinstance(e, PublishReply)]
-        return [reply.completion for reply in replies if reply.completion is not None]
-
-
-def ticking(desk: Desk, seconds: float) -> Sequence[str]:
-    """Time goes by as in a node that does not stand still; the errors told by then."""
-    for _ in range(round(seconds * 10)):
-        desk.wait(0.1)
-    return desk.codes()
-
-
-def fed(step: Activation) -> list[int]:
-    return [int(token) for token in np.frombuffer(step.tensors[0].data, "<i8")]
-
-
-def places(step: Activation) -> list[tuple[int, int]]:
-    return [(row.position, row.tokens) for row in step.header.rows]
-
-
-def headers(effects: Effects, kind: str) -> list[Header]:
-    sent = [e.activation.header for e in effects if isinstance(e, Transmit)]
-    return [header for header in sent if header.kind == kind]
-
 
 # --- the life of one --------------------------------------------------------------------------
 
@@ -170,7 +61,7 @@ def test_a_prompt_is_fed_and_each_token_after_it_until_the_end() -> None:
     assert desk.door.idle
 
 
-def test_a_long_prompt_comes_in_pieces_and_only_the_last_is_sampled() -> None:
+def test_a_long_prompt_comes_in_slices_and_only_the_last_is_sampled() -> None:
     desk = Desk2().give(asking(1, prompt=list(range(3, 3 + 90)) * 6))
     assert isinstance(desk, Desk2)
     seen = []
@@ -181,11 +72,11 @@ def test_a_long_prompt_comes_in_pieces_and_only_the_last_is_sampled() -> None:
         if len(seen) == 3:
             break
     assert seen == [
-        ((0, PIECE_TOKENS), False),
-        ((PIECE_TOKENS, PIECE_TOKENS), False),
-        ((2 * PIECE_TOKENS, 540 - 2 * PIECE_TOKENS), True),
+        ((0, SLICE_TOKENS), False),
+        ((SLICE_TOKENS, SLICE_TOKENS), False),
+        ((2 * SLICE_TOKENS, 540 - 2 * SLICE_TOKENS), True),
     ]
-    # The head owes a token behind the last piece.
+    # The head owes a token behind the last slice.
     assert desk.codes() == ["model_failed"]
 
 
@@ -253,19 +144,6 @@ def test_the_noise_of_an_input_is_the_same_in_every_telling() -> None:
 # --- company ----------------------------------------------------------------------------------
 
 
-def started(desk: Desk2, many: int) -> list[Activation]:
-    """So many sessions that have their first token; what is in the chain then."""
-    inputs = [asking(n, prompt=[50 + n, 9], max_tokens=500) for n in range(1, many + 1)]
-    desk.give(*inputs)
-    chain = desk.steps()
-    while sum(len(step.header.rows) for step in chain if step.header.kind == "decode") < many:
-        step = next((s for s in chain if s.header.kind == "prefill"), chain[0])
-        chain.remove(step)
-        desk.drawn(step, *([40] * len(step.header.rows)))
-        chain += desk.steps()
-    return chain
-
-
 def test_as_many_steps_are_in_the_chain_as_it_has_nodes_each_with_its_share() -> None:
     desk = Desk2()
     first, second = started(desk, 6)
@@ -303,9 +181,9 @@ def test_more_than_all_places_is_refused_at_once_and_the_queue_moves_up() -> Non
 
 
 def test_caches_that_do_not_fit_wait_and_those_that_never_will_are_refused() -> None:
-    # A node holds three units of 1 KiB a position: 341 positions in one MiB.
+    # A node holds three units of 1 KiB a position: 256 positions in one MiB, and one unit growing.
     desk = Desk2(kv_mib_max=1)
-    desk.give(asking(1, max_tokens=300), asking(2, max_tokens=300), asking(3, max_tokens=900))
+    desk.give(asking(1, max_tokens=200), asking(2, max_tokens=200), asking(3, max_tokens=256))
     step = desk.step()
     assert fed(step) == [51]
     desk.drawn(step, END).write().take()
@@ -333,110 +211,36 @@ def test_what_a_device_says_next_goes_on_where_its_cache_ends() -> None:
     assert places(desk.step()) == [(0, 6)]
 
 
-# --- evidence ---------------------------------------------------------------------------------
-
-
-def test_a_segment_that_lacks_positions_is_fed_them_and_the_text_goes_on() -> None:
-    desk = Desk2().give(asking(1, prompt=[5, 6, 7]))
-    assert isinstance(desk, Desk2)
-    desk.drawn(desk.step(), 40)
-    step = desk.step()
-    desk.stale(step, Row(step.header.rows[0].session, 1, 0))
-    again = desk.step()
-    assert (places(again), fed(again)) == ([(1, 3)], [6, 7, 40])
-    assert again.header.request != step.header.request
-    desk.drawn(step, 99)  # the old step's answer, too late
-    desk.drawn(again, 41)
-    assert fed(desk.step()) == [41]
-
-
-def test_only_those_who_lack_positions_go_back() -> None:
+def test_one_who_goes_on_with_a_cache_runs_on_when_the_text_before_is_written() -> None:
     desk = Desk2()
-    first, _ = started(desk, 4)
-    short, *others = [row.session for row in first.header.rows]
-    desk.stale(first, Row(short, 0, 0))
-    later = {row.session: row for step in desk.steps() for row in step.header.rows}
-    assert later[short].position == 0
-    assert all(later[name].position > 0 for name in others if name in later)
+    desk.give(asking(1, prompt=[5, 6], max_tokens=1), asking(2, prompt=[5, 6, 7]))
+    first, second = desk.steps()
+    desk.drawn(second, END).drawn(first, 40)  # both have ended, and neither text is written
+    desk.give(asking(3, prompt=[5, 6, 7, 8]))
+    (step,) = desk.steps()
+    assert places(step) == [(3, 1)]
+    desk.write()
+    for token in (41, 42):
+        step = desk.drawn(step, token).step()
+    assert desk.codes() == ["ok", "ok"]
 
 
-def test_a_lost_step_runs_again_and_not_for_ever() -> None:
-    desk = Desk2().give(asking(1))
-    assert isinstance(desk, Desk2)
-    tries = 0
-    while steps := desk.steps():
-        tries += 1
-        desk.lost(steps[0])
-    assert tries == 5
-    assert desk.codes() == ["unavailable"]
+def test_a_cache_that_is_to_be_used_again_is_dropped_last() -> None:
+    # Each is allotted 64 positions; the fourth 256, which are all there is room for.
+    desk = Desk2(kv_mib_max=1)
+    for number, first in enumerate((5, 6, 7), 1):
+        desk.give(asking(number, prompt=[first, 1, 2], max_tokens=1))
+        desk.drawn(desk.step(), 40).write().take()
+    desk.give(asking(4, prompt=[5, 1, 2, 9], max_tokens=250))
+    assert places(desk.step()) == [(3, 1)]
 
 
-def test_a_node_that_left_the_table_is_asked_later_and_later() -> None:
-    desk = Desk2().give(asking(1))
-    assert isinstance(desk, Desk2)
-    for wait in (0.2, 0.4, 0.8):
-        desk.stale(desk.step())
-        assert desk.wait(wait - 0.01).sent("prefill") == []
-        desk.wait(0.02)
-    assert desk.codes() == []
-
-
-def test_of_several_in_a_failed_step_only_the_one_at_fault_ends() -> None:
-    desk = Desk2()
-    first, second = started(desk, 4)
-    rows = first.header.rows
-    assert len(rows) == 2
-    failure = Failure("model_failed", "it raised")
-    desk.do(desk.door.answered(Activation(replace(first.header, kind="done", failure=failure)), 0))
-    alone = [step for step in desk.steps() if len(step.header.rows) == 1]
-    assert alone[0].header.rows[0].session in {row.session for row in rows}
-    desk.do(
-        desk.door.answered(Activation(replace(alone[0].header, kind="done", failure=failure)), 0)
-    )
-    assert desk.codes() == ["model_failed"]
-    desk.drawn(second, 41, 41)
-    assert desk.codes() == ["model_failed"]
-
-
-def test_after_a_death_each_runs_alone_until_it_has_passed() -> None:
-    desk = Desk2()
-    first, second = started(desk, 4)
-    desk.hear(("b", "b2"))
-    assert desk.steps() == []
-    desk.serve(ON_C).retain()
-    for _ in range(4):
-        step = desk.step()
-        assert len(step.header.rows) == 1, "a suspect had company"
-        desk.drawn(step, 41).retain()
-    steps = desk.steps()
-    assert sum(len(step.header.rows) for step in steps) == 4
-    assert {first.header.stamp, second.header.stamp} == {ON_B.stamp}
-    assert all(step.header.stamp == ON_C.stamp for step in steps)
-    # That each ran alone is retained no more: they were not at fault.
-    assert desk.records() == ["0+", "0"] * 4
-
-
-def test_a_session_that_ends_three_nodes_is_poison() -> None:
-    desk = Desk2().give(asking(1))
-    assert isinstance(desk, Desk2)
-    for life, table in enumerate((ON_C, ON_B, ON_C), start=2):
-        desk.step()
-        member = "b" if table is ON_C else "c"
-        desk.hear((member, f"{member}{life}"))
-        fresh = ("c", f"c{life}") if table is ON_C else ("b", f"b{life}")
-        desk.hear(fresh)
-        desk.serve(make_table((A, (0, 3)), (fresh, (3, 6)), epoch=life)).retain()
-    assert desk.codes() == ["poison"]
-
-
-def test_a_redelivered_input_is_recorded_before_it_runs_as_a_higher_take() -> None:
-    desk = Desk2().give(asking(1, duplicate=True))
-    assert isinstance(desk, Desk2)
-    assert desk.steps() == []
-    assert [e.record.door for e in desk.effects if isinstance(e, WriteRecord)] == ["a1"]
-    take = desk.retain().step().header.rows[0].take  # type: ignore[attr-defined]
-    later = Desk2(ON_C).give(asking(1, duplicate=True)).retain()
-    assert later.step().header.rows[0].take > take  # type: ignore[attr-defined]
+def test_a_cache_counts_as_what_it_once_held() -> None:
+    desk = Desk2(kv_mib_max=1)
+    desk.give(asking(1, prompt=[5] * 250, max_tokens=1))
+    desk.drawn(desk.step(), 40).write().take()
+    desk.give(asking(2, prompt=[5, 9], max_tokens=1), asking(3, device="b", prompt=[7]))
+    assert [fed(step) for step in desk.steps()] == [[9]], "both at once are more than the bound"
 
 
 # --- devices that leave -----------------------------------------------------------------------
@@ -487,9 +291,7 @@ def test_a_stream_that_nobody_hears_ends_after_a_while() -> None:
     request = make_input(1).request
 
     def taken(*, heard: bool) -> Sequence[str]:
-        return desk.do(
-            desk.door.partial_taken(PartialTaken(NAME, request, heard), desk.now)
-        ).codes()
+        return desk.do(desk.door.text_event(PartialTaken(NAME, request, heard), desk.now)).codes()
 
     assert taken(heard=False) == []
     desk.now += UNHEARD_S

@@ -9,6 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from dsi_mqtt.core.deployment import Generation, Sla
 from dsi_mqtt.core.effects import (
     CloseModel,
     DropUnits,
@@ -18,7 +19,7 @@ from dsi_mqtt.core.effects import (
     ReportStatus,
 )
 from dsi_mqtt.core.holdings import Holdings
-from dsi_mqtt.core.model import ModelSpec, UnitRange
+from dsi_mqtt.core.model import ModelSpec, Unit, UnitRange, Vocabulary
 from dsi_mqtt.core.table import Stamp, Table
 from tests.core.build import (
     NAME,
@@ -87,6 +88,20 @@ def test_spec_model_and_table_may_come_in_any_order(order: str) -> None:
     assert [e for e in effects if isinstance(e, OpenModel)] == [OpenModel(make_spec())]
 
 
+@pytest.mark.parametrize("changed", ["kind", "context"])
+def test_a_model_is_opened_anew_where_it_is_to_be_opened_otherwise(changed: str) -> None:
+    holdings = Holdings("a", "a1", 1000)
+    before = replace(make_spec(), kind="generation", generation=Generation(context=100))
+    after = make_spec() if changed == "kind" else replace(before, generation=Generation(context=9))
+    holdings.spec_arrived(before)
+    holdings.model_opened(NAME, make_graph())
+    same = replace(before, generation=Generation(context=100, max_tokens=3), sla=Sla(latency_ms=1))
+    assert not [e for e in holdings.spec_arrived(same) if isinstance(e, OpenModel)]
+    effects = holdings.spec_arrived(after)
+    assert [e for e in effects if isinstance(e, OpenModel)] == [OpenModel(after)]
+    assert CloseModel(NAME) in effects
+
+
 def test_segments_load_one_at_a_time() -> None:
     holdings = opened()
     table = make_table((A, (0, 2)), (A, (2, 4)), (B, (4, 6)))
@@ -135,6 +150,23 @@ def test_units_that_two_tables_share_are_loaded_once_and_kept() -> None:
     holdings.units_loaded(NAME, UnitRange(5, 6), 1.0)
     holdings.document_arrived(NAME, document(new))
     assert not drops(holdings.oldest_in_use(NAME, new.stamp))
+
+
+def test_caches_are_kept_free_where_a_part_of_their_model_is_held() -> None:
+    unit = Unit("u", 10, 1.0, 4, state_bytes=1)
+    graph = replace(make_graph(), units=(unit,) * 6, vocabulary=Vocabulary(64, 9))
+    # Two sessions of 64 positions in six units, and one unit growing.
+    spec = replace(
+        make_spec(), kind="generation", generation=Generation(context=64, sessions_max=1)
+    )
+    for cap, state in ((30 + 2 * 384 + 64, "loading"), (30 + 2 * 384 + 63, "failed")):
+        holdings = Holdings("a", "a1", cap)
+        holdings.spec_arrived(spec)
+        holdings.model_opened(NAME, graph)
+        holdings.document_arrived(NAME, document(MINE))
+        assert states(holdings) == {(1, "s0"): state}
+        (report,) = holdings.model_reports()
+        assert report.cache_bytes == 2 * 384 + 64
 
 
 def test_what_does_not_fit_beside_what_has_to_stay_fails_with_a_sentence() -> None:

@@ -9,7 +9,14 @@ from dataclasses import replace
 import pytest
 
 from dsi_mqtt.core.activation import Row
-from dsi_mqtt.core.jobs import ANSWER_BYTES_KEPT, ANSWERS_KEPT, REMEMBERED, Job, Jobs
+from dsi_mqtt.core.jobs import (
+    ANSWER_BYTES_KEPT,
+    ANSWERS_KEPT,
+    DEPLOYMENTS_REMEMBERED,
+    REMEMBERED,
+    Job,
+    Jobs,
+)
 from dsi_mqtt.core.message import Activation, Header, HopStamp
 from tests.core.build import make_table, make_work
 
@@ -42,6 +49,28 @@ def test_what_is_remembered_of_an_attempt_is_not_what_its_header_bore() -> None:
     ended = jobs.get(long_header(7))
     assert ended is not None
     assert (ended.phase, ended.header.request) == ("cancelled", long_header(7).request)
+
+
+def ended(jobs: Jobs, deployment: str, number: int) -> None:
+    header = replace(make_work(make_table(), "s0", number).header, deployment=deployment)
+    jobs.end(Job(0, Activation(header), 0.0), "sent")
+
+
+def test_many_attempts_of_one_deployment_push_out_none_of_another() -> None:
+    jobs = Jobs()
+    ended(jobs, "slow", 1)
+    for number in range(REMEMBERED + 10):
+        ended(jobs, "fast", number)
+    header = make_work(make_table(), "s0", 1).header
+    assert jobs.get(replace(header, deployment="slow")) is not None
+    assert jobs.get(replace(header, deployment="fast")) is None
+
+
+def test_names_that_strangers_give_are_not_all_remembered() -> None:
+    jobs = Jobs()
+    for number in range(DEPLOYMENTS_REMEMBERED + 10):
+        ended(jobs, f"d{number}", 1)
+    assert len(jobs._ended) == DEPLOYMENTS_REMEMBERED
 
 
 @pytest.mark.usefixtures("traced")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import count
 
 from hypothesis import given
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 
 from dsi_mqtt.core.activation import Row
 from dsi_mqtt.core.effects import CloseSessions, Effects, Transmit
-from dsi_mqtt.core.leases import SILENT_S, TELL_S, TELL_SOON_S, HeldSessions, Tellings
+from dsi_mqtt.core.leases import CALL_S, CALL_SOON_S, SILENT_S, HeldSessions, Living, Roll
 from dsi_mqtt.core.message import Header
 from tests.core.build import NAME, A, B, make_table
 
@@ -18,31 +19,50 @@ def told(effects: Effects) -> list[tuple[str, Header]]:
     return [(e.receiver, e.activation.header) for e in effects if isinstance(e, Transmit)]
 
 
+def call(roll: Roll, rows: Sequence[Row], now: float) -> Effects:
+    return roll.tick(lambda: (tuple(rows), [TABLE]), now)
+
+
 def closed(effects: Effects) -> set[str]:
     return {name for e in effects if isinstance(e, CloseSessions) for name in e.sessions}
 
 
 def test_each_node_is_told_once_a_second_and_sooner_when_a_session_has_ended() -> None:
-    tellings = Tellings(NAME, A, count(1))
-    live = [Row(tellings.name_next(), 5)]
-    first = told(tellings.tick(live, [TABLE], 0.0))
+    roll = Roll(NAME, A, count(1))
+    live = [Row(roll.name_next(), 5)]
+    first = told(call(roll, live, 0.0))
     assert sorted(receiver for receiver, _ in first) == ["a", "b"]
     assert all(header.rows == tuple(live) for _, header in first)
-    assert tellings.tick(live, [TABLE], TELL_S - 0.1) == []
-    assert told(tellings.tick(live, [TABLE], TELL_S))
-    tellings.changed = True
-    assert tellings.tick([], [TABLE], TELL_S + TELL_SOON_S - 0.1) == []
-    assert told(tellings.tick([], [TABLE], TELL_S + TELL_SOON_S))
+    assert call(roll, live, CALL_S - 0.1) == []
+    assert told(call(roll, live, CALL_S))
+    roll.changed = True
+    assert call(roll, [], CALL_S + CALL_SOON_S - 0.1) == []
+    assert told(call(roll, [], CALL_S + CALL_SOON_S))
 
 
 def test_the_telling_goes_on_a_while_and_then_is_quiet() -> None:
-    tellings = Tellings(NAME, A, count(1))
-    assert tellings.tick([], [TABLE], 0.0) == []
-    live = [Row(tellings.name_next(), 5)]
-    tellings.tick(live, [TABLE], 1.0)
-    assert told(tellings.tick([], [TABLE], 2.0))
-    assert told(tellings.tick([], [TABLE], SILENT_S))
-    assert tellings.tick([], [TABLE], 2.0 + 2 * SILENT_S) == []
+    roll = Roll(NAME, A, count(1))
+    assert call(roll, [], 0.0) == []
+    live = [Row(roll.name_next(), 5)]
+    call(roll, live, 1.0)
+    assert told(call(roll, [], 2.0))
+    assert told(call(roll, [], SILENT_S))
+    assert call(roll, [], 2.0 + 2 * SILENT_S) == []
+
+
+def test_who_lives_is_asked_only_when_it_is_time() -> None:
+    asked = 0
+
+    def living() -> Living:
+        nonlocal asked
+        asked += 1
+        return (), [TABLE]
+
+    roll = Roll(NAME, A, count(1))
+    for tick in range(40):
+        roll.tick(living, tick * 0.05)
+        roll.changed |= tick == 0
+    assert asked <= 4, "made up at every tick"
 
 
 @given(
@@ -56,12 +76,12 @@ def test_a_node_keeps_what_lives_or_began_later(
     held = HeldSessions()
     held.begun(NAME, [Row(f"a1.{number}") for number in begun], 0.0)
     held.begun(NAME, [Row("b1.1")], 0.0)
-    tellings = Tellings(NAME, A, iter([newest]))
-    tellings.name_next()
-    tellings.changed = True
+    roll = Roll(NAME, A, iter([newest]))
+    roll.name_next()
+    roll.changed = True
     rows = [Row(f"a1.{number}") for number in live]
-    header = next(h for r, h in told(tellings.tick(rows, [TABLE], 0.0)) if r == "b")
-    gone = closed(held.told(header, 1.0))
+    header = next(h for r, h in told(call(roll, rows, 0.0)) if r == "b")
+    gone = closed(held.called(header, 1.0))
     assert gone == {f"a1.{n}" for n in begun if n not in live and n <= newest}
     assert held.counts() == {NAME: len(begun) - len(gone) + 1}
 

@@ -8,7 +8,9 @@ from dataclasses import replace
 
 from hypothesis import event, given, settings
 
-from dsi_mqtt.core.plan import Plan, check
+from dsi_mqtt.core.deployment import Deployment
+from dsi_mqtt.core.model import ModelGraph, ModelSpec, Unit
+from dsi_mqtt.core.plan import Infeasible, Plan, check, plan
 from dsi_mqtt.core.profile import Link, NodeView
 from tests.core.plan_cases import (
     MIB,
@@ -87,3 +89,12 @@ def remedied(case: Case, remedy: str) -> Case:
 def _any_zone(case: Case) -> str:
     """Where a node is not told to be in a zone, it may be in any that the door may be in."""
     return next((zone for zone in ZONES if door_ok(case, NodeView("", "", zone, 0, ()))), "")
+
+
+def test_a_remedy_counts_what_caches_take() -> None:
+    graph = ModelGraph("m", "fake", tuple(Unit(f"u{i}", MIB, 1.0, 4) for i in range(4)))
+    node = NodeView("a", "1", "z", 0, (0.0,) * 4, cache_bytes=9 * MIB, overdrawn_bytes=2 * MIB)
+    found = plan(Deployment("d", ModelSpec(tier="fake")), graph, [node])
+    assert isinstance(found, Infeasible)
+    assert "9.0 MiB on each are for caches (generation.kv_mib_max)" in found.message
+    assert found.remedy == "6.0 MiB more of weights on node a"

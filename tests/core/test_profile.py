@@ -189,6 +189,22 @@ def test_other_deployments_take_memory() -> None:
     assert view(small, None, GRAPH, "d").weight_bytes == 0
 
 
+def test_caches_of_this_deployment_and_of_others_take_memory() -> None:
+    graph = ModelGraph("sha256:01", "layer", (Unit("u0", 10 * MIB, 1.0, 1),))
+    status = replace(
+        STATUS,
+        models=(
+            ModelReport("other", graph, cache_bytes=5 * MIB),
+            ModelReport("idle", graph, cache_bytes=7),
+        ),
+        holdings=(holding(UnitRange(0, 1), deployment="other"),),
+    )
+    (seen,) = views([(status, None)], graph, "d", caches=3 * MIB)
+    assert (seen.weight_bytes, seen.cache_bytes) == (GIB - 18 * MIB, 3 * MIB)
+    (seen,) = views([(status, None)], graph, "d", caches=2 * GIB)
+    assert (seen.weight_bytes, seen.overdrawn_bytes) == (0, GIB + 15 * MIB)
+
+
 @pytest.mark.parametrize(
     ("sample", "link"),
     [

@@ -385,7 +385,7 @@ def test_what_is_remembered_is_bounded() -> None:
         bench.relay.work_arrived(activation, 0.0)
         finish_one(bench)
         bench.relay.cancelled(cancel(activation), 0.0)
-    assert len(bench.relay._jobs._ended) == jobs.REMEMBERED
+    assert len(bench.relay._jobs._ended[NAME]) == jobs.REMEMBERED
     assert not bench.relay._jobs._live
 
 

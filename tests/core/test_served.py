@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from dsi_mqtt.core.deployment import Deployment, Policy, Privacy, SplitPart
+from dsi_mqtt.core.deployment import Deployment, Generation, Policy, Privacy, SplitPart
 from dsi_mqtt.core.failures import FORGIVE_S
-from dsi_mqtt.core.model import ModelGraph
+from dsi_mqtt.core.model import ModelGraph, Vocabulary
 from dsi_mqtt.core.served import DESCRIBE_S, SETTLE_S
 from tests.core.orchestra import GRAPH, NAME, SPEC, Node, Site, moving, placed, serving, three
 
@@ -55,6 +55,20 @@ def test_a_node_with_other_weights_takes_no_part() -> None:
     other = ModelGraph("sha256:2", "fake", GRAPH.units)
     site = serving(Node("a", "a1"), Node("b", "b1"), Node("c", "c1", gflops=100, graph=other))
     assert "c" not in dict(placed(site.serve))
+
+
+@pytest.mark.parametrize(("kv_mib_max", "segments"), [(1, 2), (25, 2), (35, 3), (55, 0)])
+def test_room_for_caches_is_kept_on_every_node(kv_mib_max: int, segments: int) -> None:
+    """Each of three nodes may hold 60 MiB, and the six units weigh 10 MiB each."""
+    units = tuple(replace(unit, state_bytes=4096) for unit in GRAPH.units)
+    graph = replace(GRAPH, units=units, vocabulary=Vocabulary(4096, 100))
+    site = Site(*(Node(name, f"{name}1", graph=graph) for name in "abc"))
+    generation = Generation(context=4096, kv_mib_max=kv_mib_max)
+    site.deploy(replace(SPEC, kind="generation", generation=generation))
+    site.until(lambda: NAME in site.documents and site.document.serve is not None)
+    assert len(site.serve.segments) == segments
+    if not segments:
+        assert "generation.kv_mib_max" in (site.serve.reason or "")
 
 
 def test_a_table_serves_only_when_every_part_is_ready() -> None:

@@ -87,7 +87,7 @@ def test_a_node_that_loads_for_ever_is_planned_around() -> None:
     site.until(lambda: NAME in site.documents)
     stuck = placed(site.prepare)[0][0]
     site.nodes[stuck].loads = None
-    patience_s = PREPARE_S + SPEC.sla.deadline_ms / 1000
+    patience_s = PREPARE_S + SPEC.deadline_s
     site.run(patience_s - 5.0)
     assert stuck in dict(placed(site.prepare))
     site.until(lambda: site.serves(*({"a", "b", "c"} - {stuck})), within=10.0)
@@ -98,7 +98,7 @@ def test_a_preparation_that_never_ends_leaves_what_serves_as_it_is() -> None:
     site = serving(Node("a", "a1", gflops=1), spec=moving())
     site.join(Node("b", "b1", gflops=100, loads=None))
     site.until(lambda: site.document.prepare is not None)
-    site.run(PREPARE_S + SPEC.sla.deadline_ms / 1000 + 1.0)
+    site.run(PREPARE_S + SPEC.deadline_s + 1.0)
     assert site.serves("a")
     count = len(site.published)
     site.run(FORGIVE_S / 2)
@@ -108,7 +108,7 @@ def test_a_preparation_that_never_ends_leaves_what_serves_as_it_is() -> None:
 def test_when_nobody_else_can_the_reason_is_that_it_never_loaded() -> None:
     site = Site(Node("a", "a1", loads=None))
     site.deploy()
-    site.run(PREPARE_S + SPEC.sla.deadline_ms / 1000 + 10.0)
+    site.run(PREPARE_S + SPEC.deadline_s + 10.0)
     assert site.serve.state == "unavailable"
     assert site.serve.reason is not None
     assert site.serve.reason.startswith("node a: is not ready after 610 s; ")

@@ -9,6 +9,7 @@ import pytest
 from dsi_mqtt.core import effects as fx
 from dsi_mqtt.core import events as ev
 from dsi_mqtt.core.answers import Deaths
+from dsi_mqtt.core.deployment import Generation
 from dsi_mqtt.core.effects import Effects
 from dsi_mqtt.core.ingress import HAND_OVER_S
 from dsi_mqtt.core.message import Activation, Credit, Header
@@ -105,6 +106,15 @@ def test_a_table_that_comes_before_its_deployment_opens_the_door_with_it() -> No
     node = Node(spec=False)
     assert not of(node.serve(DOOR_HERE), fx.OpenIngress)
     assert of(node.on(ev.SpecArrived(make_spec())), fx.OpenIngress)
+
+
+def test_a_generating_door_may_hold_all_it_serves_and_queues_whatever_its_file_says() -> None:
+    spec = replace(make_spec(), kind="generation")
+    assert spec.generation is None
+    node = Node(spec=False)
+    node.on(ev.SpecArrived(spec))
+    (opening,) = [e for e in node.serve(DOOR_HERE) if isinstance(e, fx.OpenIngress)]
+    assert opening.hold_count > Generation().sessions_max + Generation().queue_max
 
 
 def test_a_prepared_table_opens_no_door() -> None:

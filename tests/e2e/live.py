@@ -42,12 +42,12 @@ from tests.e2e.programs import PATIENCE_S, left_over
 # No node holds more than two and a half of the model's six units of one MiB, and the first two
 # must stay in the city: three segments, whatever the links are like.
 NODES: Final = (
-    SiteNode("city", "city", memory_mib=2.5),
-    SiteNode("north", "roadside", memory_mib=2.5),
-    SiteNode("south", "roadside", memory_mib=2.5),
-    SiteNode("city-spare", "city", memory_mib=2.5, spare=True),
+    SiteNode("city", "city", memory_mib=5.5),
+    SiteNode("north", "roadside", memory_mib=5.5),
+    SiteNode("south", "roadside", memory_mib=5.5),
+    SiteNode("city-spare", "city", memory_mib=5.5, spare=True),
 )
-OPTIONS: Final[dict[str, Any]] = {"units": 6, "unit_ms": 1, "weight_mib": 1}
+OPTIONS: Final[dict[str, Any]] = {"units": 6, "unit_ms": 1, "weight_mib": 2}
 
 
 def deployment(name: str, **changes: Any) -> Deployment:
@@ -80,7 +80,7 @@ def generating(name: str, **changes: Any) -> Deployment:
     changes: as for `deployment`.
     """
     options = {"ends": [3], "weight_mib": 0.01} | changes.pop("options", {})
-    limits = {"context": 256, "max_tokens": 20, "idle_s": 0}
+    limits = {"context": 256, "max_tokens": 20, "idle_s": 0, "kv_mib_max": 1}
     limits |= changes.pop("generation", {})
     split = [
         {"units": "0:2", "nodes": ["city", "city-spare"]},

@@ -49,9 +49,9 @@ def open_generative(
     tokenizer = Path(spec.tokenizer or folder)
     parts = file_parts(folder, (CONFIG, GENERATION_CONFIG))
     parts |= file_parts(tokenizer, (*TOKENIZER_FILES, *TEMPLATE_FILES))
-    graph = describe_generation(
-        model, layout, vocabulary, digest_of(parts | {"weights": weights.digest()})
-    )
+    # Nodes that hold sessions of other lengths are no chain.
+    parts |= {"weights": weights.digest(), "context": str(vocabulary.context)}
+    graph = describe_generation(model, layout, vocabulary, digest_of(parts))
     return GenerationEngine(
         graph,
         model,

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
 
 import torch
 
 from dsi_mqtt.core.activation import Row
 from dsi_mqtt.core.model import UnitRange
+from dsi_mqtt.core.room import allotted
 from dsi_mqtt.errors import SessionStaleError
-
-# Positions of a new store; it grows by doubling, so that a step copies nothing but its own.
-_FIRST_CAPACITY: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +57,7 @@ class Store:
 
     def reserve(self, length: int, held: int) -> None:
         """Room for `length` positions; the first `held` stay."""
-        capacity = max(self.capacity, min(_FIRST_CAPACITY, self._context))
-        while capacity < length:
-            capacity = min(2 * capacity, max(length, self._context))
+        capacity = allotted(length, self._context)
         if capacity > self.capacity:
             self.keys = _grown(self.keys, capacity, held)
             self.values = _grown(self.values, capacity, held)

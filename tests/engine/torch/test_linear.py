@@ -15,7 +15,7 @@ def turned(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> b
     """Whether this machine would find the other way faster, for any number of rows."""
     rows = frozenset(range(2, ROWS_MAX + 1)) if request.param else frozenset()
     monkeypatch.setattr(linear, "_turned", lambda dtype: rows)
-    return request.param
+    return bool(request.param)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 1), (1, 7), (8, 1), (2, 2, 4), (17, 1), (0, 3)])

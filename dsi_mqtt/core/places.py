@@ -1,0 +1,94 @@
+"""The places of a door's sessions: who is let in, and which caches are kept when one has ended.
+
+A session is let in where its caches fit beside those that run and those that are kept idle; these
+make room, last of all the one that it could go on with.
+"""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Final
+
+from dsi_mqtt.core.activation import Row
+from dsi_mqtt.core.deployment import Generation
+from dsi_mqtt.core.effects import Effects
+from dsi_mqtt.core.idle import IdleSession, IdleSessions
+from dsi_mqtt.core.leases import Roll
+from dsi_mqtt.core.model import ModelGraph
+from dsi_mqtt.core.room import CacheRoom
+from dsi_mqtt.core.runs import Calls
+from dsi_mqtt.core.schedule import Schedule
+from dsi_mqtt.core.session import Session
+from dsi_mqtt.core.table import Table
+
+# Texts told on one table before their numbers begin again, so that a later table's take is higher.
+TAKES: Final = 1 << 20
+
+
+class Places:
+    """limits: as the deployment says by now."""
+
+    def __init__(self, limits: Generation, schedule: Schedule, roll: Roll, calls: Calls) -> None:
+        self.limits = limits
+        self._schedule = schedule
+        self._roll = roll
+        self._calls = calls
+        self._idle = IdleSessions()
+        self._takes = count(1)
+
+    def rows(self) -> list[Row]:
+        """What is kept of sessions that have ended."""
+        return self._idle.rows()
+
+    def let_in_all(self, table: Table, graph: ModelGraph, now: float) -> Effects:
+        """Those whose turn it is, while there is room."""
+        effects: Effects = []
+        waiting, running = self._schedule.waiting, self._schedule.running
+        room = CacheRoom(table, graph, self.limits.kv_mib_max) if waiting else None
+        while waiting and room is not None and len(running) < self.limits.sessions_max:
+            first = waiting[0]
+            if not room.fits([first.room]):
+                effects += self._calls.give_up(first.request, room.too_small(first.room), now)
+                continue
+            found = self._idle.best(first.request.given.device, first.tokens)
+            reused, common = found or (None, 0)
+            first.most = max(first.room, reused.most if reused else 0)
+            beside = [session.most for session in running.values()]
+            beside += self._idle.sizes(without=reused)
+            if room.fits([first.most, *beside]):
+                self._let_in(waiting.popleft(), table, reused, common)
+            elif self._idle.drop_oldest(spare=reused) or self._idle.drop_oldest():
+                self._roll.changed = True
+            else:
+                break
+        return effects
+
+    def keep(self, session: Session, now: float) -> None:
+        """It has ended well: its caches are of use for what its device asks next."""
+        tokens = tuple(session.tokens[: session.fed])
+        device = session.request.given.device
+        until = now + self.limits.idle_s
+        self._idle.keep(IdleSession(session.name, device, tokens, until, session.most))
+        while len(self._idle) > self.limits.sessions_max:
+            self._idle.drop_oldest()
+
+    def expire(self, now: float) -> None:
+        """What was kept long enough goes."""
+        self._roll.changed |= self._idle.expire(now)
+
+    def clear(self) -> None:
+        """Nothing that is kept is of use any more."""
+        while self._idle.drop_oldest():
+            self._roll.changed = True
+
+    def _let_in(
+        self, session: Session, table: Table, reused: IdleSession | None, common: int
+    ) -> None:
+        """reused: its caches hold the first `common` positions already."""
+        fresh = self._roll.name_next()
+        session.name, session.fed = fresh, common
+        if reused is not None:
+            self._idle.reuse(reused)
+            session.name = reused.name
+        session.take = table.epoch * TAKES + next(self._takes) % TAKES
+        self._schedule.start(session)

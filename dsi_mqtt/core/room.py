@@ -1,0 +1,93 @@
+"""Bytes that caches of sessions take: what one is allotted, and what a node needs for several.
+
+A cache has room for `ROOM_FIRST` positions at first and for twice as many whenever it is full, up
+to the context. So it may be allotted about twice what it holds; and while the cache of a layer
+grows, what it had is there beside what it gets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from dsi_mqtt.core.deployment import Deployment
+from dsi_mqtt.core.message import Failure
+from dsi_mqtt.core.model import ModelGraph
+from dsi_mqtt.core.table import Table
+
+MIB: Final = 1024 * 1024
+ROOM_FIRST: Final = 64
+
+
+def allotted(positions: int, context: int) -> int:
+    """Positions that a cache has room for when it holds so many."""
+    room = min(ROOM_FIRST, context)
+    while room < positions:
+        room = min(2 * room, max(positions, context))
+    return room
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRoom:
+    """What a node keeps for one position, and in the layer that keeps most of it."""
+
+    position: int
+    layer: int
+
+    def nbytes(self, rooms: Iterable[int]) -> int:
+        """What caches of these positions take at most, one of them growing."""
+        taken = list(rooms)
+        return sum(taken) * self.position + max(taken, default=0) * self.layer
+
+
+def node_room(graph: ModelGraph, units: Iterable[int]) -> NodeRoom:
+    kept = [graph.units[unit].state_bytes for unit in units]
+    return NodeRoom(sum(kept), max(kept, default=0))
+
+
+def table_rooms(graph: ModelGraph, table: Table) -> list[NodeRoom]:
+    """Of each node that computes a part of `table`."""
+    units: dict[str, list[int]] = {}
+    for segment in table.segments:
+        units.setdefault(segment.replicas[0].node, []).extend(range(*segment.units))
+    return [node_room(graph, held) for held in units.values()]
+
+
+class CacheRoom:
+    """Whether caches fit on every node of a table."""
+
+    def __init__(self, table: Table, graph: ModelGraph, kv_mib_max: int) -> None:
+        self._context = graph.vocabulary.context if graph.vocabulary else 0
+        self._nodes = table_rooms(graph, table)
+        self._most_mib = kv_mib_max
+
+    def fits(self, positions: Iterable[int]) -> bool:
+        """positions: that each of the caches is to hold."""
+        return self._mib(positions) <= self._most_mib
+
+    def too_small(self, positions: int) -> Failure:
+        """Why a session of so many positions never fits."""
+        return Failure(
+            "invalid_input",
+            f"prompt and max_tokens would take {self._mib([positions]):.1f} MiB of cache on a "
+            f"node, generation.kv_mib_max is {self._most_mib}; ask for less",
+        )
+
+    def _mib(self, positions: Iterable[int]) -> float:
+        """On the node where they take most."""
+        rooms = [allotted(held, self._context) for held in positions]
+        return max((node.nbytes(rooms) for node in self._nodes), default=0) / MIB
+
+
+def cache_bytes(spec: Deployment, graph: ModelGraph) -> int:
+    """What caches of `spec` may take on one node at most, whichever part of the model it has.
+
+    As many sessions run as are kept idle, each over the whole context; `kv_mib_max` bounds them.
+    """
+    if spec.kind == "one-pass" or graph.vocabulary is None:
+        return 0
+    limits = spec.limits
+    whole = allotted(limits.context, min(limits.context, graph.vocabulary.context))
+    needed = node_room(graph, range(*graph.whole)).nbytes([whole] * (2 * limits.sessions_max))
+    return min(limits.kv_mib_max * MIB, needed)
