@@ -137,7 +137,11 @@ def _deployment(picture: Picture, name: str) -> RenderableType:
     if found.prepare is not None:
         line.append(f"; epoch {found.prepare.epoch} is being prepared", style="yellow")
     if table.forecast is not None:
-        line.append(f"; forecast {table.forecast.p50_ms:.1f} ms without queueing")
+        expected = table.forecast
+        line.append(
+            f"; forecast {expected.p50_ms:.1f} ms, 95 % within {expected.p95_ms:.1f} ms, "
+            f"up to {expected.rate_per_s:.1f}/s"
+        )
     parts: list[RenderableType] = [line]
     if table.segments:
         parts.append(_chain(picture, table))

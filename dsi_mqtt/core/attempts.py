@@ -279,8 +279,8 @@ class Attempts(Runs):
 
 
 def probe_after_s(table: Table) -> float:
-    """An attempt that takes twice its forecast is asked for."""
-    return max(PROBE_AFTER_S, 2 * table.forecast.p95_ms / 1000 if table.forecast else 0.0)
+    """An attempt that takes twice what one takes that waits for none is asked for."""
+    return max(PROBE_AFTER_S, 2 * _forecast_s(table))
 
 
 def _result(given: Input, activation: Activation) -> Reply:

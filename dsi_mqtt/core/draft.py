@@ -12,6 +12,7 @@ from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.model import ModelGraph, UnitRange
 from dsi_mqtt.core.node import NodeStatus
 from dsi_mqtt.core.plan import Plan
+from dsi_mqtt.core.queueing import waiting_s
 from dsi_mqtt.core.schedule import BATCH_MAX
 from dsi_mqtt.core.session import SLICE_TOKENS
 from dsi_mqtt.core.table import (
@@ -27,6 +28,8 @@ from dsi_mqtt.core.table import (
 )
 
 WINDOW: Final = 16
+# Of requests, that the forecast's slower time holds for.
+_SHARE: Final = 0.95
 CREDIT_BYTES: Final = 8 * 1024 * 1024
 # All grants to one node must stay under half of what a broker queues for it (256 MiB); a larger
 # activation passes alone.
@@ -73,7 +76,7 @@ def draft_table(draft: Draft, stamp: Stamp, nodes: Mapping[str, NodeStatus], ses
         segments,
         tuple(_hop(before, after, graph, draft.spec) for before, after in pairwise(segments)),
         brokers,
-        forecast=_forecast(plan),
+        forecast=_forecast(plan, draft.spec),
     )
 
 
@@ -95,11 +98,21 @@ def _brokers(status: NodeStatus) -> BrokerUrls:
     return status.brokers or BrokerUrls("", "")
 
 
-def _forecast(plan: Plan) -> Forecast:
-    """Of requests that do not queue; how they spread is not modelled, so p95 is p50."""
-    latency_ms = plan.latency_s * 1000
-    slowest = max((segment.compute_s for segment in plan.segments), default=0.0)
-    return Forecast(latency_ms, latency_ms, 1 / slowest if slowest > 0 else 0.0)
+def _forecast(plan: Plan, spec: Deployment) -> Forecast:
+    """p50: of a request that waits for none. p95: when they come at random, `sla.rate_per_s`.
+
+    Where more come than the placement can sustain, p95 is the deadline. Of generations both are
+    those of one step, which waits for none.
+    """
+    wait_s = 0.0
+    if spec.kind == "one-pass":
+        wait_s = waiting_s(spec.sla.rate_per_s, plan.busiest_s, _SHARE)
+    longest_s = max(plan.latency_s, spec.deadline_s)
+    return Forecast(
+        plan.latency_s * 1000,
+        min(plan.latency_s + wait_s, longest_s) * 1000,
+        1 / plan.busiest_s if plan.busiest_s > 0 else 0.0,
+    )
 
 
 def places(table: Table) -> tuple[tuple[UnitRange, str], ...]:

@@ -7,6 +7,7 @@ other is faster, or the plan says by how much one might be. The latency model st
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -60,6 +61,8 @@ class Plan:
     optimal: no placement is faster. bound: the share of latency that the best one could save at
         most; 0 when optimal.
     considered: expansions of the search.
+    busiest_s: that one request keeps the busiest node, uplink or downlink busy: its inverse is the
+        rate that the placement can sustain.
     single_node_latency_s: of the best single node that may and can hold everything; None: none.
     meets_sla: the expected latency is within `sla.latency_ms`, or no such target is set.
     """
@@ -69,6 +72,7 @@ class Plan:
     latency_s: float
     access_s: float
     hops: tuple[PlannedHop, ...]
+    busiest_s: float
     optimal: bool
     bound: float
     considered: int
@@ -150,6 +154,7 @@ class _Route:
     hops: tuple[PlannedHop, ...]
     access_ns: float
     latency_ns: float
+    busiest_ns: float
 
     @classmethod
     def of(cls, problem: Problem, path: Path) -> _Route:
@@ -174,7 +179,30 @@ class _Route:
             ),
             access_ns=access,
             latency_ns=access + sum(computes) + sum(hops),
+            busiest_ns=_busiest_ns(problem, door, list(zip(nodes, computes, strict=True)), ends),
         )
+
+
+def _busiest_ns(
+    problem: Problem,
+    door: int,
+    computes: Sequence[tuple[int, float]],
+    ends: Sequence[tuple[int, int, int]],
+) -> float:
+    """Of a node's computing, of what it sends and of what it receives. ends: of hops, with cuts."""
+    busy = Counter[tuple[str, int]]()
+    for node, spent in computes:
+        busy["computes", node] += spent
+    to_door, from_door = (None, door, 0), (door, None, problem.units)
+    for source, target, cut in (*ends, to_door, from_door):
+        if source == target:
+            continue
+        bits = problem.bytes_at[cut] * 8e3
+        if source is not None:
+            busy["sends", source] += bits / problem.nodes[source].link.up_mbit_s
+        if target is not None:
+            busy["receives", target] += bits / problem.nodes[target].link.down_mbit_s
+    return max(busy.values())
 
 
 def _planned(
@@ -193,6 +221,7 @@ def _planned(
         latency_s=route.latency_ns / 1e9,
         access_s=route.access_ns / 1e9,
         hops=route.hops,
+        busiest_s=route.busiest_ns / 1e9,
         optimal=outcome.complete and certain,
         bound=max(0.0, gap),
         considered=outcome.considered,

@@ -115,7 +115,12 @@ class Transfer:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What the planner expects: request latency in ms, requests per second."""
+    """What the planner expects.
+
+    p50_ms: latency of a request that waits for no other. p95_ms: that 95 % stay within when
+    requests come at random, as many as the deployment expects. rate_per_s: the most that can be
+    served for long.
+    """
 
     p50_ms: float
     p95_ms: float

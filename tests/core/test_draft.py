@@ -18,6 +18,7 @@ from dsi_mqtt.core.draft import (
 )
 from dsi_mqtt.core.model import ModelGraph, Unit, UnitRange
 from dsi_mqtt.core.plan import Plan, PlannedHop, PlannedSegment
+from dsi_mqtt.core.queueing import waiting_s
 from dsi_mqtt.core.table import DOOR, Stamp, Table
 from tests.core.orchestra import GRAPH, SPEC, Node
 
@@ -31,6 +32,7 @@ PLAN = Plan(
     latency_s=0.090,
     access_s=0.004,
     hops=(PlannedHop(DOOR, "a", 100, 0.001),),
+    busiest_s=0.040,
     optimal=True,
     bound=0.0,
     considered=1,
@@ -62,10 +64,29 @@ def test_a_table_says_what_was_planned() -> None:
     assert (table.transfers, [segment.standbys for segment in table.segments]) == ((), [()] * 3)
 
 
-def test_a_forecast_is_of_the_plan_and_its_slowest_segment() -> None:
-    forecast = drafted().forecast
+@pytest.mark.parametrize(
+    ("rate", "p95_ms"),
+    [
+        (1.0, 90.0),  # so few wait at all
+        (20.0, 90.0 + 1000 * waiting_s(20.0, 0.040, 0.95)),
+        (25.0, 300.0),  # more than can be served: the deadline
+    ],
+)
+def test_a_forecast_is_of_the_plan_and_of_waits_at_its_busiest_station(
+    rate: float, p95_ms: float
+) -> None:
+    spec = replace(SPEC, sla=replace(SPEC.sla, rate_per_s=rate, deadline_ms=300.0))
+    forecast = drafted(spec).forecast
     assert forecast is not None
-    assert (forecast.p50_ms, forecast.p95_ms, forecast.rate_per_s) == (90.0, 90.0, 25.0)
+    assert (forecast.p50_ms, forecast.rate_per_s) == (90.0, 25.0)
+    assert forecast.p95_ms == pytest.approx(p95_ms)
+
+
+def test_a_step_of_generations_is_forecast_without_waits() -> None:
+    spec = replace(SPEC, kind="generation", sla=replace(SPEC.sla, rate_per_s=24.0))
+    forecast = drafted(spec).forecast
+    assert forecast is not None
+    assert (forecast.p50_ms, forecast.p95_ms) == (90.0, 90.0)
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,30 @@ def test_demo_needs_three_segments() -> None:
     assert planned(found).single_node_latency_s is None
 
 
+def test_the_busiest_station_is_the_node_that_computes_longest() -> None:
+    found = planned(plan(DEMO_DEPLOYMENT, DEMO, demo_nodes(62, 18, 18)))
+    assert found.busiest_s == pytest.approx(3 * 0.002 + 0.0003)
+
+
+def test_the_busiest_station_is_a_link_where_one_is_slow() -> None:
+    slow = replace(demo_nodes(62, 18, 18)[0], link=Link(1.0, 900.0, 0.2))
+    found = planned(plan(DEMO_DEPLOYMENT, DEMO, [slow, *demo_nodes(62, 18, 18)[1:]]))
+    assert found.door == "city"
+    # An activation to the next node, and the answer to its device.
+    assert found.busiest_s == pytest.approx((12_288 + DEMO.result_bytes) * 8e-6)
+
+
+def test_a_node_that_computes_twice_is_busy_twice() -> None:
+    ends = replace(
+        DEPLOYMENT,
+        privacy=Privacy({"0:2": ("city",), "7:8": ("city",)}),
+        policy=Policy(pin={"2:7": "gw-1"}),
+    )
+    found = planned(plan(ends, DEMO, demo_nodes(90, 90, 90)))
+    assert placed(found) == [("0:2", "city"), ("2:7", "gw-1"), ("7:8", "city")]
+    assert found.busiest_s == pytest.approx(max(3 * 0.002 + 2 * 0.0003, 5 * 0.002 + 0.0003))
+
+
 def test_demo_does_not_split_when_one_node_holds_it_all() -> None:
     found = planned(plan(DEMO_DEPLOYMENT, DEMO, demo_nodes(200, 200, 200)))
     assert placed(found) == [("0:8", "city")]
