@@ -68,7 +68,7 @@ def test_a_table_says_what_was_planned() -> None:
     ("rate", "p95_ms"),
     [
         (1.0, 90.0),  # so few wait at all
-        (20.0, 90.0 + 1000 * waiting_s(20.0, 0.040, 0.95)),
+        (15.0, 90.0 + 1000 * waiting_s(15.0, 0.040, 0.95)),
         (25.0, 300.0),  # more than can be served: the deadline
     ],
 )
