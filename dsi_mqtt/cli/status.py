@@ -220,9 +220,11 @@ def _nodes(picture: Picture, now: float) -> RenderableType:
 
 
 def _weights(node: NodeStatus) -> str:
-    held = {(h.deployment, h.units): h.weight_bytes for h in node.holdings}
+    weights = sum(map(node.held_bytes, node.deployments()))
+    caches = sum(map(node.cache_bytes, node.deployments()))
     cap = node.capabilities.weight_bytes if node.capabilities else 0
-    return f"{sum(held.values()) / MIB:.1f} of {cap / MIB:.0f} MiB"
+    kept = f" + {caches / MIB:.0f} caches" if caches else ""
+    return f"{weights / MIB:.1f}{kept} of {round(cap / MIB, 1):g} MiB"
 
 
 def _load(telemetry: Telemetry | None) -> tuple[str, str, str]:

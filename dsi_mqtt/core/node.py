@@ -87,6 +87,22 @@ class NodeStatus:
     def graph(self, deployment: str) -> ModelGraph | None:
         return next((m.graph for m in self.models if m.deployment == deployment), None)
 
+    def deployments(self) -> frozenset[str]:
+        """Those of which it holds weights, or is about to."""
+        return frozenset(h.deployment for h in self.holdings if h.state != "failed")
+
+    def held_bytes(self, deployment: str) -> int:
+        """Of weights. Segments share what they have in common, where the model's graph is known."""
+        held = [h for h in self.holdings if h.deployment == deployment and h.state != "failed"]
+        graph = self.graph(deployment)
+        if graph is None:
+            return sum(holding.weight_bytes for holding in held)
+        return graph.held_bytes(unit for holding in held for unit in range(*holding.units))
+
+    def cache_bytes(self, deployment: str) -> int:
+        """Kept free for caches of its sessions."""
+        return sum(model.cache_bytes for model in self.models if model.deployment == deployment)
+
 
 @dataclass(frozen=True, slots=True)
 class SegmentLoad:

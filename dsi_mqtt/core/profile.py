@@ -21,7 +21,7 @@ from statistics import median
 from typing import Final
 
 from dsi_mqtt.core.model import ModelGraph, Unit, UnitRange
-from dsi_mqtt.core.node import Capabilities, HoldingReport, LinkSample, NodeStatus, Telemetry
+from dsi_mqtt.core.node import Capabilities, LinkSample, NodeStatus, Telemetry
 from dsi_mqtt.errors import ConfigError
 
 GIB: Final = 1 << 30
@@ -276,23 +276,9 @@ def _positive(value: float) -> bool:
 
 
 def _others_bytes(status: NodeStatus, deployment: str) -> int:
-    """Bytes of weights that other deployments hold here, or are about to, and of their caches.
-
-    Segments of one deployment share the units they have in common, where its graph is known.
-    """
-    others: dict[str, list[HoldingReport]] = {}
-    for holding in status.holdings:
-        if holding.deployment != deployment and holding.state != "failed":
-            others.setdefault(holding.deployment, []).append(holding)
-    total = 0
-    for name, holdings in others.items():
-        graph = status.graph(name)
-        total += sum(model.cache_bytes for model in status.models if model.deployment == name)
-        if graph is None:
-            total += sum(holding.weight_bytes for holding in holdings)
-        else:
-            total += graph.held_bytes(u for holding in holdings for u in range(*holding.units))
-    return total
+    """Bytes of weights that other deployments hold here, or are about to, and of their caches."""
+    others = status.deployments() - {deployment}
+    return sum(status.held_bytes(name) + status.cache_bytes(name) for name in others)
 
 
 def _link(sample: LinkSample) -> Link:
