@@ -29,7 +29,7 @@ from dsi_mqtt.cli.watching import Picture, watch
 from dsi_mqtt.core.membership import SILENT_S
 from dsi_mqtt.core.node import DoorLoad, NodeStatus, SegmentLoad, Telemetry
 from dsi_mqtt.core.sizes import MIB
-from dsi_mqtt.core.table import Table
+from dsi_mqtt.core.table import Forecast, Table
 from dsi_mqtt.transport.loop import run
 from dsi_mqtt.wire.topics import Topics
 
@@ -137,17 +137,23 @@ def _deployment(picture: Picture, name: str) -> RenderableType:
     if found.prepare is not None:
         line.append(f"; epoch {found.prepare.epoch} is being prepared", style="yellow")
     if table.forecast is not None:
-        expected = table.forecast
-        line.append(
-            f"; forecast {expected.p50_ms:.1f} ms, 95 % within {expected.p95_ms:.1f} ms, "
-            f"up to {expected.rate_per_s:.1f}/s"
-        )
+        spec = picture.specs.get(name)
+        line.append(_forecast(table.forecast, steps=spec is not None and spec.kind == "generation"))
     parts: list[RenderableType] = [line]
     if table.segments:
         parts.append(_chain(picture, table))
     if table.door is not None:
         parts.append(_door(table.door.node, _door_load(picture, table)))
     return Group(*parts)
+
+
+def _forecast(expected: Forecast, *, steps: bool) -> str:
+    if steps:
+        return f"; forecast {expected.p50_ms:.1f} ms a token"
+    return (
+        f"; forecast {expected.p50_ms:.1f} ms, 95 % within {expected.p95_ms:.1f} ms, "
+        f"up to {expected.rate_per_s:.1f}/s"
+    )
 
 
 def _door(node: str, load: DoorLoad | None) -> Text:

@@ -10,6 +10,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from dsi_mqtt.core.deployment import without_effect
 from dsi_mqtt.core.model import ModelGraph
 from dsi_mqtt.core.plan import Plan, plan
 from dsi_mqtt.core.profile import NodeView
+from dsi_mqtt.core.room import cache_bytes
 from dsi_mqtt.core.site import SiteFile, SiteNode, nodes_without_effect
 from dsi_mqtt.engine.base import Engine
 from dsi_mqtt.engine.select import TierFactory
@@ -29,7 +31,7 @@ from dsi_mqtt.wire.files import read_nodes, read_site
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MIB = 1 << 20
 DEPLOYMENTS = ["hazards.yaml", "04_split_by_hand.yaml", "05_pin.yaml"]
-DEPLOYMENTS += ["07_own_model.yaml", "11_any_module.yaml"]
+DEPLOYMENTS += ["07_own_model.yaml", "11_any_module.yaml", "chat.yaml"]
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +112,21 @@ def test_pinned_units_are_where_they_are_pinned_and_the_forbidden_node_has_none(
 def test_the_nodes_file_takes_the_place_of_the_deployments_own(graph: ModelGraph) -> None:
     chain = parts(placed("hazards.yaml", graph, read_nodes(EXAMPLES / "06_nodes.yaml")))
     assert [node for _, node in chain] == ["hall", "depot"]
+
+
+def test_the_text_model_begins_and_ends_in_the_plant() -> None:
+    (deployment,), site = read_site(EXAMPLES / "chat.yaml")
+    graph = TierFactory().open(deployment.model, deployment.limits).graph
+    caches = cache_bytes(deployment, graph)
+    views = [
+        replace(view, weight_bytes=view.weight_bytes - caches, cache_bytes=caches)
+        for view in (seen(node, graph) for node in nodes_for([deployment], site))
+    ]
+    found = plan(deployment, graph, views)
+    assert isinstance(found, Plan), found
+    chain = parts(found)
+    assert (chain[0], chain[-1]) == (("0:2", "cell"), ("5:6", "cell"))
+    assert {node for _, node in chain} == {"cell", "hall-gw", "yard-gw"}
 
 
 def test_the_model_of_ones_own_is_cut_where_the_file_says(own: Engine) -> None:
