@@ -112,7 +112,6 @@ async def test_up_goes_on_where_it_ended_unless_it_is_to_begin_fresh(tmp_path: P
         return ended.err
 
     assert "note:" not in await told(ECHO)
-    assert "note:" not in await told(ECHO)
     renamed = ECHO.replace("name: echo", "name: other")
     assert "note: echo is still deployed from an earlier run; --fresh" in await told(renamed)
     assert "note:" not in await told(ECHO.replace("weight_mib: 1", "weight_mib: 0.5"), "--fresh")
