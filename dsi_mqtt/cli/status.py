@@ -22,6 +22,7 @@ from dsi_mqtt.cli.common import (
     RootOption,
     control_connection,
     marker,
+    size,
     until_stopped,
 )
 from dsi_mqtt.cli.run_record import run_record
@@ -174,7 +175,7 @@ def _chain(picture: Picture, table: Table) -> RichTable:
                 str(load.requests) if load else "-",
                 str(load.queued) if load else "-",
                 f"{load.compute_ms:.1f} ms" if load and load.compute_ms is not None else "-",
-                _size(load.bytes_out) if load else "-",
+                size(load.bytes_out) if load else "-",
             )
     return shown
 
@@ -185,13 +186,6 @@ def _columns(*names: str) -> RichTable:
     for name in names:
         shown.add_column(name, no_wrap=True, overflow="ellipsis")
     return shown
-
-
-def _size(nbytes: int) -> str:
-    for unit, size in (("GiB", MIB * 1024), ("MiB", MIB), ("KiB", 1024)):
-        if nbytes >= size:
-            return f"{nbytes / size:.1f} {unit}"
-    return f"{nbytes} B"
 
 
 def _door_load(picture: Picture, table: Table) -> DoorLoad | None:
