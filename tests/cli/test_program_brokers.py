@@ -182,6 +182,18 @@ def test_deploying_over_another_says_what_changes(
     )
 
 
+def test_a_model_that_answers_in_one_pass_is_not_asked_for_text(
+    run: Run, control_broker: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "echo.yaml"
+    file.write_text(DEPLOYMENT)
+    where = ("--broker", control_broker, "--root", "test/no/text")
+    assert run("deploy", file, "--no-wait", *where).code == 0
+    ended = run("generate", "echo", "x", *where)
+    assert ended.code == 3
+    assert ended.sentence() == "echo is one-pass, it generates no text; use `dsi-mqtt infer`"
+
+
 def test_status_of_an_empty_broker(run: Run, control_broker: str) -> None:
     where = ("--broker", control_broker, "--root", "test/empty")
     ended = run("status", "--json", *where)
