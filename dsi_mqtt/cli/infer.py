@@ -52,8 +52,9 @@ def infer(
         raise ConfigError("inputs: nothing to send; give a text, - or --file")
     failed = run(_infer(name, bodies, broker, root, timeout))
     if failed and len(bodies) > 1:
-        sentence = f"{len(failed)} of {len(bodies)} inputs have no result; the first: {failed[0]}"
-        raise type(failed[0])(sentence)
+        raise type(failed[0])(
+            f"{len(failed)} of {len(bodies)} inputs have no result; their lines say why"
+        )
     if failed:
         raise failed[0]
 
@@ -61,7 +62,7 @@ def infer(
 async def _infer(
     name: str, bodies: list[tuple[Any, str | None]], url: str, root: str, timeout_s: float
 ) -> list[RequestError]:
-    """Prints each answer; returns those that were errors."""
+    """Prints each answer; returns those that were errors. A lone error is left to whoever asked."""
     room = asyncio.Semaphore(AT_ONCE)
 
     async def one(client: Client, body: Any, kind: str | None) -> Any:  # noqa: ANN401
@@ -78,6 +79,8 @@ async def _infer(
             result = await answer
             if isinstance(result, RequestError):
                 failed.append(result)
+                if len(bodies) == 1:
+                    break
                 result = {"error": {"code": result.code, "message": str(result)}}
             print(json_module.dumps(result, ensure_ascii=False), flush=True)
     return failed
@@ -86,13 +89,23 @@ async def _infer(
 def _texts(inputs: list[str], *, as_json: bool) -> list[tuple[Any, str | None]]:
     texts: list[str] = []
     for text in inputs:
-        texts += [line for line in sys.stdin.read().splitlines() if line] if text == "-" else [text]
+        texts += _lines(sys.stdin.read()) if text == "-" else [text]
     if not as_json:
         return [(text, None) for text in texts]
+    return [(_parsed(number, text), None) for number, text in enumerate(texts, 1)]
+
+
+def _lines(text: str) -> list[str]:
+    """Each an input, empty ones too: results are told apart by their order."""
+    return text.removesuffix("\n").split("\n") if text else []
+
+
+def _parsed(number: int, text: str) -> Any:  # noqa: ANN401 - any JSON value
     try:
-        return [(json_module.loads(text), None) for text in texts]
+        return json_module.loads(text)
     except ValueError as error:
-        raise ConfigError(f"inputs: --parse was given, but this is no JSON: {error}") from None
+        told = f"--parse was given, but input {number} is no JSON: {error}"
+        raise ConfigError(f"inputs: {told}") from None
 
 
 def _file(path: Path, content_type: str | None) -> tuple[bytes, str | None]:

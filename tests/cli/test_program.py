@@ -72,7 +72,7 @@ def test_a_wrong_command_line(run: Run, arguments: list[str], sentence: str) -> 
         (["deploy", "/no/such.yaml"], "/no/such.yaml: no such file"),
         (["deploy", "/"], "/: cannot be read"),
         (["infer", "x"], "inputs: nothing to send"),
-        (["infer", "x", "--parse", "{"], "inputs: --parse was given, but this is no JSON"),
+        (["infer", "x", "--parse", "{"], "inputs: --parse was given, but input 1 is no JSON"),
         (["infer", "x", "--file", "/no/such.jpg"], "/no/such.jpg: cannot be read"),
         (["infer", "a b", "x"], "name: 'a b' is no name"),
         (["undeploy", "a/b"], "name: 'a/b' is no name"),

@@ -209,7 +209,7 @@ async def test_infer_prints_a_value_a_line(calm_site: LiveSite, tmp_path: Path) 
     mixed = await dsi_mqtt(
         "infer", "hazards", "one", "-", "--file", str(file), *where, stdin="two\n\nthree\n"
     )
-    texts = ["one", "two", "three", "from a file"]
+    texts = ["one", "two", "", "three", "from a file"]  # an empty line is an input, too
     assert (mixed.code, mixed.err) == (0, "")
     assert [json.loads(line) for line in mixed.out.splitlines()] == [unsplit(t) for t in texts]
 
@@ -220,10 +220,12 @@ async def test_infer_prints_a_value_a_line(calm_site: LiveSite, tmp_path: Path) 
     results = [json.loads(line) for line in values.out.splitlines()]
     assert results[:2] == [unsplit(7), unsplit(["a", "b"])]
     assert results[2]["error"]["code"] == "model_failed"
-    assert values.err.startswith(
-        "dsi-mqtt: 1 of 3 inputs have no result; the first: the model raised"
-    )
-    assert len(values.err.splitlines()) == 1
+    assert values.err == "dsi-mqtt: 1 of 3 inputs have no result; their lines say why\n"
+
+    alone = await dsi_mqtt("infer", "hazards", "--parse", '{"raise": 2}', *where)
+    assert (alone.code, alone.out) == (8, "")
+    assert alone.err.startswith("dsi-mqtt: the model raised")
+    assert len(alone.err.splitlines()) == 1
 
 
 async def test_a_mosquitto_that_wants_a_password(tmp_path: Path) -> None:
