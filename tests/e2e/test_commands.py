@@ -222,6 +222,17 @@ async def test_infer_prints_a_value_a_line(calm_site: LiveSite, tmp_path: Path) 
     assert results[2]["error"]["code"] == "model_failed"
     assert values.err == "dsi-mqtt: 1 of 3 inputs have no result; their lines say why\n"
 
+    (tmp_path / "README.md").write_text("from a file")
+    (tmp_path / "README").write_text("from a file")
+    for taken_for, name in (("text/markdown", "README.md"), ("application/octet-stream", "README")):
+        asked = ("infer", "hazards", "--file", str(tmp_path / name), *where)
+        untold = await dsi_mqtt(*asked)
+        assert (untold.code, untold.out) == (8, "")
+        assert f"{taken_for!r} is not read here" in untold.err
+        assert untold.err.endswith("; give --content-type TYPE\n")
+        told = await dsi_mqtt(*asked, "--content-type", "text/plain")
+        assert json.loads(told.out) == unsplit("from a file")
+
     alone = await dsi_mqtt("infer", "hazards", "--parse", '{"raise": 2}', *where)
     assert (alone.code, alone.out) == (8, "")
     assert alone.err.startswith("dsi-mqtt: the model raised")
