@@ -86,6 +86,13 @@ def test_an_address_that_is_not_this_machines(run: Run, tmp_path: Path) -> None:
     )
 
 
+def test_an_address_that_anybody_reaches_names_the_option(run: Run, tmp_path: Path) -> None:
+    where = ("--port", 0, "--data-port", 0, "--state", tmp_path / "state")
+    ended = run("broker", "--bind", "0.0.0.0", *where)
+    assert ended.code == 3
+    assert ended.sentence().endswith("or give --open-to-network in a network of your own")
+
+
 def test_only_brokers_of_ones_own_begin_fresh(run: Run, nowhere: str, tmp_path: Path) -> None:
     file = tmp_path / "echo.yaml"
     file.write_text(DEPLOYMENT)
