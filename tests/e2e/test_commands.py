@@ -13,11 +13,12 @@ import psutil
 import pytest
 
 from dsi_mqtt.cli.common import control_connection, marker
+from dsi_mqtt.cli.deploy import publish_spec
 from dsi_mqtt.cli.watching import watch
 from dsi_mqtt.transport.mosquitto import MosquittoProcess, control_settings, find_mosquitto
 from dsi_mqtt.transport.retained import read_retained
 from dsi_mqtt.wire.topics import Topics
-from tests.e2e.live import LiveSite, unsplit
+from tests.e2e.live import LiveSite, deployment, unsplit
 from tests.e2e.programs import PATIENCE_S, dsi_mqtt, in_terminal, left_over, running
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
@@ -173,6 +174,21 @@ async def test_status_in_a_terminal_until_ctrl_c(calm_site: LiveSite) -> None:
         assert await terminal.ended() == 0
     assert "hazards: " in terminal.shown
     assert "Traceback" not in terminal.shown
+
+
+async def test_status_in_a_terminal_waits_for_its_broker() -> None:
+    async with MosquittoProcess(control_settings()) as broker:
+        async with in_terminal("status", "--broker", broker.url) as terminal:
+            await terminal.shows("no node is online")
+            await broker.kill()
+            await terminal.shows("waits for the broker")
+            await broker.start()
+            async with control_connection(broker.url) as connection:
+                await publish_spec(connection, Topics(), deployment("since"))
+            await terminal.shows("since: waits for an orchestrator")
+            terminal.type("\x03")
+            assert await terminal.ended() == 0
+        assert "Traceback" not in terminal.shown
 
 
 async def test_status_fits_a_terminal_of_80_columns(calm_site: LiveSite) -> None:
