@@ -24,7 +24,7 @@ from dsi_mqtt.cli.common import (
 from dsi_mqtt.cli.deploy_check import check_deployment
 from dsi_mqtt.cli.watching import Picture, watch
 from dsi_mqtt.core.deployment import Deployment, differences, without_effect
-from dsi_mqtt.core.table import Table
+from dsi_mqtt.core.table import Table, TableDocument
 from dsi_mqtt.errors import (
     ConfigError,
     InfeasibleError,
@@ -193,7 +193,7 @@ class _Wait:
         if picture.specs.get(name) != self._deployment:
             return False
         now = self._clock()
-        self.progress = _progress(picture, name)
+        self.progress = progress(picture, name, self._nodes)
         early = now - self._started < PATIENCE_S
         if self._say is not None and not (early and self.progress == _NOBODY_LEADS):
             self._say(f"{name}: {self.progress}")
@@ -227,25 +227,54 @@ def _verdict(picture: Picture, name: str, nodes: frozenset[str]) -> Table | None
     if table.state == "serving":
         alive = {(status.node, status.incarnation) for status in picture.live_nodes()}
         return table if table.members() <= alive else None
-    looked = {
-        status.node
-        for status in picture.live_nodes()
-        if any(report.deployment == name for report in status.models)
-    }
+    looked = _looked(picture, name)
     leads = picture.leader is not None and picture.leader.nonce == table.leader
     return table if leads and nodes <= looked else None
 
 
-def _progress(picture: Picture, name: str) -> str:
+def _looked(picture: Picture, name: str) -> set[str]:
+    """The nodes that have said how the model looks from there."""
+    return {
+        status.node
+        for status in picture.live_nodes()
+        if any(report.deployment == name for report in status.models)
+    }
+
+
+def _goes_on(document: TableDocument) -> bool:
+    """Whether there is a chain in it, that serves or is being loaded."""
+    serve = document.serve
+    return document.prepare is not None or (serve is not None and serve.state == "serving")
+
+
+def _awaited(picture: Picture, name: str, expected: frozenset[str]) -> str | None:
+    """Which nodes have yet to come or to look at the model; None: none of `expected`."""
+    there = {status.node for status in picture.live_nodes()}
+    if not there and not expected:
+        return "no node is online; start one with `dsi-mqtt worker`"
+    if expected - there:
+        return (
+            f"{len(expected & there)} of {len(expected)} nodes are online (starting takes a while)"
+        )
+    awaited = expected or there
+    looked = awaited & _looked(picture, name)
+    if looked == awaited:
+        return None
+    return (
+        f"{len(looked)} of {len(awaited)} nodes have looked at the model (starting takes a while)"
+    )
+
+
+def progress(picture: Picture, name: str, expected: frozenset[str] = frozenset()) -> str:
+    """How far it is. expected: nodes that are on their way, so that nobody need start one."""
     document = picture.documents.get(name)
     nodes = picture.live_nodes()
     if picture.leader is None:
         return _NOBODY_LEADS
-    if not nodes:
-        return "no node is online; start one with `dsi-mqtt worker`"
-    if document is None:
-        seen = sum(any(m.deployment == name for m in status.models) for status in nodes)
-        return f"{seen} of {len(nodes)} nodes have looked at the model (starting takes a while)"
+    if document is None or not nodes or (expected and not _goes_on(document)):
+        awaited = _awaited(picture, name, expected)
+        if awaited is not None or document is None:
+            return awaited or "the nodes have looked at the model"
     if document.prepare is not None:
         stamp = document.prepare.stamp
         ready = sum(h.state == "ready" for s in nodes for h in s.holdings if h.stamp == stamp)
@@ -255,7 +284,10 @@ def _progress(picture: Picture, name: str) -> str:
         return serve.reason or "" if serve else ""
     gone = serve.members() - {(status.node, status.incarnation) for status in nodes}
     missing = ", ".join(sorted({node for node, _ in gone}))
-    return f"of the chain that serves {missing} is gone or runs anew" if missing else "it serves"
+    if not missing:
+        return "it serves"
+    awaited = _awaited(picture, name, expected) if expected else None
+    return awaited or f"of the chain that serves {missing} is gone or runs anew"
 
 
 def placement(table: Table) -> RichTable:
