@@ -7,6 +7,7 @@
     ├── SplitError             a split of this model would compute something else
     ├── InfeasibleError        no placement satisfies the constraints
     ├── MachineError           this machine lacks something (a program, a port, memory)
+    │   ├── PortInUseError           another program has it
     │   └── BaselineError            what a benchmark compares with cannot be built
     ├── WireError              bytes from elsewhere are not what they claim to be
     │   └── TooLargeError      … or larger than agreed
@@ -75,6 +76,10 @@ class MachineError(DsiError):
     """This machine lacks something: a program, a free port, memory."""
 
     exit_code: ClassVar[int] = 6
+
+
+class PortInUseError(MachineError):
+    """Another program listens where one of ours should."""
 
 
 class BaselineError(MachineError):

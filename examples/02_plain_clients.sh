@@ -17,6 +17,12 @@ root="dsi/v1/deploy/$deployment"
 in="$root/in/$device"
 out="$root/out/$device"
 
+# Is anybody there? (bash connects by itself)
+if ! (exec 3<>"/dev/tcp/$host/$port") 2>/dev/null; then
+    echo "no MQTT broker answers at $host:$port; start one: dsi-mqtt up examples/hazards.yaml" >&2
+    exit 1
+fi
+
 broker=(-h "$host" -p "$port" -q 1)
 wait_s=10
 

@@ -13,6 +13,12 @@ deployment=${4:-chat}
 
 device="example-$(uname -n | tr -cd '[:alnum:]')-$$"
 root="dsi/v1/deploy/$deployment"
+# Is anybody there? (bash connects by itself)
+if ! (exec 3<>"/dev/tcp/$host/$port") 2>/dev/null; then
+    echo "no MQTT broker answers at $host:$port; start one: dsi-mqtt up examples/chat.yaml" >&2
+    exit 1
+fi
+
 broker=(-V mqttv311 -h "$host" -p "$port" -q 1)
 
 # Subscribe before asking: the first command leaves a subscription behind, the last one removes it.

@@ -10,17 +10,19 @@ from __future__ import annotations
 import argparse
 import sys
 
-from openai import OpenAI, OpenAIError
+from openai import APIConnectionError, OpenAI, OpenAIError
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Asks a deployment through OpenAI's API.")
     parser.add_argument("prompt", nargs="?", default="Tell me of rain")
     parser.add_argument("--url", default="http://127.0.0.1:8000/v1")
     parser.add_argument("--key", default="none", help="where the gateway has --keys")
     parser.add_argument("--model", default="chat")
-    options = parser.parse_args()
+    return parser.parse_args()
 
+
+def main(options: argparse.Namespace) -> None:
     with OpenAI(base_url=options.url, api_key=options.key) as client:
         stream = client.chat.completions.create(
             model=options.model,
@@ -36,7 +38,10 @@ def main() -> None:
                 print(f"\n{chunk.usage.completion_tokens} tokens")
 
 
+options = arguments()
 try:
-    main()
+    main(options)
+except APIConnectionError:
+    sys.exit(f"nothing answers at {options.url}; start `dsi-mqtt gateway`, or give another --url")
 except OpenAIError as error:
     sys.exit(f"{error}")

@@ -17,16 +17,20 @@ from dsi_mqtt.cli.common import (
     ROOT,
     RootOption,
     control_connection,
+    marker,
     state_folder,
     until_stopped,
 )
 from dsi_mqtt.core.node import DataBroker
+from dsi_mqtt.errors import PortInUseError, TransportError
 from dsi_mqtt.orchestrator.strays import StrayAnswerer
+from dsi_mqtt.transport.address import parse_broker_url
 from dsi_mqtt.transport.base import ConnectOptions, ControlConnection, Message
 from dsi_mqtt.transport.lasting import Backoff, keep_connected
 from dsi_mqtt.transport.loop import run
 from dsi_mqtt.transport.mosquitto import MosquittoProcess, control_settings, data_settings
 from dsi_mqtt.transport.mqtt import MqttTransport
+from dsi_mqtt.transport.retained import read_retained
 from dsi_mqtt.wire.topics import Topics
 
 log = logging.getLogger(__name__)
@@ -34,6 +38,8 @@ log = logging.getLogger(__name__)
 CONTROL_PORT: Final = 1883
 DATA_PORT: Final = 1884
 WATCH_S: Final = 0.5
+# For whoever holds our port to say who it is.
+LOOK_S: Final = 2.0
 
 
 def broker(
@@ -117,7 +123,10 @@ async def site_brokers(
     )
     topics = Topics(root)
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(control)
+        try:
+            await stack.enter_async_context(control)
+        except PortInUseError as error:
+            raise await _whose(control.url, topics, error) from None
         await stack.enter_async_context(data)
         payload = topics.site.payload.encode(DataBroker(data.port))
         where = Message(topics.site.name(), payload, qos=1, retain=True)
@@ -129,6 +138,22 @@ async def site_brokers(
         ):
             stack.callback(asyncio.create_task(beside).cancel)
         yield SiteBrokers(control, data)
+
+
+async def _whose(url: str, topics: Topics, error: PortInUseError) -> PortInUseError:
+    """The same, or that the port is held by a control broker as this program starts them."""
+    try:
+        async with asyncio.timeout(LOOK_S), control_connection(url) as connection:
+            found = await read_retained(connection, [topics.site.name()], marker(topics))
+    except (TimeoutError, TransportError):
+        return error
+    if not found:
+        return error
+    address = parse_broker_url(url)
+    return PortInUseError(
+        f"a dsi-mqtt broker is at {address} already, by `up` or `broker`; end that, use it with "
+        "--broker, or choose another --port"
+    )
 
 
 async def _keep_retained(url: str, message: Message) -> None:

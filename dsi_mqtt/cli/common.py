@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, TypeVar
 import typer
 from rich.console import Console
 
+from dsi_mqtt.core.sizes import MIB
 from dsi_mqtt.core.table import BrokerUrls
 from dsi_mqtt.errors import ConfigError, WireError
 from dsi_mqtt.transport.address import BrokerAddress, parse_broker_url
@@ -105,6 +106,14 @@ async def home_brokers(url: str, data_url: str | None, topics: Topics) -> Broker
 def marker(topics: Topics) -> str:
     """A topic of one's own, to know when everything retained has come."""
     return topics.echo.name(node=f"cli-{os.urandom(8).hex()}")
+
+
+def size(nbytes: int) -> str:
+    """Bytes as a person reads them."""
+    for unit, size in (("GiB", MIB * 1024), ("MiB", MIB), ("KiB", 1024)):
+        if nbytes >= size:
+            return f"{nbytes / size:.1f} {unit}"
+    return f"{nbytes} B"
 
 
 def state_folder() -> Path:

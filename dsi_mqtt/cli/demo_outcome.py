@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -20,15 +22,36 @@ TOLERANCE: Final = 1e-5
 
 @dataclass(slots=True)
 class Answers:
-    """What came back, by the number of the text."""
+    """What came back, by the number of the text. came_s: monotonic, of each result."""
 
     embeddings: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     latency_ms: list[float] = field(default_factory=list)
+    came_s: list[float] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     lost: int = 0
     failed_in_a_row: int = 0
     resent: int = 0
     repeated: int = 0
+
+    @property
+    def pause_ms(self) -> float:
+        """The longest time between two results, one after the other."""
+        return max((b - a for a, b in pairwise(self.came_s)), default=0.0) * 1000
+
+
+def heirs(before: Table, after: Table, node: str) -> tuple[str, ...]:
+    """Who computes in `after` what `node` computed in `before`, in the order of the chain."""
+    lost = {unit for part in _parts(before, node) for unit in part}
+    nodes = [segment.replicas[0].node for segment in after.segments]
+    return tuple(
+        dict.fromkeys(
+            name for name in nodes if any(lost.intersection(p) for p in _parts(after, name))
+        )
+    )
+
+
+def _parts(table: Table, node: str) -> Sequence[range]:
+    return [range(*s.units) for s in table.segments if s.replicas[0].node == node]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -50,8 +50,10 @@ def read_texts(lines: Iterable[str]) -> list[str]:
     return texts
 
 
-def embed(folder: Path, texts: Sequence[str]) -> NDArray[np.float32]:
-    """The embeddings of `texts`, [n, hidden size], in their order.
+def embed(
+    folder: Path, texts: Sequence[str], done: Callable[[int], None] = lambda _: None
+) -> NDArray[np.float32]:
+    """The embeddings of `texts`, [n, hidden size], in their order. done: told how many there are.
 
     Raises CheckpointError when transformers cannot load the folder.
     """
@@ -73,6 +75,7 @@ def embed(folder: Path, texts: Sequence[str]) -> NDArray[np.float32]:
             mask = inputs["attention_mask"].unsqueeze(-1).to(hidden.dtype)
             mean = (hidden * mask).sum(dim=1) / mask.sum(dim=1)
             rows.append(normalize(mean, dim=1).numpy())
+            done(len(rows))
     embeddings: NDArray[np.float32] = np.concatenate(rows)
     return embeddings
 
@@ -85,6 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="checkpoint folder of a sentence encoder")
     parser.add_argument("out", type=Path, help="where to write the .npy, float32 [n, hidden size]")
     parser.add_argument("--threads", type=int, default=1, help="torch threads (default 1)")
+    parser.add_argument("--count", action="store_true", help="print how many are done")
     options = parser.parse_args(arguments)
     if options.threads < 1:
         parser.error("--threads must be at least 1")
@@ -93,7 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     torch.use_deterministic_algorithms(mode=True)
     try:
-        embeddings = embed(options.folder, read_texts(sys.stdin))
+        texts = read_texts(sys.stdin)
+        done = (lambda count: print(count, flush=True)) if options.count else lambda _: None
+        embeddings = embed(options.folder, texts, done)
         _save(options.out, embeddings)
     except DsiError as error:
         print(error, file=sys.stderr)

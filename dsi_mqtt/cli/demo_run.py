@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self
@@ -18,11 +19,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from dsi_mqtt.cli.child import Child
+from dsi_mqtt.cli.child import Child, program
 from dsi_mqtt.cli.common import ROOT, control_connection, marker, waiting
 from dsi_mqtt.cli.demo_data import Hazard, Report, load_hazards, load_reports
 from dsi_mqtt.cli.demo_match import Match, best_matches, hazard_embeddings
-from dsi_mqtt.cli.demo_outcome import Answers, Outcome
+from dsi_mqtt.cli.demo_outcome import Answers, Outcome, heirs
 from dsi_mqtt.cli.demo_show import show_chain
 from dsi_mqtt.cli.deploy import publish_spec, until_serving
 from dsi_mqtt.cli.site import Site, running_site
@@ -32,7 +33,7 @@ from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.site import SiteNode
 from dsi_mqtt.core.sizes import MIB
 from dsi_mqtt.core.table import Table
-from dsi_mqtt.errors import ConfigError, DeadlineError, MachineError, RequestError
+from dsi_mqtt.errors import ConfigError, DeadlineError, MachineError, RequestError, TransportError
 from dsi_mqtt.wire.files import deployment_of
 from dsi_mqtt.wire.topics import Topics
 
@@ -121,14 +122,20 @@ async def run_demo(plan: DemoPlan, console: Console) -> Outcome:
         data_port=0,
         state=plan.state,
         restart=False,
-        ended=lambda child, code: _say_ended(child, code, console),
+        ended=lambda child, code: _say_ended(child, code, faults, console),
     ) as site:
         topics = Topics()
         table = await _serve(site, plan, topics, console)
         show_chain(table, plan.nodes, console)
-        answers = await _send_all(site, plan, texts, faults, console)
+        moves = asyncio.create_task(_tell_moves(site, topics, table, console))
+        try:
+            answers = await _send_all(site, plan, texts, faults, console)
+        finally:
+            moves.cancel()
         picture = await _picture(site, topics)
         found = picture.documents[plan.deployment.name].serve or table
+        for fault in faults:
+            fault["heirs"] = list(heirs(table, found, fault["node"]))
         version = site.brokers.control.version if site.brokers else ""
         pid = site.brokers.control.pid if site.brokers else None
     reference = await _reference(plan, texts, console)
@@ -175,8 +182,29 @@ async def _picture(site: Site, topics: Topics) -> Picture:
             return await watch(connection, topics, heard_all, marker(topics))
 
 
-def _say_ended(child: Child, code: int, console: Console) -> None:
-    console.print(f"[yellow]{child.name} (pid {child.pid}) ended with {code}[/yellow]")
+def _say_ended(child: Child, code: int, faults: list[dict[str, Any]], console: Console) -> None:
+    meant = child.name in (fault["node"] for fault in faults)
+    what = "was killed, as a power cut would do it" if meant else f"ended with {code}"
+    console.print(f"[yellow]{child.name} (pid {child.pid}) {what}[/yellow]")
+
+
+async def _tell_moves(site: Site, topics: Topics, first: Table, console: Console) -> None:
+    """Says of each table that serves after `first` who computes what. Runs until cancelled."""
+    told = first.epoch
+
+    def look(picture: Picture) -> bool:
+        nonlocal told
+        document = picture.documents.get(first.deployment)
+        table = document.serve if document else None
+        if table is not None and table.state == "serving" and table.epoch > told:
+            told = table.epoch
+            chain = ", ".join(f"{s.units} on {s.replicas[0].node}" for s in table.segments)
+            console.print(f"[yellow]epoch {told} serves: {chain}[/yellow]")
+        return False
+
+    with contextlib.suppress(TransportError):
+        async with control_connection(site.url) as connection:
+            await watch(connection, topics, look, marker(topics))
 
 
 # --- the texts --------------------------------------------------------------------------------
@@ -236,7 +264,8 @@ async def _one(client: Client, name: str, number: int, text: str, answers: Answe
         answers.errors.append(str(error))
     else:
         answers.failed_in_a_row = 0
-        answers.latency_ms.append((time.monotonic() - started) * 1000)
+        answers.came_s.append(time.monotonic())
+        answers.latency_ms.append((answers.came_s[-1] - started) * 1000)
         answers.embeddings[number] = np.asarray(result["embedding"], np.float32)
 
 
@@ -245,31 +274,45 @@ async def _one(client: Client, name: str, number: int, text: str, answers: Answe
 
 async def _reference(plan: DemoPlan, texts: Sequence[str], console: Console) -> NDArray[np.float32]:
     """The unsplit model, by plain transformers, in a process of its own."""
-    with tempfile.TemporaryDirectory(prefix="dsi-mqtt-") as folder:
+    what = "computing the same with the unsplit model"
+    with (
+        tempfile.TemporaryDirectory(prefix="dsi-mqtt-") as folder,
+        waiting(console, what, plain=True) as say,
+    ):
         result = Path(folder) / "embeddings.npy"
         lines = "".join(json.dumps(text) + "\n" for text in texts).encode()
-        with waiting(console, "computing the same with the unsplit model", plain=True):
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "dsi_mqtt.cli.demo_reference",
-                plan.model_folder,
-                str(result),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.PIPE,
-                env={**os.environ},
+        module = ("-m", "dsi_mqtt.cli.demo_reference", plan.model_folder, str(result), "--count")
+        async with program(sys.executable, *module, stdin=PIPE) as process:
+            complaint = await _counted(
+                process, lines, lambda count: say(f"{what}: {count} of {len(texts)}")
             )
-            try:
-                _, complaint = await process.communicate(lines)
-            except asyncio.CancelledError:
-                process.kill()
-                raise
         if process.returncode:
             last = complaint.decode(errors="replace").strip().splitlines()
             raise MachineError(f"the reference failed: {last[-1] if last else 'no reason given'}")
         embeddings: NDArray[np.float32] = np.load(result, allow_pickle=False)
         return embeddings
+
+
+async def _counted(process: Process, given: bytes, say: Callable[[str], None]) -> bytes:
+    """Runs it to its end; what it prints are counts. Returns what it complained of."""
+    into, out, complaints = process.stdin, process.stdout, process.stderr
+    assert into is not None  # noqa: S101 - opened with all three
+    assert out is not None  # noqa: S101 - as above
+    assert complaints is not None  # noqa: S101 - as above
+
+    async def feed() -> None:
+        with contextlib.suppress(ConnectionError):  # it has ended; its complaint says why
+            into.write(given)
+            await into.drain()
+        into.close()
+
+    async def count() -> None:
+        async for line in out:
+            say(line.decode().strip())
+
+    _, _, complaint = await asyncio.gather(feed(), count(), complaints.read())
+    await process.wait()
+    return complaint
 
 
 def _compare(answers: Answers, reference: NDArray[np.float32]) -> tuple[int, float | None]:

@@ -69,7 +69,11 @@ def show_outcome(outcome: Outcome, console: Console) -> None:
             f"{outcome.compared} compared with the unsplit model: largest difference {error:.1e}"
         )
     for fault in outcome.faults:
-        console.print(f"killed {fault['node']} after {fault['at_input']} answers")
+        heirs = " and ".join(fault["heirs"]) or "nobody"
+        console.print(
+            f"killed {fault['node']} after {fault['at_input']} answers: {heirs} took over; "
+            f"the longest pause between two answers was {answers.pause_ms / 1000:.1f} s"
+        )
     for sentence in answers.errors[:3]:
         console.print(f"[red]{sentence}[/red]")
     verdict = "[green]all as it should be[/green]" if outcome.holds else "[red]not as claimed[/red]"
@@ -134,6 +138,7 @@ def _placement(outcome: Outcome) -> list[dict[str, Any]]:
 def outcome_document(outcome: Outcome, record: dict[str, Any]) -> dict[str, Any]:
     """`dsi.demo/1`. duplicates: results that the client's caller saw twice. repeated_answers:
     answers that came again on the topic and ended at the client, as they may after a fault.
+    pause_max_ms: the longest time between two results, one after the other.
     """
     answers, table = outcome.answers, outcome.table
     results = len(answers.embeddings)
@@ -153,6 +158,7 @@ def outcome_document(outcome: Outcome, record: dict[str, Any]) -> dict[str, Any]
         "term": table.term,
         "epoch": table.epoch,
         "latency_ms": _latency(outcome),
+        "pause_max_ms": answers.pause_ms,
         "duration_s": round(outcome.duration_s, 3),
         "broker": {
             "name": "mosquitto",

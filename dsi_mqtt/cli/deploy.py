@@ -21,23 +21,19 @@ from dsi_mqtt.cli.common import (
     marker,
     waiting,
 )
+from dsi_mqtt.cli.deploy_check import check_deployment
 from dsi_mqtt.cli.watching import Picture, watch
 from dsi_mqtt.core.deployment import Deployment, differences, without_effect
-from dsi_mqtt.core.model import ModelGraph, ModelSpec, UnitRange
-from dsi_mqtt.core.rules import check
-from dsi_mqtt.core.sizes import MIB
-from dsi_mqtt.core.table import Table
-from dsi_mqtt.engine.select import TierFactory
+from dsi_mqtt.core.table import Table, TableDocument
 from dsi_mqtt.errors import (
     ConfigError,
     InfeasibleError,
-    SplitError,
     UnknownDeploymentError,
     one_sentence,
 )
 from dsi_mqtt.transport.base import ControlConnection, Message
 from dsi_mqtt.transport.loop import run
-from dsi_mqtt.wire.files import read_site
+from dsi_mqtt.wire.files import read_nodes, read_site
 from dsi_mqtt.wire.topics import Topics, check_name
 
 WAIT_S: Final = 180.0
@@ -55,17 +51,26 @@ def deploy(
     broker: BrokerOption = DEFAULT_URL,
     root: RootOption = ROOT,
     check_only: Annotated[
-        bool, typer.Option("--check", help="Look at file and model, publish nothing.")
+        bool,
+        typer.Option("--check", help="Try model, rules and the file's nodes; publish nothing."),
     ] = False,
+    nodes_file: Annotated[
+        Path | None, typer.Option("--nodes", help="With --check: a file of nodes to plan on.")
+    ] = None,
     wait: Annotated[bool, typer.Option(help="Wait until it serves.")] = True,
     timeout: Annotated[float, typer.Option(help="Seconds to wait.")] = WAIT_S,
 ) -> None:
     """Deploy a model, or change how it is deployed."""
-    deployments, _ = read_site(file)
+    deployments, site = read_site(file)
+    if nodes_file is not None:
+        if not check_only:
+            raise ConfigError("--nodes: only --check looks at it; leave it out, or add --check")
+        site = read_nodes(nodes_file)
     for deployment in deployments:
         say_without_effect(deployment)
         if check_only:
-            _check(deployment, file)
+            nodes = site.nodes if site is not None else ()
+            check_deployment(deployment, file, nodes, nodes_file or file)
             continue
         table = run(_deploy(deployment, broker, Topics(root), timeout if wait else None))
         if table is not None:
@@ -94,33 +99,6 @@ def undeploy(
 
 
 # --- deploy -----------------------------------------------------------------------------------
-
-
-def _check(deployment: Deployment, file: Path) -> None:
-    sys.path.insert(0, str(file.parent.resolve()))  # where `up` looks for a factory, too
-    engine = TierFactory().open(deployment.model)
-    if deployment.model.factory is not None and deployment.model.path is None:
-        _check_repeats(deployment.model, engine.graph)
-    with waiting(Console(stderr=True), "verifying that segments equal the whole model"):
-        engine.verify()
-        # Unit by unit, so that a model larger than this machine's memory can be checked too.
-        for units in (UnitRange(unit, unit + 1) for unit in range(len(engine.graph.units))):
-            engine.load(units)
-            engine.drop(units)
-    contradictions = check(deployment, engine.graph)
-    if contradictions:
-        raise ConfigError(f"{file.name}: {contradictions[0]}")
-    Console().print(units_table(engine.graph))
-    print(f"{deployment.name} can be deployed")
-
-
-def _check_repeats(model: ModelSpec, graph: ModelGraph) -> None:
-    """Every node calls the factory by itself: with weights of chance each would have others."""
-    if TierFactory().open(model).graph.digest != graph.digest:
-        raise SplitError(
-            f"model.factory {model.factory} makes other weights at each call, so each node would "
-            "have its own; call torch.manual_seed in it, or give trained weights as model.path"
-        )
 
 
 async def _deploy(
@@ -215,7 +193,7 @@ class _Wait:
         if picture.specs.get(name) != self._deployment:
             return False
         now = self._clock()
-        self.progress = _progress(picture, name)
+        self.progress = progress(picture, name, self._nodes)
         early = now - self._started < PATIENCE_S
         if self._say is not None and not (early and self.progress == _NOBODY_LEADS):
             self._say(f"{name}: {self.progress}")
@@ -249,25 +227,54 @@ def _verdict(picture: Picture, name: str, nodes: frozenset[str]) -> Table | None
     if table.state == "serving":
         alive = {(status.node, status.incarnation) for status in picture.live_nodes()}
         return table if table.members() <= alive else None
-    looked = {
-        status.node
-        for status in picture.live_nodes()
-        if any(report.deployment == name for report in status.models)
-    }
+    looked = _looked(picture, name)
     leads = picture.leader is not None and picture.leader.nonce == table.leader
     return table if leads and nodes <= looked else None
 
 
-def _progress(picture: Picture, name: str) -> str:
+def _looked(picture: Picture, name: str) -> set[str]:
+    """The nodes that have said how the model looks from there."""
+    return {
+        status.node
+        for status in picture.live_nodes()
+        if any(report.deployment == name for report in status.models)
+    }
+
+
+def _goes_on(document: TableDocument) -> bool:
+    """Whether there is a chain in it, that serves or is being loaded."""
+    serve = document.serve
+    return document.prepare is not None or (serve is not None and serve.state == "serving")
+
+
+def _awaited(picture: Picture, name: str, expected: frozenset[str]) -> str | None:
+    """Which nodes have yet to come or to look at the model; None: none of `expected`."""
+    there = {status.node for status in picture.live_nodes()}
+    if not there and not expected:
+        return "no node is online; start one with `dsi-mqtt worker`"
+    if expected - there:
+        return (
+            f"{len(expected & there)} of {len(expected)} nodes are online (starting takes a while)"
+        )
+    awaited = expected or there
+    looked = awaited & _looked(picture, name)
+    if looked == awaited:
+        return None
+    return (
+        f"{len(looked)} of {len(awaited)} nodes have looked at the model (starting takes a while)"
+    )
+
+
+def progress(picture: Picture, name: str, expected: frozenset[str] = frozenset()) -> str:
+    """How far it is. expected: nodes that are on their way, so that nobody need start one."""
     document = picture.documents.get(name)
     nodes = picture.live_nodes()
     if picture.leader is None:
         return _NOBODY_LEADS
-    if not nodes:
-        return "no node is online; start one with `dsi-mqtt worker`"
-    if document is None:
-        seen = sum(any(m.deployment == name for m in status.models) for status in nodes)
-        return f"{seen} of {len(nodes)} nodes have looked at the model (starting takes a while)"
+    if document is None or not nodes or (expected and not _goes_on(document)):
+        awaited = _awaited(picture, name, expected)
+        if awaited is not None or document is None:
+            return awaited or "the nodes have looked at the model"
     if document.prepare is not None:
         stamp = document.prepare.stamp
         ready = sum(h.state == "ready" for s in nodes for h in s.holdings if h.stamp == stamp)
@@ -277,15 +284,10 @@ def _progress(picture: Picture, name: str) -> str:
         return serve.reason or "" if serve else ""
     gone = serve.members() - {(status.node, status.incarnation) for status in nodes}
     missing = ", ".join(sorted({node for node, _ in gone}))
-    return f"of the chain that serves {missing} is gone or runs anew" if missing else "it serves"
-
-
-def units_table(graph: ModelGraph) -> RichTable:
-    table = RichTable("unit", "name", "weights", "output", box=None, pad_edge=False)
-    for i, unit in enumerate(graph.units):
-        weight, output = f"{unit.weight_bytes / MIB:.2f} MiB", f"{unit.output_bytes:,} B"
-        table.add_row(str(i), unit.name, weight, output)
-    return table
+    if not missing:
+        return "it serves"
+    awaited = _awaited(picture, name, expected) if expected else None
+    return awaited or f"of the chain that serves {missing} is gone or runs anew"
 
 
 def placement(table: Table) -> RichTable:

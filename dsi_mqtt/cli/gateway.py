@@ -58,7 +58,7 @@ def gateway(
         from dsi_mqtt.gateway.server import listen  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise MachineError(
-            f"the gateway needs {error.name}; install it: pip install 'dsi-mqtt[gateway]'"
+            f"the gateway needs {error.name}; pip install '.[gateway]' in the checkout"
         ) from None
     known = Keys.read(keys) if keys is not None else None
     listening = listen(bind, port, may_be_open=known is not None or open_to_network)

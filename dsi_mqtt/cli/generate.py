@@ -8,14 +8,23 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from dsi_mqtt.cli.common import DEFAULT_URL, ROOT, BrokerOption, JsonOption, RootOption
+from dsi_mqtt.cli.common import (
+    DEFAULT_URL,
+    ROOT,
+    BrokerOption,
+    JsonOption,
+    RootOption,
+    control_connection,
+    marker,
+)
 from dsi_mqtt.cli.run_record import run_record
 from dsi_mqtt.client import Client, TextGeneration
 from dsi_mqtt.client.generation import Turns
-from dsi_mqtt.errors import ConfigError
+from dsi_mqtt.errors import ConfigError, WireError
 from dsi_mqtt.transport.loop import run
+from dsi_mqtt.transport.retained import read_retained
 from dsi_mqtt.wire.asks import completion_body
-from dsi_mqtt.wire.topics import check_name
+from dsi_mqtt.wire.topics import Topics, check_name
 
 SCHEMA: Final = "dsi.generation/1"
 
@@ -64,7 +73,8 @@ def generate(
     """
     record = run_record("generate", seed=seed) if json else None
     check_name(name, "name")
-    text = sys.stdin.read() if prompt == "-" else prompt
+    # The newline that ends it is the shell's.
+    text = sys.stdin.read().removesuffix("\n") if prompt == "-" else prompt
     if not text:
         raise ConfigError("prompt: is empty; give a text, or - and a text on standard input")
     settings: dict[str, Any] = {
@@ -77,7 +87,26 @@ def generate(
         "timeout_s": timeout,
     }
     asked = [{"role": "user", "content": text}] if chat else text
-    run(_ask(Client(broker, root=root), name, asked, settings, record))
+
+    async def ask() -> None:
+        await _check_kind(broker, Topics(root), name)
+        async with Client(broker, root=root) as client:
+            await _ask(client, name, asked, settings, record)
+
+    run(ask())
+
+
+async def _check_kind(url: str, topics: Topics, name: str) -> None:
+    """Raises ConfigError for a model that answers in one pass: a prompt makes no sense to it."""
+    async with control_connection(url) as connection:
+        specs = await read_retained(connection, [topics.spec.name(deployment=name)], marker(topics))
+    for message in specs:
+        try:
+            kind = topics.spec.payload.decode(message.payload).kind
+        except WireError:
+            continue  # its orchestrator complains
+        if kind != "generation":
+            raise ConfigError(f"{name} is {kind}, it generates no text; use `dsi-mqtt infer`")
 
 
 async def _ask(
@@ -88,13 +117,12 @@ async def _ask(
     record: dict[str, Any] | None,
 ) -> None:
     """record: of this run, where the answer is wanted as one object."""
-    async with client:
-        generation = client.generate(name, asked, **settings)
-        if record is None:
-            await _show(generation)
-        else:
-            await generation
-            print(json_module.dumps({"schema": SCHEMA, **record, **_document(generation)}))
+    generation = client.generate(name, asked, **settings)
+    if record is None:
+        await _show(generation)
+    else:
+        await generation
+        print(json_module.dumps({"schema": SCHEMA, **record, **_document(generation)}))
 
 
 async def _show(generation: TextGeneration) -> None:

@@ -13,7 +13,8 @@ import typer
 
 from dsi_mqtt.cli.common import DEFAULT_URL, ROOT, BrokerOption, RootOption
 from dsi_mqtt.client import Client
-from dsi_mqtt.errors import ConfigError, RequestError
+from dsi_mqtt.core.activation import OCTETS
+from dsi_mqtt.errors import ConfigError, RequestError, one_sentence, request_error
 from dsi_mqtt.transport.loop import run
 from dsi_mqtt.wire.topics import check_name
 
@@ -50,49 +51,77 @@ def infer(
     ]
     if not bodies:
         raise ConfigError("inputs: nothing to send; give a text, - or --file")
-    failed = run(_infer(name, bodies, broker, root, timeout))
+    failed = run(_infer(Client(broker, root=root), name, bodies, content_type, timeout))
     if failed and len(bodies) > 1:
-        sentence = f"{len(failed)} of {len(bodies)} inputs have no result; the first: {failed[0]}"
-        raise type(failed[0])(sentence)
+        raise type(failed[0])(
+            f"{len(failed)} of {len(bodies)} inputs have no result; their lines say why"
+        )
     if failed:
         raise failed[0]
 
 
 async def _infer(
-    name: str, bodies: list[tuple[Any, str | None]], url: str, root: str, timeout_s: float
+    client: Client,
+    name: str,
+    bodies: list[tuple[Any, str | None]],
+    content_type: str | None,
+    timeout_s: float,
 ) -> list[RequestError]:
-    """Prints each answer; returns those that were errors."""
+    """Prints each answer; returns those that were errors. A lone error is left to whoever asked.
+
+    content_type: as it was asked for; that of a file is else told by its name.
+    """
     room = asyncio.Semaphore(AT_ONCE)
 
-    async def one(client: Client, body: Any, kind: str | None) -> Any:  # noqa: ANN401
+    async def one(body: Any, kind: str | None) -> Any:  # noqa: ANN401
         async with room:
             try:
                 return await client.infer(name, body, content_type=kind, timeout_s=timeout_s)
             except RequestError as error:
-                return error
+                taken_for = isinstance(body, bytes) and content_type is None
+                return _advised(error, kind or OCTETS) if taken_for else error
 
     failed: list[RequestError] = []
-    async with Client(url, root=root) as client:
-        answers = [asyncio.create_task(one(client, body, kind)) for body, kind in bodies]
+    async with client:
+        answers = [asyncio.create_task(one(body, kind)) for body, kind in bodies]
         for answer in answers:
             result = await answer
             if isinstance(result, RequestError):
                 failed.append(result)
+                if len(bodies) == 1:
+                    break
                 result = {"error": {"code": result.code, "message": str(result)}}
             print(json_module.dumps(result, ensure_ascii=False), flush=True)
     return failed
 
 
+def _advised(error: RequestError, kind: str) -> RequestError:
+    """Says how to send a file as something else, where it is refused for what it was taken for."""
+    if repr(kind) not in str(error):
+        return error
+    return request_error(error.code, one_sentence(f"{error}; give --content-type TYPE"))
+
+
 def _texts(inputs: list[str], *, as_json: bool) -> list[tuple[Any, str | None]]:
     texts: list[str] = []
     for text in inputs:
-        texts += [line for line in sys.stdin.read().splitlines() if line] if text == "-" else [text]
+        texts += _lines(sys.stdin.read()) if text == "-" else [text]
     if not as_json:
         return [(text, None) for text in texts]
+    return [(_parsed(number, text), None) for number, text in enumerate(texts, 1)]
+
+
+def _lines(text: str) -> list[str]:
+    """Each an input, empty ones too: results are told apart by their order."""
+    return text.removesuffix("\n").split("\n") if text else []
+
+
+def _parsed(number: int, text: str) -> Any:  # noqa: ANN401 - any JSON value
     try:
-        return [(json_module.loads(text), None) for text in texts]
+        return json_module.loads(text)
     except ValueError as error:
-        raise ConfigError(f"inputs: --parse was given, but this is no JSON: {error}") from None
+        told = f"--parse was given, but input {number} is no JSON: {error}"
+        raise ConfigError(f"inputs: {told}") from None
 
 
 def _file(path: Path, content_type: str | None) -> tuple[bytes, str | None]:

@@ -19,12 +19,12 @@ from typer.exceptions import TyperException
 from typer.main import get_command
 
 from dsi_mqtt import __version__
+from dsi_mqtt.cli import INTERRUPTED, loaded
 from dsi_mqtt.cli.child import end_with_parent
 from dsi_mqtt.errors import MESSAGE_MAX, DsiError, one_sentence
 
 NAME: Final = "dsi-mqtt"
 FAULT: Final = 70  # of this program
-INTERRUPTED: Final = 130
 
 # Where each command stands, in the order of the help. A command loads its own module alone: with
 # those of all others, `dsi-mqtt status` would take twice as long to start.
@@ -104,6 +104,7 @@ def options(
     ] = False,
 ) -> None:
     """Split one model over several edge gateways, over MQTT, orchestrated at run time."""
+    loaded()  # typer finds the command, and so its module, before it calls this
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.INFO,
         format="%(asctime)s %(levelname).1s %(message)s",

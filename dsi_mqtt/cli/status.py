@@ -22,6 +22,7 @@ from dsi_mqtt.cli.common import (
     RootOption,
     control_connection,
     marker,
+    size,
     until_stopped,
 )
 from dsi_mqtt.cli.run_record import run_record
@@ -30,12 +31,17 @@ from dsi_mqtt.core.membership import SILENT_S
 from dsi_mqtt.core.node import DoorLoad, NodeStatus, SegmentLoad, Telemetry
 from dsi_mqtt.core.sizes import MIB
 from dsi_mqtt.core.table import Forecast, Table
+from dsi_mqtt.errors import TransportError
+from dsi_mqtt.transport.base import ConnectOptions, ControlConnection
+from dsi_mqtt.transport.lasting import Backoff, keep_connected
 from dsi_mqtt.transport.loop import run
+from dsi_mqtt.transport.mqtt import MqttTransport
 from dsi_mqtt.wire.topics import Topics
 
 SCHEMA: Final = "dsi.status/1"
 LISTEN_S: Final = 1.2
 REFRESH_S: Final = 0.5
+RETRY_S: Final = 3.0
 
 
 def status(
@@ -77,19 +83,36 @@ async def _once(url: str, topics: Topics) -> Picture:
 
 
 async def _live(url: str, topics: Topics, console: Console) -> None:
-    async with control_connection(url) as connection:
-        with Live(console=console, auto_refresh=False, screen=False) as live:
-            shown = 0.0
+    """Goes on for ever: a screen on a wall waits for its broker, and says so."""
+    async with control_connection(url):
+        pass  # where there is no broker from the first, it is said at once
+    shown: RenderableType = ""
+    last = 0.0
 
-            def show(picture: Picture) -> bool:
-                nonlocal shown
-                now = time.monotonic()
-                if now - shown >= REFRESH_S:
-                    shown = now
-                    live.update(view(picture, now), refresh=True)
-                return False
+    async def connect() -> ControlConnection:
+        return await MqttTransport().control(url, ConnectOptions())
 
+    with Live(console=console, auto_refresh=False, screen=False) as live:
+
+        def show(picture: Picture) -> bool:
+            nonlocal shown, last
+            now = time.monotonic()
+            if now - last >= REFRESH_S:
+                last = now
+                shown = view(picture, now)
+                live.update(shown, refresh=True)
+            return False
+
+        async def follow(connection: ControlConnection) -> None:
+            nonlocal last
+            last = 0.0
             await watch(connection, topics, show, marker(topics))
+
+        def say(error: TransportError, _wait_s: float) -> None:
+            told = f"\nas it last was; waits for the broker: {error}"
+            live.update(Group(shown, Text(told, style="red")), refresh=True)
+
+        await keep_connected(connect, follow, backoff=Backoff(last_s=RETRY_S), on_wait=say)
 
 
 # --- what is shown ----------------------------------------------------------------------------
@@ -180,7 +203,7 @@ def _chain(picture: Picture, table: Table) -> RichTable:
                 str(load.requests) if load else "-",
                 str(load.queued) if load else "-",
                 f"{load.compute_ms:.1f} ms" if load and load.compute_ms is not None else "-",
-                _size(load.bytes_out) if load else "-",
+                size(load.bytes_out) if load else "-",
             )
     return shown
 
@@ -191,13 +214,6 @@ def _columns(*names: str) -> RichTable:
     for name in names:
         shown.add_column(name, no_wrap=True, overflow="ellipsis")
     return shown
-
-
-def _size(nbytes: int) -> str:
-    for unit, size in (("GiB", MIB * 1024), ("MiB", MIB), ("KiB", 1024)):
-        if nbytes >= size:
-            return f"{nbytes / size:.1f} {unit}"
-    return f"{nbytes} B"
 
 
 def _door_load(picture: Picture, table: Table) -> DoorLoad | None:

@@ -109,10 +109,11 @@ class MachineFacts:
     mosquitto: str | None
 
 
+_NODE: Final = "pip install '.[node]' in the checkout"
 # Without these nothing runs; without the others a machine has a narrower use.
 _OPTIONAL: Final[dict[str, str]] = {
-    "torch": "clients and the orchestrator run here, segments do not; pip install 'dsi-mqtt[node]'",
-    "transformers": "no segment of a transformers model runs here; pip install 'dsi-mqtt[node]'",
+    "torch": f"clients and the orchestrator run here, segments do not; {_NODE}",
+    "transformers": f"no segment of a transformers model runs here; {_NODE}",
     "uvloop": "small hops take a third longer without it; pip install uvloop",
 }
 
@@ -165,7 +166,7 @@ def _packages(facts: MachineFacts) -> list[Finding]:
     missing = [name for name, version in facts.packages.items() if version is None]
     needed = [name for name in missing if name not in _OPTIONAL]
     if needed:
-        change = "install them: pip install dsi-mqtt"
+        change = "install them: pip install . in the checkout"
         what = f"missing: {', '.join(needed)}"
         return [Finding("packages", "needed", "fail", what, change)]
     findings = [Finding("packages", "needed", "ok", "everything that a client needs is there")]

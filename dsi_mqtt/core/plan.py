@@ -7,7 +7,7 @@ other is faster, or the plan says by how much one might be. The latency model st
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -187,10 +187,10 @@ def _busiest_ns(
     problem: Problem,
     door: int,
     computes: Sequence[tuple[int, float]],
-    ends: Sequence[tuple[int, int, int]],
+    ends: Sequence[tuple[int | None, int | None, int]],
 ) -> float:
     """Of a node's computing, of what it sends and of what it receives. ends: of hops, with cuts."""
-    busy = Counter[tuple[str, int]]()
+    busy: defaultdict[tuple[str, int], float] = defaultdict(float)
     for node, spent in computes:
         busy["computes", node] += spent
     to_door, from_door = (None, door, 0), (door, None, problem.units)

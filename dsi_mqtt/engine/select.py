@@ -31,6 +31,6 @@ def factory_for(model: ModelSpec, *, threads: int = 1) -> EngineFactory:
         from dsi_mqtt.engine.torch import factory_of  # noqa: PLC0415 - see above
     except ModuleNotFoundError as error:
         raise MachineError(
-            f"a {model.tier} model needs {error.name}; install it with: pip install dsi-mqtt[node]"
+            f"a {model.tier} model needs {error.name}; pip install '.[node]' in the checkout"
         ) from error
     return factory_of(model.tier, threads)

@@ -1,1 +1,1 @@
-"""An HTTP gateway that speaks OpenAI's API in front of deployments. Needs `dsi-mqtt[gateway]`."""
+"""An HTTP gateway that speaks OpenAI's API in front of deployments. Needs the extra `gateway`."""

@@ -54,7 +54,7 @@ class BrokerSettings:
         if not loopback and not self.open_to_network:
             raise ConfigError(
                 f"broker {self.name}: bind {self.bind} would let anybody in; use 127.0.0.1, "
-                "or set open_to_network in a network of your own"
+                "or give --open-to-network in a network of your own"
             )
 
     @property

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, Self
 
 import psutil
 
-from dsi_mqtt.errors import ConfigError, MachineError
+from dsi_mqtt.errors import ConfigError, MachineError, PortInUseError
 from dsi_mqtt.transport.broker_settings import (
     BrokerSettings,
     control_settings,
@@ -210,11 +210,13 @@ class MosquittoProcess:
             with contextlib.suppress(_PortTakenError):
                 await self._start_on(port, program, folder)
                 return
+        if wanted:
+            raise PortInUseError(
+                f"port {wanted} on {bind} is in use by another program; end it or choose another "
+                f"{self._port_option}"
+            )
         raise MachineError(
-            f"port {wanted} on {bind} is in use by another program; end it or choose another "
-            f"{self._port_option}"
-            if wanted
-            else f"no port on {bind} stays free long enough for the broker; set {self._port_option}"
+            f"no port on {bind} stays free long enough for the broker; set {self._port_option}"
         )
 
     async def _start_on(self, port: int, program: Path, folder: Path) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 def run_reference(folder: Path, out: Path, texts: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "dsi_mqtt.cli.demo_reference", str(folder), str(out)]
+    command.append("--count")
     return subprocess.run(command, input=texts, text=True, capture_output=True, check=False)
 
 
@@ -32,7 +33,7 @@ def test_it_embeds_each_text_alone_in_order_and_at_unit_length(tmp_path: Path) -
         "Our choir rehearses on Thursdays.",
     ]
     done = run_reference(MODEL_DIR, out, "\n\n".join(json.dumps(text) for text in texts))
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stdout) == (0, "1\n2\n3\n4\n"), done.stderr
 
     embeddings = np.load(out)
     assert (embeddings.shape, embeddings.dtype) == ((4, 384), np.float32)

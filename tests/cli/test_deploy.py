@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dsi_mqtt.cli.deploy import other_weights
+from dsi_mqtt.cli.deploy import other_weights, progress
 from dsi_mqtt.cli.watching import Picture
 from dsi_mqtt.core.deployment import SplitPart
+from dsi_mqtt.core.node import Leader
 from dsi_mqtt.errors import MESSAGE_MAX
 from tests.core.orchestra import GRAPH, NAME, SPEC, Node, Site
 
@@ -36,3 +37,20 @@ def test_a_node_that_is_missing_is_the_planners_to_say() -> None:
     picture, reason = refused(Node("a", "a-1"))
     assert reason.startswith("none of b is there")
     assert other_weights(picture, NAME) is None
+
+
+def test_nodes_are_counted_as_they_come_and_as_they_look_at_the_model() -> None:
+    coming = frozenset({"a", "b"})
+    site = Site(Node("a", "a-1"))
+    site.deploy(SPLIT)
+    site.until(lambda: "unavailable" in site.kinds())
+    picture = Picture(specs=site.specs, documents=site.documents, statuses=dict(site.statuses))
+    picture.leader = Leader(1, "n", 1)
+    assert progress(picture, NAME, coming).startswith("1 of 2 nodes are online")
+    assert progress(picture, NAME).startswith("none of b is there")  # nobody else is on the way
+    status = picture.statuses["a"]
+    picture.statuses["b"] = replace(status, node="b", incarnation="b-1", models=())
+    assert progress(picture, NAME, coming).startswith("1 of 2 nodes have looked at the model")
+    picture.statuses.clear()
+    assert progress(picture, NAME, coming).startswith("0 of 2 nodes are online")
+    assert progress(picture, NAME).startswith("no node is online; start one")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dsi_mqtt import __version__, errors
+from dsi_mqtt.cli import INTERRUPTED
 from dsi_mqtt.cli import program as program_module
 from dsi_mqtt.errors import DsiError
 from tests.cli.running import DEPLOYMENT, Ended, Run
@@ -24,7 +25,7 @@ def test_exit_codes_are_those_documented() -> None:
     documented = [int(code) for code in re.findall(r"^\| (\d+) \| \S", table, re.MULTILINE)]
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
     raised = {kind.exit_code for kind in kinds if issubclass(kind, DsiError)}
-    ends = {0, 2, program_module.FAULT, program_module.INTERRUPTED}  # no error, or none of ours
+    ends = {0, 2, program_module.FAULT, INTERRUPTED}  # no error, or none of ours
     assert documented == sorted(raised | ends)
 
 
@@ -72,7 +73,7 @@ def test_a_wrong_command_line(run: Run, arguments: list[str], sentence: str) -> 
         (["deploy", "/no/such.yaml"], "/no/such.yaml: no such file"),
         (["deploy", "/"], "/: cannot be read"),
         (["infer", "x"], "inputs: nothing to send"),
-        (["infer", "x", "--parse", "{"], "inputs: --parse was given, but this is no JSON"),
+        (["infer", "x", "--parse", "{"], "inputs: --parse was given, but input 1 is no JSON"),
         (["infer", "x", "--file", "/no/such.jpg"], "/no/such.jpg: cannot be read"),
         (["infer", "a b", "x"], "name: 'a b' is no name"),
         (["undeploy", "a/b"], "name: 'a/b' is no name"),

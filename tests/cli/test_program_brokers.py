@@ -86,6 +86,13 @@ def test_an_address_that_is_not_this_machines(run: Run, tmp_path: Path) -> None:
     )
 
 
+def test_an_address_that_anybody_reaches_names_the_option(run: Run, tmp_path: Path) -> None:
+    where = ("--port", 0, "--data-port", 0, "--state", tmp_path / "state")
+    ended = run("broker", "--bind", "0.0.0.0", *where)
+    assert ended.code == 3
+    assert ended.sentence().endswith("or give --open-to-network in a network of your own")
+
+
 def test_only_brokers_of_ones_own_begin_fresh(run: Run, nowhere: str, tmp_path: Path) -> None:
     file = tmp_path / "echo.yaml"
     file.write_text(DEPLOYMENT)
@@ -180,6 +187,18 @@ def test_deploying_over_another_says_what_changes(
         "note: echo replaces the one that was deployed: "
         "sla.deadline_ms none → 500.0, policy.forbid [] → [old]\n"
     )
+
+
+def test_a_model_that_answers_in_one_pass_is_not_asked_for_text(
+    run: Run, control_broker: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "echo.yaml"
+    file.write_text(DEPLOYMENT)
+    where = ("--broker", control_broker, "--root", "test/no/text")
+    assert run("deploy", file, "--no-wait", *where).code == 0
+    ended = run("generate", "echo", "x", *where)
+    assert ended.code == 3
+    assert ended.sentence() == "echo is one-pass, it generates no text; use `dsi-mqtt infer`"
 
 
 def test_status_of_an_empty_broker(run: Run, control_broker: str) -> None:

@@ -19,7 +19,7 @@ def test_check_shows_the_units(run: Run, tmp_path: Path) -> None:
     file.write_text(DEPLOYMENT)
     ended = run("deploy", file, "--check")
     assert (ended.code, ended.err) == (0, "")
-    assert re.search(r"^0 +prelude +1\.00 MiB +64 B", ended.out, re.MULTILINE)
+    assert re.search(r"^0 +prelude +1\.0 MiB +64 B", ended.out, re.MULTILINE)
     assert ended.out.endswith("echo can be deployed\n")
 
 
@@ -89,3 +89,84 @@ def test_check_refuses_weights_of_chance(
     seeded = run("deploy", file, "--check")
     assert (seeded.code, seeded.err) == (0, "")
     assert seeded.out.endswith("echo can be deployed\n")
+
+
+NODES = """---
+schema: dsi.nodes/1
+nodes:
+  - {id: city, zone: city, memory_mib: 4}
+  - {id: gw, zone: roadside, memory_mib: 4}
+"""
+
+
+def test_check_plans_on_the_nodes_of_the_file(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "echo.yaml"
+    file.write_text(DEPLOYMENT + 'privacy: {units: {"0:1": [city]}}\n' + NODES)
+    ended = run("deploy", file, "--check")
+    assert (ended.code, ended.err) == (0, "")
+    assert re.search(r"^s0 +0:[1-4] +city *$", ended.out, re.MULTILINE)
+    assert re.search(r"^s1 +[1-4]:6 +gw *$", ended.out, re.MULTILINE)
+    assert ended.out.endswith("echo can be deployed\n")
+
+
+@pytest.mark.parametrize(
+    ("rule", "sentence"),
+    [
+        ('split: [{units: "0:6", nodes: [citi]}]', "none of citi is there; start node citi"),
+        ('policy: {pin: {"0:2": citi}}', "units 0:2 are pinned to citi: not there"),
+        ('privacy: {units: {"0:2": [citty]}}', "must be computed in zone citty, and no node is"),
+        ("policy: {max_segments: 1}", "set policy.max_segments to 2"),
+        ("model: {tier: fake, options: {weight_mib: 9}}", "can hold more than 4.0 MiB"),
+    ],
+)
+def test_check_says_what_the_nodes_cannot_satisfy(
+    run: Run, tmp_path: Path, rule: str, sentence: str
+) -> None:
+    model = "" if rule.startswith("model") else "model: {tier: fake}\n"
+    file = tmp_path / "echo.yaml"
+    file.write_text(f"schema: dsi.deployment/1\nname: echo\n{model}{rule}\n{NODES}")
+    ended = run("deploy", file, "--check")
+    assert ended.code == 5
+    assert ended.sentence().startswith("echo cannot be served on the nodes in echo.yaml: ")
+    assert sentence in ended.sentence()
+
+
+def test_check_takes_nodes_from_a_file_of_their_own(run: Run, tmp_path: Path) -> None:
+    file, nodes = tmp_path / "echo.yaml", tmp_path / "nodes.yaml"
+    file.write_text(DEPLOYMENT + NODES)
+    nodes.write_text("schema: dsi.nodes/1\nnodes: [{id: small, memory_mib: 1}]\n")
+    ended = run("deploy", file, "--check", "--nodes", nodes)
+    assert ended.code == 5
+    assert "on the nodes in nodes.yaml" in ended.sentence()
+    alone = run("deploy", file, "--nodes", nodes)
+    assert (alone.code, alone.sentence()[:8]) == (3, "--nodes:")
+
+
+def test_check_names_what_looks_like_a_slip_where_it_does_no_harm(run: Run, tmp_path: Path) -> None:
+    rules = (
+        'split: [{units: "0:3", nodes: [city, gww]}, {units: "3:6", nodes: [gw]}]\n'
+        'privacy: {units: {"0:1": [city, citty]}}\n'
+    )
+    file = tmp_path / "echo.yaml"
+    file.write_text(DEPLOYMENT + rules + NODES)
+    ended = run("deploy", file, "--check")
+    assert ended.code == 0
+    assert ended.err.splitlines() == [
+        "note: echo: split[0] names node gww, and no node of echo.yaml is that",
+        'note: echo: privacy.units["0:1"] names zone citty, and no node of echo.yaml is in it',
+    ]
+
+
+def test_check_opens_the_model_as_its_kind(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    config = {"model_type": "bert", "architectures": ["BertModel"], "vocab_size": 9,
+              "hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1,
+              "intermediate_size": 4, "max_position_embeddings": 64}  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file({"nothing": np.zeros(1, np.float32)}, folder / "model.safetensors")
+    file = tmp_path / "echo.yaml"
+    layers = DEPLOYMENT.replace("tier: fake", "path: ./model, tier: layer")
+    file.write_text(f"{layers}kind: generation\n")
+    ended = run("deploy", file, "--check")
+    assert "deploy it with kind: one-pass" in ended.sentence()

@@ -69,13 +69,13 @@ def test_a_sound_machine_and_broker_need_no_change() -> None:
             replace(MACHINE, packages=MACHINE.packages | {"numpy": None}),
             "needed",
             "fail",
-            "pip install dsi-mqtt",
+            "pip install . in the checkout",
         ),
         (
             replace(MACHINE, packages=MACHINE.packages | {"torch": None}),
             "torch",
             "warn",
-            "dsi-mqtt[node]",
+            "'.[node]' in the checkout",
         ),
     ],
 )

@@ -13,11 +13,12 @@ import psutil
 import pytest
 
 from dsi_mqtt.cli.common import control_connection, marker
+from dsi_mqtt.cli.deploy import publish_spec
 from dsi_mqtt.cli.watching import watch
 from dsi_mqtt.transport.mosquitto import MosquittoProcess, control_settings, find_mosquitto
 from dsi_mqtt.transport.retained import read_retained
 from dsi_mqtt.wire.topics import Topics
-from tests.e2e.live import LiveSite, unsplit
+from tests.e2e.live import LiveSite, deployment, unsplit
 from tests.e2e.programs import PATIENCE_S, dsi_mqtt, in_terminal, left_over, running
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
@@ -51,7 +52,7 @@ async def test_up_runs_a_site_until_ctrl_c(tmp_path: Path) -> None:
             "up", str(file), "--port", port_in(line), "--state", str(state / "b")
         )
         assert taken.code == 6
-        assert "in use by another program" in taken.err
+        assert f"a dsi-mqtt broker is at 127.0.0.1:{port_in(line)} already" in taken.err
         site.interrupt()
         ended = await site.ended()
     assert ended.code == 0
@@ -174,6 +175,21 @@ async def test_status_in_a_terminal_until_ctrl_c(calm_site: LiveSite) -> None:
     assert "Traceback" not in terminal.shown
 
 
+async def test_status_in_a_terminal_waits_for_its_broker() -> None:
+    async with MosquittoProcess(control_settings()) as broker:
+        async with in_terminal("status", "--broker", broker.url) as terminal:
+            await terminal.shows("no node is online")
+            await broker.kill()
+            await terminal.shows("waits for the broker")
+            await broker.start()
+            async with control_connection(broker.url) as connection:
+                await publish_spec(connection, Topics(), deployment("since"))
+            await terminal.shows("since: waits for an orchestrator")
+            terminal.type("\x03")
+            assert await terminal.ended() == 0
+        assert "Traceback" not in terminal.shown
+
+
 async def test_status_fits_a_terminal_of_80_columns(calm_site: LiveSite) -> None:
     shown = await dsi_mqtt("status", "--once", "--broker", calm_site.url)
     assert shown.code == 0
@@ -208,7 +224,7 @@ async def test_infer_prints_a_value_a_line(calm_site: LiveSite, tmp_path: Path) 
     mixed = await dsi_mqtt(
         "infer", "hazards", "one", "-", "--file", str(file), *where, stdin="two\n\nthree\n"
     )
-    texts = ["one", "two", "three", "from a file"]
+    texts = ["one", "two", "", "three", "from a file"]  # an empty line is an input, too
     assert (mixed.code, mixed.err) == (0, "")
     assert [json.loads(line) for line in mixed.out.splitlines()] == [unsplit(t) for t in texts]
 
@@ -219,10 +235,23 @@ async def test_infer_prints_a_value_a_line(calm_site: LiveSite, tmp_path: Path) 
     results = [json.loads(line) for line in values.out.splitlines()]
     assert results[:2] == [unsplit(7), unsplit(["a", "b"])]
     assert results[2]["error"]["code"] == "model_failed"
-    assert values.err.startswith(
-        "dsi-mqtt: 1 of 3 inputs have no result; the first: the model raised"
-    )
-    assert len(values.err.splitlines()) == 1
+    assert values.err == "dsi-mqtt: 1 of 3 inputs have no result; their lines say why\n"
+
+    (tmp_path / "README.md").write_text("from a file")
+    (tmp_path / "README").write_text("from a file")
+    for taken_for, name in (("text/markdown", "README.md"), ("application/octet-stream", "README")):
+        asked = ("infer", "hazards", "--file", str(tmp_path / name), *where)
+        untold = await dsi_mqtt(*asked)
+        assert (untold.code, untold.out) == (8, "")
+        assert f"{taken_for!r} is not read here" in untold.err
+        assert untold.err.endswith("; give --content-type TYPE\n")
+        told = await dsi_mqtt(*asked, "--content-type", "text/plain")
+        assert json.loads(told.out) == unsplit("from a file")
+
+    alone = await dsi_mqtt("infer", "hazards", "--parse", '{"raise": 2}', *where)
+    assert (alone.code, alone.out) == (8, "")
+    assert alone.err.startswith("dsi-mqtt: the model raised")
+    assert len(alone.err.splitlines()) == 1
 
 
 async def test_a_mosquitto_that_wants_a_password(tmp_path: Path) -> None:

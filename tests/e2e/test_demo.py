@@ -98,6 +98,8 @@ async def test_it_survives_the_death_of_a_gateway() -> None:
     (fault,) = document["faults"]
     assert (fault["fault"], fault["node"]) == ("worker_kill", "city")
     assert fault["at_input"] >= 30
+    assert fault["heirs"] == ["city-spare"]
+    assert document["pause_max_ms"] > 0
     assert document["epoch"] > 1
     assert "city" not in [row["node"] for row in document["placement"]]
     assert document["placement"][0]["zone"] == "city"

@@ -56,7 +56,7 @@ async def test_text_comes_as_it_is_told(control_broker: str) -> None:
 async def test_what_is_asked(control_broker: str) -> None:
     async with serving(control_broker) as (name, door):
         settings = ("--max-tokens", "2", "--temperature", "0", "--top-k", "3", "--top-p", "0.5")
-        ended = await generate(control_broker, name, "-", *settings, stdin="Tell\nme")
+        ended = await generate(control_broker, name, "-", *settings, stdin="Tell\nme\n")
         assert (ended.code, ended.out, ended.err) == (0, text_of(range(2)) + "\n", "")
         told = {"max_tokens": 2, "temperature": 0, "top_k": 3, "top_p": 0.5, "stream": True}
         assert asked(door) == {"prompt": "Tell\nme"} | told
@@ -119,8 +119,9 @@ async def test_errors_are_a_sentence_and_an_exit_code(control_broker: str) -> No
     unknown = await generate(control_broker, f"no-{uuid.uuid4().hex}", "Hi")
     assert unknown.code == 3
     assert "does not exist on this broker" in unknown.err
-    empty = await generate(control_broker, "chat", "-")
-    assert (empty.code, empty.err.strip()) == (
-        3,
-        "dsi-mqtt: prompt: is empty; give a text, or - and a text on standard input",
-    )
+    for nothing in ("", "\n"):
+        empty = await generate(control_broker, "chat", "-", stdin=nothing)
+        assert (empty.code, empty.err.strip()) == (
+            3,
+            "dsi-mqtt: prompt: is empty; give a text, or - and a text on standard input",
+        )

@@ -35,7 +35,9 @@ def test_a_machine_without_torch_is_told_what_to_install(monkeypatch: pytest.Mon
     for name in [name for name in sys.modules if name.startswith("dsi_mqtt.engine.torch")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(MachineError, match=r"needs torch.*pip install dsi-mqtt\[node\]"):
+    with pytest.raises(
+        MachineError, match=r"needs torch.*pip install '\.\[node\]' in the checkout"
+    ):
         factory_for(ModelSpec(path="/models/minilm"))
 
 
