@@ -45,6 +45,7 @@ class EngineHost:
         self._emit = emit
         self._model_root = model_root
         self._engines: dict[str, Engine] = {}
+        self._refused: dict[str, str] = {}  # the last word, so that each is logged once
         self._threads = Threads("engine")
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -66,8 +67,10 @@ class EngineHost:
                 engine = await _on_thread(thread, work)
             except Exception as error:  # a user's model may raise anything
                 log.debug("opening %s failed", name, exc_info=True)
-                self._tell(thread, ev.ModelRefused(name, _sentence(error)))
+                self._refuse(thread, ev.ModelRefused(name, _sentence(error)))
             else:
+                if self._refused.pop(name, None) is not None:
+                    log.info("%s can be opened now", name)
                 if self._threads.known(name) is thread:
                     self._engines[name] = engine
                 self._tell(thread, ev.ModelOpened(name, engine.graph))
@@ -77,6 +80,7 @@ class EngineHost:
     def close(self, deployment: str) -> None:
         """Forgets the engine; its thread ends when its last job has."""
         self._engines.pop(deployment, None)
+        self._refused.pop(deployment, None)
         self._threads.end(deployment)
 
     def load(self, deployment: str, units: UnitRange) -> None:
@@ -155,6 +159,13 @@ class EngineHost:
         """Unless the model was closed meanwhile: another may be open under its name."""
         if self._threads.known(event.deployment) is thread:
             self._emit(event)
+
+    def _refuse(self, thread: ThreadPoolExecutor, event: ev.ModelRefused) -> None:
+        """It is tried again and again; only another reason is news to the log."""
+        if self._refused.get(event.deployment) != event.reason:
+            self._refused[event.deployment] = event.reason
+            log.warning("%s is refused here: %s", event.deployment, event.reason)
+        self._tell(thread, event)
 
     def _start(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.get_running_loop().create_task(coroutine, name=name)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
+
+import pytest
 
 from dsi_mqtt.core import events as ev
 from dsi_mqtt.core.deployment import Deployment, Generation
@@ -69,6 +72,29 @@ async def test_a_model_that_is_back_opens_on_the_same_thread() -> None:
     host.host.load(NAME, UnitRange(0, 3))
     assert isinstance(await host.told(), ev.UnitsLoaded)
     host.host.shut_down()
+
+
+async def test_a_refusal_is_logged_once_and_again_when_the_reason_is_another(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    reasons: list[str | None] = ["no such folder", "no such folder", "it is cut off", None]
+
+    def before(_model: ModelSpec) -> None:
+        reason = reasons.pop(0)
+        if reason is not None:
+            raise CheckpointError(reason)
+
+    host = Host(before)
+    with caplog.at_level(logging.INFO):
+        for _ in range(4):
+            host.host.open(spec(3))
+            await host.told()
+    host.host.shut_down()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{NAME} is refused here: no such folder",
+        f"{NAME} is refused here: it is cut off",
+        f"{NAME} can be opened now",
+    ]
 
 
 async def test_a_model_that_was_closed_while_it_was_opened_is_not_the_next_one() -> None:
