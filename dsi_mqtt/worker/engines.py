@@ -50,12 +50,12 @@ class EngineHost:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def open(self, deployment: Deployment) -> None:
-        name, model = deployment.name, self._local(deployment.model)
+        name = deployment.name
         generation = deployment.limits if deployment.kind == "generation" else None
         thread = self._threads.of(name)
 
         def work() -> Engine:
-            engine = self._factory.open(model, generation)
+            engine = self._factory.open(self._local(deployment.model), generation)
             wrong = first_out_of_range(engine.graph)
             if wrong is not None:
                 raise CheckpointError(f"this model cannot be placed: {wrong}")
@@ -150,10 +150,20 @@ class EngineHost:
     # --- parts --------------------------------------------------------------------------------
 
     def _local(self, model: ModelSpec) -> ModelSpec:
-        """The model's folder as it is on this machine."""
-        if model.path is None or self._model_root is None or Path(model.path).exists():
+        """The model's folder as it is on this machine. Raises CheckpointError where it is not.
+
+        Told before an engine is imported, which takes long.
+        """
+        if model.path is None or Path(model.path).exists():
             return model
-        return replace(model, path=str(self._model_root / Path(model.path).name))
+        missing = f"model.path: {model.path} does not exist on this machine"
+        if self._model_root is None:
+            advice = "copy it there, or start the worker with --models"
+            raise CheckpointError(one_sentence(f"{missing}; {advice}"))
+        here = self._model_root / Path(model.path).name
+        if not here.exists():
+            raise CheckpointError(one_sentence(f"{missing}, nor does {here} (--models); copy it"))
+        return replace(model, path=str(here))
 
     def _tell(self, thread: ThreadPoolExecutor, event: Told) -> None:
         """Unless the model was closed meanwhile: another may be open under its name."""

@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -38,9 +39,9 @@ class Factory:
 class Host:
     """An engine host with what it has told."""
 
-    def __init__(self, before: Callable[[ModelSpec], None]) -> None:
+    def __init__(self, before: Callable[[ModelSpec], None], model_root: Path | None = None) -> None:
         self._told: asyncio.Queue[ev.Event] = asyncio.Queue()
-        self.host = EngineHost(Factory(before), self._told.put_nowait)
+        self.host = EngineHost(Factory(before), self._told.put_nowait, model_root)
 
     async def told(self) -> ev.Event:
         async with asyncio.timeout(PATIENCE_S):
@@ -72,6 +73,34 @@ async def test_a_model_that_is_back_opens_on_the_same_thread() -> None:
     host.host.load(NAME, UnitRange(0, 3))
     assert isinstance(await host.told(), ev.UnitsLoaded)
     host.host.shut_down()
+
+
+async def test_a_model_that_is_nowhere_is_told_by_the_path_in_the_file(tmp_path: Path) -> None:
+    """And at once: no engine is asked for it."""
+    asked: list[str | None] = []
+    given = replace(spec(3), model=ModelSpec(tier="fake", path="/no/such/minilm"))
+
+    host = Host(lambda model: asked.append(model.path))
+    host.host.open(given)
+    assert await host.told() == ev.ModelRefused(
+        NAME,
+        "model.path: /no/such/minilm does not exist on this machine; copy it there, or start the "
+        "worker with --models",
+    )
+    host.host.shut_down()
+
+    elsewhere = Host(lambda model: asked.append(model.path), tmp_path)
+    elsewhere.host.open(given)
+    refused = await elsewhere.told()
+    assert isinstance(refused, ev.ModelRefused)
+    both = f"model.path: /no/such/minilm does not exist on this machine, nor does {tmp_path}"
+    assert refused.reason.startswith(both[:150])
+    assert asked == []
+    (tmp_path / "minilm").mkdir()
+    elsewhere.host.open(given)
+    assert isinstance(await elsewhere.told(), ev.ModelOpened)
+    assert asked == [str(tmp_path / "minilm")]
+    elsewhere.host.shut_down()
 
 
 async def test_a_refusal_is_logged_once_and_again_when_the_reason_is_another(
