@@ -118,7 +118,7 @@ class Outlook:
             return refusals[0]
         if self.online():
             return "no node has described the model yet; look at the workers' logs"
-        return "no node is online; start one with `dsi-mqtt worker`"
+        return "no node is online yet; if none is being started, use `dsi-mqtt worker`"
 
     # --- placements ---------------------------------------------------------------------------
 
