@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import re
 import sys
@@ -20,13 +21,15 @@ from dsi_mqtt.cli.common import (
     until_stopped,
 )
 from dsi_mqtt.core.sizes import MIB
-from dsi_mqtt.engine.select import TierFactory
+from dsi_mqtt.engine.select import TierFactory, missing_packages
 from dsi_mqtt.errors import ConfigError
 from dsi_mqtt.transport.address import parse_broker_url
 from dsi_mqtt.transport.loop import run
 from dsi_mqtt.transport.mqtt import MqttTransport
 from dsi_mqtt.wire.topics import Topics, check_name
 from dsi_mqtt.worker.app import WorkerConfig, WorkerProcess
+
+log = logging.getLogger(__name__)
 
 NameOption = Annotated[
     str | None, typer.Option("--name", "-n", help="This node; by default the host's name.")
@@ -70,6 +73,13 @@ def worker(
         brokers = await home_brokers(broker, data_broker, Topics(root))
         where = parse_broker_url(broker)
         print(f"node {node} in zone {zone}, at {where}; Ctrl-C ends it", flush=True)
+        missing = missing_packages()
+        if missing:
+            log.warning(
+                "%s: not installed, so every model but a fake one is refused here; "
+                "install dsi-mqtt with its extra: node",
+                ", ".join(missing),
+            )
         config = WorkerConfig(
             node, zone, brokers, root, cap, threads=threads, spare=spare, model_root=models
         )

@@ -45,6 +45,7 @@ from dsi_mqtt.core.peers import Peers
 from dsi_mqtt.core.request import Input, Redelivery, Reply
 from dsi_mqtt.core.runs import Calls, Runs, TextEvent
 from dsi_mqtt.core.table import Stamp, Table
+from dsi_mqtt.core.unserved import Unserved, why_unserved
 
 AGAIN_MAX_S: Final = 30.0
 # Errors that say nothing about their input.
@@ -79,6 +80,7 @@ class Door:
         self._kept = KeptAnswers()
         self._deaths = Deaths()
         self._cancelled = Cancelled()
+        self._unserved = Unserved()
         self._passed_over: list[Input] = []
         self._refusal: Failure | None = None
         self._leaving = False
@@ -133,9 +135,10 @@ class Door:
         """The model as it is open on this node; None: it is not."""
         return self._runs.model_is(graph, now)
 
-    def named(self, table: Table, now: float) -> Effects:
-        """The serving table names this door."""
+    def named(self, table: Table, now: float, *, coming: bool = False) -> Effects:
+        """The table that counts names this door. coming: the next one is being prepared."""
         self._leaving, self._refusal = False, None
+        self._unserved.table_is(table, now, coming=coming)
         self._runs.starting = True
         return [*self._runs.table_changed(table, now), *self._admit_passed_over(now)]
 
@@ -240,6 +243,7 @@ class Door:
 
     def _forget(self, request: Request) -> None:
         del self._requests[request.id]
+        self._unserved.over(request.id)
         if self._by_key.get(request.key) is request:
             del self._by_key[request.key]
 
@@ -257,6 +261,7 @@ class Door:
 
     def _admit(self, request: Request, now: float) -> Effects:
         self._requests[request.id] = self._by_key[request.key] = request
+        self._unserved.came(request.id, self._runs.table)
         # A door died holding it, or while it ran alone.
         record = self._deaths.of(request.key)
         request.deaths, request.suspect_to = record.count, record.position
@@ -335,7 +340,7 @@ class Door:
         return effects
 
     def tick(self, now: float) -> Effects:
-        effects: Effects = []
+        effects = self._tell_unserved(now)
         for request in list(self._requests.values()):
             unanswered = request.reply is None
             if unanswered and request.deadline <= now:
@@ -391,12 +396,17 @@ class Door:
         self._deaths.cleared(key)
         return self._cleared([key])
 
+    def _tell_unserved(self, now: float) -> Effects:
+        effects: Effects = []
+        for request in [self._requests[id_] for id_ in self._unserved.hopeless(now)]:
+            self._unserved.over(request.id)
+            if request.reply is None:
+                effects += self._give_up(request, why_unserved(self._runs.table), now)
+        return effects
+
     def _too_late(self, request: Request) -> Failure:
         table = self._runs.table
         if request.attempts == 0 and (table is None or table.state != "serving"):
-            reason = table.reason if table else None
-            return Failure(
-                "unavailable", reason or "no chain serves this deployment now; try again later"
-            )
+            return why_unserved(table)
         limit = f"{self._spec.deadline_s * 1000:g} ms (sla.deadline_ms)"
         return Failure("deadline", f"no result within {limit}; try again")

@@ -14,7 +14,7 @@ from dsi_mqtt.core.model import UnitRange
 from dsi_mqtt.core.profile import Link, NodeView
 from dsi_mqtt.core.rules import Rules, Zones, in_zones
 
-Constraint = Literal["no_nodes", "zones", "memory", "pin", "split", "segments", "links"]
+Constraint = Literal["no_nodes", "zones", "memory", "pin", "split", "segments", "links", "unfit"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def first_gap(rules: Rules, nodes: Sequence[NodeView]) -> Gap | None:
     zones = rules.door_zones()
     down = [node for node in allowed if zones is None or node.zone in zones]
     if down:
-        return _link_gap(down, "the door")
+        return _idle_gap(down, "the door")
     where = in_zones(zones)
     return Gap("zones", "privacy.units", f"the door sees inputs and answers: no node is in {where}")
 
@@ -82,7 +82,7 @@ def joined(nodes: Sequence[NodeView], added: Sequence[Newcomer]) -> tuple[NodeVi
 
 def _computes(rules: Rules, span: UnitRange, nodes: Sequence[NodeView]) -> bool:
     """Whether some node, reachable, may compute all of `span`."""
-    reachable = [node for node in nodes if node.link.usable]
+    reachable = [node for node in nodes if node.usable]
     able = [True] * len(reachable)
     for unit in range(*span):
         able = [a and b for a, b in zip(able, rules.may_compute(unit, reachable), strict=True)]
@@ -90,7 +90,7 @@ def _computes(rules: Rules, span: UnitRange, nodes: Sequence[NodeView]) -> bool:
 
 
 def _is_door(rules: Rules, nodes: Sequence[NodeView]) -> bool:
-    return any(rules.may_be_door(node) for node in nodes if node.link.usable)
+    return any(rules.may_be_door(node) for node in nodes if node.usable)
 
 
 def _span_gap(rules: Rules, span: UnitRange, allowed: Sequence[NodeView]) -> Gap:
@@ -99,7 +99,7 @@ def _span_gap(rules: Rules, span: UnitRange, allowed: Sequence[NodeView]) -> Gap
     named = [node for node in allowed if not hosts or node.node in hosts]
     fitting = [node for node in named if zones is None or node.zone in zones]
     if fitting:
-        return _link_gap(fitting, f"units {span}")
+        return _idle_gap(fitting, f"units {span}")
     if pin is not None:
         if not named:
             return Gap("pin", pin.field, f"units {pin.units} are pinned to {pin.node}: not there")
@@ -120,9 +120,13 @@ def _span_gap(rules: Rules, span: UnitRange, allowed: Sequence[NodeView]) -> Gap
     )
 
 
-def _link_gap(nodes: Sequence[NodeView], what: str) -> Gap:
-    names = ", ".join(sorted(node.node for node in nodes))
-    return Gap("links", min(node.node for node in nodes), f"{what} could be on {names}: link down")
+def _idle_gap(nodes: Sequence[NodeView], what: str) -> Gap:
+    """Of nodes that the rules allow: their links are down, or they are unfit."""
+    down = sorted(node.node for node in nodes if not node.unfit)
+    if down:
+        return Gap("links", down[0], f"{what} could be on {', '.join(down)}: link down")
+    first = min(nodes, key=lambda node: node.node)
+    return Gap("unfit", first.node, f"node {first.node} {first.unfit}")
 
 
 def _newcomer(
@@ -136,8 +140,13 @@ def _newcomer(
     if not hosts:
         return _unnamed(rules, zones, nodes, weight_bytes)
     present = {node.node: node for node in nodes}
-    # Rather one that is new, or whose link alone is down, than one that has to move.
-    name = min(hosts, key=lambda host: (host in added, _moves(present.get(host), zones)))
+
+    def effort(host: str) -> tuple[bool, bool, int]:
+        """Rather one whose link alone is down than an unfit or a new one, or one that must move."""
+        node = present.get(host)
+        return host in added, _moves(node, zones), 2 if node is None else bool(node.unfit)
+
+    name = min(hosts, key=effort)
     if name in present:
         return _mended(rules, present[name], zones, weight_bytes)
     return _started(rules, name, zones, weight_bytes)
@@ -152,11 +161,12 @@ def _unnamed(rules: Rules, zones: Zones, nodes: Sequence[NodeView], weight_bytes
         node
         for node in nodes
         if node.node not in rules.forbidden
-        and not node.link.usable
+        and not node.usable
         and (zones is None or node.zone in zones)
     ]
     if down:
-        return _mended(rules, min(down, key=lambda node: node.node), zones, weight_bytes)
+        easiest = min(down, key=lambda node: (bool(node.unfit), node.node))
+        return _mended(rules, easiest, zones, weight_bytes)
     return _started(rules, None, zones, weight_bytes)
 
 
@@ -175,8 +185,8 @@ def _started(rules: Rules, name: str | None, zones: Zones, weight_bytes: int) ->
 
 
 def _mended(rules: Rules, node: NodeView, zones: Zones, weight_bytes: int) -> Newcomer:
-    deeds = []
-    view = replace(node, weight_bytes=max(node.weight_bytes, weight_bytes))
+    deeds = [f"let node {node.node} take part"] if node.unfit else []
+    view = replace(node, weight_bytes=max(node.weight_bytes, weight_bytes), unfit="")
     if not node.link.usable:
         deeds.append(f"bring the link of node {node.node} up")
         view = replace(view, link=Link())

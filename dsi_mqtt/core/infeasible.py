@@ -72,11 +72,20 @@ def explain(situation: Situation, *, proven: bool) -> Infeasible:
     if _with_segments(situation, situation.rules.units).possible():
         remedy = _more_segments(situation)
         limit = situation.rules.max_segments
-        message = f"no placement has {limit} segments or fewer"
-        return _infeasible(Gap("segments", "policy.max_segments", message), remedy, proven=proven)
+        message = "no placement has " + (
+            "1 segment" if limit == 1 else f"{limit} segments or fewer"
+        )
+        gap = Gap("segments", "policy.max_segments", message)
+        return _infeasible(gap, remedy + _beside(situation), proven=proven)
     node, remedy = _more_memory(situation)
     gap = Gap("memory", node, _memory_message(situation))
-    return _infeasible(gap, remedy, proven=proven)
+    return _infeasible(gap, remedy + _beside(situation), proven=proven)
+
+
+def _beside(situation: Situation) -> str:
+    """Who is there and takes no part, for what lacks might be there."""
+    unfit = [n for n in situation.nodes if n.unfit and n.node not in situation.rules.forbidden]
+    return f" (node {unfit[0].node} {unfit[0].unfit})" if unfit else ""
 
 
 def _infeasible(gap: Gap, remedy: str, *, proven: bool) -> Infeasible:

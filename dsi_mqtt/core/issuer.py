@@ -73,7 +73,7 @@ class Issuer:
         graph: ModelGraph,
         authority: Authority,
     ) -> DoorPlace | None:
-        """While nothing serves, a door still holds the inputs and answers each by its deadline."""
+        """While nothing serves, a door still takes the inputs and answers each: `core.unserved`."""
         old = document.serve if document else None
         known = old.door.node if old and old.door else None
         keeper = self._outlook.keeper(spec, graph, known)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -17,7 +17,7 @@ from dsi_mqtt.core.membership import Membership
 from dsi_mqtt.core.model import ModelGraph, UnitRange
 from dsi_mqtt.core.node import NodeStatus, Telemetry
 from dsi_mqtt.core.plan import EXPANSIONS, Infeasible, Plan, plan
-from dsi_mqtt.core.profile import complaint, views
+from dsi_mqtt.core.profile import NodeView, complaint, view, views
 from dsi_mqtt.core.room import cache_bytes
 from dsi_mqtt.core.rules import compile_rules
 from dsi_mqtt.core.table import TERM_MAX, Stamp, Table
@@ -109,7 +109,7 @@ class Outlook:
 
     def why_no_graph(self) -> str:
         refusals = [
-            f"node {status.node} refuses the model: {report.refused}"
+            f"node {status.node} is online but refuses the model: {report.refused}"
             for status, _ in self.online()
             for report in status.models
             if report.deployment == self.name and report.refused
@@ -118,7 +118,7 @@ class Outlook:
             return refusals[0]
         if self.online():
             return "no node has described the model yet; look at the workers' logs"
-        return "no node is online; start one with `dsi-mqtt worker`"
+        return "no node is online yet; if none is being started, use `dsi-mqtt worker`"
 
     # --- placements ---------------------------------------------------------------------------
 
@@ -134,8 +134,10 @@ class Outlook:
             for replica in segment.replicas:
                 held.setdefault(replica.node, []).append(segment.units)
         usable = self._usable(self.online(), graph, frozenset(without))
-        seen = views(usable, graph, self.name, caches=cache_bytes(spec, graph))
-        return plan(spec, graph, seen, held=held, expansions=_expansions(graph))
+        caches = cache_bytes(spec, graph)
+        seen = views(usable, graph, self.name, caches=caches)
+        unfit = self._unfit({view.node for view in seen}, graph, caches)
+        return plan(spec, graph, [*seen, *unfit], held=held, expansions=_expansions(graph))
 
     def present(self, spec: Deployment, graph: ModelGraph, serve: Table) -> Plan | None:
         """What `serve` promises under today's rules and links; None: it breaks the rules.
@@ -181,6 +183,26 @@ class Outlook:
             if why is not None:
                 found[status.node, status.incarnation] = why
         return found
+
+    def _unfit(self, planned: Collection[str], graph: ModelGraph, caches: int) -> list[NodeView]:
+        """Nodes that are there and cannot be given anything, each with the reason."""
+        return [
+            replace(view(status, telemetry, graph, self.name, caches=caches), unfit=why)
+            for status, telemetry in self.online()
+            if status.node not in planned
+            and complaint(status, telemetry, graph, self.name) is None
+            and (why := self._why_unfit(status, graph))
+        ]
+
+    def _why_unfit(self, status: NodeStatus, graph: ModelGraph) -> str:
+        report = next((m for m in status.models if m.deployment == self.name), None)
+        if report is None:
+            return "is online and has yet to look at the model"
+        if report.refused:
+            return f"is online but refuses the model: {report.refused}"
+        if report.graph is None or report.graph.digest != graph.digest:
+            return "is online but has other weights than most"
+        return "is online but could not prepare its part"
 
     def _usable(
         self, reports: Iterable[Report], graph: ModelGraph, without: frozenset[NodeKey]

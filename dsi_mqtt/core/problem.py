@@ -114,11 +114,11 @@ Held = Mapping[str, Collection[int]]
 
 
 def build(graph: ModelGraph, rules: Rules, nodes: Sequence[NodeView], held: Held) -> Problem:
-    """The problem of placing `graph` on `nodes`; those whose link is down are left out.
+    """The problem of placing `graph` on `nodes`; unusable ones are left out.
 
     held: by node, units it goes on holding while it takes up its part of the plan.
     """
-    known = tuple(sorted((n for n in nodes if n.link.usable), key=lambda node: node.node))
+    known = tuple(sorted((n for n in nodes if n.usable), key=lambda node: node.node))
     units = len(graph.units)
     bytes_at = (
         graph.input_bytes,

@@ -77,7 +77,8 @@ class NodeView:
 
     weight_bytes: of weights it may hold for this deployment, beside cache_bytes, which are kept
     free for its sessions; overdrawn_bytes: by which what is taken already is too much. unit_s:
-    seconds each unit of the model takes here for one reference row.
+    seconds each unit of the model takes here for one reference row. unfit: why it can be given
+    nothing although it is there, as in "node a {unfit}"; empty where it can.
     Raises ConfigError for negative or unbounded values.
     """
 
@@ -90,6 +91,11 @@ class NodeView:
     spare: bool = False
     cache_bytes: int = 0
     overdrawn_bytes: int = 0
+    unfit: str = ""
+
+    @property
+    def usable(self) -> bool:
+        return not self.unfit and self.link.usable
 
     def __post_init__(self) -> None:
         if self.weight_bytes < 0:

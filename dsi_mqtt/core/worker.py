@@ -221,7 +221,7 @@ class Worker:
         effects += ingress.named(table.door, now)
         if was_open and not ingress.is_open:
             effects += door.ingress_lost(now)
-        return effects + door.named(table, now)
+        return effects + door.named(table, now, coming=self._is_coming(name))
 
     def _leave_door(self, name: str, now: float) -> Effects:
         door, ingress = self._doors.get(name), self._ingresses.get(name)
@@ -254,6 +254,11 @@ class Worker:
     def _serving(self, name: str) -> Table | None:
         document = self._holdings.document(name)
         return document.serve if document else None
+
+    def _is_coming(self, name: str) -> bool:
+        """Whether another table is being prepared."""
+        document = self._holdings.document(name)
+        return document is not None and document.prepare is not None
 
     def _for_door(
         self, act: Callable[[Door, Any, float], Effects], event: DoorEvent, now: float

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Final
 
 from dsi_mqtt.core.deployment import Generation
 from dsi_mqtt.core.model import ModelSpec
 from dsi_mqtt.engine.base import Engine, EngineFactory
 from dsi_mqtt.engine.fake import FakeFactory
 from dsi_mqtt.errors import ConfigError, MachineError
+
+# What `engine/torch/` imports. The extra `node` brings all of it.
+_NEEDED: Final = ("torch", "transformers", "safetensors")
+
+
+def missing_packages() -> list[str]:
+    """Packages without which this machine refuses every model but the fake ones."""
+    return [name for name in _NEEDED if find_spec(name) is None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final
 
 from dsi_mqtt.core.decisions import (
@@ -279,15 +279,18 @@ def _log_fault(what: str, error: Exception) -> None:
 
 
 def _log_decision(decided: Decided) -> None:
-    log.info("%s: %s, because %s (%s)", *_told(decided))
+    log.info(
+        "%s: %s, because %s%s", decided.deployment, decided.kind, decided.reason, _told(decided)
+    )
 
 
-def _told(decided: Decided) -> Sequence[str]:
-    places = "nothing"
+def _told(decided: Decided) -> str:
+    """What was placed where, in brackets; empty where nothing was."""
     plan = decided.plan
-    if plan is not None:
-        places = ", ".join(f"{s.units} on {s.node}" for s in plan.segments)
-        places += f"; {plan.latency_s * 1000:.1f} ms expected, by one node alone "
-        alone = plan.single_node_latency_s
-        places += "none would fit" if alone is None else f"{alone * 1000:.1f} ms"
-    return decided.deployment, decided.kind, decided.reason, places
+    if plan is None:
+        return ""
+    places = ", ".join(f"{s.units} on {s.node}" for s in plan.segments)
+    places += f"; {plan.latency_s * 1000:.1f} ms expected, by one node alone "
+    alone = plan.single_node_latency_s
+    places += "none would fit" if alone is None else f"{alone * 1000:.1f} ms"
+    return f" ({places})"

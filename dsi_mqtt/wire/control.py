@@ -100,9 +100,10 @@ def complaints(error: ValidationError, words: Mapping[str, str] | None = None) -
     """Everything pydantic found wrong in a tuple of one, each as "field: what is wrong".
 
     Names that are not known come first: one of them explains the one that is missing.
-    words: by pydantic's error type, what to say instead of its own message.
+    words: by pydantic's error type, what to say instead of its own message; <given> stands for the
+        value, <expected> for what is allowed.
     """
-    found: list[Any] = list(error.errors(include_url=False, include_context=False))
+    found: list[Any] = list(error.errors(include_url=False))
     found.sort(key=lambda complaint: complaint["type"] != "unexpected_keyword_argument")
     return [_complaint(complaint, words or {}) for complaint in found]
 
@@ -112,4 +113,6 @@ def _complaint(found: Mapping[str, Any], words: Mapping[str, str]) -> str:
     for part in found["loc"][1:]:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
     message = words.get(found["type"], str(found["msg"]))
+    message = message.replace("<expected>", str(found.get("ctx", {}).get("expected")))
+    message = message.replace("<given>", f"{found.get('input')!r:.40}")
     return f"{path}: {message}" if path else message

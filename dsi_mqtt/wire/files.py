@@ -28,6 +28,9 @@ INFINITY: Final = float("inf")
 PACKAGE: Final = "package:"
 _DTYPES: Final = ("float32", "float16", "bfloat16")
 
+_WHOLE: Final = "must be a whole number, not <given>"
+_NUMBER: Final = "must be a number, not <given>"
+_SWITCH: Final = "must be true or false, not <given>"
 _WORDS: Final = {
     "unexpected_keyword_argument": "is no field here; check its spelling and indentation",
     "missing": "is missing",
@@ -35,6 +38,10 @@ _WORDS: Final = {
     "dict_type": "must hold fields, like {name: value}",
     "tuple_type": "must be a list, like [a, b]",
     "string_type": 'must be text; put numbers and unit ranges in quotes, like "0:3"',
+    "literal_error": "must be <expected>, not <given>",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), _WHOLE),
+    **dict.fromkeys(("float_type", "float_parsing"), _NUMBER),
+    **dict.fromkeys(("bool_type", "bool_parsing"), _SWITCH),
 }
 # In a file an unknown key is a spelling mistake, unlike on the wire. (Why a tuple: wire.control.)
 _FORBID: Final = ConfigDict(extra="forbid")

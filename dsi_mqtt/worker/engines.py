@@ -45,16 +45,17 @@ class EngineHost:
         self._emit = emit
         self._model_root = model_root
         self._engines: dict[str, Engine] = {}
+        self._refused: dict[str, str] = {}  # the last word, so that each is logged once
         self._threads = Threads("engine")
         self._tasks: set[asyncio.Task[None]] = set()
 
     def open(self, deployment: Deployment) -> None:
-        name, model = deployment.name, self._local(deployment.model)
+        name = deployment.name
         generation = deployment.limits if deployment.kind == "generation" else None
         thread = self._threads.of(name)
 
         def work() -> Engine:
-            engine = self._factory.open(model, generation)
+            engine = self._factory.open(self._local(deployment.model), generation)
             wrong = first_out_of_range(engine.graph)
             if wrong is not None:
                 raise CheckpointError(f"this model cannot be placed: {wrong}")
@@ -66,8 +67,10 @@ class EngineHost:
                 engine = await _on_thread(thread, work)
             except Exception as error:  # a user's model may raise anything
                 log.debug("opening %s failed", name, exc_info=True)
-                self._tell(thread, ev.ModelRefused(name, _sentence(error)))
+                self._refuse(thread, ev.ModelRefused(name, _sentence(error)))
             else:
+                if self._refused.pop(name, None) is not None:
+                    log.info("%s can be opened now", name)
                 if self._threads.known(name) is thread:
                     self._engines[name] = engine
                 self._tell(thread, ev.ModelOpened(name, engine.graph))
@@ -77,6 +80,7 @@ class EngineHost:
     def close(self, deployment: str) -> None:
         """Forgets the engine; its thread ends when its last job has."""
         self._engines.pop(deployment, None)
+        self._refused.pop(deployment, None)
         self._threads.end(deployment)
 
     def load(self, deployment: str, units: UnitRange) -> None:
@@ -146,15 +150,32 @@ class EngineHost:
     # --- parts --------------------------------------------------------------------------------
 
     def _local(self, model: ModelSpec) -> ModelSpec:
-        """The model's folder as it is on this machine."""
-        if model.path is None or self._model_root is None or Path(model.path).exists():
+        """The model's folder as it is on this machine. Raises CheckpointError where it is not.
+
+        Told before an engine is imported, which takes long.
+        """
+        if model.path is None or Path(model.path).exists():
             return model
-        return replace(model, path=str(self._model_root / Path(model.path).name))
+        missing = f"model.path: {model.path} does not exist on this machine"
+        if self._model_root is None:
+            advice = "copy it there, or start the worker with --models"
+            raise CheckpointError(one_sentence(f"{missing}; {advice}"))
+        here = self._model_root / Path(model.path).name
+        if not here.exists():
+            raise CheckpointError(one_sentence(f"{missing}, nor does {here} (--models); copy it"))
+        return replace(model, path=str(here))
 
     def _tell(self, thread: ThreadPoolExecutor, event: Told) -> None:
         """Unless the model was closed meanwhile: another may be open under its name."""
         if self._threads.known(event.deployment) is thread:
             self._emit(event)
+
+    def _refuse(self, thread: ThreadPoolExecutor, event: ev.ModelRefused) -> None:
+        """It is tried again and again; only another reason is news to the log."""
+        if self._refused.get(event.deployment) != event.reason:
+            self._refused[event.deployment] = event.reason
+            log.warning("%s is refused here: %s", event.deployment, event.reason)
+        self._tell(thread, event)
 
     def _start(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.get_running_loop().create_task(coroutine, name=name)

@@ -46,7 +46,8 @@ SPEC = Deployment(NAME, ModelSpec(tier="fake"))
 @dataclass
 class Node:
     """gflops: its speed. room: how many units' weights it holds. describes, loads: seconds it
-    takes; None: never. fails: what loading ends with. releases: whether it lets go of parts.
+    takes; None: never. refuses: the model, and why. fails: what loading ends with. releases:
+    whether it lets go of parts.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Node:
     spare: bool = False
     describes: float | None = 0.1
     loads: float | None = 0.3
+    refuses: str | None = None
     fails: str | None = None
     releases: bool = True
     state: NodeState = "online"
@@ -107,7 +109,7 @@ class Node:
                 weight_bytes=self.room * 10 * MIB, gflops=self.gflops, memory_gib_s=1000.0
             ),
             models=tuple(
-                ModelReport(name, self.graph)
+                ModelReport(name, None if self.refuses else self.graph, self.refuses)
                 for name, since in sorted(self.known.items())
                 if described is not None and now - since >= described
             ),

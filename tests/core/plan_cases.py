@@ -117,7 +117,9 @@ def door_ok(case: Case, door: NodeView) -> bool:
 
 
 def _linked(nodes: list[NodeView]) -> bool:
-    return all(node.link.up_mbit_s > 0 and node.link.down_mbit_s > 0 for node in nodes)
+    return all(
+        not node.unfit and node.link.up_mbit_s > 0 and node.link.down_mbit_s > 0 for node in nodes
+    )
 
 
 def _fits(case: Case, chain: Chain) -> bool:
@@ -206,6 +208,7 @@ def node_views(draw: st.DrawFn, name: str, graph: ModelGraph) -> NodeView:
         unit_s=tuple(draw(st.lists(costs, min_size=units, max_size=units))),
         link=draw(links()),
         spare=once_in(draw, 5),
+        unfit="is online but refuses the model: it is not here" if once_in(draw, 12) else "",
     )
 
 

@@ -17,6 +17,7 @@ from dsi_mqtt.core.effects import (
 )
 from dsi_mqtt.core.line import AGAIN_FIRST_S
 from dsi_mqtt.core.message import Activation, Failure, Header
+from dsi_mqtt.core.unserved import HOPE_S
 from tests.core.build import (
     A,
     B,
@@ -42,8 +43,27 @@ def test_no_more_attempts_than_the_window() -> None:
 def test_without_a_chain_inputs_wait_and_then_learn_why() -> None:
     desk = Desk(no_route(1, "no node fits unit 3", A)).give(make_input(1))
     assert desk.sent() == []
-    failure = desk.wait(10.0).replies()[0].failure
+    assert desk.wait(HOPE_S - 1).replies() == []
+    failure = desk.wait(1.0).replies()[0].failure
     assert failure == Failure("unavailable", "no node fits unit 3")
+    desk.give(make_input(2))
+    assert desk.wait(0.5).codes() == ["unavailable"] * 2, "who comes later is told at once"
+
+
+def test_and_those_that_wait_are_served_where_a_chain_comes_soon() -> None:
+    desk = Desk(no_route(1, "no node fits unit 3", A)).give(make_input(1))
+    desk.wait(1.0).serve(make_table(epoch=2))
+    assert numbers(desk.sent()) == [1]
+    desk.wait(1.0).serve(no_route(3, "it broke", A)).wait(HOPE_S)
+    assert desk.replies() == [], "it had begun, and has the time that its deadline gives"
+
+
+def test_while_a_table_is_prepared_inputs_go_on_waiting() -> None:
+    desk, room = Desk(None), no_route(1, "makes room for the next table", A)
+    desk.do(desk.door.named(room, desk.now, coming=True)).give(make_input(1))
+    assert desk.wait(HOPE_S + 1).replies() == []
+    desk.serve(make_table(epoch=2))
+    assert numbers(desk.sent()) == [1]
 
 
 def test_a_chain_with_a_node_said_to_be_offline_gets_nothing_new() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dsi_mqtt.core.deployment import Policy, Privacy
+import pytest
+
+from dsi_mqtt.core.deployment import Deployment, Policy, Privacy, SplitPart
 from dsi_mqtt.core.plan import Infeasible, plan
 from dsi_mqtt.core.profile import views
 from dsi_mqtt.core.table import Stamp, TableDocument
@@ -28,6 +30,43 @@ def test_what_is_infeasible_says_why_and_a_new_node_mends_it() -> None:
     assert len(site.published) == count
     site.join(b)
     site.until(lambda: site.serves("a", "b"))
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        replace(SPEC, split=(SplitPart("0:6", ("gw",)),)),
+        replace(SPEC, policy=Policy(pin={"0:2": "gw"})),
+        replace(SPEC, privacy=Privacy({"0:1": ("plant",)})),
+    ],
+)
+def test_a_node_that_is_there_and_refuses_is_not_called_missing(spec: Deployment) -> None:
+    why = "vibration cannot be imported: No module named 'vibration'"
+    site = Site(Node("a", "a1"), Node("gw", "gw1", zone="plant", refuses=why))
+    site.deploy(spec)
+    site.until(lambda: NAME in site.documents)
+    assert site.serve.reason == (
+        f"node gw is online but refuses the model: {why}; let node gw take part"
+    )
+    site.nodes["gw"].refuses = None
+    site.until(site.serves)
+
+
+def test_where_memory_lacks_the_node_that_refuses_is_told_too() -> None:
+    site = Site(Node("a", "a1", room=3), Node("b", "b1", room=3, refuses="needs torch"))
+    site.deploy()
+    site.until(lambda: NAME in site.documents)
+    assert (site.serve.reason or "").endswith(
+        "MiB more of weights on node a (node b is online but refuses the model: needs torch)"
+    )
+
+
+def test_other_weights_are_told_where_that_node_is_named() -> None:
+    other = replace(GRAPH, digest="sha256:2")
+    site = Site(Node("a", "a1"), Node("b", "b1"), Node("c", "c1", graph=other))
+    site.deploy(replace(SPEC, split=(SplitPart("0:6", ("c",)),)))
+    site.until(lambda: NAME in site.documents)
+    assert (site.serve.reason or "").startswith("node c is online but has other weights than most")
 
 
 def test_while_nothing_serves_a_door_in_an_allowed_zone_holds_the_same_session() -> None:

@@ -50,7 +50,10 @@ def test_a_site_that_has_no_node_is_told_so_within_seconds() -> None:
     site.deploy()
     site.until(lambda: NAME in site.documents, within=FIRST_S + 1)
     assert (site.serve.state, site.serve.epoch) == ("unavailable", 1)
-    assert site.serve.reason == "no node is online; start one with `dsi-mqtt worker`"
+    assert (
+        site.serve.reason
+        == "no node is online yet; if none is being started, use `dsi-mqtt worker`"
+    )
 
 
 def test_and_at_once_where_nobody_has_come_for_long() -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from dsi_mqtt.core.model import ModelSpec
-from dsi_mqtt.engine.select import TierFactory, factory_for
+from dsi_mqtt.engine import select
+from dsi_mqtt.engine.select import TierFactory, factory_for, missing_packages
 from dsi_mqtt.errors import ConfigError, MachineError
 
 
@@ -50,3 +51,9 @@ def test_nothing_but_the_torch_engines_imports_torch() -> None:
     )
     root = Path(__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", check], cwd=root, check=False).returncode == 0
+
+
+def test_what_is_missing_for_all_but_fake_models_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert missing_packages() == []
+    monkeypatch.setattr(select, "find_spec", lambda name: None if name == "torch" else name)
+    assert missing_packages() == ["torch"]

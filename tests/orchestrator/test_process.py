@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -228,3 +229,17 @@ async def test_what_was_withdrawn_while_it_was_away_is_not_brought_back() -> Non
         live.broker.start()
         await live.until(lambda: live.retained.get(TABLE_TOPIC) == b"")
         assert SPEC_TOPIC not in live.retained
+
+
+async def test_a_decision_is_logged_with_its_places_if_it_has_any(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with site() as live:
+        await live.retain(SPEC_TOPIC, TOPICS.spec.payload.encode(SPEC))
+        await live.until(lambda: live.document() is not None)
+        await live.join(Node("a", "a1"))
+        await live.until(live.places)
+    nothing, placed = [m for r in caplog.records if (m := r.getMessage()).startswith(f"{NAME}: ")]
+    assert nothing.endswith("if none is being started, use `dsi-mqtt worker`")
+    assert " (0:6 on a; " in placed

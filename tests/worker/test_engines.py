@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
+
+import pytest
 
 from dsi_mqtt.core import events as ev
 from dsi_mqtt.core.deployment import Deployment, Generation
@@ -35,9 +39,9 @@ class Factory:
 class Host:
     """An engine host with what it has told."""
 
-    def __init__(self, before: Callable[[ModelSpec], None]) -> None:
+    def __init__(self, before: Callable[[ModelSpec], None], model_root: Path | None = None) -> None:
         self._told: asyncio.Queue[ev.Event] = asyncio.Queue()
-        self.host = EngineHost(Factory(before), self._told.put_nowait)
+        self.host = EngineHost(Factory(before), self._told.put_nowait, model_root)
 
     async def told(self) -> ev.Event:
         async with asyncio.timeout(PATIENCE_S):
@@ -69,6 +73,57 @@ async def test_a_model_that_is_back_opens_on_the_same_thread() -> None:
     host.host.load(NAME, UnitRange(0, 3))
     assert isinstance(await host.told(), ev.UnitsLoaded)
     host.host.shut_down()
+
+
+async def test_a_model_that_is_nowhere_is_told_by_the_path_in_the_file(tmp_path: Path) -> None:
+    """And at once: no engine is asked for it."""
+    asked: list[str | None] = []
+    given = replace(spec(3), model=ModelSpec(tier="fake", path="/no/such/minilm"))
+
+    host = Host(lambda model: asked.append(model.path))
+    host.host.open(given)
+    assert await host.told() == ev.ModelRefused(
+        NAME,
+        "model.path: /no/such/minilm does not exist on this machine; copy it there, or start the "
+        "worker with --models",
+    )
+    host.host.shut_down()
+
+    elsewhere = Host(lambda model: asked.append(model.path), tmp_path)
+    elsewhere.host.open(given)
+    refused = await elsewhere.told()
+    assert isinstance(refused, ev.ModelRefused)
+    both = f"model.path: /no/such/minilm does not exist on this machine, nor does {tmp_path}"
+    assert refused.reason.startswith(both[:150])
+    assert asked == []
+    (tmp_path / "minilm").mkdir()
+    elsewhere.host.open(given)
+    assert isinstance(await elsewhere.told(), ev.ModelOpened)
+    assert asked == [str(tmp_path / "minilm")]
+    elsewhere.host.shut_down()
+
+
+async def test_a_refusal_is_logged_once_and_again_when_the_reason_is_another(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    reasons: list[str | None] = ["no such folder", "no such folder", "it is cut off", None]
+
+    def before(_model: ModelSpec) -> None:
+        reason = reasons.pop(0)
+        if reason is not None:
+            raise CheckpointError(reason)
+
+    host = Host(before)
+    with caplog.at_level(logging.INFO):
+        for _ in range(4):
+            host.host.open(spec(3))
+            await host.told()
+    host.host.shut_down()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{NAME} is refused here: no such folder",
+        f"{NAME} is refused here: it is cut off",
+        f"{NAME} can be opened now",
+    ]
 
 
 async def test_a_model_that_was_closed_while_it_was_opened_is_not_the_next_one() -> None:
