@@ -150,6 +150,9 @@ class Attempts(Runs):
     def hearing(self, *, hears: bool) -> None:
         """Nobody is listened to."""
 
+    def hearing_proven(self, asked_at: float, now: float) -> None:
+        """Nobody is listened to."""
+
     def text_event(self, event: TextEvent, now: float) -> Effects:  # noqa: ARG002 - from before the deployment changed its kind
         return []
 

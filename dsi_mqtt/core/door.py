@@ -223,6 +223,11 @@ class Door:
         self._runs.hearing(hears=hears)
         return []
 
+    def hearing_proven(self, asked_at: float, now: float) -> Effects:
+        """An echo has come, so what devices say does too."""
+        self._runs.hearing_proven(asked_at, now)
+        return []
+
     def ingress_lost(self, now: float) -> Effects:
         """Receipts of that connection mean nothing any more; the broker will repeat the inputs."""
         self._passed_over.clear()

@@ -116,6 +116,14 @@ class PublishPartial:
 
 
 @dataclass(frozen=True, slots=True)
+class EchoHearing:
+    """Send the door a word by the way that devices' words come; answer with HearingProven."""
+
+    deployment: str
+    asked_at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Transmit:
     """Send to a node over the data connection (or hand over at once when it is this node)."""
 
@@ -194,6 +202,7 @@ Effect = (
     | WriteText
     | ForgetText
     | PublishPartial
+    | EchoHearing
     | Transmit
     | OpenIngress
     | CloseIngress

@@ -172,6 +172,14 @@ class HearingChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class HearingProven:
+    """The door's own word has come back. asked_at: of the EchoHearing."""
+
+    deployment: str
+    asked_at: float
+
+
+@dataclass(frozen=True, slots=True)
 class DataReconnected:
     """The data connection is back; what was on the wire may be lost."""
 
@@ -252,6 +260,7 @@ Event = (
     | CancelArrived
     | DeviceSpoke
     | HearingChanged
+    | HearingProven
     | DataReconnected
     | ControlReconnected
     | IngressOpened

@@ -19,7 +19,14 @@ from typing import Final
 
 from dsi_mqtt.core.activation import Row
 from dsi_mqtt.core.deployment import Deployment
-from dsi_mqtt.core.effects import Effects, ForgetText, PublishPartial, ReadPrompt, WriteText
+from dsi_mqtt.core.effects import (
+    EchoHearing,
+    Effects,
+    ForgetText,
+    PublishPartial,
+    ReadPrompt,
+    WriteText,
+)
 from dsi_mqtt.core.events import PartialTaken, PromptRead, PromptRefused, TextWritten
 from dsi_mqtt.core.generation import Ask
 from dsi_mqtt.core.leases import Living, Roll
@@ -210,6 +217,9 @@ class Generations(Runs):
     def hearing(self, *, hears: bool) -> None:
         self._promises.hearing(hears=hears)
 
+    def hearing_proven(self, asked_at: float, now: float) -> None:
+        self._promises.proven(asked_at, now)
+
     def repeated(self, request: Request) -> Effects:
         session = self._sessions.get(request.id)
         if session is None or session.text is None or not (session.ask and session.ask.stream):
@@ -294,6 +304,8 @@ class Generations(Runs):
         effects += self._break_off(silent, now)
         for id_ in self._promises.broken(now):
             effects += self._calls.give_up(self._sessions[id_].request, SILENT, now)
+        if self._promises.asks(now):
+            effects.append(EchoHearing(self._deployment, now))
         effects += self.pump(now)
         self._places.expire(now)
         return effects + self._roll.tick(self._living, now)

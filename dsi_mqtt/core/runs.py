@@ -107,6 +107,9 @@ class Runs(Protocol):
     def hearing(self, *, hears: bool) -> None:
         """Whether what devices say is heard; else their silence is nothing to go by."""
 
+    def hearing_proven(self, asked_at: float, now: float) -> None:
+        """An echo asked for then has come."""
+
     # --- the chain ----------------------------------------------------------------------------
 
     def done(self, activation: Activation, now: float) -> Effects:

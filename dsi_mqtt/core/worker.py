@@ -48,6 +48,7 @@ DoorEvent = (
     | ev.ReplyPublished
     | ev.DeviceSpoke
     | ev.HearingChanged
+    | ev.HearingProven
     | TextEvent
 )
 
@@ -123,6 +124,7 @@ class Worker:
             ev.ReplyPublished: lambda door, e, now: door.reply_published(e.request, now),
             ev.DeviceSpoke: lambda door, e, now: door.device_spoke(e.device, now),
             ev.HearingChanged: lambda door, e, _: door.hearing(hears=e.hears),
+            ev.HearingProven: lambda door, e, now: door.hearing_proven(e.asked_at, now),
             **dict.fromkeys(get_args(TextEvent), Door.text_event),
         }
         return {

@@ -7,7 +7,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Annotated, Any, Final
 
@@ -296,9 +296,10 @@ def _wrong_kind(model: Model, what: str) -> ApiError:
     )
 
 
-def _json(value: replies.Reply) -> Response:
-    # Half a character, which a model may say, is escaped: UTF-8 has no such.
-    return Response(json.dumps(value, separators=(",", ":")), media_type="application/json")
+def _json(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    # Half a character, which a model or a client may say, is escaped: UTF-8 has no such.
+    text = json.dumps(value, separators=(",", ":"))
+    return Response(text, status, headers, media_type="application/json")
 
 
 async def _refuse(_: Request, error: Exception) -> Response:
@@ -309,7 +310,7 @@ async def _refuse(_: Request, error: Exception) -> Response:
         refused = api_error(error)
     if refused is None:
         raise error
-    return JSONResponse(refused.body, refused.status, refused.headers)
+    return _json(refused.body, refused.status, refused.headers)
 
 
 async def _nobody(_: Request, _error: Exception) -> Response:
@@ -318,4 +319,4 @@ async def _nobody(_: Request, _error: Exception) -> Response:
 
 async def _fault(_: Request, error: Exception) -> Response:
     fault = ApiError(500, f"this should not happen: {type(error).__name__}", kind=SERVER)
-    return JSONResponse(fault.body, fault.status)
+    return _json(fault.body, fault.status)

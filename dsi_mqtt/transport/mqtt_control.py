@@ -193,8 +193,14 @@ class MqttControlConnection:
         a socket that may be closed by now, and the number another's.
         """
         connection = self._paho.socket()
-        if isinstance(connection, socket.socket) and self._paho.want_write():
+        if not isinstance(connection, socket.socket) or not self._paho.want_write():
+            return
+        try:
             asyncio.get_running_loop().add_writer(connection.fileno(), self._write)
+        except (RuntimeError, OSError, ValueError) as error:
+            # A process that stood still: the loop has let go of a socket that paho still names.
+            self._finish(str(error))
+            self._drop_socket()
 
     def _write(self) -> None:
         try:

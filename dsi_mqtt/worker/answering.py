@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
@@ -15,7 +16,13 @@ import xxhash
 
 from dsi_mqtt.core import events as ev
 from dsi_mqtt.core.activation import JSON
-from dsi_mqtt.core.effects import ClearRetained, PublishPartial, PublishReply, WriteRecord
+from dsi_mqtt.core.effects import (
+    ClearRetained,
+    EchoHearing,
+    PublishPartial,
+    PublishReply,
+    WriteRecord,
+)
 from dsi_mqtt.core.message import Failure
 from dsi_mqtt.core.request import Redelivery, Reply, input_key
 from dsi_mqtt.errors import (
@@ -36,6 +43,8 @@ from dsi_mqtt.worker.leaving import Leaving, Outgoing
 log = logging.getLogger(__name__)
 
 RECONNECT: Final = Backoff(last_s=3.0)
+# Of the door's own words on their way; what is older has been lost.
+ECHOES_MAX: Final = 16
 
 Emit = Callable[[ev.Event], None]
 
@@ -52,6 +61,9 @@ class Answering:
         self._connected: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._leaving = Leaving()
+        # The device that the door is to itself, and its words that are on their way.
+        self._myself = secrets.token_hex(8)
+        self._echoes: dict[bytes, float] = {}
 
     def open(self, url: str) -> None:
         """Goes on, or begins, at this broker."""
@@ -92,6 +104,7 @@ class Answering:
         """Publishes everything that leaves, several at once; ends with the connection."""
         for topic in (self._topics.cancel, self._topics.alive):
             await connection.subscribe(topic.filter(deployment=self._deployment), qos=topic.qos)
+        self._echoes.clear()
         self._emit(ev.HearingChanged(self._deployment, hears=True))
         try:
             await first_of(self._listen(connection), self._send_leaving(connection))
@@ -104,7 +117,11 @@ class Answering:
         async for message in connection.messages():
             alive = self._topics.alive.parts(message.topic)
             cancel = self._topics.cancel.parts(message.topic)
-            if alive is not None:
+            if alive is not None and alive["device"] == self._myself:
+                asked_at = self._echoes.pop(bytes(message.payload), None)
+                if asked_at is not None:
+                    self._emit(ev.HearingProven(self._deployment, asked_at))
+            elif alive is not None:
                 self._emit(ev.DeviceSpoke(self._deployment, alive["device"]))
             elif cancel is not None and not message.retain:
                 self._cancelled(message, cancel["device"])
@@ -171,6 +188,13 @@ class Answering:
         if isinstance(effect, ClearRetained):
             topic = self._topics.input.name(deployment=self._deployment, device=effect.device)
             return Message(topic, b"", qos=1, retain=True)
+        if isinstance(effect, EchoHearing):
+            payload = repr(effect.asked_at).encode()
+            self._echoes[payload] = effect.asked_at
+            while len(self._echoes) > ECHOES_MAX:
+                del self._echoes[next(iter(self._echoes))]
+            topic = self._topics.alive.name(deployment=self._deployment, device=self._myself)
+            return Message(topic, payload)
         if isinstance(effect, WriteRecord):
             record = effect.record
             topic = record_topic(self._topics, self._deployment, record)

@@ -130,6 +130,7 @@ class WorkerProcess:
             fx.WriteText: self._texts.write,
             fx.ForgetText: self._texts.forget,
             fx.PublishPartial: lambda e: self._doorway(e.deployment).publish(e),
+            fx.EchoHearing: lambda e: self._doorway(e.deployment).publish(e),
             fx.Transmit: self._transmit,
             fx.OpenIngress: lambda e: self._doorway(e.deployment).open(e),
             fx.CloseIngress: self._close_ingress,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from dsi_mqtt.core import events as ev
 from dsi_mqtt.core.deployment import Deployment
@@ -28,6 +28,10 @@ from dsi_mqtt.wire.ranges import first_out_of_range
 from dsi_mqtt.worker.threads import Threads
 
 log = logging.getLogger(__name__)
+
+_NO_MEMORY: Final = Failure(
+    "overloaded", "a node of the chain has no memory left for this input; ask later, or for less"
+)
 
 T = TypeVar("T")
 Emit = Callable[[ev.Event], None]
@@ -202,12 +206,20 @@ def _computed(
     except WireError as error:
         return ev.ComputeFailed(job.job, Failure("invalid_input", str(error)))
     except Exception as error:  # the model is a user's: whatever it raises fails one request
+        if _is_out_of_memory(error):
+            log.warning("%s: no memory is left for an input", job.deployment)
+            return ev.ComputeFailed(job.job, _NO_MEMORY)
         log.warning("the model raised on one input: %s", _sentence(error))
         log.debug("what the model raised", exc_info=True)
         return ev.ComputeFailed(
             job.job, Failure("model_failed", one_sentence(f"the model raised {_sentence(error)}"))
         )
     return ev.Computed(job.job, tensors, clock() - started)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # torch's allocator raises a RuntimeError that only its words tell from others.
+    return isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def _sentence(error: BaseException) -> str:

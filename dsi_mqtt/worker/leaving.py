@@ -14,9 +14,15 @@ import asyncio
 from collections import deque
 from dataclasses import replace
 
-from dsi_mqtt.core.effects import ClearRetained, PublishPartial, PublishReply, WriteRecord
+from dsi_mqtt.core.effects import (
+    ClearRetained,
+    EchoHearing,
+    PublishPartial,
+    PublishReply,
+    WriteRecord,
+)
 
-Outgoing = PublishReply | PublishPartial | WriteRecord | ClearRetained
+Outgoing = PublishReply | PublishPartial | WriteRecord | ClearRetained | EchoHearing
 
 
 class Leaving:

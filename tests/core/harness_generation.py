@@ -107,6 +107,7 @@ class GeneratingNode(Node):
             "WriteText": self._write,
             "ForgetText": self._forget,
             "PublishPartial": self._partial,
+            "EchoHearing": lambda e: self.soon(2 * LINK_S, ev.HearingProven(NAME, e.asked_at)),
             "DropUnits": lambda e: self._thread(0.0, lambda: self._drop(e.units)),
         }
 

@@ -112,6 +112,22 @@ async def test_a_body_is_bounded(http: httpx2.AsyncClient, chunked: bool) -> Non
     assert "more than 100000 bytes" in reply.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model": "chat", "prompt": "a", "\\ud800": 1}',
+        b'{"model": "\\ud800", "prompt": "a"}',
+        b'{"model": "chat", "prompt": "a", "stop": {"\\ud800": 1}}',
+    ],
+)
+async def test_half_a_character_is_refused_as_anything_else(
+    http: httpx2.AsyncClient, body: bytes
+) -> None:
+    reply = await http.post("/v1/completions", content=body)
+    assert reply.status_code in {400, 404}
+    assert reply.json()["error"]["message"]
+
+
 async def test_only_who_has_a_key_is_admitted() -> None:
     hashed = hashlib.sha256(b"another-secret-key").digest()
     keys = Keys([hashlib.sha256(KEY.encode()).digest(), hashed])

@@ -13,7 +13,9 @@ from typing import Final
 import pytest
 
 from dsi_mqtt.core import events as ev
+from dsi_mqtt.core.activation import Row
 from dsi_mqtt.core.deployment import Deployment, Generation
+from dsi_mqtt.core.effects import Compute
 from dsi_mqtt.core.model import ModelSpec, UnitRange
 from dsi_mqtt.engine.base import Engine
 from dsi_mqtt.engine.fake import FakeFactory
@@ -151,4 +153,32 @@ async def test_a_model_that_was_closed_while_it_was_opened_is_not_the_next_one()
     assert isinstance(await host.told(), ev.UnitsLoaded)
     assert host.silent
     assert host.host._engines[NAME].graph == second.graph
+    host.host.shut_down()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to"),
+    ],
+    ids=["python", "torch"],
+)
+async def test_memory_that_runs_out_is_no_fault_of_the_input(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = Host(lambda _: None)
+    host.host.open(spec(3))
+    assert isinstance(await host.told(), ev.ModelOpened)
+    engine = host.host.engine(NAME)
+
+    def forward(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(engine, "forward", forward)
+    host.host.compute(Compute(1, NAME, UnitRange(0, 3), (Row(),), ()))
+    failed = await host.told()
+    assert isinstance(failed, ev.ComputeFailed)
+    assert failed.failure.code == "overloaded"
+    assert "no memory left" in failed.failure.message
     host.host.shut_down()
