@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 CONTROL_PORT: Final = 1883
 DATA_PORT: Final = 1884
 WATCH_S: Final = 0.5
+# From somebody's overwriting of what is retained to writing it again.
+REWRITE_S: Final = 0.5
 # For whoever holds our port to say who it is.
 LOOK_S: Final = 2.0
 
@@ -157,14 +159,20 @@ async def _whose(url: str, topics: Topics, error: PortInUseError) -> PortInUseEr
 
 
 async def _keep_retained(url: str, message: Message) -> None:
-    """Publishes it again after every connection: a broker may come back without its state."""
+    """Publishes it again after every connection, for a broker may come back without its state, and
+    whenever somebody clears or spoils it.
+    """
 
     async def connect() -> ControlConnection:
         return await MqttTransport().control(url, ConnectOptions())
 
     async def publish(connection: ControlConnection) -> None:
+        await connection.subscribe(message.topic, qos=message.qos)
         await connection.publish(message)
-        async for _ in connection.messages():
-            pass
+        async for found in connection.messages():
+            if bytes(found.payload) != message.payload:
+                log.warning("%s was overwritten; it is written again", message.topic)
+                await asyncio.sleep(REWRITE_S)  # whoever insists is not fought without end
+                await connection.publish(message)
 
     await keep_connected(connect, publish, backoff=Backoff(last_s=3.0), on_wait=lambda *_: None)

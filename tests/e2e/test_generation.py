@@ -8,6 +8,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from dsi_mqtt.cli.watching import Picture
@@ -23,6 +24,8 @@ from tests.e2e.programs import PATIENCE_S
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
 
 TEMPERATURE = 5.0
+# Longer than a client promises to speak again.
+STILL_S = 5.0
 
 
 def name() -> str:
@@ -232,4 +235,29 @@ async def test_a_dead_node_and_a_dead_door_change_no_text(tmp_path: Path) -> Non
             told = await asyncio.gather(*running)
         for n, completion in enumerate(told):
             assert right(spec, f"w{n}", completion, n, 150)
+        await no_sessions(live, spec.name)
+
+
+async def test_a_control_broker_that_stands_still_silences_no_client(tmp_path: Path) -> None:
+    """For longer than the client's promise to speak; its connections stay open."""
+    async with live_site(tmp_path) as live:
+        spec = generating(name(), options={"unit_ms": 8, "ends": []})
+        await live.deploy(spec)
+        async with Client(live.url) as client:
+            generation = client.generate(
+                spec.name, "w", seed=1, max_tokens=240, temperature=TEMPERATURE,
+                timeout_s=PATIENCE_S,
+            )  # fmt: skip
+            running = asyncio.ensure_future(whole(generation))
+            await live.until(
+                lambda p: any(d.in_flight == 1 for t in p.telemetry.values() for d in t.doors),
+                "it runs",
+            )
+            assert live.site.brokers is not None
+            broker = psutil.Process(live.site.brokers.control.pid)
+            broker.suspend()
+            await asyncio.sleep(STILL_S)
+            broker.resume()
+            completion = await running
+        assert right(spec, "w", completion, 1, 240)
         await no_sessions(live, spec.name)
