@@ -14,7 +14,7 @@ from typing import Final
 from dsi_mqtt.core.message import Failure
 from dsi_mqtt.core.table import Table
 
-HOPE_S: Final = 4.0
+HOPE_S: Final = 8.0
 _NO_CHAIN: Final = "no chain serves this deployment now; try again later"
 
 

@@ -26,7 +26,7 @@ def refused(*nodes: Node) -> tuple[Picture, str]:
 def test_nodes_with_other_weights_are_told_from_nodes_that_are_missing() -> None:
     other = replace(GRAPH, digest="sha256:2")
     picture, reason = refused(Node("a", "a-1"), Node("b", "b-1", graph=other))
-    assert reason.startswith("none of b is there")
+    assert reason.startswith("node b is online but has other weights than most")
     told = other_weights(picture, NAME)
     assert told is not None
     assert told.startswith("the nodes a, b have different weights for its model")

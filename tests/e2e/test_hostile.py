@@ -23,7 +23,7 @@ from tests.e2e.programs import PATIENCE_S, dsi_mqtt
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
 
 NAME = "hazards"
-NODES = (SiteNode("city", "city", memory_mib=4), SiteNode("north", "roadside", memory_mib=4))
+NODES = (SiteNode("city", "city", memory_mib=8), SiteNode("north", "roadside", memory_mib=8))
 TOPICS = Topics()
 TABLE = TOPICS.table.name(deployment=NAME)
 

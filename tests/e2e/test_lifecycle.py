@@ -86,7 +86,7 @@ async def test_a_drain_without_another_place_says_so(site: LiveSite) -> None:
         done = await dsi_mqtt("drain", "city", "--timeout", "2", "--broker", site.url)
         assert done.code == 5
         holds, cannot, ended = done.err.splitlines()
-        assert holds.startswith("city holds units 0:2 (2.0 MiB) and the door of hazards")
+        assert holds.startswith("city holds units 0:2 (4.0 MiB) and the door of hazards")
         reason = "units 0:2 must be computed in zone city, and no node is there; start a node"
         assert cannot.startswith(f"hazards serves on, for it cannot move yet: {reason}")
         assert ended.startswith("dsi-mqtt: city still serves hazards after 2 s")
