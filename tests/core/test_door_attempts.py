@@ -52,9 +52,9 @@ def test_without_a_chain_inputs_wait_and_then_learn_why() -> None:
 
 def test_and_those_that_wait_are_served_where_a_chain_comes_soon() -> None:
     desk = Desk(no_route(1, "no node fits unit 3", A)).give(make_input(1))
-    desk.wait(1.0).serve(make_table(epoch=2))
+    desk.wait(0.5).serve(make_table(epoch=2))
     assert numbers(desk.sent()) == [1]
-    desk.wait(1.0).serve(no_route(3, "it broke", A)).wait(HOPE_S)
+    desk.wait(0.5).serve(no_route(3, "it broke", A)).wait(HOPE_S + 0.5)
     assert desk.replies() == [], "it had begun, and has the time that its deadline gives"
 
 
