@@ -11,6 +11,7 @@ import numpy as np
 from dsi_mqtt.core.activation import JSON, TOKENS, Row, Tensor
 from dsi_mqtt.core.deployment import Deployment, Generation
 from dsi_mqtt.core.effects import (
+    EchoHearing,
     Effects,
     PublishPartial,
     PublishReply,
@@ -68,6 +69,8 @@ class Desk2(Desk):
                 tokens = tuple(token for token in ask.prompt if isinstance(token, int))
                 read = PromptRead(NAME, effect.request, ask, tokens)
                 self.do(self.door.text_event(read, self.now))
+            elif isinstance(effect, EchoHearing):
+                self.do(self.door.hearing_proven(effect.asked_at, self.now))
         return self
 
     def write(self) -> Desk2:

