@@ -13,6 +13,12 @@ from safetensors.numpy import save_file
 
 from tests.cli.running import DEPLOYMENT, Run
 
+TINY_BERT = {
+    "model_type": "bert", "architectures": ["BertModel"], "vocab_size": 9,
+    "hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1,
+    "intermediate_size": 4, "max_position_embeddings": 64,
+}  # fmt: skip
+
 
 def test_check_shows_the_units(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "echo.yaml"
@@ -45,10 +51,7 @@ def test_check_refuses(run: Run, tmp_path: Path, rule: str, code: int, sentence:
 def test_check_names_a_tensor_that_is_missing(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
-    config = {"model_type": "bert", "architectures": ["BertModel"], "vocab_size": 9,
-              "hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1,
-              "intermediate_size": 4, "max_position_embeddings": 64}  # fmt: skip
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(TINY_BERT))
     weights = {"embeddings.word_embeddings.weight": np.zeros((9, 4), np.float32)}
     save_file(weights, folder / "model.safetensors")
     file = tmp_path / "echo.yaml"
@@ -160,10 +163,7 @@ def test_check_names_what_looks_like_a_slip_where_it_does_no_harm(run: Run, tmp_
 def test_check_opens_the_model_as_its_kind(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
-    config = {"model_type": "bert", "architectures": ["BertModel"], "vocab_size": 9,
-              "hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1,
-              "intermediate_size": 4, "max_position_embeddings": 64}  # fmt: skip
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(TINY_BERT))
     save_file({"nothing": np.zeros(1, np.float32)}, folder / "model.safetensors")
     file = tmp_path / "echo.yaml"
     layers = DEPLOYMENT.replace("tier: fake", "path: ./model, tier: layer")

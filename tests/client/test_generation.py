@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
-import pytest_asyncio
 
 import dsi_mqtt.client
 from dsi_mqtt.client import Client, Piece
@@ -21,27 +20,10 @@ from dsi_mqtt.errors import (
 )
 from dsi_mqtt.transport.memory import MemoryTransport
 from dsi_mqtt.transport.memory_broker import MemoryBroker
-from tests.client.door import CHAT, PATIENCE_S, URL, Asked, SimulatedDoor, simulated_door, text_of
+from tests.client.door import CHAT, URL, Asked, SimulatedDoor, text_of
 
 TOLD = [3, 1, 4, 1, 5]
 Leave = Callable[[Client, SimulatedDoor], Awaitable[None]]
-
-
-@pytest.fixture
-def broker() -> MemoryBroker:
-    return MemoryBroker()
-
-
-@pytest_asyncio.fixture
-async def door(broker: MemoryBroker) -> AsyncIterator[SimulatedDoor]:
-    async with simulated_door(MemoryTransport(broker)) as door, asyncio.timeout(PATIENCE_S):
-        yield door
-
-
-@pytest_asyncio.fixture
-async def client(broker: MemoryBroker, door: SimulatedDoor) -> AsyncIterator[Client]:
-    async with Client(URL, device="cam", transport=MemoryTransport(broker)) as client:
-        yield client
 
 
 async def no_end(asked: Asked) -> None:
