@@ -72,7 +72,6 @@ class Depth:
         measured.tokens += tokens
         if measured.steps < WINDOW * self.now:
             return
-        self._measured = self._anew()
         self._judge(measured.rate(now))
 
     def _judge(self, rate: float) -> None:

@@ -33,6 +33,7 @@ from dsi_mqtt.core.effects import (
 from dsi_mqtt.core.model import ModelGraph, ModelSpec, UnitRange, runs
 from dsi_mqtt.core.node import HoldingReport, HoldingState, ModelReport
 from dsi_mqtt.core.room import cache_bytes
+from dsi_mqtt.core.sizes import MIB
 from dsi_mqtt.core.table import Segment, Stamp, Table, TableDocument
 
 AGAIN_FIRST_S: Final = 5.0
@@ -397,8 +398,7 @@ def _complete(model: _Model, holding: Holding) -> bool:
 
 
 def _shortage(holding: Holding, wanted: int, cap: int) -> str:
-    mib = 1024 * 1024
     return (
-        f"segment {holding.segment.id} would make {wanted / mib:.1f} MiB of weights and caches "
-        f"here, the cap is {cap / mib:.1f} MiB"
+        f"segment {holding.segment.id} would make {wanted / MIB:.1f} MiB of weights and caches "
+        f"here, the cap is {cap / MIB:.1f} MiB"
     )

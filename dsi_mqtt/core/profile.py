@@ -22,9 +22,8 @@ from typing import Final
 
 from dsi_mqtt.core.model import ModelGraph, Unit, UnitRange
 from dsi_mqtt.core.node import Capabilities, LinkSample, NodeStatus, Telemetry
+from dsi_mqtt.core.sizes import GIB
 from dsi_mqtt.errors import ConfigError
-
-GIB: Final = 1 << 30
 
 # Of a link nobody has measured yet: a wired site network.
 DEFAULT_MBIT_S: Final = 100.0

@@ -14,9 +14,9 @@ from typing import Final
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.message import Failure
 from dsi_mqtt.core.model import ModelGraph
+from dsi_mqtt.core.sizes import MIB
 from dsi_mqtt.core.table import Table
 
-MIB: Final = 1024 * 1024
 ROOM_FIRST: Final = 64
 
 

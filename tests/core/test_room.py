@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from dsi_mqtt.core.deployment import Generation
 from dsi_mqtt.core.model import ModelGraph, Unit, Vocabulary
-from dsi_mqtt.core.room import MIB, ROOM_FIRST, NodeRoom, allotted, cache_bytes, table_rooms
+from dsi_mqtt.core.room import ROOM_FIRST, NodeRoom, allotted, cache_bytes, table_rooms
+from dsi_mqtt.core.sizes import MIB
 from tests.core.build import A, B, make_spec, make_table
 
 STATES = (0, 100, 300, 200, 0)

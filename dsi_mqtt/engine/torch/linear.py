@@ -37,10 +37,14 @@ class FewRowsLinear(nn.Linear):
 
 
 def favour_few_rows(module: nn.Module) -> None:
-    """Makes each plain `nn.Linear` below `module` a `FewRowsLinear`, in place."""
+    """Makes each plain `nn.Linear` below `module` a `FewRowsLinear`, in place.
+
+    Which way is faster is found out here, so that no step that serves waits for it.
+    """
     for part in module.modules():
         if type(part) is nn.Linear:
             part.__class__ = FewRowsLinear
+            _turned(part.weight.dtype)
 
 
 def _turned_linear(
