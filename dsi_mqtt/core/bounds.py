@@ -1,146 +1,210 @@
-"""The least latency that can follow: dynamic programming backwards over (cut, node).
+"""The least score that can follow: dynamic programming backwards over (cut, node).
 
-It looks at each segment alone: a node that returns has forgotten what it holds. So it can be too
-low, never too high. *Prices* bring the memory back in: each unit on a node is charged for the
-memory it takes there, and all nodes together are credited with what their memory is worth, which
-is at least what a placement that fits can be charged. With the prices right (`core.prices`) the
-programme itself avoids nodes that would overflow.
+It looks at each segment alone: a node that returns has forgotten what it holds, and a station that
+a request comes by twice has forgotten the first time. So it can be too low, never too high.
+*Prices* bring the memory back in: each unit on a node is charged for the memory it takes there, and
+all nodes together are credited with what their memory is worth, which is at least what a placement
+that fits can be charged. What using a node costs at all is charged in parts to its units: no more
+than the whole, however often it returns.
+
+A chain ends with the way of the answer to the door, which is nothing where the last segment is
+there. *Ends* are ways to say so without a programme for each door: for one of few doors exactly;
+for a set of doors as if the last node were the door; or for a chain that ends somewhere else.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dsi_mqtt.core.problem import HOP_NS, SEGMENT_NS, Nanoseconds, Problem
+from dsi_mqtt.core.problem import Nanoseconds, Problem
 
-# A segment costs a little more than it does, so that of equal latencies the one with fewer
-# segments is lower. A binary fraction: sums stay exact up to two hours of latency.
-SEGMENT: Final = SEGMENT_NS + 2.0**-10
+# A segment costs a little more than it does, so that of equal scores the one with fewer segments
+# is lower. A binary fraction: sums stay exact up to two hours of latency.
+MORE: Final = 2.0**-10
+# Doors that have an end of their own.
+OWN: Final = 6
 
 Steps = tuple[tuple[int, int, int], ...]
+Ways = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prices:
-    """charges[cut, node]: of the units before `cut`; credit: of all nodes. Whole ns."""
+    """charges[cut, node]: of the units before `cut`; credit: of all nodes.
+
+    rents[cut, node]: parts of the node's fee that the units before `cut` are charged. Whole ns.
+    """
 
     charges: Nanoseconds
     credit: float
+    rents: Nanoseconds
 
     @classmethod
     def none(cls, problem: Problem) -> Prices:
-        return cls(np.zeros_like(problem.compute), 0.0)
+        shape = problem.score.compute.shape
+        return cls(np.zeros(shape), 0.0, even_rents(problem))
+
+
+def even_rents(problem: Problem) -> Nanoseconds:
+    """Each unit that may be there is charged the same part of a node's fee."""
+    rents = np.zeros((problem.units + 1, len(problem.nodes)))
+    if problem.fees.any():
+        able = problem.allowed.sum(axis=0)
+        each = np.floor(problem.fees / np.maximum(able, 1))
+        np.cumsum(np.where(problem.allowed, each, 0.0), axis=0, out=rents[1:])
+    return rents
+
+
+class End(NamedTuple):
+    """doors: it holds for. own: the chain's last node is one of them; False: it is not; None: both,
+    exactly.
+    """
+
+    doors: tuple[int, ...]
+    own: bool | None
+
+
+def ends_of(doors: tuple[int, ...]) -> tuple[End, ...]:
+    if len(doors) <= OWN:
+        return tuple(End((door,), None) for door in doors)
+    return (End(doors, own=False), End(doors, own=True))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bounds:
-    """For the doors `doors` of `problem`, at `prices`.
+    """For the doors of `ends`, at `prices`.
 
-    spent[cut, node]: compute and charges of the units before `cut`.
-    layers[k][door, cut, node]: `spent` and the least that follows, when the node holds the
+    spent[cut, node]: score, charges and rents of the units before `cut`.
+    layers[k][end, cut, node]: `spent` and the least that follows, when the node holds the
     segment before `cut` and k more may come; without a bound on their number, one for all k.
-    starts[door, cut, node]: the least from the start of a segment there; after the most segments.
-    roots[door]: the least of all, credited.
+    starts[end, cut, node]: the least from the start of a segment there; after the most segments.
     """
 
     problem: Problem
-    doors: tuple[int, ...]
+    ends: tuple[End, ...]
     prices: Prices
     spent: Nanoseconds
     layers: tuple[Nanoseconds, ...]
     starts: Nanoseconds
-    roots: Nanoseconds
 
     @classmethod
-    def of(cls, problem: Problem, prices: Prices, doors: tuple[int, ...]) -> Bounds:
-        spent = problem.compute + prices.charges
-        last = _answered(problem, spent, np.array(doors))
+    def of(cls, problem: Problem, prices: Prices, ends: tuple[End, ...]) -> Bounds:
+        spent = problem.score.compute + prices.charges + prices.rents
+        last = _answered(problem, spent, ends)
+        programme = _Programme(problem, spent, last)
         layers: list[Nanoseconds] = []
         if problem.segments_bounded:
             layers.append(last)
             for _ in range(problem.max_segments - 1):
-                layers.append(_layer(problem, spent, last, layers[-1])[0])
-            _, starts = _layer(problem, spent, last, layers[-1])
+                layers.append(programme.layer(layers[-1])[0])
+            _, starts = programme.layer(layers[-1])
         else:
-            layer, starts = _layer(problem, spent, last, None)
+            layer, starts = programme.layer(None)
             layers.append(layer)
-        roots = _entered(problem, np.array(doors), starts[:, 0]) - prices.credit
-        return cls(problem, doors, prices, spent, tuple(layers), starts, roots)
+        return cls(problem, ends, prices, spent, tuple(layers), starts)
 
-    def root(self, door: int) -> float:
-        return float(self.roots[self.doors.index(door)])
+    def root(self, end: int, door: int) -> float:
+        """The least of all that has this door and this end, credited."""
+        problem, score = self.problem, self.problem.score
+        start = self.starts[end, 0]
+        there = start + score.arrive[0, 0] + score.leave[0, 0, door] + score.hop[0]
+        there[door] = start[door]
+        least = float(there.min()) + self.fixed(end, door)
+        return least - self.prices.credit
 
-    def after(self, door: int, more: int) -> Nanoseconds:
+    def fixed(self, end: int, door: int) -> float:
+        """What a door adds to its chain: access, its fee, the answer's arrival where it is away."""
+        score = self.problem.score
+        away = score.arrive[0, -1, door] if self.ends[end].own is False else 0.0
+        rent = self.prices.rents[-1, door]
+        return float(score.access[door] + away + self.problem.fees[door] - rent)
+
+    def after(self, end: int, more: int) -> Nanoseconds:
         """[cut, node]: `spent` and the least that follows; more: segments that may come."""
-        layer = self.layers[min(more, len(self.layers) - 1)]
-        following: Nanoseconds = layer[self.doors.index(door)]
+        following: Nanoseconds = self.layers[min(more, len(self.layers) - 1)][end]
         return following
 
-    def steps(self, door: int) -> Steps:
+    def steps(self, end: int, door: int) -> Steps:
         """(node, start, stop) of the chain that the bound stands for.
 
         Only without a bound on the number of segments.
         """
-        row, cut, at = self.doors.index(door), 0, door
-        totals, steps = self.layers[0][row], []
+        score, cut, at = self.problem.score, 0, door
+        totals, steps = self.layers[0][end], []
         while cut < self.problem.units:
-            there = self.starts[row, cut] + self.problem.arrive[cut]
-            there[at] = self.starts[row, cut, at] - HOP_NS - self.problem.leave[cut, at]
+            ways = self.starts[end, cut] + score.arrive[:, cut]
+            there = (ways + (score.leave[:, cut, at] + score.hop)[:, None]).min(axis=0)
+            if not cut:
+                there = ways[0] + score.leave[0, 0, at] + score.hop[0]
+            there[at] = self.starts[end, cut, at]
             if cut and not self.problem.by_hand:
                 there[at] = np.inf
             at = int(there.argmin())
-            stops = self.problem.stops[cut, :, at]
-            stop = int(np.where(stops, totals[:, at], np.inf).argmin())
+            stops = self.problem.stops(cut)[:, at]
+            stop = cut + 1 + int(np.where(stops, totals[cut + 1 :, at], np.inf).argmin())
             steps.append((at, cut, stop))
             cut = stop
         return tuple(steps)
 
 
-def _answered(problem: Problem, spent: Nanoseconds, doors: NDArray[np.intp]) -> Nanoseconds:
-    """[door, cut, node]: all is computed and the answer goes out; inf before the last cut."""
-    end = problem.units
-    hop = problem.leave[end] + problem.arrive[end][doors][:, None] + HOP_NS
-    hop[np.arange(len(doors)), doors] = 0.0
-    answered = np.full((len(doors), end + 1, len(problem.nodes)), np.inf)
-    answered[:, end] = hop + (problem.leave[end][doors] + HOP_NS)[:, None] + spent[end]
+def _answered(problem: Problem, spent: Nanoseconds, ends: tuple[End, ...]) -> Nanoseconds:
+    """[end, cut, node]: all is computed and the answer goes out; inf before the last cut."""
+    units, score = problem.units, problem.score
+    answered = np.full((len(ends), units + 1, len(problem.nodes)), np.inf)
+    away = score.leave[0, units] + score.hop[0]
+    for row, end in enumerate(ends):
+        doors = list(end.doors)
+        if end.own is None:
+            answered[row, units] = away + score.arrive[0, units, doors[0]]
+            answered[row, units, doors[0]] = 0.0
+        elif end.own:
+            answered[row, units, doors] = 0.0
+        else:
+            answered[row, units] = away
+        answered[row, units] += spent[units]
     return answered
 
 
-def _layer(
-    problem: Problem, spent: Nanoseconds, last: Nanoseconds, below: Nanoseconds | None
-) -> tuple[Nanoseconds, Nanoseconds]:
-    """One layer and its starts. below: the layer for one segment less, None for any number."""
-    layer = last.copy()
-    following = layer if below is None else below
-    starts = np.empty_like(last[:, :-1])
-    for cut in range(problem.units - 1, -1, -1):
-        ends = np.where(problem.stops[cut, cut + 1 :], following[:, cut + 1 :], np.inf)
-        starts[:, cut] = ends.min(axis=1) - spent[cut] + SEGMENT
-        if cut:
-            layer[:, cut] = _moved(problem, cut, starts[:, cut]) + spent[cut]
-    return layer, starts
+@dataclass(frozen=True, slots=True, eq=False)
+class _Programme:
+    problem: Problem
+    spent: Nanoseconds
+    last: Nanoseconds
 
+    def layer(self, below: Nanoseconds | None) -> tuple[Nanoseconds, Nanoseconds]:
+        """One layer and its starts. below: that for one segment less, None for any number."""
+        problem, spent = self.problem, self.spent
+        layer = self.last.copy()
+        following = layer if below is None else below
+        starts = np.empty_like(self.last[:, :-1])
+        segment = problem.score.segment + MORE
+        furthest = problem.reach.max(axis=1).tolist()
+        for cut in range(problem.units - 1, -1, -1):
+            stop = max(furthest[cut], cut + 1)  # beyond it no node may go
+            stops = problem.stops(cut)[: stop - cut]
+            ends = np.where(stops, following[:, cut + 1 : stop + 1], np.inf)
+            starts[:, cut] = ends.min(axis=1) - spent[cut] + segment
+            if cut:
+                layer[:, cut] = self._moved(cut, starts[:, cut]) + spent[cut]
+        return layer, starts
 
-def _moved(problem: Problem, cut: int, start: Nanoseconds) -> Nanoseconds:
-    """[door, node]: the least from `cut`, when another node goes on."""
-    there = start + problem.arrive[cut]
-    rows = np.arange(len(there))
-    nearest = there.argmin(axis=1)
-    least = np.repeat(there[rows, nearest][:, None], there.shape[1], axis=1)
-    if not problem.by_hand:
-        there[rows, nearest] = np.inf
-        least[rows, nearest] = there.min(axis=1)
-    moved: Nanoseconds = problem.leave[cut] + HOP_NS + least
-    return np.minimum(moved, start) if problem.by_hand else moved
-
-
-def _entered(problem: Problem, doors: NDArray[np.intp], start: Nanoseconds) -> Nanoseconds:
-    """[door]: the least from the input's way to the door on."""
-    there = (start + problem.arrive[0]).min(axis=1) + problem.leave[0][doors] + HOP_NS
-    here = start[np.arange(len(doors)), doors]
-    entered: Nanoseconds = np.minimum(there, here) + problem.arrive[0][doors] + HOP_NS
-    return entered
+    def _moved(self, cut: int, start: Nanoseconds) -> Nanoseconds:
+        """[end, node]: the least from `cut`, when another node goes on, whichever the coding."""
+        score = self.problem.score
+        there = start[:, None, :] + score.arrive[:, cut]
+        nearest = there.argmin(axis=2)
+        least = there.min(axis=2)
+        if self.problem.by_hand:
+            ways = score.leave[:, cut] + (least + score.hop)[:, :, None]
+            return np.minimum(ways.min(axis=1), start)
+        rows, ways_of = np.arange(there.shape[0])[:, None], np.arange(there.shape[1])
+        there[rows, ways_of, nearest] = np.inf
+        second = there.min(axis=2)
+        ways = (least + score.hop)[:, :, None] + score.leave[:, cut]
+        ways[rows, ways_of, nearest] = second + score.hop + score.leave[ways_of, cut, nearest]
+        moved: Nanoseconds = ways.min(axis=1)
+        return moved

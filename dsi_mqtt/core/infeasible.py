@@ -13,7 +13,8 @@ from typing import Final
 
 from dsi_mqtt.core.gaps import Constraint, Gap, Newcomer, first_gap, joined, newcomers
 from dsi_mqtt.core.model import ModelGraph
-from dsi_mqtt.core.problem import Held, Problem, build
+from dsi_mqtt.core.formulation import Question, formulate
+from dsi_mqtt.core.problem import Held, Problem
 from dsi_mqtt.core.profile import NodeView
 from dsi_mqtt.core.rules import Rules
 from dsi_mqtt.core.search import feasible
@@ -56,9 +57,10 @@ class Situation:
     rules: Rules
     nodes: tuple[NodeView, ...]
     held: Held
+    question: Question = Question()
 
     def problem(self) -> Problem:
-        return build(self.graph, self.rules, self.nodes, self.held)
+        return formulate(self.graph, self.rules, self.nodes, self.held, self.question)
 
     def possible(self) -> bool:
         return feasible(self.problem(), _EXPANSIONS).path is not None

@@ -52,7 +52,7 @@ class Memory:
     kept[node]: units held already.
     rest[cut][node]: bytes at most that the node could still be given from `cut` on.
     least[unit, node]: bytes at least that the unit adds.
-    fits[start, stop, node]: the segment fits on the node as it is.
+    reaches[start, node]: the last cut up to which a segment from `start` fits on the node as it is.
     """
 
     caps: tuple[int, ...]
@@ -62,7 +62,7 @@ class Memory:
     tie_bytes: tuple[int, ...]
     kept: tuple[frozenset[int], ...]
     rest: tuple[tuple[int, ...], ...]
-    fits: NDArray[np.bool_]
+    reaches: NDArray[np.intp]
     least: NDArray[np.int64]
     groups: tuple[Group, ...]
 
@@ -96,7 +96,7 @@ class Memory:
             tie_bytes=tuple(tie.weight_bytes for tie in graph.ties),
             kept=kept,
             rest=_suffix_sums(np.where(allowed, added, 0)),
-            fits=_fits(graph, added, base, caps),
+            reaches=_reaches(graph, added, base, caps),
             least=least,
             groups=_groups(least, allowed, base, caps),
         )
@@ -195,16 +195,35 @@ def _suffix_sums(values: NDArray[np.int64]) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(row) for row in sums.tolist())
 
 
-def _fits(
+def _reaches(
     graph: ModelGraph,
     added: NDArray[np.int64],
     base: Loads,
     caps: Sequence[int],
-) -> NDArray[np.bool_]:
+) -> NDArray[np.intp]:
     units, nodes = added.shape
     before = np.zeros((units + 1, nodes), np.int64)
     np.cumsum(added, axis=0, out=before[1:])
-    taken = before[None, :, :] - before[:units, None, :]
+    room = np.array([cap - load.used for cap, load in zip(caps, base, strict=True)], np.int64)
+    if not graph.ties:
+        reaches = np.empty((units, nodes), np.intp)
+        for node in range(nodes):
+            most = before[:units, node] + room[node]
+            reaches[:, node] = np.searchsorted(before[:, node], most, side="right") - 1
+        return reaches
+    fits = _taken(graph, added, base, before) <= room
+    cuts = np.arange(units + 1)
+    later = cuts[None, :] > cuts[:units, None]
+    whole: NDArray[np.intp] = cuts[:units, None] + (fits & later[:, :, None]).sum(axis=1)
+    return whole
+
+
+def _taken(
+    graph: ModelGraph, added: NDArray[np.int64], base: Loads, before: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """[start, stop, node]: bytes that a segment adds, shared weights counted once."""
+    units, nodes = added.shape
+    taken: NDArray[np.int64] = before[None, :, :] - before[:units, None, :]
     for i, tie in enumerate(graph.ties):
         # Where the node holds the tie already, `added` has left it out of every unit.
         counted = np.zeros((units, nodes), np.int64)
@@ -215,8 +234,7 @@ def _fits(
         np.cumsum(counted, axis=0, out=number[1:])
         within = number[None, :, :] - number[:units, None, :]
         taken -= np.maximum(within - 1, 0) * tie.weight_bytes
-    room = np.array([cap - load.used for cap, load in zip(caps, base, strict=True)], np.int64)
-    return taken <= room
+    return taken
 
 
 def _least(graph: ModelGraph, kept: Sequence[Collection[int]]) -> NDArray[np.int64]:

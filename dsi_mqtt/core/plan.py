@@ -7,7 +7,6 @@ other is faster, or the plan says by how much one might be. The latency model st
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -15,6 +14,7 @@ from typing import Final
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.infeasible import Infeasible, Situation, explain
 from dsi_mqtt.core.model import ModelGraph, UnitRange
+from dsi_mqtt.core.duties import Duties
 from dsi_mqtt.core.problem import Problem
 from dsi_mqtt.core.profile import NodeView
 from dsi_mqtt.core.rules import check, compile_rules
@@ -125,9 +125,10 @@ def plan(
         problem = situation.problem()
         outcome = cheapest(problem, expansions)
         if outcome.path is not None:
-            alone = replace(situation, rules=rules.without_split()).problem().single_node_ns()
+            alone = replace(situation, rules=rules.without_split()).problem().single_node()
             route = _Route.of(problem, outcome.path)
-            return _planned(route, outcome, alone, deployment.sla.latency_ms, certain=complete)
+            least = None if alone is None else alone[0]
+            return _planned(route, outcome, least, deployment.sla.latency_ms, certain=complete)
         complete = complete and outcome.complete
     return explain(every, proven=complete)
 
@@ -158,12 +159,15 @@ class _Route:
 
     @classmethod
     def of(cls, problem: Problem, path: Path) -> _Route:
-        door, nodes, stops = path[0], path[1::2], path[2::2]
-        starts = (0, *stops[:-1])
-        computes = [problem.compute_ns(*part) for part in zip(nodes, starts, stops, strict=True)]
-        ends = list(zip((door, *nodes), (*nodes, door), (0, *stops), strict=True))
-        hops = [problem.hop_ns(source, target, cut) for source, target, cut in ends]
-        access = problem.ingress_ns(door) + problem.egress_ns(door)
+        door, steps = path
+        time = problem.latency
+        nodes, stops = [step.node for step in steps], [step.stop for step in steps]
+        starts = [0, *stops[:-1]]
+        computes = [time.segment_of(*part) for part in zip(nodes, starts, stops, strict=True)]
+        ways = [step.coding for step in steps] + [0]
+        ends = list(zip((door, *nodes), (*nodes, door), (0, *stops), ways, strict=True))
+        hops = [time.hop_of(*end) for end in ends]
+        access = float(time.access[door])
         names = [problem.nodes[node].node for node in nodes]
         return cls(
             door=problem.nodes[door].node,
@@ -172,37 +176,25 @@ class _Route:
                 for start, stop, name, spent in zip(starts, stops, names, computes, strict=True)
             ),
             hops=tuple(
-                PlannedHop(source, target, problem.bytes_at[cut], spent / 1e9)
-                for source, target, cut, spent in zip(
-                    (DOOR, *names), (*names, DOOR), (0, *stops), hops, strict=True
+                PlannedHop(source, target, int(problem.bytes_at[way, cut]), spent / 1e9)
+                for source, target, cut, way, spent in zip(
+                    (DOOR, *names), (*names, DOOR), (0, *stops), ways, hops, strict=True
                 )
             ),
             access_ns=access,
             latency_ns=access + sum(computes) + sum(hops),
-            busiest_ns=_busiest_ns(problem, door, list(zip(nodes, computes, strict=True)), ends),
+            busiest_ns=busiest_ns(problem, path),
         )
 
 
-def _busiest_ns(
-    problem: Problem,
-    door: int,
-    computes: Sequence[tuple[int, float]],
-    ends: Sequence[tuple[int | None, int | None, int]],
-) -> float:
-    """Of a node's computing, of what it sends and of what it receives. ends: of hops, with cuts."""
-    busy: defaultdict[tuple[str, int], float] = defaultdict(float)
-    for node, spent in computes:
-        busy["computes", node] += spent
-    to_door, from_door = (None, door, 0), (door, None, problem.units)
-    for source, target, cut in (*ends, to_door, from_door):
-        if source == target:
-            continue
-        bits = problem.bytes_at[cut] * 8e3
-        if source is not None:
-            busy["sends", source] += bits / problem.nodes[source].link.up_mbit_s
-        if target is not None:
-            busy["receives", target] += bits / problem.nodes[target].link.down_mbit_s
-    return max(busy.values())
+def busiest_ns(problem: Problem, path: Path) -> float:
+    """How long one request keeps the station busy that it keeps busy for longest."""
+    door, steps = path
+    duties, at, cut = Duties.at_door(problem, door), door, 0
+    for step in steps:
+        duties = duties.with_segment(problem, at, cut, step)
+        at, cut = step.node, step.stop
+    return duties.answered(problem, at, door).most
 
 
 def _planned(
@@ -214,7 +206,7 @@ def _planned(
     certain: bool,
 ) -> Plan:
     """certain: that spares are needed, where they take part."""
-    gap = 0.0 if outcome.complete else 1.0 - outcome.lower_ns / route.latency_ns
+    gap = 0.0 if outcome.complete else 1.0 - outcome.lower / route.latency_ns
     return Plan(
         segments=route.segments,
         door=route.door,

@@ -1,32 +1,37 @@
 """A placement problem in arrays: what the search reads.
 
-Times are integral nanoseconds in float64. Sums of them are exact in any order up to 104 days, so
-equal latencies are equal, infinity is at hand, and no bound needs a tolerance.
+Times are integral nanoseconds in float64, and so is the score: seconds times 10⁹, rounded piece by
+piece. Sums of them are exact in any order up to 104 days, so equal scores are equal, infinity is
+at hand, and no bound needs a tolerance.
 
-Latency of one reference row, for links that form a star (each node has one to its home broker):
+Latency of a trip through the chain, for links that form a star (each node has one to its home
+broker):
 
     leave(n, bytes)  = rtt_n / 2 + bytes / up_n
     arrive(n, bytes) = rtt_n / 2 + bytes / down_n
     hop(a, b, bytes) = leave(a, bytes) + arrive(b, bytes) + HOP_S, or 0 when a is b
-    latency = arrive(door, input) + HOP_S              the input reaches the door
-            + hop(door, first, input)
-            + Σ (SEGMENT_S + Σ unit seconds)           each segment
-            + Σ hop(segment, next, boundary)
-            + hop(last, door, result)
-            + leave(door, result) + HOP_S              the answer leaves it
+    trip = hop(door, first, input)
+         + Σ (SEGMENT_S + Σ unit seconds)           each segment
+         + Σ hop(segment, next, boundary)           with what its codec makes of the bytes
+         + hop(last, door, result)
+
+A request makes its trips one after the other; its input reaches the door once, and its answer
+leaves it once:
+
+    latency = arrive(door, input) + HOP_S + Σ trips + leave(door, result) + HOP_S
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dsi_mqtt.core.codecs import Coding
 from dsi_mqtt.core.memory import Memory
-from dsi_mqtt.core.model import ModelGraph
 from dsi_mqtt.core.profile import NodeView
 from dsi_mqtt.core.rules import Rules
 
@@ -37,6 +42,10 @@ SEGMENT_S: Final = 0.3e-3
 
 Nanoseconds = NDArray[np.float64]
 Flags = NDArray[np.bool_]
+Cuts = NDArray[np.intp]
+
+# By node, units that it goes on holding.
+Held = Mapping[str, Collection[int]]
 
 
 def nanoseconds(seconds: float) -> float:
@@ -48,146 +57,206 @@ SEGMENT_NS: Final = nanoseconds(SEGMENT_S)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Sums:
+    """Something that adds up along a chain: the score, the time of a trip, the error of codecs.
+
+    compute[cut, node]: of the units before `cut`. segment: of each segment besides.
+    leave, arrive[coding, cut, node]: of what crosses `cut` out of and into the node.
+    hop[coding]: of each hop besides. access[node]: of input and answer, with this node as door.
+    """
+
+    compute: Nanoseconds
+    segment: float
+    leave: Nanoseconds
+    arrive: Nanoseconds
+    hop: Nanoseconds
+    access: Nanoseconds
+
+    def segment_of(self, node: int, start: int, stop: int) -> float:
+        return float(self.compute[stop, node] - self.compute[start, node]) + self.segment
+
+    def hop_of(self, source: int, target: int, cut: int, coding: int = 0) -> float:
+        if source == target:
+            return 0.0
+        crossing = self.leave[coding, cut, source] + self.arrive[coding, cut, target]
+        return float(crossing + self.hop[coding])
+
+    def scaled(self, factor: float) -> Sums:
+        parts = (self.compute, self.segment, self.leave, self.arrive, self.hop, self.access)
+        return Sums(*(np.rint(factor * part) for part in parts))  # type: ignore[arg-type]  # a float stays one
+
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(
+            self.compute + other.compute,
+            self.segment + other.segment,
+            self.leave + other.leave,
+            self.arrive + other.arrive,
+            self.hop + other.hop,
+            self.access + other.access,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Budget:
+    """A sum that must stay within `limit`. field: of the deployment that says so."""
+
+    field: str
+    sums: Sums
+    limit: float
+
+
+class Duty(NamedTuple):
+    """Nanoseconds that one request keeps a node, its uplink and its downlink busy."""
+
+    work: float = 0.0
+    sends: float = 0.0
+    gets: float = 0.0
+
+    def plus(self, work: float = 0.0, sends: float = 0.0, gets: float = 0.0) -> Duty:
+        return Duty(self.work + work, self.sends + sends, self.gets + gets)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Demands:
+    """Of one request on the stations, in ns: compute as in `Sums`, work of codecs with it.
+
+    sends, gets[coding, cut, node]; encode, decode[coding, cut, node].
+    access_gets, access_sends[node]: input and answer at the door.
+    """
+
+    compute: Nanoseconds
+    segment: float
+    sends: Nanoseconds
+    gets: Nanoseconds
+    encode: Nanoseconds
+    decode: Nanoseconds
+    access_gets: Nanoseconds
+    access_sends: Nanoseconds
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Problem:
     """Nodes are numbered in the order of their names, cuts from 0 to the number of units.
 
     doors: nodes that may be the door.
+    codings: ways to write on a hop; the first is plain, and what goes to and from the door has it.
+    bytes_at[coding, cut]: that cross the cut for one request.
     allowed[unit, node]: privacy, pins and the split let the node compute the unit.
-    compute[cut, node]: ns of the units before `cut`.
-    leave, arrive[cut, node]: ns of what crosses `cut` out of and into the node.
-    stops[start, stop, node]: the node, holding nothing else of this plan, may be given
-        `[start, stop)` as one segment.
+    reach[cut, node]: up to where the node, holding nothing else of this plan, may be given one
+        segment that begins at `cut`. given[start, stop]: segments that the split by hand allows.
     twins[node]: nodes with the same number cannot be told apart but by name.
-    by_hand: the cuts are given, and neighbours may share a node.
+    score: what is minimised, but for what the busiest station adds. fees[node]: score of using the
+        node at all. latency: of a request that waits for none.
+    cap: of what any station may be kept busy by one request, in ns.
     """
 
     nodes: tuple[NodeView, ...]
     units: int
     doors: tuple[int, ...]
     max_segments: int
-    by_hand: bool
-    bytes_at: tuple[int, ...]
+    given: Flags | None
+    codings: tuple[Coding, ...]
+    bytes_at: NDArray[np.float64]
     allowed: Flags
-    compute: Nanoseconds
-    leave: Nanoseconds
-    arrive: Nanoseconds
-    stops: Flags
+    reach: Cuts
     twins: tuple[int, ...]
     memory: Memory
+    score: Sums
+    fees: Nanoseconds
+    latency: Sums
+    budgets: tuple[Budget, ...]
+    demands: Demands
+    cap: float = np.inf
 
     @property
     def segments_bounded(self) -> bool:
         """Whether `max_segments` can exclude anything."""
-        return self.max_segments < self.units and not self.by_hand
+        return self.max_segments < self.units and self.given is None
 
-    def compute_ns(self, node: int, start: int, stop: int) -> float:
-        """Of a segment, with its fixed cost."""
-        return float(self.compute[stop, node] - self.compute[start, node]) + SEGMENT_NS
+    @property
+    def by_hand(self) -> bool:
+        """The cuts are given, and neighbours may share a node."""
+        return self.given is not None
 
-    def hop_ns(self, source: int, target: int, cut: int) -> float:
-        if source == target:
-            return 0.0
-        return float(self.leave[cut, source] + self.arrive[cut, target]) + HOP_NS
+    def stops(self, cut: int) -> Flags:
+        """[stop - cut - 1, node]: segments that may begin at `cut`."""
+        after = np.arange(cut + 1, self.units + 1)
+        stops: Flags = after[:, None] <= self.reach[cut]
+        if self.given is not None:
+            stops &= self.given[cut, cut + 1 :, None]
+        return stops
 
-    def ingress_ns(self, door: int) -> float:
-        return float(self.arrive[0, door]) + HOP_NS
+    def capped(self, cap: float) -> Problem:
+        """The same, with no station kept busy for longer than `cap`."""
+        if not np.isfinite(cap):
+            return replace(self, cap=cap)
+        demands, score = self.demands, self.score
+        last = np.empty_like(self.reach)
+        for node in range(len(self.nodes)):
+            before = demands.compute[:, node]
+            most = before[:-1] + (cap - demands.segment)
+            last[:, node] = np.searchsorted(before, most, side="right") - 1
+        leave = np.where(demands.sends <= cap, score.leave, np.inf)
+        arrive = np.where(demands.gets <= cap, score.arrive, np.inf)
+        return replace(
+            self,
+            cap=cap,
+            reach=np.minimum(self.reach, last),
+            score=replace(score, leave=leave, arrive=arrive),
+        )
 
-    def egress_ns(self, door: int) -> float:
-        return float(self.leave[self.units, door]) + HOP_NS
-
-    def single_node_ns(self) -> float | None:
-        """The least latency with everything in one segment; None: no node may and can."""
-        end = self.units
-        able = np.flatnonzero(self.stops[0, end])
+    def single_node(self) -> tuple[float, int] | None:
+        """The least latency with everything in one segment, and where; None: nowhere."""
+        end, time = self.units, self.latency
+        able = np.flatnonzero(self.reach[0] >= end) if end else np.empty(0, np.intp)
         doors = np.array(self.doors, np.intp)
         if not len(able) or not len(doors):
             return None
-        there = self.leave[0][doors, None] + self.arrive[0][None, able]
-        back = self.leave[end][None, able] + self.arrive[end][doors, None]
-        hops = np.where(doors[:, None] == able[None, :], 0.0, there + back + 2 * HOP_NS)
-        access = self.arrive[0][doors] + self.leave[end][doors] + 2 * HOP_NS
-        return float((hops + access[:, None] + self.compute[end][able]).min()) + SEGMENT_NS
+        there = time.leave[0, 0][doors, None] + time.arrive[0, 0][None, able]
+        back = time.leave[0, end][None, able] + time.arrive[0, end][doors, None]
+        hops = there + back + 2 * time.hop[0]
+        hops = np.where(doors[:, None] == able[None, :], 0.0, hops)
+        totals = (hops + time.access[doors][:, None] + time.compute[end][able]).min(axis=0)
+        return float(totals.min()) + time.segment, int(able[totals.argmin()])
 
 
-# By node, units that it goes on holding.
-Held = Mapping[str, Collection[int]]
-
-
-def build(graph: ModelGraph, rules: Rules, nodes: Sequence[NodeView], held: Held) -> Problem:
-    """The problem of placing `graph` on `nodes`; unusable ones are left out.
-
-    held: by node, units it goes on holding while it takes up its part of the plan.
-    """
-    known = tuple(sorted((n for n in nodes if n.usable), key=lambda node: node.node))
-    units = len(graph.units)
-    bytes_at = (
-        graph.input_bytes,
-        *(graph.boundary_bytes(cut) for cut in range(1, units)),
-        graph.result_bytes,
-    )
-    rows = [rules.may_compute(unit, known) for unit in range(units)]
-    allowed = np.array(rows, np.bool_).reshape(units, len(known))
-    memory = Memory.of(graph, known, held, allowed)
-    seconds = np.array([node.unit_s for node in known]).reshape(len(known), units)
-    compute = np.zeros((units + 1, len(known)))
-    np.cumsum(np.rint(seconds.T * 1e9), axis=0, out=compute[1:])
-    leave, arrive = _transfers(known, bytes_at)
-    stops = _stops(rules, allowed) & memory.fits
-    return Problem(
-        nodes=known,
-        units=units,
-        doors=tuple(i for i, node in enumerate(known) if rules.may_be_door(node)),
-        max_segments=rules.max_segments,
-        by_hand=bool(rules.parts),
-        bytes_at=bytes_at,
-        allowed=allowed,
-        compute=compute,
-        leave=leave,
-        arrive=arrive,
-        stops=stops,
-        twins=_twins(rules, known, allowed, held),
-        memory=memory,
-    )
-
-
-def _transfers(
-    nodes: Sequence[NodeView], bytes_at: Sequence[int]
-) -> tuple[Nanoseconds, Nanoseconds]:
-    sizes = np.array(bytes_at, np.float64)[:, None]
-    half_trip = np.array([node.link.rtt_ms for node in nodes]) * 0.5e6
-    # One Mbit/s is one bit per microsecond: 8,000 ns a byte.
-    leave = half_trip + sizes * 8e3 / np.array([node.link.up_mbit_s for node in nodes])
-    arrive = half_trip + sizes * 8e3 / np.array([node.link.down_mbit_s for node in nodes])
-    return np.rint(leave), np.rint(arrive)
-
-
-def _stops(rules: Rules, allowed: Flags) -> Flags:
-    """Segments that privacy, pins and the split allow, memory aside."""
+def reach(rules: Rules, allowed: Flags, memory: Memory) -> tuple[Cuts, Flags | None]:
+    """What `Problem.reach` and `Problem.given` hold."""
     units, nodes = allowed.shape
-    barred = np.zeros((units + 1, nodes), np.int64)
-    np.cumsum(~allowed, axis=0, out=barred[1:])
-    stops: Flags = barred[None, :, :] == barred[:units, None, :]
-    cuts = np.arange(units + 1)
-    stops &= (cuts[None, :] > cuts[:units, None])[:, :, None]
-    if rules.parts:
-        given = np.zeros((units, units + 1), np.bool_)
-        for part in rules.parts:
-            given[part.units] = True
-        stops &= given[:, :, None]
-    return stops
+    furthest = np.empty((units, nodes), np.intp)
+    open_to = np.full(nodes, units)
+    for unit in range(units - 1, -1, -1):
+        open_to = np.where(allowed[unit], open_to, unit)
+        furthest[unit] = open_to
+    furthest = np.minimum(furthest, memory.reaches)
+    if not rules.parts:
+        return furthest, None
+    given = np.zeros((units, units + 1), np.bool_)
+    for part in rules.parts:
+        given[part.units] = True
+    return furthest, given
 
 
-def _twins(rules: Rules, nodes: Sequence[NodeView], allowed: Flags, held: Held) -> tuple[int, ...]:
+def twins(
+    rules: Rules, nodes: Sequence[NodeView], allowed: Flags, held: Held
+) -> tuple[int, ...]:
+    """By node: the number of those that differ from it by name alone."""
     numbers: dict[object, int] = {}
-    twins = []
+    found = []
     for i, node in enumerate(nodes):
         key = (
             node.weight_bytes,
             node.unit_s,
+            node.prefill_s,
             node.link,
+            node.price,
+            node.watts,
+            node.taken,
+            node.codec_pace,
+            rules.trusts(node),
             rules.may_be_door(node),
             allowed[:, i].tobytes(),
             frozenset(held.get(node.node, ())),
         )
-        twins.append(numbers.setdefault(key, len(numbers)))
-    return tuple(twins)
+        found.append(numbers.setdefault(key, len(numbers)))
+    return tuple(found)

@@ -78,6 +78,11 @@ class NodeView:
     free for its sessions; overdrawn_bytes: by which what is taken already is too much. unit_s:
     seconds each unit of the model takes here for one reference row. unfit: why it can be given
     nothing although it is there, as in "node a {unfit}"; empty where it can.
+    prefill_s: seconds of each unit for the prompt of the deployment's reference text; empty: as many
+        rows one after the other.
+    price: its class in the deployment's prices. watts: when idle and when busy. taken: shares of
+    its processor, uplink and downlink that others keep busy. codec_pace: seconds it takes for a
+    codec over those of the node that the codec was measured on.
     Raises ConfigError for negative or unbounded values.
     """
 
@@ -91,10 +96,21 @@ class NodeView:
     cache_bytes: int = 0
     overdrawn_bytes: int = 0
     unfit: str = ""
+    prefill_s: tuple[float, ...] = ()
+    price: str = "default"
+    watts: tuple[float, float] = (0.0, 0.0)
+    taken: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    codec_pace: float = 1.0
 
     @property
     def usable(self) -> bool:
-        return not self.unfit and self.link.usable
+        return not self.unfit and self.link.usable and max(self.taken) < 1
+
+    def seconds(self, phase: str, rows: int) -> tuple[float, ...]:
+        """Of each unit, for one trip of this phase with so many rows."""
+        if phase == "prefill" and self.prefill_s:
+            return self.prefill_s
+        return self.unit_s if rows == 1 else tuple(rows * seconds for seconds in self.unit_s)
 
     def __post_init__(self) -> None:
         if self.weight_bytes < 0:

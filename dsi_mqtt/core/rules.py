@@ -122,6 +122,11 @@ class Rules:
         zones = self.door_zones()
         return node.node not in self.forbidden and (zones is None or node.zone in zones)
 
+    def trusts(self, node: NodeView) -> bool:
+        """Whether its zone may see inputs: what is computed elsewhere counts as exposed."""
+        zones = self.door_zones()
+        return zones is None or node.zone in zones
+
     def without_split(self) -> Rules:
         return replace(self, parts=())
 

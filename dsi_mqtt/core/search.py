@@ -1,19 +1,21 @@
-"""Best-first search for the placement with the least latency: exact, and it says when it was not.
+"""Best-first search for the placement with the least score: exact, and it says when it was not.
 
-A path is (door, node, stop, node, stop, …): the segments placed so far, in order. A* expands the
-path for which the latency so far and the least that can follow (`core.bounds`) is smallest. That
-least is never too high, so the first complete path taken is optimal.
+A path is (door, step, step, …), a step (node, stop, coding): the segments placed so far, in order,
+and how what enters each is written. A* expands the path for which the score so far and the least
+that can follow (`core.bounds`) is smallest. That least is never too high, so the first complete
+path taken is optimal.
 
 What keeps the search small:
 
-* the *ceiling*: the latency of a placement that is known. Nothing above it is kept. The first one
+* the *ceiling*: the score of a placement that is known. Nothing above it is kept. The first one
   comes from a descent, depth first, which also decides feasibility;
 * *dominance*: a path is dropped when another with the same door stands at the same cut on the
-  same node, is no slower, and leaves at least as much room on every node;
+  same node, has no higher score, has used up no more of any budget, and leaves at least as much
+  room on every node and station;
 * *twins*: of nodes that differ by name alone, the first unused one stands for all;
 * *prices* of memory (`core.prices`), once a short search without them has not sufficed.
 
-Among equal latencies fewer segments win, then the path whose door, nodes and stops come first in
+Among equal scores fewer segments win, then the path whose door, nodes and stops come first in
 the order of names: paths with equal bounds are taken in that order.
 """
 
@@ -25,121 +27,156 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from dsi_mqtt.core.bounds import SEGMENT, Bounds, Prices
+from dsi_mqtt.core.bounds import MORE, Bounds, Prices, ends_of
+from dsi_mqtt.core.duties import Duties
 from dsi_mqtt.core.memory import Loads
 from dsi_mqtt.core.prices import tuned
-from dsi_mqtt.core.problem import HOP_NS, Flags, Nanoseconds, Problem
+from dsi_mqtt.core.problem import Flags, Nanoseconds, Problem
 
 # Expansions without prices; tuning them costs about as much as this many.
 UNPRICED: Final = 60
 # Expansions of the second descent, which has prices to follow but may not find the way down.
 _DESCENT: Final = 200
-_CEILING: Final = float(np.finfo(np.float64).max)
+CEILING: Final = float(np.finfo(np.float64).max)
 
-Path = tuple[int, ...]
+
+class Step(NamedTuple):
+    """A segment up to `stop` on `node`; coding: of the hop that brings what enters it."""
+
+    node: int
+    stop: int
+    coding: int
+
+
+# The door, then steps. Paths are compared in this order.
+Path = tuple[int, tuple[Step, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What a search found.
 
-    path: the best, or None. latency_ns: its latency, with what tells equal ones apart. complete:
+    path: the best, or None. score: its score, with what tells equal ones apart. complete:
     nothing was cut off by the limit, so that the path is optimal, or None means that there is
-    none. lower_ns: no placement is faster.
+    none. lower: no placement has less.
     """
 
     path: Path | None
-    latency_ns: float
+    score: float
     considered: int
     complete: bool
-    lower_ns: float
+    lower: float
+
+
+NOTHING: Final = Outcome(None, np.inf, 0, complete=True, lower=np.inf)
 
 
 class _Entry(NamedTuple):
-    """Compared in the order of its fields; `path` is unique.
+    """Compared in the order of its fields; path and end are unique.
 
-    least: bound of all its completions; spent: ns up to and with the last segment; loads: before
-    that was placed.
+    least: bound of all its completions; end: how it ends; spent: score up to and with the last
+    segment; used: of each budget; loads, duties: before that segment was placed.
     """
 
     rank: float
     least: float
     path: Path
+    end: int
     spent: float
+    used: tuple[float, ...]
     loads: Loads
+    duties: Duties
+
+    @property
+    def stop(self) -> int:
+        return self.path[1][-1].stop if self.path[1] else 0
+
+    @property
+    def node(self) -> int:
+        return self.path[1][-1].node if self.path[1] else self.path[0]
 
 
 class _Stand(NamedTuple):
-    """A path that has been expanded. tight: its loaded nodes, as bits."""
+    """A path that has been expanded. tight: its loaded nodes, as bits; paid: whose fees."""
 
-    spent: float
-    path: Path
+    entry: _Entry
     loads: Loads
+    duties: Duties
     tight: int
+    paid: frozenset[int]
 
 
-def cheapest(problem: Problem, limit: int, *, unpriced: int = UNPRICED) -> Outcome:
-    """The placement with the least latency, within `limit` expansions.
+def cheapest(
+    problem: Problem, limit: int, *, unpriced: int = UNPRICED, ceiling: float = CEILING
+) -> Outcome:
+    """The placement with the least score, within `limit` expansions.
 
-    unpriced: how many of them before memory gets prices.
+    unpriced: how many of them before memory gets prices. ceiling: what costs more is of no use.
     """
     if not problem.doors:
-        return Outcome(None, np.inf, 0, complete=True, lower_ns=np.inf)
-    bounds = Bounds.of(problem, Prices.none(problem), problem.doors)
-    door = problem.doors[int(bounds.roots.argmin())]
-    known = _descend(bounds, door, _CEILING, limit)
-    if known.path is None:
+        return NOTHING
+    bounds = Bounds.of(problem, Prices.none(problem), ends_of(problem.doors))
+    known = _descend(bounds, *_best_root(bounds), ceiling, limit)
+    if known.path is None and not known.complete:
         return known
-    known = _ascend(bounds, known, min(limit, known.considered + unpriced))
+    known = _ascend(bounds, known, min(limit, known.considered + unpriced), ceiling)
     if known.complete or known.considered >= limit:
         return known
-    priced = Bounds.of(problem, tuned(problem, known.latency_ns), problem.doors)
-    door = problem.doors[int(priced.roots.argmin())]
-    better = _descend(priced, door, known.latency_ns, min(_DESCENT, limit - known.considered))
-    return _ascend(priced, _merged(known, better), limit)
+    priced = Bounds.of(problem, tuned(problem, min(known.score, ceiling)), bounds.ends)
+    most = min(_DESCENT, limit - known.considered)
+    better = _descend(priced, *_best_root(priced), min(known.score, ceiling), most)
+    return _ascend(priced, _merged(known, better), limit, ceiling)
 
 
 def feasible(problem: Problem, limit: int) -> Outcome:
-    """Any placement; its latency need not be the least."""
+    """Any placement; its score need not be the least."""
     if not problem.doors:
-        return Outcome(None, np.inf, 0, complete=True, lower_ns=np.inf)
-    door = problem.doors[0]
-    return _descend(Bounds.of(problem, Prices.none(problem), (door,)), door, _CEILING, limit)
+        return NOTHING
+    bounds = Bounds.of(problem, Prices.none(problem), ends_of(problem.doors[:1]))
+    return _descend(bounds, 0, problem.doors[0], CEILING, limit)
+
+
+def _best_root(bounds: Bounds) -> tuple[int, int]:
+    roots = ((i, door) for i, end in enumerate(bounds.ends) for door in end.doors)
+    return min(roots, key=lambda root: bounds.root(*root))
 
 
 def _merged(known: Outcome, other: Outcome) -> Outcome:
     considered = known.considered + other.considered
-    best = known if other.path is None or known.latency_ns <= other.latency_ns else other
-    return Outcome(best.path, best.latency_ns, considered, complete=False, lower_ns=known.lower_ns)
+    best = known if other.path is None or known.score <= other.score else other
+    return Outcome(best.path, best.score, considered, complete=False, lower=known.lower)
 
 
-def _descend(bounds: Bounds, door: int, ceiling: float, limit: int) -> Outcome:
+def _descend(bounds: Bounds, end: int, door: int, ceiling: float, limit: int) -> Outcome:
     """The first placement found depth first. What fits does not depend on the door."""
     tree = _Tree(bounds, ceiling, deepest_first=True)
-    tree.plant(door)
+    tree.plant(end, door)
     while tree.heap and tree.best is None:
         if tree.considered >= limit:
-            return Outcome(None, np.inf, tree.considered, complete=False, lower_ns=0.0)
+            return Outcome(None, np.inf, tree.considered, complete=False, lower=-np.inf)
         tree.expand(heapq.heappop(tree.heap))
     if tree.best is None:
-        return Outcome(None, np.inf, tree.considered, complete=True, lower_ns=np.inf)
+        return Outcome(None, np.inf, tree.considered, complete=True, lower=np.inf)
     best = tree.best
-    return Outcome(best.path, best.least, tree.considered, complete=False, lower_ns=0.0)
+    return Outcome(best.path, best.least, tree.considered, complete=False, lower=-np.inf)
 
 
-def _ascend(bounds: Bounds, known: Outcome, limit: int) -> Outcome:
+def _ascend(bounds: Bounds, known: Outcome, limit: int, ceiling: float) -> Outcome:
     """The best placement, given a known one; the best seen once `limit` is reached."""
-    tree = _Tree(bounds, known.latency_ns, considered=known.considered)
-    for door in bounds.doors:
-        tree.plant(door)
-    while tree.considered < limit:
+    tree = _Tree(bounds, min(known.score, ceiling), considered=known.considered)
+    for row, end in enumerate(bounds.ends):
+        for door in end.doors:
+            tree.plant(row, door)
+    while tree.heap and tree.considered < limit:
         entry = heapq.heappop(tree.heap)
-        if entry.path[-1] == bounds.problem.units and len(entry.path) > 1:
+        if entry.stop == bounds.problem.units:
             return Outcome(entry.path, entry.least, tree.considered, True, entry.least)
         tree.expand(entry)
-    lower = max(known.lower_ns, tree.heap[0].least)
+    if not tree.heap:
+        return Outcome(known.path, known.score, tree.considered, True, known.score)
+    lower = max(known.lower, tree.heap[0].least)
     if tree.best is None:
-        return Outcome(known.path, known.latency_ns, tree.considered, False, lower)
+        return Outcome(known.path, known.score, tree.considered, False, lower)
     return Outcome(tree.best.path, tree.best.least, tree.considered, False, lower)
 
 
@@ -153,103 +190,215 @@ class _Tree:
     considered: int = 0
     heap: list[_Entry] = field(default_factory=list)
     best: _Entry | None = None
-    _seen: dict[Path, list[_Stand]] = field(default_factory=dict)
+    _seen: dict[tuple[int, int, int, int], list[_Stand]] = field(default_factory=dict)
 
-    def plant(self, door: int) -> None:
-        least = self.bounds.root(door)
-        if least <= self.ceiling:
-            rank = 0.0 if self.deepest_first else least
-            spent = self.bounds.problem.ingress_ns(door)
-            heapq.heappush(self.heap, _Entry(rank, least, (door,), spent, ()))
+    def plant(self, end: int, door: int) -> None:
+        least = self.bounds.root(end, door)
+        if least > self.ceiling:
+            return
+        problem = self.bounds.problem
+        rank = 0.0 if self.deepest_first else least
+        spent = float(problem.score.access[door] + problem.fees[door])
+        used = tuple(float(budget.sums.access[door]) for budget in problem.budgets)
+        duties = Duties.at_door(problem, door)
+        heapq.heappush(self.heap, _Entry(rank, least, (door, ()), end, spent, used, (), duties))
 
     def expand(self, entry: _Entry) -> None:
         self.considered += 1
-        loads = self._admit(entry)
-        problem, path = self.bounds.problem, entry.path
-        used = len(path) // 2
-        if loads is None or (problem.segments_bounded and used == problem.max_segments):
+        admitted = self._admit(entry)
+        problem, used = self.bounds.problem, len(entry.path[1])
+        if admitted is None or (problem.segments_bounded and used == problem.max_segments):
             return
-        cut, at = (path[-1], path[-2]) if used else (0, path[0])
-        after = self.bounds.after(path[0], problem.max_segments - used - 1)
-        paid = self._paid(path) - self.bounds.prices.credit
-        begun = entry.spent + self._hops(path, cut, at) + SEGMENT
-        leasts = begun + paid - self.bounds.spent[cut] + after[cut + 1 :]
-        stops = self._stops(path, loads, cut)
-        rows, nodes = np.nonzero(np.where(stops, leasts, np.inf) <= self.ceiling)
-        spents = begun[nodes] - problem.compute[cut, nodes] + problem.compute[cut + 1 + rows, nodes]
-        for row, node, least, spent in zip(
-            rows.tolist(),
-            nodes.tolist(),
-            leasts[rows, nodes].tolist(),
-            spents.tolist(),
-            strict=True,
-        ):
-            self._push(least, (*path, node, cut + 1 + row), spent, loads)
+        loads, duties = admitted
+        cut = entry.stop
+        least, spent = self._following(entry, cut)
+        stops = self._stops(entry, loads, cut)
+        for coding, hops in self._hops(entry, cut):
+            rows, nodes = np.nonzero(np.where(stops, least + hops, np.inf) <= self.ceiling)
+            after = self._within_budgets(entry, cut, coding, rows, nodes)
+            for row, node, total, sofar, taken in zip(
+                rows.tolist(),
+                nodes.tolist(),
+                (least[rows, nodes] + hops[nodes]).tolist(),
+                (spent[rows, nodes] + hops[nodes]).tolist(),
+                after,
+                strict=True,
+            ):
+                if taken is not None:
+                    step = Step(node, cut + 1 + row, coding)
+                    self._push(entry, total, step, sofar, taken, loads, duties)
 
-    def _push(self, least: float, path: Path, spent: float, loads: Loads) -> None:
-        problem = self.bounds.problem
-        if path[-1] == problem.units:
-            # Complete: what it takes, whatever the prices say.
-            least = spent + problem.hop_ns(path[-2], path[0], path[-1]) + problem.egress_ns(path[0])
+    def _push(
+        self,
+        entry: _Entry,
+        least: float,
+        step: Step,
+        spent: float,
+        used: tuple[float, ...],
+        loads: Loads,
+        duties: Duties,
+    ) -> None:
+        problem, door = self.bounds.problem, entry.path[0]
+        path = (door, (*entry.path[1], step))
+        if step.stop == problem.units:
+            # Complete: what it costs, whatever the prices say.
+            least = spent + problem.score.hop_of(step.node, door, problem.units)
             if least > self.ceiling:
                 return
-        rank = -float(len(path)) if self.deepest_first else least
-        entry = _Entry(rank, least, path, spent, loads)
-        heapq.heappush(self.heap, entry)
-        if path[-1] == problem.units and (self.best is None or entry < self.best):
-            self.best = entry
-            self.ceiling = min(self.ceiling, least)
+        rank = -float(len(path[1])) if self.deepest_first else least
+        new = _Entry(rank, least, path, entry.end, spent, used, loads, duties)
+        if step.stop < problem.units:
+            heapq.heappush(self.heap, new)
+        elif self._fits(new):
+            heapq.heappush(self.heap, new)
+            if self.best is None or new < self.best:
+                self.best = new
+                self.ceiling = min(self.ceiling, least)
 
-    def _admit(self, entry: _Entry) -> Loads | None:
-        """The loads with the entry's last segment; None when the path leads nowhere new."""
-        path, memory = entry.path, self.bounds.problem.memory
-        if len(path) == 1:
+    def _fits(self, entry: _Entry) -> bool:
+        """Whether a complete path obeys what the bound forgets."""
+        problem, (door, steps) = self.bounds.problem, entry.path
+        answer = [b.sums.hop_of(steps[-1].node, door, problem.units) for b in problem.budgets]
+        if any(
+            used + more > budget.limit
+            for used, more, budget in zip(entry.used, answer, problem.budgets, strict=True)
+        ):
+            return False
+        if not np.isfinite(problem.cap):
+            return True
+        return self._duties(entry).answered(problem, steps[-1].node, door).most <= problem.cap
+
+    def _loads(self, entry: _Entry) -> Loads | None:
+        """With the entry's last segment; None where it cannot fit."""
+        memory, steps = self.bounds.problem.memory, entry.path[1]
+        if not steps:
             return () if memory.suffices((), 0) else None
-        start = path[-3] if len(path) > 3 else 0  # noqa: PLR2004 - (door, node, stop, node, stop)
-        loads = memory.after(entry.loads, path[-2], start, path[-1])
-        if not memory.suffices(loads, path[-1]):
+        start = steps[-2].stop if len(steps) > 1 else 0
+        loads = memory.after(entry.loads, steps[-1].node, start, steps[-1].stop)
+        return loads if memory.suffices(loads, steps[-1].stop) else None
+
+    def _duties(self, entry: _Entry) -> Duties:
+        """With the entry's last segment and the hop to it."""
+        door, steps = entry.path
+        if not steps or not np.isfinite(self.bounds.problem.cap):
+            return entry.duties
+        source, start = (steps[-2].node, steps[-2].stop) if len(steps) > 1 else (door, 0)
+        return entry.duties.with_segment(self.bounds.problem, source, start, steps[-1])
+
+    def _admit(self, entry: _Entry) -> tuple[Loads, Duties] | None:
+        """Loads and duties with the last segment; None when the path leads nowhere new."""
+        loads, duties = self._loads(entry), self._duties(entry)
+        if loads is None or duties.most > self.bounds.problem.cap:
             return None
-        here = _Stand(entry.spent, path, loads, sum(1 << load.node for load in loads))
-        seen = self._seen.setdefault((path[0], path[-2], path[-1]), [])
+        if not entry.path[1]:
+            return loads, duties
+        paid = frozenset((entry.path[0], *(step.node for step in entry.path[1])))
+        tight = sum(1 << load.node for load in loads)
+        here = _Stand(entry, loads, duties, tight, paid)
+        seen = self._seen.setdefault((entry.path[0], entry.end, entry.node, entry.stop), [])
         if any(self._dominates(other, here) for other in seen):
             return None
         seen.append(here)
-        return loads
+        return loads, duties
 
     def _dominates(self, other: _Stand, here: _Stand) -> bool:
         if other.tight & ~here.tight:
             return False
         problem = self.bounds.problem
-        if not self.deepest_first and (other.spent, other.path) > (here.spent, here.path):
+        if not self.deepest_first:
+            unpaid = sum(float(problem.fees[node]) for node in here.paid - other.paid)
+            if (other.entry.spent + unpaid, other.entry.path) > (here.entry.spent, here.entry.path):
+                return False
+        if problem.segments_bounded and len(other.entry.path[1]) > len(here.entry.path[1]):
             return False
-        if problem.segments_bounded and len(other.path) > len(here.path):
+        if any(a > b for a, b in zip(other.entry.used, here.entry.used, strict=True)):
+            return False
+        if np.isfinite(problem.cap) and not other.duties.covers(here.duties):
             return False
         return problem.memory.covers(other.loads, here.loads)
 
-    def _paid(self, path: Path) -> float:
+    def _following(self, entry: _Entry, cut: int) -> tuple[Nanoseconds, Nanoseconds]:
+        """[stop - cut - 1, node]: least and spent, but for the hop that leads there."""
+        bounds, (door, steps) = self.bounds, entry.path
+        problem, prices = bounds.problem, bounds.prices
+        after = bounds.after(entry.end, problem.max_segments - len(steps) - 1)
+        segment = problem.score.segment + MORE
+        compute = problem.score.compute
+        fees = problem.fees.copy()
+        named = list({door, *(step.node for step in steps)})
+        fees[named] = 0.0
+        spent = entry.spent + segment + fees - compute[cut] + compute[cut + 1 :]
+        least = entry.spent + segment + fees - bounds.spent[cut] + after[cut + 1 :]
+        least += self._paid(steps) - prices.credit
+        if bounds.ends[entry.end].own is False:
+            least += problem.score.arrive[0, -1, door]
+        if problem.fees.any():
+            left = prices.rents[-1] - prices.rents[cut:]  # [stop - cut, node]
+            known = left[1:, named].sum(axis=1)[:, None]
+            new = np.repeat(left[:1], len(left) - 1, axis=0)
+            new[:, named] = left[0, named] - left[1:, named]
+            least -= known + new
+        return least, spent
+
+    def _paid(self, steps: tuple[Step, ...]) -> float:
         """Charges of the segments placed."""
-        charges = self.bounds.prices.charges
-        starts = (0, *path[2::2])
-        return sum(
-            float(charges[stop, node] - charges[start, node])
-            for node, start, stop in zip(path[1::2], starts, path[2::2], strict=False)
-        )
+        charges, start, total = self.bounds.prices.charges, 0, 0.0
+        for node, stop, _ in steps:
+            total += float(charges[stop, node] - charges[start, node])
+            start = stop
+        return total
 
-    def _hops(self, path: Path, cut: int, at: int) -> Nanoseconds:
-        """[node]: ns from `at`, which has what crosses `cut`; inf to where no hop may lead."""
-        problem = self.bounds.problem
-        hops: Nanoseconds = problem.leave[cut, at] + problem.arrive[cut] + HOP_NS
-        stays = len(path) == 1 or problem.by_hand
-        hops[at] = 0.0 if stays else np.inf
-        return hops
+    def _hops(self, entry: _Entry, cut: int) -> list[tuple[int, Nanoseconds]]:
+        """By coding, [node]: the score of the hop there; inf to where none may lead."""
+        problem, score, at = self.bounds.problem, self.bounds.problem.score, entry.node
+        stays = not entry.path[1] or problem.by_hand
+        number = 1 if not entry.path[1] else len(problem.codings)
+        hops = score.leave[:number, cut, at, None] + score.arrive[:number, cut]
+        hops = hops + score.hop[:number, None]
+        hops[:, at] = np.inf
+        if stays:
+            hops[0, at] = 0.0
+        if number > 1 and not problem.budgets and not np.isfinite(problem.cap):
+            best = hops.argmin(axis=0)
+            return [(k, np.where(best == k, hops[k], np.inf)) for k in set(best.tolist())]
+        return list(enumerate(hops))
 
-    def _stops(self, path: Path, loads: Loads, cut: int) -> Flags:
+    def _within_budgets(
+        self, entry: _Entry, cut: int, coding: int, rows: Flags, nodes: Flags
+    ) -> list[tuple[float, ...] | None]:
+        """What would be used of each budget after each step; None: too much."""
+        problem, at = self.bounds.problem, entry.node
+        if not problem.budgets:
+            return [()] * len(rows)
+        after = []
+        for budget, used in zip(problem.budgets, entry.used, strict=True):
+            sums = budget.sums
+            hops = sums.leave[coding, cut, at] + sums.arrive[coding, cut, nodes] + sums.hop[coding]
+            hops = np.where(nodes == at, 0.0, hops)
+            segments = sums.compute[cut + 1 + rows, nodes] - sums.compute[cut, nodes] + sums.segment
+            after.append(used + hops + segments)
+        limits = [budget.limit for budget in problem.budgets]
+        return [
+            taken if all(a <= b for a, b in zip(taken, limits, strict=True)) else None
+            for taken in zip(*(values.tolist() for values in after), strict=True)
+        ]
+
+    def _stops(self, entry: _Entry, loads: Loads, cut: int) -> Flags:
         """[stop - cut - 1, node]: segments that may come next, twins after the first left out."""
-        problem = self.bounds.problem
-        stops: Flags = problem.stops[cut, cut + 1 :].copy()
+        problem, door = self.bounds.problem, entry.path[0]
+        stops: Flags = problem.stops(cut)
         for load in loads:
             stops[problem.memory.reach(load, cut) - cut :, load.node] = False
-        named = {path[0], *path[1::2]}
+        own = self.bounds.ends[entry.end].own
+        if own is not None:
+            last = stops[-1].copy()
+            stops[-1] = False
+            if own:
+                stops[-1, door] = last[door]
+            else:
+                stops[-1] = last
+                stops[-1, door] = False
+        named = {door, *(step.node for step in entry.path[1])}
         stands: set[int] = set()
         for node, twin in enumerate(problem.twins):
             if node not in named:

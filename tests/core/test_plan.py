@@ -63,7 +63,7 @@ def test_prices_of_memory_change_the_way_and_not_the_result(case: Case) -> None:
         return
     problem = situation(case).problem()
     plain, priced = cheapest(problem, 10_000), cheapest(problem, 10_000, unpriced=0)
-    assert (priced.path, priced.latency_ns) == (plain.path, plain.latency_ns)
+    assert (priced.path, priced.score) == (plain.path, plain.score)
 
 
 @settings(max_examples=150, deadline=None)
@@ -80,7 +80,7 @@ def test_search_that_gives_up_says_how_far_off_it_may_be(
     if full.path is None:
         assert part.path is None
     else:
-        assert part.lower_ns <= full.latency_ns <= part.latency_ns
+        assert part.lower <= full.score <= part.score
         assert part.path == full.path or not part.complete
 
 
