@@ -34,6 +34,8 @@ from dsi_mqtt.errors import ConfigError
 HOUR_S: Final = 3600.0
 # Error of codecs and exposure are shares of one; as whole numbers they add up exactly.
 SHARE: Final = 1e9
+# What latency weighs where it is not asked for: of equal placements the faster.
+EQUALS: Final = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ def formulate(
     trips = [arrays.trip(i) for i in range(len(question.trips))]
     latency = arrays.latency(trips)
     demands = arrays.demands()
-    score = latency.scaled(question.aim.latency)
+    score = latency.scaled(question.aim.latency or EQUALS)
     if question.aim.exposure:
         score += arrays.exposure(rules).scaled(question.aim.exposure)
     if question.aim.cost:

@@ -14,7 +14,7 @@ from typing import Final
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.infeasible import Infeasible, Situation, explain
 from dsi_mqtt.core.model import ModelGraph, UnitRange
-from dsi_mqtt.core.duties import Duties
+from dsi_mqtt.core.pressure import busiest_ns
 from dsi_mqtt.core.problem import Problem
 from dsi_mqtt.core.profile import NodeView
 from dsi_mqtt.core.rules import check, compile_rules
@@ -185,16 +185,6 @@ class _Route:
             latency_ns=access + sum(computes) + sum(hops),
             busiest_ns=busiest_ns(problem, path),
         )
-
-
-def busiest_ns(problem: Problem, path: Path) -> float:
-    """How long one request keeps the station busy that it keeps busy for longest."""
-    door, steps = path
-    duties, at, cut = Duties.at_door(problem, door), door, 0
-    for step in steps:
-        duties = duties.with_segment(problem, at, cut, step)
-        at, cut = step.node, step.stop
-    return duties.answered(problem, at, door).most
 
 
 def _planned(

@@ -27,7 +27,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from dsi_mqtt.core.bounds import MORE, Bounds, Prices, ends_of
+from dsi_mqtt.core.bounds import MORE, OWN, Bounds, Prices, ends_of
 from dsi_mqtt.core.duties import Duties
 from dsi_mqtt.core.memory import Loads
 from dsi_mqtt.core.prices import tuned
@@ -117,12 +117,17 @@ def cheapest(
         return NOTHING
     bounds = Bounds.of(problem, Prices.none(problem), ends_of(problem.doors))
     known = _descend(bounds, *_best_root(bounds), ceiling, limit)
-    if known.path is None and not known.complete:
-        return known
+    if known.path is None:
+        if not known.complete or _tells(problem, ceiling):
+            return known
+        known = Outcome(None, np.inf, known.considered, complete=False, lower=-np.inf)
     known = _ascend(bounds, known, min(limit, known.considered + unpriced), ceiling)
     if known.complete or known.considered >= limit:
         return known
-    priced = Bounds.of(problem, tuned(problem, min(known.score, ceiling)), bounds.ends)
+    target = min(known.score, ceiling)
+    if target == CEILING:
+        target = 2 * known.lower
+    priced = Bounds.of(problem, tuned(problem, target), bounds.ends)
     most = min(_DESCENT, limit - known.considered)
     better = _descend(priced, *_best_root(priced), min(known.score, ceiling), most)
     return _ascend(priced, _merged(known, better), limit, ceiling)
@@ -134,6 +139,13 @@ def feasible(problem: Problem, limit: int) -> Outcome:
         return NOTHING
     bounds = Bounds.of(problem, Prices.none(problem), ends_of(problem.doors[:1]))
     return _descend(bounds, 0, problem.doors[0], CEILING, limit)
+
+
+def _tells(problem: Problem, ceiling: float) -> bool:
+    """Whether one door that has no placement says that none has."""
+    every_end = len(problem.doors) <= OWN
+    free = not problem.budgets and not np.isfinite(problem.cap)
+    return every_end and free and ceiling == CEILING
 
 
 def _best_root(bounds: Bounds) -> tuple[int, int]:
