@@ -14,6 +14,7 @@ for a set of doors as if the last node were the door; or for a chain that ends s
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -61,17 +62,29 @@ def even_rents(problem: Problem) -> Nanoseconds:
 
 class End(NamedTuple):
     """doors: it holds for. own: the chain's last node is one of them; False: it is not; None: both,
-    exactly.
+    exactly, of one door.
     """
 
     doors: tuple[int, ...]
     own: bool | None
 
 
-def ends_of(doors: tuple[int, ...]) -> tuple[End, ...]:
+def exact(doors: Iterable[int]) -> tuple[End, ...]:
+    return tuple(End((door,), None) for door in doors)
+
+
+def ends_of(doors: Sequence[int]) -> tuple[End, ...]:
+    """One for each of the first few, and two for all others together. doors: best ones first."""
+    others = tuple(doors[OWN:])
+    rest = (End(others, own=False), End(others, own=True)) if others else ()
+    return (*exact(doors[:OWN]), *rest)
+
+
+def grouped(doors: Sequence[int]) -> tuple[End, ...]:
+    """Two for all of them, unless they are few."""
     if len(doors) <= OWN:
-        return tuple(End((door,), None) for door in doors)
-    return (End(doors, own=False), End(doors, own=True))
+        return exact(doors)
+    return (End(tuple(doors), own=False), End(tuple(doors), own=True))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,6 +128,14 @@ class Bounds:
         there[door] = start[door]
         least = float(there.min()) + self.fixed(end, door)
         return least - self.prices.credit
+
+    def roots(self) -> dict[int, float]:
+        """By door, the least of all that has it."""
+        least: dict[int, float] = {}
+        for row, end in enumerate(self.ends):
+            for door in end.doors:
+                least[door] = min(self.root(row, door), least.get(door, np.inf))
+        return least
 
     def fixed(self, end: int, door: int) -> float:
         """What a door adds to its chain: access, its fee, the answer's arrival where it is away."""

@@ -9,26 +9,32 @@ stands for, raise the price of nodes it overfills, lower that of nodes it leaves
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
-from dsi_mqtt.core.bounds import Bounds, End, Prices, ends_of, even_rents
+from dsi_mqtt.core.bounds import Bounds, End, Prices, even_rents, exact
 from dsi_mqtt.core.problem import Nanoseconds, Problem
 
 _ROUNDS: Final = 40
 # Rounds without a higher bound after which steps are halved, and the length that ends it.
 _PATIENCE: Final = 4
 _SHORTEST: Final = 0.1
+# Doors that the ascent looks at together.
+_DOORS: Final = 4
 # Sums of weights beyond which a node counts as divisible at will.
 _SUMS: Final = 500
 
 
-def tuned(problem: Problem, ceiling: float) -> Prices:
-    """Prices under which the bound is high. ceiling: score of a placement, in ns."""
+def tuned(problem: Problem, doors: Sequence[int], ceiling: float) -> Prices:
+    """Prices under which the bound is high. ceiling: score of a placement, in ns.
+
+    doors: the most promising first; few of them matter.
+    """
     problem = replace(problem, max_segments=problem.units)
-    ascent = _Ascent(problem, ends_of(problem.doors), _rooms(problem), even_rents(problem))
+    ascent = _Ascent(problem, exact(doors[:_DOORS]), _rooms(problem), even_rents(problem))
     return ascent.prices(ascent.best(ceiling))
 
 

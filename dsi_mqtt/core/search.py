@@ -27,7 +27,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from dsi_mqtt.core.bounds import MORE, OWN, Bounds, Prices, ends_of
+from dsi_mqtt.core.bounds import MORE, Bounds, Prices, ends_of, exact, grouped
 from dsi_mqtt.core.duties import Duties
 from dsi_mqtt.core.memory import Loads
 from dsi_mqtt.core.prices import tuned
@@ -115,42 +115,50 @@ def cheapest(
     """
     if not problem.doors:
         return NOTHING
-    bounds = Bounds.of(problem, Prices.none(problem), ends_of(problem.doors))
-    known = _descend(bounds, *_best_root(bounds), ceiling, limit)
+    none = Prices.none(problem)
+    roots = Bounds.of(problem, none, grouped(problem.doors)).roots()
+    door = min(roots, key=lambda door: (roots[door], door))
+    alone = Bounds.of(problem, none, exact([door]))
+    known = _descend(alone, door, ceiling, limit)
     if known.path is None:
         if not known.complete or _tells(problem, ceiling):
             return known
         known = Outcome(None, np.inf, known.considered, complete=False, lower=-np.inf)
+    doors = _near(roots, min(known.score, ceiling))
+    bounds = alone if doors == [door] else Bounds.of(problem, none, ends_of(doors))
     known = _ascend(bounds, known, min(limit, known.considered + unpriced), ceiling)
     if known.complete or known.considered >= limit:
         return known
     target = min(known.score, ceiling)
     if target == CEILING:
         target = 2 * known.lower
-    priced = Bounds.of(problem, tuned(problem, target), bounds.ends)
+    priced = Bounds.of(problem, tuned(problem, doors, target), bounds.ends)
+    roots = priced.roots()
+    door = min(roots, key=lambda door: (roots[door], door))
     most = min(_DESCENT, limit - known.considered)
-    better = _descend(priced, *_best_root(priced), min(known.score, ceiling), most)
+    alone = Bounds.of(problem, priced.prices, exact([door]))
+    better = _descend(alone, door, min(known.score, ceiling), most)
     return _ascend(priced, _merged(known, better), limit, ceiling)
+
+
+def _near(roots: dict[int, float], ceiling: float) -> list[int]:
+    """Doors that may be those of a better placement, the most promising first."""
+    near = sorted((least, door) for door, least in roots.items() if least <= ceiling)
+    return [door for _, door in near]
 
 
 def feasible(problem: Problem, limit: int) -> Outcome:
     """Any placement; its score need not be the least."""
     if not problem.doors:
         return NOTHING
-    bounds = Bounds.of(problem, Prices.none(problem), ends_of(problem.doors[:1]))
-    return _descend(bounds, 0, problem.doors[0], CEILING, limit)
+    bounds = Bounds.of(problem, Prices.none(problem), exact(problem.doors[:1]))
+    return _descend(bounds, problem.doors[0], CEILING, limit)
 
 
 def _tells(problem: Problem, ceiling: float) -> bool:
     """Whether one door that has no placement says that none has."""
-    every_end = len(problem.doors) <= OWN
     free = not problem.budgets and not np.isfinite(problem.cap)
-    return every_end and free and ceiling == CEILING
-
-
-def _best_root(bounds: Bounds) -> tuple[int, int]:
-    roots = ((i, door) for i, end in enumerate(bounds.ends) for door in end.doors)
-    return min(roots, key=lambda root: bounds.root(*root))
+    return free and ceiling == CEILING
 
 
 def _merged(known: Outcome, other: Outcome) -> Outcome:
@@ -159,10 +167,10 @@ def _merged(known: Outcome, other: Outcome) -> Outcome:
     return Outcome(best.path, best.score, considered, complete=False, lower=known.lower)
 
 
-def _descend(bounds: Bounds, end: int, door: int, ceiling: float, limit: int) -> Outcome:
+def _descend(bounds: Bounds, door: int, ceiling: float, limit: int) -> Outcome:
     """The first placement found depth first. What fits does not depend on the door."""
     tree = _Tree(bounds, ceiling, deepest_first=True)
-    tree.plant(end, door)
+    tree.plant(0, door)
     while tree.heap and tree.best is None:
         if tree.considered >= limit:
             return Outcome(None, np.inf, tree.considered, complete=False, lower=-np.inf)
