@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dsi_mqtt.core.problem import Nanoseconds, Problem
+from dsi_mqtt.core.problem import Nanoseconds, Problem, Sums
 
 # A segment costs a little more than it does, so that of equal scores the one with fewer segments
 # is lower. A binary fraction: sums stay exact up to two hours of latency.
@@ -38,11 +38,13 @@ class Prices:
     """charges[cut, node]: of the units before `cut`; credit: of all nodes.
 
     rents[cut, node]: parts of the node's fee that the units before `cut` are charged. Whole ns.
+    rates: by budget, ns for one of what it counts; what is within its limit is credited.
     """
 
     charges: Nanoseconds
     credit: float
     rents: Nanoseconds
+    rates: tuple[float, ...] = ()
 
     @classmethod
     def none(cls, problem: Problem) -> Prices:
@@ -91,6 +93,7 @@ def grouped(doors: Sequence[int]) -> tuple[End, ...]:
 class Bounds:
     """For the doors of `ends`, at `prices`.
 
+    score: what is minimised, with the prices of budgets in it.
     spent[cut, node]: score, charges and rents of the units before `cut`.
     layers[k][end, cut, node]: `spent` and the least that follows, when the node holds the
     segment before `cut` and k more may come; without a bound on their number, one for all k.
@@ -100,15 +103,17 @@ class Bounds:
     problem: Problem
     ends: tuple[End, ...]
     prices: Prices
+    score: Sums
     spent: Nanoseconds
     layers: tuple[Nanoseconds, ...]
     starts: Nanoseconds
 
     @classmethod
     def of(cls, problem: Problem, prices: Prices, ends: tuple[End, ...]) -> Bounds:
-        spent = problem.score.compute + prices.charges + prices.rents
-        last = _answered(problem, spent, ends)
-        programme = _Programme(problem, spent, last)
+        score = _priced(problem, prices.rates)
+        spent = score.compute + prices.charges + prices.rents
+        last = _answered(problem, score, spent, ends)
+        programme = _Programme(problem, score, spent, last)
         layers: list[Nanoseconds] = []
         if problem.segments_bounded:
             layers.append(last)
@@ -118,11 +123,11 @@ class Bounds:
         else:
             layer, starts = programme.layer(None)
             layers.append(layer)
-        return cls(problem, ends, prices, spent, tuple(layers), starts)
+        return cls(problem, ends, prices, score, spent, tuple(layers), starts)
 
     def root(self, end: int, door: int) -> float:
         """The least of all that has this door and this end, credited."""
-        problem, score = self.problem, self.problem.score
+        score = self.score
         start = self.starts[end, 0]
         there = start + score.arrive[0, 0] + score.leave[0, 0, door] + score.hop[0]
         there[door] = start[door]
@@ -139,7 +144,7 @@ class Bounds:
 
     def fixed(self, end: int, door: int) -> float:
         """What a door adds to its chain: access, its fee, the answer's arrival where it is away."""
-        score = self.problem.score
+        score = self.score
         away = score.arrive[0, -1, door] if self.ends[end].own is False else 0.0
         rent = self.prices.rents[-1, door]
         return float(score.access[door] + away + self.problem.fees[door] - rent)
@@ -154,7 +159,7 @@ class Bounds:
 
         Only without a bound on the number of segments.
         """
-        score, cut, at = self.problem.score, 0, door
+        score, cut, at = self.score, 0, door
         totals, steps = self.layers[0][end], []
         while cut < self.problem.units:
             ways = self.starts[end, cut] + score.arrive[:, cut]
@@ -172,9 +177,20 @@ class Bounds:
         return tuple(steps)
 
 
-def _answered(problem: Problem, spent: Nanoseconds, ends: tuple[End, ...]) -> Nanoseconds:
+def _priced(problem: Problem, rates: tuple[float, ...]) -> Sums:
+    """Rounded down where budgets are charged: what is within them is charged no more than credited."""
+    score = problem.score
+    for budget, rate in zip(problem.budgets, rates, strict=False):
+        if rate:
+            score += budget.sums.charged(rate)
+    return score
+
+
+def _answered(
+    problem: Problem, score: Sums, spent: Nanoseconds, ends: tuple[End, ...]
+) -> Nanoseconds:
     """[end, cut, node]: all is computed and the answer goes out; inf before the last cut."""
-    units, score = problem.units, problem.score
+    units = problem.units
     answered = np.full((len(ends), units + 1, len(problem.nodes)), np.inf)
     away = score.leave[0, units] + score.hop[0]
     for row, end in enumerate(ends):
@@ -193,6 +209,7 @@ def _answered(problem: Problem, spent: Nanoseconds, ends: tuple[End, ...]) -> Na
 @dataclass(frozen=True, slots=True, eq=False)
 class _Programme:
     problem: Problem
+    score: Sums
     spent: Nanoseconds
     last: Nanoseconds
 
@@ -202,7 +219,7 @@ class _Programme:
         layer = self.last.copy()
         following = layer if below is None else below
         starts = np.empty_like(self.last[:, :-1])
-        segment = problem.score.segment + MORE
+        segment = self.score.segment + MORE
         furthest = problem.reach.max(axis=1).tolist()
         for cut in range(problem.units - 1, -1, -1):
             stop = max(furthest[cut], cut + 1)  # beyond it no node may go
@@ -215,7 +232,7 @@ class _Programme:
 
     def _moved(self, cut: int, start: Nanoseconds) -> Nanoseconds:
         """[end, node]: the least from `cut`, when another node goes on, whichever the coding."""
-        score = self.problem.score
+        score = self.score
         there = start[:, None, :] + score.arrive[:, cut]
         nearest = there.argmin(axis=2)
         least = there.min(axis=2)

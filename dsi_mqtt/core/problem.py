@@ -85,6 +85,18 @@ class Sums:
         parts = (self.compute, self.segment, self.leave, self.arrive, self.hop, self.access)
         return Sums(*(np.rint(factor * part) for part in parts))  # type: ignore[arg-type]  # a float stays one
 
+    def charged(self, rate: float) -> Sums:
+        """At `rate` for each, every part rounded down."""
+        units = np.diff(self.compute, axis=0, prepend=0.0)
+        return Sums(
+            np.cumsum(np.floor(rate * units), axis=0),
+            float(np.floor(rate * self.segment)),
+            np.floor(rate * self.leave),
+            np.floor(rate * self.arrive),
+            np.floor(rate * self.hop),
+            np.floor(rate * self.access),
+        )
+
     def __add__(self, other: Sums) -> Sums:
         return Sums(
             self.compute + other.compute,

@@ -31,7 +31,7 @@ from dsi_mqtt.core.bounds import MORE, Bounds, Prices, ends_of, exact, grouped
 from dsi_mqtt.core.duties import Duties
 from dsi_mqtt.core.memory import Loads
 from dsi_mqtt.core.prices import tuned
-from dsi_mqtt.core.problem import Flags, Nanoseconds, Problem
+from dsi_mqtt.core.problem import Cuts, Flags, Nanoseconds, Problem
 
 # Expansions without prices; tuning them costs about as much as this many.
 UNPRICED: Final = 60
@@ -72,7 +72,7 @@ NOTHING: Final = Outcome(None, np.inf, 0, complete=True, lower=np.inf)
 
 
 class _Entry(NamedTuple):
-    """Compared in the order of its fields; path and end are unique.
+    """Compared in the order of its fields; path and end together are unique.
 
     least: bound of all its completions; end: how it ends; spent: score up to and with the last
     segment; used: of each budget; loads, duties: before that segment was placed.
@@ -86,6 +86,7 @@ class _Entry(NamedTuple):
     used: tuple[float, ...]
     loads: Loads
     duties: Duties
+    siblings: _Siblings | None = None
 
     @property
     def stop(self) -> int:
@@ -94,6 +95,59 @@ class _Entry(NamedTuple):
     @property
     def node(self) -> int:
         return self.path[1][-1].node if self.path[1] else self.path[0]
+
+
+# least, node, stop, coding, spent of each way on, and [budget, way] what is used.
+_Ways = tuple[Nanoseconds, Cuts, Cuts, Cuts, Nanoseconds, Nanoseconds]
+
+
+@dataclass(slots=True, eq=False)
+class _Siblings:
+    """The ways on from one path, the least first: only the next of them waits for its turn."""
+
+    parent: _Entry
+    loads: Loads
+    duties: Duties
+    leasts: Nanoseconds
+    nodes: Cuts
+    stops: Cuts
+    codings: Cuts
+    spents: Nanoseconds
+    used: Nanoseconds
+    units: int = 0
+    at: int = 0
+
+    def complete(self, units: int) -> list[int]:
+        """Those that end the chain; they are not among the next ones."""
+        self.units = units
+        last: list[int] = np.flatnonzero(self.stops == units).tolist()
+        return last
+
+    def next(self, ceiling: float, deepest_first: bool) -> _Entry | None:
+        while self.at < len(self.leasts):
+            way, self.at = self.at, self.at + 1
+            if self.leasts[way] > ceiling:
+                return None
+            if self.stops[way] != self.units:
+                return self.entry(way, deepest_first)
+        return None
+
+    def entry(self, way: int, deepest_first: bool) -> _Entry:
+        (door, steps), least = self.parent.path, float(self.leasts[way])
+        step = Step(int(self.nodes[way]), int(self.stops[way]), int(self.codings[way]))
+        rank = -float(len(steps) + 1) if deepest_first else least
+        used = tuple(self.used[:, way].tolist())
+        return _Entry(
+            rank,
+            least,
+            (door, (*steps, step)),
+            self.parent.end,
+            float(self.spents[way]),
+            used,
+            self.loads,
+            self.duties,
+            self,
+        )
 
 
 class _Stand(NamedTuple):
@@ -174,7 +228,7 @@ def _descend(bounds: Bounds, door: int, ceiling: float, limit: int) -> Outcome:
     while tree.heap and tree.best is None:
         if tree.considered >= limit:
             return Outcome(None, np.inf, tree.considered, complete=False, lower=-np.inf)
-        tree.expand(heapq.heappop(tree.heap))
+        tree.expand(tree.pop())
     if tree.best is None:
         return Outcome(None, np.inf, tree.considered, complete=True, lower=np.inf)
     best = tree.best
@@ -188,7 +242,7 @@ def _ascend(bounds: Bounds, known: Outcome, limit: int, ceiling: float) -> Outco
         for door in end.doors:
             tree.plant(row, door)
     while tree.heap and tree.considered < limit:
-        entry = heapq.heappop(tree.heap)
+        entry = tree.pop()
         if entry.stop == bounds.problem.units:
             return Outcome(entry.path, entry.least, tree.considered, True, entry.least)
         tree.expand(entry)
@@ -223,57 +277,69 @@ class _Tree:
         duties = Duties.at_door(problem, door)
         heapq.heappush(self.heap, _Entry(rank, least, (door, ()), end, spent, used, (), duties))
 
+    def pop(self) -> _Entry:
+        """The entry that is expanded next. Its next sibling takes its place among those waiting."""
+        entry = heapq.heappop(self.heap)
+        if entry.siblings is not None:
+            self._push_next(entry.siblings)
+        return entry
+
     def expand(self, entry: _Entry) -> None:
         self.considered += 1
         admitted = self._admit(entry)
         problem, used = self.bounds.problem, len(entry.path[1])
         if admitted is None or (problem.segments_bounded and used == problem.max_segments):
             return
-        loads, duties = admitted
         cut = entry.stop
-        least, spent = self._following(entry, cut)
-        stops = self._stops(entry, loads, cut)
-        for coding, hops in self._hops(entry, cut):
-            rows, nodes = np.nonzero(np.where(stops, least + hops, np.inf) <= self.ceiling)
-            after = self._within_budgets(entry, cut, coding, rows, nodes)
-            for row, node, total, sofar, taken in zip(
-                rows.tolist(),
-                nodes.tolist(),
-                (least[rows, nodes] + hops[nodes]).tolist(),
-                (spent[rows, nodes] + hops[nodes]).tolist(),
-                after,
-                strict=True,
-            ):
-                if taken is not None:
-                    step = Step(node, cut + 1 + row, coding)
-                    self._push(entry, total, step, sofar, taken, loads, duties)
+        ways = self._ways(entry, cut, self._stops(entry, admitted[0], cut))
+        if ways is None:
+            return
+        siblings = _Siblings(entry, *admitted, *ways)
+        for last in siblings.complete(problem.units):
+            self._push_complete(siblings.entry(last, self.deepest_first))
+        self._push_next(siblings)
 
-    def _push(
-        self,
-        entry: _Entry,
-        least: float,
-        step: Step,
-        spent: float,
-        used: tuple[float, ...],
-        loads: Loads,
-        duties: Duties,
-    ) -> None:
+    def _push_next(self, siblings: _Siblings) -> None:
+        new = siblings.next(self.ceiling, self.deepest_first)
+        if new is not None:
+            heapq.heappush(self.heap, new)
+
+    def _push_complete(self, entry: _Entry) -> None:
+        """What it costs, whatever the prices say."""
         problem, door = self.bounds.problem, entry.path[0]
-        path = (door, (*entry.path[1], step))
-        if step.stop == problem.units:
-            # Complete: what it costs, whatever the prices say.
-            least = spent + problem.score.hop_of(step.node, door, problem.units)
-            if least > self.ceiling:
-                return
-        rank = -float(len(path[1])) if self.deepest_first else least
-        new = _Entry(rank, least, path, entry.end, spent, used, loads, duties)
-        if step.stop < problem.units:
-            heapq.heappush(self.heap, new)
-        elif self._fits(new):
-            heapq.heappush(self.heap, new)
-            if self.best is None or new < self.best:
-                self.best = new
-                self.ceiling = min(self.ceiling, least)
+        least = entry.spent + problem.score.hop_of(entry.node, door, problem.units)
+        if least > self.ceiling or not self._fits(entry):
+            return
+        rank = entry.rank if self.deepest_first else least
+        new = entry._replace(rank=rank, least=least, siblings=None)
+        heapq.heappush(self.heap, new)
+        if self.best is None or new < self.best:
+            self.best = new
+            self.ceiling = min(self.ceiling, least)
+
+    def _ways(self, entry: _Entry, cut: int, stops: Flags) -> _Ways | None:
+        """All that may follow and is not above the ceiling, the least first; None: nothing."""
+        least, spent = self._following(entry, cut)
+        found = []
+        for coding, hops, priced in self._hops(entry, cut):
+            total = least + priced
+            open_ = stops & (total <= self.ceiling)
+            nodes, rows = np.nonzero(open_.T)  # in the order of paths
+            if len(rows):
+                found.append(
+                    self._within_budgets(
+                        entry, cut, coding, (rows, nodes, total[rows, nodes]), spent, hops
+                    )
+                )
+        if not found:
+            return None
+        parts = [np.concatenate([way[i] for way in found]) for i in range(5)]
+        leasts, nodes, ends, codings, spents = parts
+        used = np.concatenate([way[5] for way in found], axis=1)
+        order = np.lexsort((codings, ends, nodes, leasts)) if len(found) > 1 else np.argsort(
+            leasts, kind="stable"
+        )
+        return leasts[order], nodes[order], ends[order], codings[order], spents[order], used[:, order]
 
     def _fits(self, entry: _Entry) -> bool:
         """Whether a complete path obeys what the bound forgets."""
@@ -348,10 +414,11 @@ class _Tree:
         named = list({door, *(step.node for step in steps)})
         fees[named] = 0.0
         spent = entry.spent + segment + fees - compute[cut] + compute[cut + 1 :]
-        least = entry.spent + segment + fees - bounds.spent[cut] + after[cut + 1 :]
-        least += self._paid(steps) - prices.credit
+        priced = bounds.score.segment + MORE
+        least = entry.spent + priced + fees - bounds.spent[cut] + after[cut + 1 :]
+        least += self._paid(entry) - prices.credit
         if bounds.ends[entry.end].own is False:
-            least += problem.score.arrive[0, -1, door]
+            least += bounds.score.arrive[0, -1, door]
         if problem.fees.any():
             left = prices.rents[-1] - prices.rents[cut:]  # [stop - cut, node]
             known = left[1:, named].sum(axis=1)[:, None]
@@ -360,48 +427,62 @@ class _Tree:
             least -= known + new
         return least, spent
 
-    def _paid(self, steps: tuple[Step, ...]) -> float:
-        """Charges of the segments placed."""
+    def _paid(self, entry: _Entry) -> float:
+        """Charges of the segments placed, and of what they use of budgets."""
         charges, start, total = self.bounds.prices.charges, 0, 0.0
-        for node, stop, _ in steps:
+        for rate, used in zip(self.bounds.prices.rates, entry.used, strict=False):
+            total += np.floor(rate * used)
+        for node, stop, _ in entry.path[1]:
             total += float(charges[stop, node] - charges[start, node])
             start = stop
         return total
 
-    def _hops(self, entry: _Entry, cut: int) -> list[tuple[int, Nanoseconds]]:
-        """By coding, [node]: the score of the hop there; inf to where none may lead."""
-        problem, score, at = self.bounds.problem, self.bounds.problem.score, entry.node
+    def _hops(self, entry: _Entry, cut: int) -> list[tuple[int, Nanoseconds, Nanoseconds]]:
+        """By coding, [node]: the score of the hop there, true and with prices; inf: may not lead."""
+        problem, at = self.bounds.problem, entry.node
         stays = not entry.path[1] or problem.by_hand
         number = 1 if not entry.path[1] else len(problem.codings)
-        hops = score.leave[:number, cut, at, None] + score.arrive[:number, cut]
-        hops = hops + score.hop[:number, None]
-        hops[:, at] = np.inf
-        if stays:
-            hops[0, at] = 0.0
+        true, priced = (
+            score.leave[:number, cut, at, None]
+            + score.arrive[:number, cut]
+            + score.hop[:number, None]
+            for score in (problem.score, self.bounds.score)
+        )
+        for hops in (true, priced):
+            hops[:, at] = np.inf
+            if stays:
+                hops[0, at] = 0.0
         if number > 1 and not problem.budgets and not np.isfinite(problem.cap):
-            best = hops.argmin(axis=0)
-            return [(k, np.where(best == k, hops[k], np.inf)) for k in set(best.tolist())]
-        return list(enumerate(hops))
+            best = true.argmin(axis=0)
+            priced = np.where(best == np.arange(number)[:, None], priced, np.inf)
+            return [(k, true[k], priced[k]) for k in set(best.tolist())]
+        return [(k, true[k], priced[k]) for k in range(number)]
 
     def _within_budgets(
-        self, entry: _Entry, cut: int, coding: int, rows: Flags, nodes: Flags
-    ) -> list[tuple[float, ...] | None]:
-        """What would be used of each budget after each step; None: too much."""
+        self,
+        entry: _Entry,
+        cut: int,
+        coding: int,
+        steps: tuple[Cuts, Cuts, Nanoseconds],
+        spent: Nanoseconds,
+        hops: Nanoseconds,
+    ) -> _Ways:
+        """The steps (rows, nodes, least) that no budget forbids, in arrays of `_Siblings`."""
         problem, at = self.bounds.problem, entry.node
-        if not problem.budgets:
-            return [()] * len(rows)
-        after = []
-        for budget, used in zip(problem.budgets, entry.used, strict=True):
+        rows, nodes, leasts = steps
+        used = np.empty((len(problem.budgets), len(rows)))
+        within = np.ones(len(rows), np.bool_)
+        for i, (budget, before) in enumerate(zip(problem.budgets, entry.used, strict=True)):
             sums = budget.sums
-            hops = sums.leave[coding, cut, at] + sums.arrive[coding, cut, nodes] + sums.hop[coding]
-            hops = np.where(nodes == at, 0.0, hops)
+            way = sums.leave[coding, cut, at] + sums.arrive[coding, cut, nodes] + sums.hop[coding]
             segments = sums.compute[cut + 1 + rows, nodes] - sums.compute[cut, nodes] + sums.segment
-            after.append(used + hops + segments)
-        limits = [budget.limit for budget in problem.budgets]
-        return [
-            taken if all(a <= b for a, b in zip(taken, limits, strict=True)) else None
-            for taken in zip(*(values.tolist() for values in after), strict=True)
-        ]
+            used[i] = before + np.where(nodes == at, 0.0, way) + segments
+            within &= used[i] <= budget.limit
+        if not within.all():
+            rows, nodes, leasts, used = rows[within], nodes[within], leasts[within], used[:, within]
+        codings = np.full(len(rows), coding, np.intp)
+        spents = spent[rows, nodes] + hops[nodes]
+        return leasts, nodes, cut + 1 + rows, codings, spents, used
 
     def _stops(self, entry: _Entry, loads: Loads, cut: int) -> Flags:
         """[stop - cut - 1, node]: segments that may come next, twins after the first left out."""
