@@ -164,6 +164,17 @@ class Outlook:
             return None
         return found if isinstance(found, Plan) else None
 
+    def may_go_on(self, spec: Deployment, graph: ModelGraph, serve: Table) -> bool:
+        """Whether `serve` breaks none of the rules that protect: zones, forbidden nodes, memory.
+
+        Where units should rather be (cuts, pins, the number of segments) does not count.
+        """
+        free = replace(spec.policy, pin={}, max_segments=None)
+        try:
+            return self.present(replace(spec, split=None, policy=free), graph, serve) is not None
+        except ConfigError:  # zones that contradict themselves allow nothing
+            return False
+
     def keeper(self, spec: Deployment, graph: ModelGraph, known: str | None) -> NodeStatus | None:
         """A node that may keep the door while nothing serves: `known` if it may, else the first.
 

@@ -169,6 +169,8 @@ SPECS: dict[str, Deployment] = {
     "one segment": replace(SPEC, policy=Policy(max_segments=1)),
     "quick": replace(SPEC, policy=Policy(cooldown_s=0.0, min_gain=0.01)),
     "wrong": replace(SPEC, privacy=Privacy({"0:99": ("plant",)})),
+    "absent": replace(PRIVATE, policy=Policy(pin={"3:4": "nobody"})),
+    "forbidden": replace(SPEC, policy=Policy(pin={"3:4": "nobody"}, forbid=("a",))),
 }
 
 
@@ -199,6 +201,19 @@ class AnySite(RuleBasedStateMachine):
         assert ready or kept, "what serves was prepared, or served before"
         if ready:
             self.check_ready(site, document)
+        if document.refused is not None:
+            self.check_allowed(site, document)
+
+    def check_allowed(self, site: Site, document: TableDocument) -> None:
+        """What serves on although the deployment cannot be placed breaks no rule that protects."""
+        assert document.serve is not None
+        assert document.serve.door is not None
+        spec = site.specs[NAME]
+        bound = {document.serve.door.node}
+        bound |= {s.replicas[0].node for s in document.serve.segments if s.units.start == 0}
+        if spec.privacy.units:
+            assert {site.statuses[node].zone for node in bound} == {"plant"}
+        assert not {node for node, _ in document.serve.members()} & set(spec.policy.forbid)
 
     def check_ready(self, site: Site, document: TableDocument) -> None:
         assert document.serve is not None

@@ -52,6 +52,11 @@ OPTIONS: Final[dict[str, Any]] = {"units": 6, "unit_ms": 1, "weight_mib": 2}
 
 def deployment(name: str, **changes: Any) -> Deployment:
     """A fake model in three segments. changes: fields of the file; model options as `options`."""
+    return deployment_of(deployment_file(name, **changes), Path("test"))
+
+
+def deployment_file(name: str, **changes: Any) -> dict[str, Any]:
+    """What stands in its file."""
     options = OPTIONS | changes.pop("options", {})
     document = {
         "schema": "dsi.deployment/1",
@@ -61,7 +66,7 @@ def deployment(name: str, **changes: Any) -> Deployment:
         "sla": {"deadline_ms": 30_000},
         "privacy": {"units": {"0:2": ["city"]}},
     }
-    return deployment_of(document | changes, Path("test"))
+    return document | changes
 
 
 def unsplit(value: object, **options: Any) -> Any:

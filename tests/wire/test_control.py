@@ -120,7 +120,7 @@ def _with_more(document: Any, kind: Any) -> Any:
 
 def test_the_table_has_exactly_the_names_and_shapes_of_the_contract() -> None:
     codec = Codec(TableDocument)
-    document = {"schema": 1, "serve": json.loads(TABLE), "prepare": None}
+    document = {"schema": 1, "serve": json.loads(TABLE), "prepare": None, "refused": None}
     decoded = codec.decode(json.dumps(document).encode())
     assert json.loads(codec.encode(decoded)) == document
     assert decoded.serve is not None
