@@ -73,19 +73,24 @@ def worker(
         brokers = await home_brokers(broker, data_broker, Topics(root))
         where = parse_broker_url(broker)
         print(f"node {node} in zone {zone}, at {where}; Ctrl-C ends it", flush=True)
-        missing = missing_packages()
-        if missing:
-            log.warning(
-                "%s: not installed, so every model but a fake one is refused here; "
-                "install dsi-mqtt with its extra: node",
-                ", ".join(missing),
-            )
+        warn_of_missing()
         config = WorkerConfig(
             node, zone, brokers, root, cap, threads=threads, spare=spare, model_root=models
         )
         await WorkerProcess(config, MqttTransport(), TierFactory(threads=threads)).run()
 
     run(until_stopped(serve()))
+
+
+def warn_of_missing() -> None:
+    """Says at the start what would else show as a refusal of every model."""
+    missing = missing_packages()
+    if missing:
+        log.warning(
+            "%s: not installed, so every model but a fake one is refused here; "
+            "pip install '.[node]' in the checkout",
+            ", ".join(missing),
+        )
 
 
 def parse_cap(text: str, option: str) -> int | None:
