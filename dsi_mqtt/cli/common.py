@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, TypeVar
 import typer
 from rich.console import Console
 
-from dsi_mqtt.core.sizes import MIB
+from dsi_mqtt.core.sizes import GIB, KIB, MIB
 from dsi_mqtt.core.table import BrokerUrls
 from dsi_mqtt.errors import ConfigError, WireError
 from dsi_mqtt.transport.address import BrokerAddress, parse_broker_url
@@ -110,7 +110,7 @@ def marker(topics: Topics) -> str:
 
 def size(nbytes: int) -> str:
     """Bytes as a person reads them."""
-    for unit, size in (("GiB", MIB * 1024), ("MiB", MIB), ("KiB", 1024)):
+    for unit, size in (("GiB", GIB), ("MiB", MIB), ("KiB", KIB)):
         if nbytes >= size:
             return f"{nbytes / size:.1f} {unit}"
     return f"{nbytes} B"

@@ -18,15 +18,16 @@ from dataclasses import dataclass
 from typing import Final
 
 from dsi_mqtt.core.request import Redelivery, Reply
+from dsi_mqtt.core.sizes import KIB, MIB
 
 KEPT_MAX: Final = 4096
-KEPT_BYTES_MAX: Final = 32 * 1024 * 1024
+KEPT_BYTES_MAX: Final = 32 * MIB
 CANCELLED_MAX: Final = 1024
 CANCELLED_S: Final = 10.0
 DEATHS_MAX: Final = 4096
-DEATHS_BYTES_MAX: Final = 4 * 1024 * 1024
+DEATHS_BYTES_MAX: Final = 4 * MIB
 # The objects of one entry, without the texts and bytes in them.
-KEPT_ENTRY_BYTES: Final = 1024
+KEPT_ENTRY_BYTES: Final = KIB
 DEATHS_ENTRY_BYTES: Final = 512
 # A number and its place in a tuple.
 TOKEN_BYTES: Final = 40

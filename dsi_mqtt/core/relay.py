@@ -31,11 +31,12 @@ from dsi_mqtt.core.leases import HeldSessions
 from dsi_mqtt.core.message import Activation, Credit, Failure, Header, HopStamp, MessageKind
 from dsi_mqtt.core.model import UnitRange
 from dsi_mqtt.core.node import SegmentLoad
+from dsi_mqtt.core.sizes import MIB
 from dsi_mqtt.core.table import DOOR
 
 SMOOTHING: Final = 0.2
 QUEUE_MAX: Final = 1024
-QUEUE_BYTES_MAX: Final = 256 * 1024 * 1024
+QUEUE_BYTES_MAX: Final = 256 * MIB
 UNLIMITED_S: Final = 600.0
 
 _TOO_LATE: Final = Failure("deadline", "time ran out inside the chain; try again")

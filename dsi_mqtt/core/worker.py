@@ -32,10 +32,11 @@ from dsi_mqtt.core.node import (
 from dsi_mqtt.core.peers import Member, Peers
 from dsi_mqtt.core.relay import Relay
 from dsi_mqtt.core.runs import TextEvent
+from dsi_mqtt.core.sizes import MIB
 from dsi_mqtt.core.table import DOOR, BrokerUrls, Table
 
 HOLD_WINDOWS: Final = 2
-HOLD_BYTES: Final = 64 * 1024 * 1024
+HOLD_BYTES: Final = 64 * MIB
 _UNDEPLOYED: Final = Failure("unavailable", "this deployment has been removed")
 
 
