@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -55,7 +54,7 @@ async def running_site(
 
     state: folder for the brokers' state and the children's logs; None takes one that is removed.
     models: where the workers find checkpoint folders and the modules of factories.
-    broker: an existing broker to use instead of own ones. A port of 0 takes a free one.
+    broker: an existing one instead of own ones. A port of 0 takes a free one.
     fresh: own brokers forget what they keep in `state` from earlier runs.
     Raises MachineError: no Mosquitto, a port in use; ConfigError when `broker` is no URL.
     """
@@ -64,8 +63,8 @@ async def running_site(
     async with AsyncExitStack() as stack:
         folder = state
         if folder is None:
-            folder = Path(tempfile.mkdtemp(prefix="dsi-mqtt-"))
-            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            own = tempfile.TemporaryDirectory(prefix="dsi-mqtt-", ignore_cleanup_errors=True)
+            folder = Path(stack.enter_context(own))
         brokers = None
         if broker is None:
             brokers = await stack.enter_async_context(
