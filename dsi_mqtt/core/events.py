@@ -32,7 +32,7 @@ class TableArrived:
 
 @dataclass(frozen=True, slots=True)
 class StatusArrived:
-    """Another node's status, or its will."""
+    """A node's status, or its will; its own comes back to it as well."""
 
     status: NodeStatus
 

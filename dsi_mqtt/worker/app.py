@@ -24,7 +24,6 @@ from dsi_mqtt.core.table import BrokerUrls
 from dsi_mqtt.core.worker import Worker
 from dsi_mqtt.engine.base import EngineFactory
 from dsi_mqtt.errors import (
-    ConfigError,
     ConnectionLostError,
     TransportError,
     WireError,
@@ -42,6 +41,7 @@ from dsi_mqtt.transport.base import (
 from dsi_mqtt.transport.lasting import Backoff, keep_connected, log_wait
 from dsi_mqtt.transport.together import first_of
 from dsi_mqtt.wire.topics import Topics
+from dsi_mqtt.worker.alone import Alone
 from dsi_mqtt.worker.doorway import Doorway
 from dsi_mqtt.worker.echo import Echo
 from dsi_mqtt.worker.engines import EngineHost
@@ -53,8 +53,6 @@ from dsi_mqtt.worker.vitals import Vitals, measure_capabilities, peak_rss_bytes
 log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.05
-# Two intervals of telemetry: long enough to hear another node of the same name.
-LISTEN_S: Final = 1.1
 KEEP_ALIVE_S: Final = 4
 RECONNECT: Final = Backoff(last_s=3.0)
 DATA_HOLD_BYTES: Final = 512 * MIB
@@ -113,7 +111,7 @@ class WorkerProcess:
         self._status_changed = asyncio.Event()
         self._vitals = Vitals()
         self._sequence = 0
-        self._alone = False
+        self._alone = Alone(config.node, self._topics)
         self._perform = self._performers()
 
     def _performers(self) -> dict[type, Callable[[Any], None]]:
@@ -124,6 +122,7 @@ class WorkerProcess:
             fx.LoadUnits: lambda e: self._engines.load(e.deployment, e.units),
             fx.DropUnits: lambda e: self._engines.drop(e.deployment, e.units),
             fx.ReportStatus: lambda _: self._status_changed.set(),
+            fx.GiveWay: lambda _: self._alone.give_way(),
             fx.Compute: self._engines.compute,
             fx.CloseSessions: self._engines.close_sessions,
             fx.ReadPrompt: self._texts.read,
@@ -244,8 +243,7 @@ class WorkerProcess:
         )
 
     async def _serve_control(self, connection: ControlConnection) -> None:
-        if not self._alone:
-            await self._check_alone(connection)
+        await self._alone.check(connection)
         self._control = connection
         try:
             for topic_filter in self._reader.filters():
@@ -257,7 +255,11 @@ class WorkerProcess:
                 self._config.zone,
                 *(parse_broker_url(url) for url in astuple(self._config.brokers)),
             )
-            await first_of(self._publish_status(connection), self._read_control(connection))
+            await first_of(
+                self._publish_status(connection),
+                self._read_control(connection),
+                self._alone.watch(connection),
+            )
         except asyncio.CancelledError:
             await self._say_goodbye(connection)
             raise
@@ -267,25 +269,6 @@ class WorkerProcess:
     async def _read_control(self, connection: ControlConnection) -> None:
         async for message in connection.messages():
             self._control_message(message)
-
-    async def _check_alone(self, connection: ControlConnection) -> None:
-        """Two nodes of one name would take turns in one status: the later one does not begin.
-
-        Raises ConfigError. Retained words of an earlier life prove nothing; telemetry does.
-        """
-        topic = self._topics.telemetry.name(node=self._config.node)
-        await connection.subscribe(topic)
-        try:
-            async with asyncio.timeout(LISTEN_S):
-                async for _ in connection.messages():
-                    await connection.close()  # without a will: it would speak for the other
-                    raise ConfigError(
-                        f"--name: a node {self._config.node!r} is online already; "
-                        "give this one another"
-                    )
-        except TimeoutError:
-            await connection.unsubscribe(topic)
-        self._alone = True
 
     async def _publish_status(self, connection: ControlConnection) -> None:
         """Writes the newest status whenever it has changed; several changes make one message."""
