@@ -13,7 +13,9 @@ from dsi_mqtt.core.effects import GiveWay, ReportStatus
 from dsi_mqtt.core.namesake import Namesake
 from dsi_mqtt.core.node import NodeState, NodeStatus
 
-Act = tuple[Literal["connect", "publish", "deliver", "cut"], int]
+What = Literal["connect", "publish", "deliver", "cut"]
+Act = tuple[What, int]
+TURN: tuple[What, ...] = ("connect", "publish", "deliver")
 
 
 def status(incarnation: str, state: NodeState = "online") -> NodeStatus:
@@ -76,7 +78,7 @@ class Town:
         """All come, or come back, and everything said is heard."""
         for _ in range(200):
             for number in range(len(self.bearers)):
-                for what in ("connect", "publish", "deliver"):
+                for what in TURN:
                     self.act((what, number))
         assert not any(bearer.inbox or bearer.to_say for bearer in self.bearers if not bearer.gone)
 
@@ -87,11 +89,11 @@ class Town:
                 bearer.inbox.append(said)
 
 
-def acts(*kinds: str) -> st.SearchStrategy[list[Act]]:
-    return st.lists(st.tuples(st.sampled_from(kinds), st.integers(0, 3)), max_size=40)  # type: ignore[arg-type] - of literals
+def acts(*kinds: What) -> st.SearchStrategy[list[Act]]:
+    return st.lists(st.tuples(st.sampled_from(kinds), st.integers(0, 3)), max_size=40)
 
 
-@given(st.integers(1, 4), acts("connect", "publish", "deliver"))
+@given(st.integers(1, 4), acts(*TURN))
 def test_of_those_that_begin_at_once_one_stays_and_is_retained(count: int, done: list[Act]) -> None:
     town = Town(count)
     for act in done:
@@ -101,21 +103,22 @@ def test_of_those_that_begin_at_once_one_stays_and_is_retained(count: int, done:
     assert town.retained == status(town.left[0])
 
 
-@given(acts("connect", "publish", "deliver"), acts("connect", "publish", "deliver", "cut"))
+@given(acts(*TURN), acts(*TURN, "cut"))
 def test_a_connection_that_is_lost_leaves_one_as_well(begun: list[Act], done: list[Act]) -> None:
     town = Town(2)
     for act in begun:
         town.act(act)
     for number in (0, 1):  # whoever is cut off before its first word is another matter, below
-        for what in ("connect", "publish", "deliver", "deliver", "deliver"):
+        for what in (*TURN, "deliver", "deliver"):
             town.act((what, number))
     for act in done:
         town.act(act)
     town.settle()
-    assert town.retained == status(*town.left)
+    (left,) = town.left
+    assert town.retained == status(left)
 
 
-@given(st.integers(1, 4), acts("connect", "publish", "deliver", "cut"))
+@given(st.integers(1, 4), acts(*TURN, "cut"))
 def test_never_two_stay_whatever_is_lost(count: int, done: list[Act]) -> None:
     town = Town(count)
     for act in done:
