@@ -154,6 +154,10 @@ class Door:
         self._leaving, self._refusal = True, failure
         return [*self._give_up_all(failure, now), *self._admit_passed_over(now)]
 
+    def forget_deaths(self) -> Effects:
+        """Nobody will ask: what is retained of suspects goes with the deployment."""
+        return self._cleared(self._deaths.clear())
+
     def peers_changed(self, now: float) -> Effects:
         """Another node came, went, or lives as another incarnation."""
         return self._runs.peers_changed(now)

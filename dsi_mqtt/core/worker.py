@@ -241,6 +241,7 @@ class Worker:
         if not door.idle:
             # What it holds is answered first, on the connection it came by.
             return effects + door.replaced(self._serving(name), now)
+        effects += door.forget_deaths() if undeployed else []
         del self._doors[name], self._ingresses[name]
         return [*effects, *ingress.not_named(forget=undeployed), ReportStatus()]
 

@@ -216,6 +216,21 @@ def test_counts_of_an_earlier_door_reach_this_one() -> None:
     assert reply.reply.failure.code == "poison"
 
 
+def test_what_is_retained_of_suspects_goes_with_the_deployment() -> None:
+    node = Node()
+    node.serve(DOOR_HERE)
+    for number in (1, 2):
+        node.on(ev.RecordFound(NAME, Redelivery(make_input(number).key, number)))
+    node.on(ev.IngressOpened(NAME))
+    effects = node.on(ev.SpecGone(NAME))
+    assert [e.record for e in of(effects, fx.WriteRecord)] == [
+        Redelivery(make_input(number).key, 0) for number in (1, 2)
+    ]
+    assert effects.index(fx.CloseIngress(NAME, forget=True)) > effects.index(
+        fx.WriteRecord(NAME, Redelivery(make_input(2).key, 0))
+    )
+
+
 def test_events_of_a_door_that_is_gone_are_nothing() -> None:
     node = Node()
     header = Header("done", NAME, DOOR_HERE.stamp, "s0", "door")
