@@ -91,6 +91,7 @@ class Worker:
             ev.ActivationArrived: self._activation_arrived,
             ev.ActivationBroke: lambda e, _: self._relay.broke(e.header),
             ev.DataReconnected: self._data_reconnected,
+            ev.BrokersMoved: self._brokers_moved,
             ev.ControlReconnected: self._control_reconnected,
             ev.Ticked: self._ticked,
         }
@@ -322,6 +323,10 @@ class Worker:
             return [ReportStatus()]  # it is wrong about the living
         self._peers.removed(event.node)
         return []
+
+    def _brokers_moved(self, event: ev.BrokersMoved, _now: float) -> Effects:
+        self._brokers = event.brokers
+        return [ReportStatus()]
 
     def _control_reconnected(self, _event: ev.ControlReconnected, _now: float) -> Effects:
         self._namesake.connected()

@@ -45,6 +45,7 @@ from dsi_mqtt.worker.alone import Alone
 from dsi_mqtt.worker.doorway import Doorway
 from dsi_mqtt.worker.echo import Echo
 from dsi_mqtt.worker.engines import EngineHost
+from dsi_mqtt.worker.home import Home
 from dsi_mqtt.worker.port import ActivationPort
 from dsi_mqtt.worker.reader import NONCE, ControlReader
 from dsi_mqtt.worker.texts import TextHost
@@ -63,7 +64,8 @@ class WorkerConfig:
     """What a node is told when it starts; everything else it measures or reads from topics.
 
     brokers: its home brokers. weight_cap: bytes of weights it may hold; None takes a share of the
-    free memory. telemetry_s: between two telemetry messages.
+    free memory. telemetry_s: between two telemetry messages. follows_site: nobody has told it where
+    tensors go, so that what is retained on the site does, whenever it says something else.
     """
 
     node: str
@@ -75,6 +77,7 @@ class WorkerConfig:
     spare: bool = False
     model_root: Path | None = None
     telemetry_s: float = 0.5
+    follows_site: bool = False
     on_wait: Callable[[TransportError, float], None] = log_wait
 
 
@@ -112,6 +115,7 @@ class WorkerProcess:
         self._vitals = Vitals()
         self._sequence = 0
         self._alone = Alone(config.node, self._topics)
+        self._home = Home(config.brokers, self._topics, self._dispatch, follows=config.follows_site)
         self._perform = self._performers()
 
     def _performers(self) -> dict[type, Callable[[Any], None]]:
@@ -146,6 +150,7 @@ class WorkerProcess:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._keep_control(), name="control")
                 group.create_task(self._keep_data(), name="data")
+                group.create_task(self._home.follow(), name="home")
                 group.create_task(self._tick(), name="tick")
                 group.create_task(self._send_telemetry(), name="telemetry")
         finally:
@@ -246,14 +251,14 @@ class WorkerProcess:
         await self._alone.check(connection)
         self._control = connection
         try:
-            for topic_filter in self._reader.filters():
+            for topic_filter in (*self._reader.filters(), *self._home.filters()):
                 await connection.subscribe(topic_filter, qos=1)
             self._dispatch(ev.ControlReconnected())
             log.info(
                 "node %s in zone %s is at %s, tensors at %s",
                 self._config.node,
                 self._config.zone,
-                *(parse_broker_url(url) for url in astuple(self._config.brokers)),
+                *(parse_broker_url(url) for url in astuple(self._home.brokers)),
             )
             await first_of(
                 self._publish_status(connection),
@@ -291,7 +296,7 @@ class WorkerProcess:
     def _control_message(self, message: Message) -> None:
         """What a message says; no message ends the node."""
         try:
-            event = self._reader.event(message)
+            event = None if self._home.heard(message) else self._reader.event(message)
             if event is not None:
                 self._dispatch(event)
         except WireError as error:
@@ -304,13 +309,18 @@ class WorkerProcess:
 
     async def _keep_data(self) -> None:
         options = ConnectOptions(keep_alive_s=KEEP_ALIVE_S, hold_bytes=DATA_HOLD_BYTES)
+        url = ""
 
         async def connect() -> DataConnection:
-            return await self._transport.data(self._config.brokers.data, options)
+            nonlocal url
+            url = self._home.brokers.data
+            return await self._transport.data(url, options)
 
-        await keep_connected(
-            connect, self._serve_data, backoff=RECONNECT, on_wait=self._config.on_wait
-        )
+        async def serve(connection: DataConnection) -> None:
+            await first_of(self._serve_data(connection), self._home.left(url))
+
+        while True:  # each turn at one broker
+            await keep_connected(connect, serve, backoff=RECONNECT, on_wait=self._config.on_wait)
 
     async def _serve_data(self, connection: DataConnection) -> None:
         await connection.subscribe(self._port.topic_filter)

@@ -342,6 +342,13 @@ def test_a_control_reconnection_writes_the_status_again() -> None:
     assert Node().on(ev.ControlReconnected()) == [fx.ReportStatus()]
 
 
+def test_where_tensors_go_by_now_stands_in_the_status() -> None:
+    node = Node()
+    moved = BrokerUrls("mqtt://control", "mqtt://elsewhere")
+    assert node.on(ev.BrokersMoved(moved)) == [fx.ReportStatus()]
+    assert node.worker.status().brokers == moved
+
+
 def test_a_data_reconnection_repeats_grants_and_asks_for_attempts() -> None:
     chain = make_table((B, (0, 3)), (A, (3, 6)), door=A)
     node = Node().opened(chain)
