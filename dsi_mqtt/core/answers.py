@@ -164,6 +164,13 @@ class Deaths:
         if self._records.pop(key, None) is not None:
             self._nbytes -= _key_bytes(key)
 
+    def clear(self) -> list[str]:
+        """Nothing is remembered any more. Returns the keys of which something is retained."""
+        keys = list(self._records)
+        self._records.clear()
+        self._nbytes = 0
+        return keys
+
     def unused(self, now: float, age_s: float) -> list[str]:
         """Keys untouched for `age_s`: nobody repeats these inputs any more."""
         return [key for key, (_, since) in self._records.items() if now - since >= age_s]

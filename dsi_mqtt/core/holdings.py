@@ -96,6 +96,11 @@ class Holdings:
         model = self._models.get(deployment)
         return model.tables.get(stamp) if model else None
 
+    def tables(self, deployment: str) -> tuple[Table, ...]:
+        """All of them."""
+        model = self._models.get(deployment)
+        return tuple(model.tables.values()) if model else ()
+
     def document(self, deployment: str) -> TableDocument | None:
         model = self._models.get(deployment)
         return model.document if model else None

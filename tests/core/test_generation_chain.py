@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dsi_mqtt.core import events as ev
+from dsi_mqtt.core.activation import TOKENS, Row, Tensor
 from dsi_mqtt.core.generations import Generations
+from dsi_mqtt.core.message import Activation, Header
 from dsi_mqtt.core.model import Vocabulary
+from dsi_mqtt.core.room import SESSIONS_HELD
+from dsi_mqtt.core.table import DOOR
 from tests.core.build import NAME
 from tests.core.harness import Node, Site
 from tests.core.harness_generation import (
@@ -134,6 +139,48 @@ def test_every_generation_ends_with_its_text_and_no_cache_is_left(
     errors = frozenset({"unavailable"}) if site.deaths >= 3 else frozenset[str]()
     client_of(site).check(errors=errors)
     check_rest(site, remembers=all(fault.kind != "forget ingress" for fault in faults))
+
+
+def forge(site: Site, number: int) -> None:
+    """Anybody may publish a step of a session that no door has."""
+    serve = site.serving
+    assert serve is not None
+    first = serve.segments[0]
+    tokens = np.arange(200, dtype="<i8")[None] % 16
+    header = Header(
+        "prefill",
+        NAME,
+        serve.stamp,
+        DOOR,
+        first.id,
+        number.to_bytes(16, "big"),
+        1,
+        door="nobody",
+        rows=(Row(f"{serve.door.incarnation if serve.door else ''}.{10**9 + number}", 0, 200),),
+        sampling=(None,),
+    )
+    forged = Activation(header, (Tensor(TOKENS, "int64", tokens.shape, tokens.tobytes()),))
+    site._deliver(first.replicas[0].node, forged)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_steps_that_no_door_has_sent_fill_no_node_and_end_no_text(seed: int) -> None:
+    site = generating_site(seed)
+    site.check = check_step
+    client = client_of(site)
+    for number in range(20):
+        client.ask(f"w{number} " * 20, max_tokens=30)
+    site.run(0.5)
+    most = 2 * SESSIONS_HELD * GENERATION.sessions_max
+    for number in range(100):
+        forge(site, number)
+        site.run(0.03)
+        for node in site.alive():
+            assert isinstance(node, GeneratingNode)
+            assert len(node.sessions) <= most
+    come_to_rest(site)
+    client.check()
+    check_rest(site)
 
 
 @pytest.mark.parametrize("beside", [0, 3])
