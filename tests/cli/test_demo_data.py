@@ -1,4 +1,4 @@
-"""The demo's data: its shape and its variety; tests/e2e/test_demo.py says how well it is matched."""
+"""The demo's data: its shape and its variety. tests/e2e/test_demo.py says how well it matches."""
 
 from __future__ import annotations
 
