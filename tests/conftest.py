@@ -13,6 +13,9 @@ from dsi_mqtt.transport.mosquitto import (
     control_settings,
     data_settings,
 )
+from tests.thoroughness import register
+
+register()
 
 StartMosquitto = Callable[[BrokerSettings], Awaitable[MosquittoProcess]]
 

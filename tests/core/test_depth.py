@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dsi_mqtt.core.depth import Depth
+from tests.thoroughness import examples
 
 Cost = Callable[[int], float]
 
@@ -84,7 +85,7 @@ def test_the_best_depth_is_found(segments: list[Cost], processors: list[int], be
     assert depth._kept == best
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=examples(40))
 @given(
     costs=st.lists(st.tuples(st.floats(0.05, 2.0), st.floats(0.0, 0.2)), min_size=1, max_size=5),
     shared=st.lists(st.integers(0, 4), min_size=5, max_size=5),
