@@ -13,6 +13,7 @@ from dsi_mqtt.transport.mosquitto import (
     control_settings,
     data_settings,
 )
+from tests import preloaded
 from tests.thoroughness import register
 
 register()
@@ -43,3 +44,7 @@ async def mosquitto() -> AsyncIterator[StartMosquitto]:
             return await running.enter_async_context(MosquittoProcess(settings))
 
         yield start
+
+
+def pytest_sessionfinish() -> None:
+    preloaded.close()

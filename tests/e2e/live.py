@@ -37,7 +37,9 @@ from dsi_mqtt.transport.lasting import keep_connected
 from dsi_mqtt.transport.mqtt import MqttTransport
 from dsi_mqtt.wire.files import deployment_of
 from dsi_mqtt.wire.topics import ROOT, Topics
+from tests import preloaded
 from tests.e2e.programs import PATIENCE_S, left_over
+from tests.preloaded import Preloaded
 
 # No node holds more than two and a half of the model's six units of one MiB, and the first two
 # must stay in the city: three segments, whatever the links are like.
@@ -224,9 +226,18 @@ class LiveSite:
 
 @asynccontextmanager
 async def live_site(
-    folder: Path, nodes: Sequence[SiteNode] = NODES, *, restart: bool = False
+    folder: Path,
+    nodes: Sequence[SiteNode] = NODES,
+    *,
+    restart: bool = False,
+    models: Path | None = None,
+    processes: Preloaded = preloaded.light,
 ) -> AsyncIterator[LiveSite]:
-    """folder: for state and logs. restart: whether what ends by itself is started again."""
+    """folder: for state and logs. restart: whether what ends by itself is started again.
+
+    models: where the nodes find the modules of factories. processes: `heavy` where models are of
+    torch.
+    """
     deaths = Counter[str]()
     async with running_site(
         nodes,
@@ -236,6 +247,8 @@ async def live_site(
         state=folder,
         restart=restart,
         ended=lambda child, _: deaths.update([child.name]),
+        models=models,
+        start=processes.start,
     ) as site:
         live = LiveSite(site, deaths)
         for node in nodes:
