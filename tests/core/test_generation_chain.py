@@ -147,7 +147,7 @@ def test_a_poisonous_generation_ends_few_nodes_wherever_it_is_deadly(
     Such a token may never come, for the text may end before.
     """
     ended = []
-    for seed in range(5):
+    for seed in range(examples(6)):
         site = generating_site(seed)
         site.check = check_step
         client = client_of(site)

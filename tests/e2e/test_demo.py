@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import psutil
 import pytest
+from typer.testing import CliRunner
 
+from dsi_mqtt.cli.program import app
+from dsi_mqtt.cli.site import running_site
+from tests import preloaded
 from tests.e2e.programs import COMMAND, PATIENCE_S, in_terminal, run_program
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -92,8 +97,13 @@ async def test_the_demo_splits_the_model_in_three() -> None:
     assert not pids & set(psutil.pids())
 
 
-async def test_it_survives_the_death_of_a_gateway() -> None:
-    document, shown = await demo("--kill", "city", "--inputs", "30")
+def test_it_survives_the_death_of_a_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run within the test's process, the nodes forked from one that has torch."""
+    site = partial(running_site, start=preloaded.heavy.start)
+    monkeypatch.setattr("dsi_mqtt.cli.demo_run.running_site", site)
+    ended = CliRunner().invoke(app, ["demo", "--json", "--kill", "city", "--inputs", "30"])
+    assert ended.exit_code == 0, ended.output
+    document, shown = json.loads(ended.stdout), ended.stderr
     check_contract(document)
     assert document["inputs"] == 30
     (fault,) = document["faults"]
