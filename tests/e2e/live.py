@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -30,6 +31,7 @@ from dsi_mqtt.core.generation import Sampling
 from dsi_mqtt.core.model import ModelSpec
 from dsi_mqtt.core.site import SiteNode
 from dsi_mqtt.core.table import Table
+from dsi_mqtt.engine.base import Engine
 from dsi_mqtt.engine.fake import FakeFactory
 from dsi_mqtt.errors import UnknownDeploymentError
 from dsi_mqtt.transport.base import ConnectOptions, ControlConnection, Message
@@ -66,12 +68,18 @@ def deployment(name: str, **changes: Any) -> Deployment:
     return deployment_of(document | changes, Path("test"))
 
 
+@cache
+def whole_model(options: str) -> Engine:
+    """Opened once: tests have thousands of answers to compare. options: as JSON."""
+    spec = ModelSpec(options=json.loads(options), tier="fake")
+    engine = FakeFactory(sleep=lambda _: None).open(spec)
+    engine.load(engine.graph.whole)
+    return engine
+
+
 def unsplit(value: object, **options: Any) -> Any:
     """What the whole model makes of one input, computed here."""
-    engine = FakeFactory(sleep=lambda _: None).open(
-        ModelSpec(options=OPTIONS | options, tier="fake")
-    )
-    engine.load(engine.graph.whole)
+    engine = whole_model(json.dumps(OPTIONS | options))
     body = pack_body(JSON, json.dumps(value).encode())
     return json.loads(unpack_body(engine.forward(engine.graph.whole, (Row(),), body))[1])
 
