@@ -109,11 +109,11 @@ class Forked:
     async def _line(self) -> str:
         """The next line; none once all have been read."""
         loop = asyncio.get_running_loop()
-        ready = loop.create_future()
+        ready = asyncio.Event()
         own = os.dup(self._told)  # a loop has one reader for a descriptor
-        loop.add_reader(own, lambda: ready.done() or ready.set_result(None))
+        loop.add_reader(own, ready.set)
         try:
-            await ready
+            await ready.wait()
         finally:
             loop.remove_reader(own)
             os.close(own)

@@ -69,8 +69,10 @@ def at_start(node: ast.AST) -> Iterator[ast.AST]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             continue
-        for_types = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test)
-        for part in child.orelse if for_types else [child]:
+        parts: list[ast.AST] = [child]
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
+            parts = [*child.orelse]
+        for part in parts:
             yield from at_start(part)
 
 

@@ -59,8 +59,10 @@ def test_it_embeds_each_text_alone_in_order_and_at_unit_length(
 
 def test_it_loads_none_of_the_engines_it_judges() -> None:
     # What it is made of is not asked here, so nothing stands in its place: that is faster.
-    foreign = ("torch", "torch.nn", "torch.nn.functional")
-    foreign += ("transformers", "transformers.utils", "transformers.utils.logging")
+    foreign = [
+        *("torch", "torch.nn", "torch.nn.functional"),
+        *("transformers", "transformers.utils", "transformers.utils.logging"),
+    ]
     code = (
         "import sys\nfrom unittest.mock import MagicMock\n"
         f"sys.modules.update((name, MagicMock()) for name in {foreign})\n"
