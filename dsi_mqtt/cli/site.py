@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from dsi_mqtt.cli.broker import SiteBrokers, site_brokers
-from dsi_mqtt.cli.child import Child, Children
+from dsi_mqtt.cli.child import Child, Children, Start, start_process
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.site import SiteFile, SiteNode
 from dsi_mqtt.transport.address import parse_broker_url
@@ -49,6 +49,7 @@ async def running_site(
     ended: Callable[[Child, int], None] | None = None,
     models: Path | None = None,
     fresh: bool = False,
+    start: Start = start_process,
 ) -> AsyncIterator[Site]:
     """Starts everything in order and ends it in the opposite one.
 
@@ -56,6 +57,7 @@ async def running_site(
     models: where the workers find checkpoint folders and the modules of factories.
     broker: an existing one instead of own ones. A port of 0 takes a free one.
     fresh: own brokers forget what they keep in `state` from earlier runs.
+    start: makes a process of a command's arguments.
     Raises MachineError: no Mosquitto, a port in use; ConfigError when `broker` is no URL.
     """
     if broker is not None:
@@ -71,7 +73,7 @@ async def running_site(
                 site_brokers(folder / "broker", port, data_port, root=root, fresh=fresh)
             )
         url = broker or (brokers.control.url if brokers else "")
-        children = Children(folder / "logs", restart=restart, ended=ended)
+        children = Children(folder / "logs", restart=restart, ended=ended, start=start)
         stack.push_async_callback(children.stop)
         await children.start(ORCHESTRATOR, "orchestrator", "--broker", url, "--root", root)
         workers = {

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsi_mqtt.core.attempts import POISON_AT, Attempts
@@ -14,6 +14,7 @@ from dsi_mqtt.core.request import Reply
 from tests.core.build import NAME
 from tests.core.harness import Node, Site, expected
 from tests.core.harness_broker import Delivery, SimClient
+from tests.thoroughness import examples
 
 # --- what holds at every step -----------------------------------------------------------------
 
@@ -226,7 +227,7 @@ faults_of_any_kind = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(60))
 @given(seed=st.integers(0, 2**32), faults=faults_of_any_kind)
 def test_every_input_gets_its_one_answer_and_nothing_is_left_over(
     seed: int, faults: list[Fault]

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsi_mqtt.core import events as ev
@@ -25,6 +25,7 @@ from tests.core.harness_generation import (
     generating_site,
 )
 from tests.core.test_chain import FAULTS, Fault
+from tests.thoroughness import examples
 
 # Prompts of so many words, and the position that ends a node: in the first piece of the prompt,
 # in its second, at a later token.
@@ -119,7 +120,7 @@ def test_without_faults_texts_are_those_of_one_engine_and_nothing_is_retried(see
     assert all(len(told) <= 1 for told in client_of(site).tellings.values())
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(25))
 @given(
     seed=st.integers(0, 2**32),
     faults=st.lists(
@@ -193,7 +194,7 @@ def test_a_poisonous_generation_ends_few_nodes_wherever_it_is_deadly(
     Such a token may never come, for the text may end before.
     """
     ended = []
-    for seed in range(5):
+    for seed in range(examples(6)):
         site = generating_site(seed)
         site.check = check_step
         client = client_of(site)

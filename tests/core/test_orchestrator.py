@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import HealthCheck, note, settings
+from hypothesis import note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -22,6 +22,7 @@ from dsi_mqtt.core.node import Leader, NodeStatus
 from dsi_mqtt.core.orchestrator import Orchestrator
 from dsi_mqtt.core.table import Stamp, TableDocument
 from tests.core.orchestra import NAME, SPEC, Node, Site, placed, serving
+from tests.thoroughness import examples
 
 
 def test_whoever_does_not_lead_publishes_nothing() -> None:
@@ -334,10 +335,8 @@ class AnySite(RuleBasedStateMachine):
 
 TestAnySite = AnySite.TestCase
 TestAnySite.settings = settings(
-    deadline=None,
-    max_examples=30,
+    max_examples=examples(30),
     stateful_step_count=15,
-    suppress_health_check=[HealthCheck.too_slow],
 )
 
 

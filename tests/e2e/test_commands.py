@@ -114,6 +114,7 @@ async def test_up_runs_on_the_nodes_of_another_file(tmp_path: Path) -> None:
 
 
 async def test_up_goes_on_where_it_ended_unless_it_is_to_begin_fresh(tmp_path: Path) -> None:
+    one_node = ECHO.partition("nodes: [")[0] + "nodes: [{id: one}]"
     file, state = tmp_path / "echo.yaml", tmp_path / "state"
     arguments = ("up", str(file), "--port", "0", "--data-port", "0", "--state", str(state))
 
@@ -127,11 +128,13 @@ async def test_up_goes_on_where_it_ended_unless_it_is_to_begin_fresh(tmp_path: P
         assert ended.code == 0
         return ended.err
 
-    assert "note:" not in await told(ECHO)
-    renamed = ECHO.replace("name: echo", "name: other")
+    assert "note:" not in await told(one_node)
+    renamed = one_node.replace("name: echo", "name: other")
     assert "note: echo is still deployed from an earlier run; --fresh" in await told(renamed)
-    assert "note:" not in await told(ECHO.replace("weight_mib: 1", "weight_mib: 0.5"), "--fresh")
-    assert "note: echo replaces the one that was deployed: model.options" in await told(ECHO)
+    assert "note:" not in await told(
+        one_node.replace("weight_mib: 1", "weight_mib: 0.5"), "--fresh"
+    )
+    assert "note: echo replaces the one that was deployed: model.options" in await told(one_node)
 
 
 async def test_broker_worker_and_orchestrator_by_hand_until_ctrl_c(tmp_path: Path) -> None:
