@@ -85,6 +85,7 @@ class Served:
             return
         self.mark("deployed" if self.spec is None else "the deployment changed")
         self.spec, self._changed = spec, True
+        self._outlook.opening = spec.opening
         self._failures.clear()
         self._kept_because = None
 
