@@ -1,6 +1,7 @@
 # make setup    everything this checkout needs: system packages, .venv, the demo's model
 # make demo     a model in three segments behind a broker, on this machine
 # make test     all tests (ARGS="-k door" for some)
+# make test-thorough  the same, properties with twenty times as many examples
 # make check    formatting, lint, types
 # make format   formats and mends what can be mended
 
@@ -15,7 +16,7 @@ HOP ?= build/hop
 # A test run starts hundreds of Python processes: none is to compile everything again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test check format baseline broker-conf clean
+.PHONY: help setup demo test test-thorough check format baseline broker-conf clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -31,6 +32,9 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	@$(BIN)/pytest -q --numprocesses=auto --dist=worksteal $(ARGS)
+
+test-thorough: $(STAMP)
+	@$(MAKE) --silent test ARGS='--hypothesis-profile=thorough $(ARGS)'
 
 check: $(STAMP)
 	@$(BIN)/ruff format --check .

@@ -19,7 +19,7 @@ out="$root/out/$device"
 
 # Is anybody there? (bash connects by itself)
 if ! (exec 3<>"/dev/tcp/$host/$port") 2>/dev/null; then
-    echo "no MQTT broker answers at $host:$port; start one: dsi-mqtt up examples/hazards.yaml" >&2
+    echo "no MQTT broker answers at $host:$port; start one (dsi-mqtt up examples/hazards.yaml), or give HOST and PORT" >&2
     exit 1
 fi
 

@@ -97,7 +97,10 @@ def main() -> int:
     except* TimeoutError:
         sys.exit(f"no answer within {DEADLINE_S:.0f} s: is the deployment up?")
     except* aiomqtt.MqttError as group:
-        sys.exit(f"no connection to {options.host}:{options.port}: {group.exceptions[0]}")
+        sys.exit(
+            f"no MQTT broker answers at {options.host}:{options.port} ({group.exceptions[0]}); "
+            "start one (dsi-mqtt up examples/hazards.yaml), or give --host and --port"
+        )
     for (payload, _), answer in zip(QUESTIONS, answers, strict=True):
         print(f"{payload.decode()}\n   {answer.decode():.120}")
     return 0 if all(json.loads(answer)["status"] == "ok" for answer in answers) else 1

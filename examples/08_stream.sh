@@ -15,7 +15,7 @@ device="example-$(uname -n | tr -cd '[:alnum:]')-$$"
 root="dsi/v1/deploy/$deployment"
 # Is anybody there? (bash connects by itself)
 if ! (exec 3<>"/dev/tcp/$host/$port") 2>/dev/null; then
-    echo "no MQTT broker answers at $host:$port; start one: dsi-mqtt up examples/chat.yaml" >&2
+    echo "no MQTT broker answers at $host:$port; start one (dsi-mqtt up examples/chat.yaml), or give HOST and PORT" >&2
     exit 1
 fi
 

@@ -86,7 +86,10 @@ def main() -> int:
     except TimeoutError:
         sys.exit(f"nothing said for {SILENT_S:.0f} s: is the deployment up?")
     except aiomqtt.MqttError as error:
-        sys.exit(f"no connection to {options.host}:{options.port}: {error}")
+        sys.exit(
+            f"no MQTT broker answers at {options.host}:{options.port} ({error}); start one "
+            "(dsi-mqtt up examples/chat.yaml), or give --host and --port"
+        )
     if answer["status"] != "ok":
         sys.exit(f"{answer['error']['code']}: {answer['error']['message']}")
     result = answer["result"]

@@ -13,6 +13,10 @@ from dsi_mqtt.transport.mosquitto import (
     control_settings,
     data_settings,
 )
+from tests import preloaded
+from tests.thoroughness import register
+
+register()
 
 StartMosquitto = Callable[[BrokerSettings], Awaitable[MosquittoProcess]]
 
@@ -40,3 +44,7 @@ async def mosquitto() -> AsyncIterator[StartMosquitto]:
             return await running.enter_async_context(MosquittoProcess(settings))
 
         yield start
+
+
+def pytest_sessionfinish() -> None:
+    preloaded.close()

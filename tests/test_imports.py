@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -57,18 +58,28 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
-def imports(path: Path, *, at_start: bool = False) -> Iterator[str]:
-    """Dotted names that a file imports. at_start: only those that loading it runs."""
-    tree = ast.parse(path.read_text("utf-8"), str(path))
-    inside: set[ast.AST] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            inside.update(child for child in ast.walk(node) if child is not node)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-            inside.update(child for part in node.body for child in ast.walk(part))
-    for node in ast.walk(tree):
-        if at_start and node in inside:
+@cache
+def nodes_of(path: Path) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(ast.parse(path.read_text("utf-8"), str(path))))
+
+
+def at_start(node: ast.AST) -> Iterator[ast.AST]:
+    """What loading a module runs of `node`."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             continue
+        parts: list[ast.AST] = [child]
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
+            parts = [*child.orelse]
+        for part in parts:
+            yield from at_start(part)
+
+
+def imports(path: Path, *, started: bool = False) -> Iterator[str]:
+    """Dotted names that a file imports. started: only those that loading it runs."""
+    nodes = nodes_of(path)
+    for node in at_start(nodes[0]) if started else nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -109,9 +120,8 @@ def test_a_room_imports_only_what_lies_below_it(module: str) -> None:
 def test_the_core_is_pure(module: str) -> None:
     foreign = {name.split(".")[0] for name in imports(MODULES[module])} - {"dsi_mqtt"}
     assert foreign <= PURE
-    tree = ast.parse(MODULES[module].read_text("utf-8"))
     waiting = ast.AsyncFunctionDef | ast.Await | ast.AsyncFor | ast.AsyncWith
-    assert not [node for node in ast.walk(tree) if isinstance(node, waiting)]
+    assert not [node for node in nodes_of(MODULES[module]) if isinstance(node, waiting)]
 
 
 def test_only_its_own_room_imports_torch() -> None:
@@ -127,7 +137,7 @@ def test_only_its_own_room_imports_torch() -> None:
 
 def test_no_module_imports_itself_through_others() -> None:
     graph = {
-        module: {name for name in imports(path, at_start=True) if name in MODULES} - {module}
+        module: {name for name in imports(path, started=True) if name in MODULES} - {module}
         for module, path in MODULES.items()
     }
     assert len(list(TopologicalSorter(graph).static_order())) == len(MODULES)

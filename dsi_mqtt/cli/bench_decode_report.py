@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from dsi_mqtt.cli import INTERRUPTED
 from dsi_mqtt.cli.bench_decode import (
     GENERATE,
     MANY,
@@ -22,7 +23,7 @@ from dsi_mqtt.cli.bench_decode import (
 )
 from dsi_mqtt.cli.bench_decode import document as decode_document
 from dsi_mqtt.cli.bench_decode_plan import DecodePlan
-from dsi_mqtt.cli.bench_progress import INTERRUPTED, repeats_shown
+from dsi_mqtt.cli.bench_progress import repeats_shown
 from dsi_mqtt.cli.common import until_stopped
 from dsi_mqtt.cli.run_record import run_record
 from dsi_mqtt.transport.loop import run

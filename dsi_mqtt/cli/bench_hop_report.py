@@ -12,11 +12,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from dsi_mqtt.cli import INTERRUPTED
 from dsi_mqtt.cli.bench_hop import HopPlan, HopReport, HopRow
 from dsi_mqtt.cli.bench_hop import document as hop_document
 from dsi_mqtt.cli.bench_hop import measure as measure_hop
 from dsi_mqtt.cli.bench_hop_baseline import build_baseline
-from dsi_mqtt.cli.bench_progress import INTERRUPTED, repeats_shown
+from dsi_mqtt.cli.bench_progress import repeats_shown
 from dsi_mqtt.cli.common import until_stopped
 from dsi_mqtt.cli.run_record import run_record
 from dsi_mqtt.core.sizes import KIB, MIB

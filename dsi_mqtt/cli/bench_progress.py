@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-INTERRUPTED: Final = 130
 
 
 def repeats_shown(console: Console) -> Progress:

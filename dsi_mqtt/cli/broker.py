@@ -44,13 +44,17 @@ REWRITE_S: Final = 0.5
 LOOK_S: Final = 2.0
 
 
+PortOption = Annotated[
+    int, typer.Option(min=0, max=PORT_MAX, help="Port for control and inputs; 0: a free one.")
+]
+DataPortOption = Annotated[
+    int, typer.Option(min=0, max=PORT_MAX, help="Port for tensors; 0: a free one.")
+]
+
+
 def broker(
-    port: Annotated[
-        int, typer.Option(min=0, max=PORT_MAX, help="Port for control and inputs; 0: a free one.")
-    ] = CONTROL_PORT,
-    data_port: Annotated[
-        int, typer.Option(min=0, max=PORT_MAX, help="Port for tensors; 0: a free one.")
-    ] = DATA_PORT,
+    port: PortOption = CONTROL_PORT,
+    data_port: DataPortOption = DATA_PORT,
     bind: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     open_to_network: Annotated[
         bool,
@@ -71,9 +75,8 @@ def broker(
         ) as site:
             print(f"control and inputs  mqtt://{bind}:{site.control.port}")
             print(f"tensors             mqtt://{bind}:{site.data.port}")
-            print(
-                f"Mosquitto {site.control.version}, state in {folder}; Ctrl-C ends it", flush=True
-            )
+            print(f"state               {folder}")
+            print(f"Mosquitto {site.control.version}; Ctrl-C ends it", flush=True)
             await site.watch()
 
     run(until_stopped(serve()))

@@ -10,10 +10,10 @@ import os
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Final, Protocol
 
 from dsi_mqtt.errors import DsiError
 
@@ -68,13 +68,45 @@ def check_ended(name: str, process: Process, complaint: bytes) -> None:
     raise DsiError(f"{name} failed: {reason}")
 
 
+class Started(Protocol):
+    """A process, of which asyncio's is one."""
+
+    pid: int
+
+    async def wait(self) -> int:
+        """Its exit code, once it has ended."""
+        ...
+
+    def terminate(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+Start = Callable[[tuple[str, ...], IO[bytes]], Awaitable[Started]]
+
+
+async def start_process(arguments: tuple[str, ...], output: IO[bytes]) -> Started:
+    """`dsi-mqtt` with `arguments`; what it says and complains of goes to `output`."""
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "dsi_mqtt.cli",
+        *arguments,
+        stdin=DEVNULL,
+        stdout=output,
+        stderr=output,
+        env={**os.environ, PARENT: str(os.getpid())},
+        start_new_session=True,  # an interrupt at the terminal is the parent's to handle
+    )
+
+
 @dataclass(slots=True)
 class Child:
     """One `dsi-mqtt` process. `process` is the present one; `arguments` follow the program."""
 
     name: str
     arguments: tuple[str, ...]
-    process: asyncio.subprocess.Process
+    process: Started
     watch: asyncio.Task[None] | None = None
 
     @property
@@ -87,6 +119,7 @@ class Children:
 
     restart: a child that ends by itself is started again, later each time it does so quickly.
     ended: called with the child and its exit code whenever one ends by itself.
+    start: makes a process of a command's arguments.
     """
 
     def __init__(
@@ -95,8 +128,10 @@ class Children:
         *,
         restart: bool,
         ended: Callable[[Child, int], None] | None = None,
+        start: Start = start_process,
     ) -> None:
         self._logs = logs
+        self._start = start
         self._restart = restart
         self._ended = ended
         self._children: dict[str, Child] = {}
@@ -136,20 +171,10 @@ class Children:
                 ends[end].process.kill()
         await asyncio.gather(*ends)
 
-    async def _spawn(self, name: str, arguments: tuple[str, ...]) -> asyncio.subprocess.Process:
+    async def _spawn(self, name: str, arguments: tuple[str, ...]) -> Started:
         self._logs.mkdir(parents=True, exist_ok=True)
         with self.log_path(name).open("ab") as output:
-            return await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "dsi_mqtt.cli",
-                *arguments,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env={**os.environ, PARENT: str(os.getpid())},
-                start_new_session=True,  # an interrupt at the terminal is the parent's to handle
-            )
+            return await self._start(arguments, output)
 
     async def _watch(self, child: Child) -> None:
         loop = asyncio.get_running_loop()

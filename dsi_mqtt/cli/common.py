@@ -13,11 +13,11 @@ from typing import Annotated, Any, Final, TypeVar
 import typer
 from rich.console import Console
 
-from dsi_mqtt.core.sizes import MIB
+from dsi_mqtt.core.sizes import GIB, KIB, MIB
 from dsi_mqtt.core.table import BrokerUrls
 from dsi_mqtt.errors import ConfigError, WireError
-from dsi_mqtt.transport.address import BrokerAddress, parse_broker_url
-from dsi_mqtt.transport.base import ConnectOptions, ControlConnection
+from dsi_mqtt.transport.address import beside, parse_broker_url
+from dsi_mqtt.transport.base import Connection, ConnectOptions, ControlConnection, Message
 from dsi_mqtt.transport.mqtt import MqttTransport
 from dsi_mqtt.transport.retained import read_retained
 from dsi_mqtt.wire.topics import ROOT, Topics
@@ -79,9 +79,12 @@ async def control_connection(url: str) -> AsyncIterator[ControlConnection]:
         await connection.close()
 
 
-async def home_brokers(url: str, data_url: str | None, topics: Topics) -> BrokerUrls:
+async def home_brokers(
+    url: str, data_url: str | None, topics: Topics, *, wait_s: float = 0.0
+) -> BrokerUrls:
     """Both brokers of a node: the data broker as given, as retained on the site, or the same.
 
+    wait_s: how long nothing may be retained before it is the same.
     Raises ConfigError when a URL is none, or what is retained does not say where tensors go.
     """
     address = parse_broker_url(url)
@@ -89,18 +92,35 @@ async def home_brokers(url: str, data_url: str | None, topics: Topics) -> Broker
         parse_broker_url(data_url)
         return BrokerUrls(url, data_url)
     async with control_connection(url) as connection:
-        found = await read_retained(connection, [topics.site.name()], marker(topics))
-    for message in found:
-        try:
-            port = topics.site.payload.decode(message.payload).data_port
-        except WireError as error:
-            raise ConfigError(
-                f"{message.topic} at {address} does not say where tensors go ({error!s:.50}); "
-                "start `dsi-mqtt broker` again, or give --data-broker"
-            ) from None
-        if port is not None:
-            return BrokerUrls(url, f"mqtt://{BrokerAddress(address.host, port)}")
-    return BrokerUrls(url, url)
+        message = await site_message(connection, topics, wait_s)
+    if message is None:
+        return BrokerUrls(url, url)
+    try:
+        port = topics.site.payload.decode(message.payload).data_port
+    except WireError as error:
+        raise ConfigError(
+            f"{message.topic} at {address} does not say where tensors go ({error!s:.50}); "
+            "start `dsi-mqtt broker` again, or give --data-broker"
+        ) from None
+    return BrokerUrls(url, url if port is None else beside(url, port))
+
+
+async def site_message(connection: Connection, topics: Topics, wait_s: float) -> Message | None:
+    """What is retained on where tensors go, or comes to be within `wait_s`."""
+    topic = topics.site.name()
+    for message in await read_retained(connection, [topic], marker(topics)):
+        return message
+    if not wait_s:
+        return None
+    try:
+        async with asyncio.timeout(wait_s):
+            await connection.subscribe(topic)
+            async for message in connection.messages():
+                if message.payload:
+                    return message
+    except TimeoutError:
+        return None
+    return None
 
 
 def marker(topics: Topics) -> str:
@@ -110,7 +130,7 @@ def marker(topics: Topics) -> str:
 
 def size(nbytes: int) -> str:
     """Bytes as a person reads them."""
-    for unit, size in (("GiB", MIB * 1024), ("MiB", MIB), ("KiB", 1024)):
+    for unit, size in (("GiB", GIB), ("MiB", MIB), ("KiB", KIB)):
         if nbytes >= size:
             return f"{nbytes / size:.1f} {unit}"
     return f"{nbytes} B"

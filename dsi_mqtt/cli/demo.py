@@ -10,6 +10,7 @@ from typing import Annotated, Final
 import typer
 from rich.console import Console
 
+from dsi_mqtt.cli import INTERRUPTED
 from dsi_mqtt.cli.common import JsonOption, until_stopped
 from dsi_mqtt.cli.demo_run import DemoPlan, run_demo
 from dsi_mqtt.cli.demo_show import outcome_document, show_outcome
@@ -50,7 +51,7 @@ def demo(
     console = Console(file=sys.stderr if json else sys.stdout)
     outcome = run(until_stopped(run_demo(plan, console)))
     if outcome is None:
-        raise typer.Exit(130)
+        raise typer.Exit(INTERRUPTED)
     show_outcome(outcome, console)
     if json:
         print(json_module.dumps(outcome_document(outcome, record)))

@@ -108,12 +108,48 @@ class DemoPlan:
         return self.deployment.model.path or ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What a site has answered, and how it was at the end. faults: of gateways that were killed."""
+
+    answers: Answers
+    table: Table
+    picture: Picture
+    faults: list[dict[str, Any]]
+    broker_version: str
+    broker_pid: int | None
+
+
 async def run_demo(plan: DemoPlan, console: Console) -> Outcome:
     """Runs it all; ends every process that it started."""
     hazards, reports = load_hazards(), load_reports()
     texts = [passage for hazard in hazards for passage in hazard.passages]
     texts = [*texts, *(report.text for report in reports)][: plan.inputs]
     started = time.monotonic()
+    ran = await _run_site(plan, texts, console)
+    reference = await _reference(plan, texts, console)
+    compared, error = _compare(ran.answers, reference)
+    return Outcome(
+        inputs=len(texts),
+        answers=ran.answers,
+        compared=compared,
+        max_abs_error=error,
+        table=ran.table,
+        picture=ran.picture,
+        broker_version=ran.broker_version,
+        broker_pid=ran.broker_pid,
+        faults=tuple(ran.faults),
+        duration_s=time.monotonic() - started,
+        hazards=hazards,
+        reports=reports,
+        matches=_match(hazards, reports, ran.answers),
+    )
+
+
+# --- the site ---------------------------------------------------------------------------------
+
+
+async def _run_site(plan: DemoPlan, texts: Sequence[str], console: Console) -> _Run:
     faults: list[dict[str, Any]] = []
     async with running_site(
         plan.nodes,
@@ -138,27 +174,7 @@ async def run_demo(plan: DemoPlan, console: Console) -> Outcome:
             fault["heirs"] = list(heirs(table, found, fault["node"]))
         version = site.brokers.control.version if site.brokers else ""
         pid = site.brokers.control.pid if site.brokers else None
-    reference = await _reference(plan, texts, console)
-    compared, error = _compare(answers, reference)
-    matches = _match(hazards, reports, answers)
-    return Outcome(
-        inputs=len(texts),
-        answers=answers,
-        compared=compared,
-        max_abs_error=error,
-        table=found,
-        picture=picture,
-        broker_version=version,
-        broker_pid=pid,
-        faults=tuple(faults),
-        duration_s=time.monotonic() - started,
-        hazards=hazards,
-        reports=reports,
-        matches=matches,
-    )
-
-
-# --- the site ---------------------------------------------------------------------------------
+    return _Run(answers, found, picture, faults, version, pid)
 
 
 async def _serve(site: Site, plan: DemoPlan, topics: Topics, console: Console) -> Table:

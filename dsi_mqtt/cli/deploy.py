@@ -37,11 +37,11 @@ from dsi_mqtt.wire.files import read_nodes, read_site
 from dsi_mqtt.wire.topics import Topics, check_name
 
 WAIT_S: Final = 180.0
-# How long a table must stand before it counts as the answer to what was deployed.
 # An orchestrator that starts together with us leads after about so long.
 PATIENCE_S: Final = 6.0
+# How long a table must stand before it counts as the answer to what was deployed: a refusal until
+# nodes that have just come have had their part in the plan.
 SETTLED_S: Final = 1.0
-# A refusal is the last word when nodes that have just come have had their part in the plan.
 REFUSED_S: Final = 3.0
 _NOBODY_LEADS: Final = "no orchestrator has answered; is `dsi-mqtt orchestrator` running?"
 
@@ -111,8 +111,12 @@ async def _deploy(
         if timeout_s is None:
             return None
         console = Console(stderr=True)
+        known = before.documents.get(deployment.name)
+        served = known is not None and _goes_on(known)
         with waiting(console, f"{deployment.name}: waiting for the orchestrator") as say:
-            return await until_serving(connection, topics, deployment, timeout_s, say)
+            return await until_serving(
+                connection, topics, deployment, timeout_s, say, served=served
+            )
 
 
 async def publish_spec(
@@ -141,11 +145,13 @@ async def until_serving(
     timeout_s: float,
     say: Callable[[str], None] | None = None,
     nodes: frozenset[str] = frozenset(),
+    *,
+    served: bool = False,
 ) -> Table:
     """The table once it serves. say: told how far it is. nodes: they are on their way, and no
-    refusal is final before they have looked at the model.
+    refusal is final before they have looked at the model. served: that it did before this.
 
-    Raises InfeasibleError with the reason when it cannot serve, or after `timeout_s`.
+    Raises InfeasibleError: with the reason when it cannot be placed, or after `timeout_s`.
     """
     seen = _Wait(deployment, nodes, say, asyncio.get_running_loop().time)
     try:
@@ -155,11 +161,28 @@ async def until_serving(
         raise InfeasibleError(
             f"{deployment.name} does not serve after {timeout_s:g} s: {seen.progress}"
         ) from None
-    table = seen.table
+    refused = refusal(picture, deployment.name, served=served)
+    if refused is not None:
+        raise InfeasibleError(refused)
+    return seen.table
+
+
+def refusal(picture: Picture, name: str, *, served: bool = False) -> str | None:
+    """What has become of a deployment that cannot be placed, and why; None: it serves.
+
+    served: that another served before under its name.
+    """
+    document = picture.documents.get(name)
+    table = document.serve if document else None
+    if document is None or table is None:
+        return None
+    why = other_weights(picture, name) or document.refused or table.reason
     if table.state != "serving":
-        reason = other_weights(picture, deployment.name) or table.reason
-        raise InfeasibleError(f"{deployment.name} cannot be served: {reason}")
-    return table
+        gone = "serves nothing now; deploy the former file again, or change what is missing"
+        return f"{name} {gone if served else 'cannot be served'}: {why}"
+    if document.refused is not None:
+        return f"{name} cannot be placed, so the former placement serves on: {why}"
+    return None
 
 
 class _Wait:
@@ -177,18 +200,19 @@ class _Wait:
         self._say = say
         self._clock = clock
         self._started = clock()
-        self._verdict: tuple[Table, float] | None = None
+        self._verdict: tuple[TableDocument, float] | None = None
         self.progress = _NOBODY_LEADS
 
     @property
     def table(self) -> Table:
         """The answer to what was deployed, once it is settled."""
-        if self._verdict is None:
+        table = self._verdict[0].serve if self._verdict is not None else None
+        if table is None:
             raise RuntimeError("there is no verdict yet")
-        return self._verdict[0]
+        return table
 
     def settled(self, picture: Picture) -> bool:
-        """Whether a table has stood long enough: one from before may not know the deployment."""
+        """Whether a document has stood long enough: one from before does not know what is new."""
         name = self._deployment.name
         if picture.specs.get(name) != self._deployment:
             return False
@@ -197,13 +221,14 @@ class _Wait:
         early = now - self._started < PATIENCE_S
         if self._say is not None and not (early and self.progress == _NOBODY_LEADS):
             self._say(f"{name}: {self.progress}")
-        table = _verdict(picture, name, self._nodes)
-        if table is None:
+        verdict = _verdict(picture, name, self._nodes)
+        if verdict is None:
             self._verdict = None
             return False
-        if self._verdict is None or self._verdict[0] != table:
-            self._verdict = table, now
-        return now - self._verdict[1] >= (SETTLED_S if table.state == "serving" else REFUSED_S)
+        if self._verdict is None or self._verdict[0] != verdict:
+            self._verdict = verdict, now
+        patience_s = SETTLED_S if refusal(picture, name) is None else REFUSED_S
+        return now - self._verdict[1] >= patience_s
 
 
 def other_weights(picture: Picture, name: str) -> str | None:
@@ -218,18 +243,18 @@ def other_weights(picture: Picture, name: str) -> str | None:
     )
 
 
-def _verdict(picture: Picture, name: str, nodes: frozenset[str]) -> Table | None:
-    """The table that says how it stands, unless it speaks of the past or of too early."""
+def _verdict(picture: Picture, name: str, nodes: frozenset[str]) -> TableDocument | None:
+    """The document that says how it stands, unless it speaks of the past or of too early."""
     document = picture.documents.get(name)
     table = document.serve if document else None
     if document is None or table is None or document.prepare is not None:
         return None
     if table.state == "serving":
         alive = {(status.node, status.incarnation) for status in picture.live_nodes()}
-        return table if table.members() <= alive else None
+        return document if table.members() <= alive else None
     looked = _looked(picture, name)
     leads = picture.leader is not None and picture.leader.nonce == table.leader
-    return table if leads and nodes <= looked else None
+    return document if leads and nodes <= looked else None
 
 
 def _looked(picture: Picture, name: str) -> set[str]:
@@ -269,7 +294,7 @@ def progress(picture: Picture, name: str, expected: frozenset[str] = frozenset()
     """How far it is. expected: nodes that are on their way, so that nobody need start one."""
     document = picture.documents.get(name)
     nodes = picture.live_nodes()
-    if picture.leader is None:
+    if not picture.led:
         return _NOBODY_LEADS
     if document is None or not nodes or (expected and not _goes_on(document)):
         awaited = _awaited(picture, name, expected)
@@ -285,7 +310,7 @@ def progress(picture: Picture, name: str, expected: frozenset[str] = frozenset()
     gone = serve.members() - {(status.node, status.incarnation) for status in nodes}
     missing = ", ".join(sorted({node for node, _ in gone}))
     if not missing:
-        return "it serves"
+        return document.refused or "it serves"
     awaited = _awaited(picture, name, expected) if expected else None
     return awaited or f"of the chain that serves {missing} is gone or runs anew"
 

@@ -26,13 +26,12 @@ from dsi_mqtt.core.sizes import MIB
 from dsi_mqtt.engine.base import Engine
 from dsi_mqtt.engine.select import TierFactory
 from dsi_mqtt.errors import (
-    CheckpointError,
     ConfigError,
     InfeasibleError,
     SplitError,
     one_sentence,
 )
-from dsi_mqtt.wire.ranges import first_out_of_range
+from dsi_mqtt.worker.engines import opened
 
 
 def check_deployment(
@@ -45,7 +44,8 @@ def check_deployment(
     """
     sys.path.insert(0, str(file.parent.resolve()))  # where `up` looks for a factory, too
     with waiting(Console(stderr=True), f"{deployment.name}: opening the model") as say:
-        engine = _opened(deployment)
+        engine = opened(deployment, TierFactory())
+        _check_repeats(deployment.model, engine.graph)
         _try(engine, deployment.name, say)
     contradictions = check(deployment, engine.graph)
     if contradictions:
@@ -94,20 +94,10 @@ def _status(node: SiteNode, whole: int) -> NodeStatus:
 # --- the model --------------------------------------------------------------------------------
 
 
-def _opened(deployment: Deployment) -> Engine:
-    model = deployment.model
-    generation = deployment.limits if deployment.kind == "generation" else None
-    engine = TierFactory().open(model, generation)
-    wrong = first_out_of_range(engine.graph)
-    if wrong is not None:
-        raise CheckpointError(f"this model cannot be placed: {wrong}")
-    if model.factory is not None and model.path is None:
-        _check_repeats(model, engine.graph)
-    return engine
-
-
 def _check_repeats(model: ModelSpec, graph: ModelGraph) -> None:
     """Every node calls the factory by itself: with weights of chance each would have others."""
+    if model.factory is None or model.path is not None:
+        return
     if TierFactory().open(model).graph.digest != graph.digest:
         raise SplitError(
             f"model.factory {model.factory} makes other weights at each call, so each node would "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from dsi_mqtt.cli.broker import SiteBrokers, site_brokers
-from dsi_mqtt.cli.child import Child, Children
+from dsi_mqtt.cli.child import Child, Children, Start, start_process
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.site import SiteFile, SiteNode
 from dsi_mqtt.transport.address import parse_broker_url
@@ -50,13 +49,15 @@ async def running_site(
     ended: Callable[[Child, int], None] | None = None,
     models: Path | None = None,
     fresh: bool = False,
+    start: Start = start_process,
 ) -> AsyncIterator[Site]:
     """Starts everything in order and ends it in the opposite one.
 
     state: folder for the brokers' state and the children's logs; None takes one that is removed.
     models: where the workers find checkpoint folders and the modules of factories.
-    broker: an existing broker to use instead of own ones. A port of 0 takes a free one.
+    broker: an existing one instead of own ones. A port of 0 takes a free one.
     fresh: own brokers forget what they keep in `state` from earlier runs.
+    start: makes a process of a command's arguments.
     Raises MachineError: no Mosquitto, a port in use; ConfigError when `broker` is no URL.
     """
     if broker is not None:
@@ -64,15 +65,15 @@ async def running_site(
     async with AsyncExitStack() as stack:
         folder = state
         if folder is None:
-            folder = Path(tempfile.mkdtemp(prefix="dsi-mqtt-"))
-            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            own = tempfile.TemporaryDirectory(prefix="dsi-mqtt-", ignore_cleanup_errors=True)
+            folder = Path(stack.enter_context(own))
         brokers = None
         if broker is None:
             brokers = await stack.enter_async_context(
                 site_brokers(folder / "broker", port, data_port, root=root, fresh=fresh)
             )
         url = broker or (brokers.control.url if brokers else "")
-        children = Children(folder / "logs", restart=restart, ended=ended)
+        children = Children(folder / "logs", restart=restart, ended=ended, start=start)
         stack.push_async_callback(children.stop)
         await children.start(ORCHESTRATOR, "orchestrator", "--broker", url, "--root", root)
         workers = {

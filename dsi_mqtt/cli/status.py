@@ -138,7 +138,7 @@ def view(picture: Picture, now: float) -> RenderableType:
 
 def _headline(picture: Picture) -> Text:
     leader = picture.leader
-    if leader is None or leader.beat == 0:
+    if leader is None or not picture.led:
         return Text("no orchestrator leads; what serves goes on serving", style="yellow")
     return Text(f"orchestrator {leader.nonce} leads, term {leader.term}")
 
@@ -147,8 +147,8 @@ def _deployment(picture: Picture, name: str) -> RenderableType:
     found = picture.documents.get(name)
     table = found.serve if found else None
     if found is None or table is None:
-        waits = "is being prepared" if found else "waits for an orchestrator"
-        return Text(f"\n{name}: {waits}", style="yellow")
+        waits = "is not placed yet" if picture.led else "waits for an orchestrator"
+        return Text(f"\n{name}: {'is being prepared' if found else waits}", style="yellow")
     style = "green" if table.state == "serving" else "red"
     line = Text.assemble(f"\n{name}: ", (table.state, style), f", epoch {table.epoch}")
     alive = {(status.node, status.incarnation) for status in picture.live_nodes()}
@@ -159,6 +159,8 @@ def _deployment(picture: Picture, name: str) -> RenderableType:
         line.append(f", {table.reason}")
     if found.prepare is not None:
         line.append(f"; epoch {found.prepare.epoch} is being prepared", style="yellow")
+    if found.refused is not None:
+        line.append(f"; as it is deployed now it cannot be placed: {found.refused}", "yellow")
     if table.forecast is not None:
         spec = picture.specs.get(name)
         line.append(_forecast(table.forecast, steps=spec is not None and spec.kind == "generation"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import sys
 from collections.abc import Iterable, Sequence
@@ -13,10 +14,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from dsi_mqtt.cli.broker import CONTROL_PORT, DATA_PORT
+from dsi_mqtt.cli import INTERRUPTED
+from dsi_mqtt.cli.broker import CONTROL_PORT, DATA_PORT, DataPortOption, PortOption
 from dsi_mqtt.cli.child import Child
 from dsi_mqtt.cli.common import (
-    PORT_MAX,
     ROOT,
     RootOption,
     control_connection,
@@ -50,6 +51,9 @@ NodesOption = Annotated[
 StateOption = Annotated[
     Path | None, typer.Option("--state", help="Folder for the brokers' state and the logs.")
 ]
+ThereOption = Annotated[
+    str | None, typer.Option("--broker", help="Use this broker instead of starting two.")
+]
 FreshOption = Annotated[
     bool, typer.Option("--fresh", help="Forget what the brokers keep from earlier runs.")
 ]
@@ -58,15 +62,9 @@ FreshOption = Annotated[
 def up(
     file: Annotated[Path, typer.Argument(help="Deployments, and the nodes to run them on.")],
     nodes_file: NodesOption = None,
-    port: Annotated[
-        int, typer.Option(min=0, max=PORT_MAX, help="Port for control and inputs; 0: a free one.")
-    ] = CONTROL_PORT,
-    data_port: Annotated[
-        int, typer.Option(min=0, max=PORT_MAX, help="Port for tensors; 0: a free one.")
-    ] = DATA_PORT,
-    broker: Annotated[
-        str | None, typer.Option(help="Use this broker instead of starting two.")
-    ] = None,
+    port: PortOption = CONTROL_PORT,
+    data_port: DataPortOption = DATA_PORT,
+    broker: ThereOption = None,
     state: StateOption = None,
     fresh: FreshOption = False,
     root: RootOption = ROOT,
@@ -95,7 +93,8 @@ def up(
         models=file.parent.resolve(),
         fresh=fresh,
     )
-    run(until_stopped(_serve(starting, deployments, Topics(root), folder)))
+    if not run(until_stopped(_serve(starting, deployments, Topics(root), folder))):
+        raise typer.Exit(INTERRUPTED)
 
 
 def _say_without_effect(deployments: Sequence[Deployment], site: SiteFile | None) -> None:
@@ -110,17 +109,20 @@ async def _serve(
     deployments: Sequence[Deployment],
     topics: Topics,
     folder: Path,
-) -> None:
-    """Runs the site until it is cancelled."""
+) -> bool:
+    """Runs the site until it is cancelled. True: it ran by then."""
     async with starting as site:
         await _deploy_all(site, deployments, topics)
         where = parse_broker_url(site.url)
-        print(f"everything runs; broker at {where}, logs in {folder / 'logs'}")
+        print(f"everything runs; broker at {where}, logs in")
+        print(folder / "logs")  # a line of its own, for it may fill one
         print(f"live: dsi-mqtt status --broker mqtt://{where}; Ctrl-C ends it all", flush=True)
-        if site.brokers is not None:
-            await site.brokers.watch()
-        else:
-            await asyncio.Event().wait()
+        with contextlib.suppress(asyncio.CancelledError):  # this is how it ends
+            if site.brokers is not None:
+                await site.brokers.watch()
+            else:
+                await asyncio.Event().wait()
+    return True
 
 
 def run_folder(file: Path, port: int) -> Path:

@@ -25,6 +25,11 @@ class Picture:
     heard: dict[str, float] = field(default_factory=dict)
     leader: Leader | None = None
 
+    @property
+    def led(self) -> bool:
+        """Whether an orchestrator leads, and has not said farewell."""
+        return self.leader is not None and self.leader.beat > 0
+
     def live_nodes(self) -> list[NodeStatus]:
         """By name, without those that have left."""
         return [s for _, s in sorted(self.statuses.items()) if s.state != "offline"]

@@ -7,7 +7,7 @@ import platform
 import re
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -30,6 +30,9 @@ from dsi_mqtt.wire.topics import Topics, check_name
 from dsi_mqtt.worker.app import WorkerConfig, WorkerProcess
 
 log = logging.getLogger(__name__)
+
+# Whoever starts the brokers says where tensors go when both are up, and 0.5 s after it was lost.
+SITE_WAIT_S: Final = 2.0
 
 NameOption = Annotated[
     str | None, typer.Option("--name", "-n", help="This node; by default the host's name.")
@@ -70,22 +73,43 @@ def worker(
         sys.path.insert(0, str(models.resolve()))  # a factory is imported by its module's name
 
     async def serve() -> None:
-        brokers = await home_brokers(broker, data_broker, Topics(root))
+        topics = Topics(root)
+        brokers = await home_brokers(broker, data_broker, topics, wait_s=SITE_WAIT_S)
         where = parse_broker_url(broker)
-        print(f"node {node} in zone {zone}, at {where}; Ctrl-C ends it", flush=True)
-        missing = missing_packages()
-        if missing:
-            log.warning(
-                "%s: not installed, so every model but a fake one is refused here; "
-                "install dsi-mqtt with its extra: node",
-                ", ".join(missing),
+        if data_broker is None and brokers.data == brokers.control:
+            log.info(
+                "%s names no broker for tensors, so they go to %s too until it does; "
+                "or give --data-broker",
+                topics.site.name(),
+                where,
             )
+        print(f"node {node} in zone {zone}, at {where}; Ctrl-C ends it", flush=True)
+        warn_of_missing()
         config = WorkerConfig(
-            node, zone, brokers, root, cap, threads=threads, spare=spare, model_root=models
+            node,
+            zone,
+            brokers,
+            root,
+            cap,
+            threads=threads,
+            spare=spare,
+            model_root=models,
+            follows_site=data_broker is None,
         )
         await WorkerProcess(config, MqttTransport(), TierFactory(threads=threads)).run()
 
     run(until_stopped(serve()))
+
+
+def warn_of_missing() -> None:
+    """Says at the start what would else show as a refusal of every model."""
+    missing = missing_packages()
+    if missing:
+        log.warning(
+            "%s: not installed, so every model but a fake one is refused here; "
+            "pip install '.[node]' in the checkout",
+            ", ".join(missing),
+        )
 
 
 def parse_cap(text: str, option: str) -> int | None:

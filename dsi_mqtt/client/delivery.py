@@ -41,7 +41,7 @@ ID_BYTES: Final = 16
 SESSION_S: Final = 10
 
 _SILENCE: Final = (
-    "no answer in time; is an orchestrator and a worker running? If so, raise timeout_s"
+    "no answer in time; `dsi-mqtt status` shows whether it serves: if so, raise timeout_s"
 )
 _TOO_SLOW: Final = (
     "the text had begun and did not end in time; raise timeout_s, or lower max_tokens"

@@ -18,15 +18,16 @@ from dataclasses import dataclass
 from typing import Final
 
 from dsi_mqtt.core.request import Redelivery, Reply
+from dsi_mqtt.core.sizes import KIB, MIB
 
 KEPT_MAX: Final = 4096
-KEPT_BYTES_MAX: Final = 32 * 1024 * 1024
+KEPT_BYTES_MAX: Final = 32 * MIB
 CANCELLED_MAX: Final = 1024
 CANCELLED_S: Final = 10.0
 DEATHS_MAX: Final = 4096
-DEATHS_BYTES_MAX: Final = 4 * 1024 * 1024
+DEATHS_BYTES_MAX: Final = 4 * MIB
 # The objects of one entry, without the texts and bytes in them.
-KEPT_ENTRY_BYTES: Final = 1024
+KEPT_ENTRY_BYTES: Final = KIB
 DEATHS_ENTRY_BYTES: Final = 512
 # A number and its place in a tuple.
 TOKEN_BYTES: Final = 40
@@ -162,6 +163,13 @@ class Deaths:
     def cleared(self, key: str) -> None:
         if self._records.pop(key, None) is not None:
             self._nbytes -= _key_bytes(key)
+
+    def clear(self) -> list[str]:
+        """Nothing is remembered any more. Returns the keys of which something is retained."""
+        keys = list(self._records)
+        self._records.clear()
+        self._nbytes = 0
+        return keys
 
     def unused(self, now: float, age_s: float) -> list[str]:
         """Keys untouched for `age_s`: nobody repeats these inputs any more."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from dsi_mqtt.core.sizes import GIB, MIB
+
 Level = Literal["ok", "warn", "fail"]
 Role = Literal["control", "data", "control and data"]
 
@@ -25,8 +27,8 @@ ECHO_MAX_MS: Final = 5.0
 STALL_MS: Final = 25.0
 STALL_SHARE_MAX: Final = 0.05
 # One segment of the demo peaks at about 450 MB.
-MEMORY_LEAST_BYTES: Final = 512 * 1024**2
-MEMORY_DEMO_BYTES: Final = 2 * 1024**3
+MEMORY_LEAST_BYTES: Final = 512 * MIB
+MEMORY_DEMO_BYTES: Final = 2 * GIB
 # 2026-11-23: a clock before this release is wrong. Terms of leadership count in unix seconds.
 RELEASED_UNIX_S: Final = 1_795_392_000
 
@@ -135,7 +137,7 @@ def examine_machine(facts: MachineFacts) -> list[Finding]:
 
 
 def _memory(facts: MachineFacts) -> Finding:
-    what = f"{facts.memory_available / 1024**3:.1f} GiB available"
+    what = f"{facts.memory_available / GIB:.1f} GiB available"
     if facts.memory_available < MEMORY_LEAST_BYTES:
         return Finding(
             "memory", "memory", "fail", what, "free at least 0.5 GiB: no segment fits here"

@@ -5,6 +5,10 @@ processor. Where one node takes longest, or two share a processor, fewer steps w
 each give more tokens a second, for a step costs little more with more sessions. Which it is, is
 not asked but tried: for some steps another depth, and the better one stays. Trials become rare
 while they change nothing.
+
+Each trial is of both neighbours, against one measurement. What a depth gives may depend on the one
+before it, for steps can keep the distance from each other with which they begin: were one side
+tried at a time, the depth could be fast whenever the better side is tried, and slow in between.
 """
 
 from __future__ import annotations
@@ -46,15 +50,15 @@ class Depth:
         """The chain has other nodes, or as many."""
         self._most = max(1, nodes)
         self._kept = self._most
-        self._tried: int | None = None
+        self._before = 0.0
+        self._trials: tuple[int, ...] = ()
         self._step = -1
         self._pause, self._until = PAUSE_MIN, PAUSE_MIN
-        self._before: float | None = None
         self._measured = self._anew()
 
     @property
     def now(self) -> int:
-        return self._kept if self._tried is None else self._tried
+        return self._trials[0] if self._trials else self._kept
 
     def passed(self, tokens: int, sessions: int, now: float) -> None:
         """A step of `tokens` sessions came through the chain, of `sessions` that decode."""
@@ -65,8 +69,8 @@ class Depth:
             return
         if sessions < 2 or sessions != measured.sessions:  # noqa: PLR2004 - one needs no choice
             # Other sessions have another rate: it says nothing of the depth.
-            self._measured, self._before = self._anew(), None
-            self._tried = None
+            self._trials = ()
+            self._measured = self._anew()
             return
         measured.steps += 1
         measured.tokens += tokens
@@ -75,28 +79,24 @@ class Depth:
         self._judge(measured.rate(now))
 
     def _judge(self, rate: float) -> None:
-        if self._tried is not None:
-            assert self._before is not None  # noqa: S101 - a trial follows a measurement
-            if rate > self._before * GAIN:
-                self._kept, self._pause = self._tried, PAUSE_MIN
-            else:
-                self._step = -self._step
-                self._pause = min(2 * self._pause, PAUSE_MAX)
-            self._tried, self._before, self._until = None, None, self._pause
-        else:
-            self._before = rate
+        if not self._trials:
             self._until -= 1
             if self._until <= 0:
-                self._tried = self._other()
+                self._before, self._trials = rate, self._neighbours()
+        elif rate > self._before * GAIN:
+            self._step = self._trials[0] - self._kept
+            self._kept, self._trials = self._trials[0], ()
+            self._pause = self._until = PAUSE_MIN
+        else:
+            self._trials = self._trials[1:]
+            if not self._trials:
+                self._pause = self._until = min(2 * self._pause, PAUSE_MAX)
         self._measured = self._anew()
 
-    def _other(self) -> int | None:
-        """The depth to try; None: there is no other."""
-        for step in (self._step, -self._step):
-            if 1 <= self._kept + step <= self._most:
-                self._step = step
-                return self._kept + step
-        return None
+    def _neighbours(self) -> tuple[int, ...]:
+        """The depths to try, first on the side where the last gain was."""
+        both = (self._kept + self._step, self._kept - self._step)
+        return tuple(depth for depth in both if 1 <= depth <= self._most)
 
     def _anew(self) -> _Measurement:
         return _Measurement(settle=SETTLE * self.now)

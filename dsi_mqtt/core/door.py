@@ -154,6 +154,10 @@ class Door:
         self._leaving, self._refusal = True, failure
         return [*self._give_up_all(failure, now), *self._admit_passed_over(now)]
 
+    def forget_deaths(self) -> Effects:
+        """Nobody will ask: what is retained of suspects goes with the deployment."""
+        return self._cleared(self._deaths.clear())
+
     def peers_changed(self, now: float) -> Effects:
         """Another node came, went, or lives as another incarnation."""
         return self._runs.peers_changed(now)
@@ -271,6 +275,8 @@ class Door:
         record = self._deaths.of(request.key)
         request.deaths, request.suspect_to = record.count, record.position
         request.suspect = request.given.duplicate or not record.void
+        if request.deaths >= POISON_AT:
+            return self._give_up(request, POISON, now)
         return self._runs.join(request, now)
 
     def _retain(self, request: Request, now: float) -> Effects:
@@ -338,8 +344,9 @@ class Door:
         effects: Effects = [Acknowledge(self.deployment, r) for r in request.receipts]
         if request.key in self._by_key:
             return effects  # what is retained is about another delivery, which goes on
-        if failure is not None and failure.code in PASSING and request.deaths:
-            effects += self._settle(request, now)  # tried again, it is the same suspect
+        passing = failure is not None and failure.code in PASSING and request.deaths
+        if passing or failure == POISON:
+            effects += self._settle(request, now)  # sent again, it is as suspect, or poison
         elif not self._deaths.of(request.key).void:
             effects += self._clear_record(request.key)
         return effects

@@ -15,6 +15,7 @@ from dsi_mqtt.core.plan import Plan
 from dsi_mqtt.core.queueing import waiting_s
 from dsi_mqtt.core.schedule import BATCH_MAX
 from dsi_mqtt.core.session import SLICE_TOKENS
+from dsi_mqtt.core.sizes import MIB
 from dsi_mqtt.core.table import (
     BrokerUrls,
     DoorPlace,
@@ -30,10 +31,10 @@ from dsi_mqtt.core.table import (
 WINDOW: Final = 16
 # Of requests, that the forecast's slower time holds for.
 _SHARE: Final = 0.95
-CREDIT_BYTES: Final = 8 * 1024 * 1024
+CREDIT_BYTES: Final = 8 * MIB
 # All grants to one node must stay under half of what a broker queues for it (256 MiB); a larger
 # activation passes alone.
-CREDIT_BYTES_MAX: Final = 32 * 1024 * 1024
+CREDIT_BYTES_MAX: Final = 32 * MIB
 # As many as a door has in its chain: bytes are what bounds an edge, and a grant, which costs its
 # nodes about as much as a small activation, goes out with every eighth of them at most.
 CREDIT_MESSAGES: Final = WINDOW

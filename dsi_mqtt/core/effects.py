@@ -45,6 +45,11 @@ class ReportStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class GiveWay:
+    """Another node of this name lives and stays: end, and say nothing more under it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Compute:
     """Run a segment; answer with Computed, ComputeFailed or ComputeStale and the same job number.
 
@@ -196,6 +201,7 @@ Effect = (
     | LoadUnits
     | DropUnits
     | ReportStatus
+    | GiveWay
     | Compute
     | CloseSessions
     | ReadPrompt

@@ -11,7 +11,7 @@ from dsi_mqtt.core.message import Activation, Failure, Header
 from dsi_mqtt.core.model import ModelGraph, UnitRange
 from dsi_mqtt.core.node import Desired, NodeStatus
 from dsi_mqtt.core.request import Input, Redelivery
-from dsi_mqtt.core.table import TableDocument
+from dsi_mqtt.core.table import BrokerUrls, TableDocument
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class TableArrived:
 
 @dataclass(frozen=True, slots=True)
 class StatusArrived:
-    """Another node's status, or its will."""
+    """A node's status, or its will; its own comes back to it as well."""
 
     status: NodeStatus
 
@@ -185,6 +185,13 @@ class DataReconnected:
 
 
 @dataclass(frozen=True, slots=True)
+class BrokersMoved:
+    """Tensors go to another broker from now on; `DataReconnected` follows."""
+
+    brokers: BrokerUrls
+
+
+@dataclass(frozen=True, slots=True)
 class ControlReconnected:
     """The control connection is (again) there: retained state has to be written anew."""
 
@@ -262,6 +269,7 @@ Event = (
     | HearingChanged
     | HearingProven
     | DataReconnected
+    | BrokersMoved
     | ControlReconnected
     | IngressOpened
     | IngressLost

@@ -60,13 +60,15 @@ class Holding:
 class _Model:
     """Everything this node knows of one deployment.
 
-    opened: what the shell was last told to open, and how, until it is closed. again_at, again_s:
+    opened: what the shell was last told to open, and how, until it is closed; opening: its name.
+    again_at, again_s:
     when a refused one is looked at again, and how long that pause is. loaded and loading tell what
     its engine has, or will have.
     """
 
     spec: Deployment | None = None
     opened: tuple[ModelSpec, int | None] | None = None
+    opening: str = ""
     graph: ModelGraph | None = None
     refused: str | None = None
     again_at: float = math.inf
@@ -96,6 +98,11 @@ class Holdings:
         model = self._models.get(deployment)
         return model.tables.get(stamp) if model else None
 
+    def tables(self, deployment: str) -> tuple[Table, ...]:
+        """All of them."""
+        model = self._models.get(deployment)
+        return tuple(model.tables.values()) if model else ()
+
     def document(self, deployment: str) -> TableDocument | None:
         model = self._models.get(deployment)
         return model.document if model else None
@@ -120,7 +127,7 @@ class Holdings:
 
     def model_reports(self) -> tuple[ModelReport, ...]:
         return tuple(
-            ModelReport(name, model.graph, model.refused, _cache_bytes(model))
+            ModelReport(name, model.graph, model.refused, _cache_bytes(model), model.opening)
             for name, model in sorted(self._models.items())
             if model.graph is not None or model.refused is not None
         )
@@ -154,7 +161,7 @@ class Holdings:
         if model.opened == spec.opens and model.refused is None:
             return self._settle(spec.name, model)
         effects = self._close(spec.name, model)
-        model.opened = spec.opens
+        model.opened, model.opening = spec.opens, spec.opening
         return [*effects, OpenModel(spec), ReportStatus()]
 
     def spec_gone(self, deployment: str) -> Effects:

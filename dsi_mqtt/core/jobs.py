@@ -19,13 +19,14 @@ from typing import Final, Literal
 from dsi_mqtt.core.edges import IncomingEdge, OutgoingEdge
 from dsi_mqtt.core.message import Activation, Header
 from dsi_mqtt.core.model import UnitRange
+from dsi_mqtt.core.sizes import MIB
 
 # Of each deployment: one with many short attempts must not push another's out.
 REMEMBERED: Final = 2048
 # Those that had an attempt last, for anybody may send a cancel that names another.
 DEPLOYMENTS_REMEMBERED: Final = 64
 ANSWERS_KEPT: Final = 256
-ANSWER_BYTES_KEPT: Final = 32 * 1024 * 1024
+ANSWER_BYTES_KEPT: Final = 32 * MIB
 # Of an answer beside its tensors: the objects it consists of, and one for each row and stamp.
 ANSWER_BYTES: Final = 2048
 ENTRY_BYTES: Final = 192

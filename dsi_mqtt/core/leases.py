@@ -1,19 +1,22 @@
 """Leases of caches: a door calls out the roll of sessions that live, and nodes free the others.
 
 A session's name is the incarnation of its door's node and a number that grows while that lives,
-so that a node can tell whose it is, and a roll says up to which number it is complete.
+so that a node can tell whose it is, and a roll says up to which number it is complete. What no roll
+has named for a while is freed, whatever steps come for it: anybody may publish those.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from dsi_mqtt.core.activation import Row
 from dsi_mqtt.core.effects import CloseSessions, Effects, Transmit
 from dsi_mqtt.core.message import Activation, EdgeMark, Header
+from dsi_mqtt.core.model import UnitRange
 from dsi_mqtt.core.peers import Member
+from dsi_mqtt.core.room import HeldRoom, allotted
 from dsi_mqtt.core.table import DOOR, Replica, Table
 
 CALL_S: Final = 1.0
@@ -32,6 +35,8 @@ Living = tuple[tuple[Row, ...], Collection[Table]]
 class Roll:
     """The door's side. changed: a session has ended since it was called out.
 
+    held: positions of the caches that nodes may have, by session: those that live, and those that
+    have ended since it was called out. awaited: somebody waits for what these will free.
     numbers: of sessions; they must not come again in this incarnation, even in another door.
     """
 
@@ -41,8 +46,9 @@ class Roll:
         self._numbers = numbers
         self._called_at = float("-inf")
         self._quiet_from = float("-inf")
-        self.changed = False
+        self.changed = self.awaited = False
         self.newest = 0
+        self.held: dict[str, int] = {}
 
     def name_next(self) -> str:
         """The name of a session that begins now."""
@@ -55,14 +61,16 @@ class Roll:
         living: the sessions and the tables they are on; asked only when it is time.
         """
         since = now - self._called_at
-        if since < (CALL_SOON_S if self.changed else CALL_S):
+        if not self.awaited and since < (CALL_SOON_S if self.changed else CALL_S):
             return []
         rows, tables = living()
         if rows or self.changed:
             self._quiet_from = now + SILENT_S
         if now > self._quiet_from:
             return []
-        self._called_at, self.changed = now, False
+        self._called_at, self.changed, self.awaited = now, False, False
+        live = {row.session for row in rows}
+        self.held = {name: most for name, most in self.held.items() if name in live}
         return [
             Transmit(replica.node, Activation(self._header(table, segment, replica, rows)))
             for table, segment, replica in _one_each(tables)
@@ -94,62 +102,143 @@ def _one_each(tables: Collection[Table]) -> list[tuple[Table, str, Replica]]:
     return list(found.values())
 
 
+# What caches may take on this node, on the table that a step is on; None: there are to be none.
+FindRoom = Callable[[], HeldRoom | None]
+
+
 @dataclass(slots=True)
-class _Door:
-    heard_at: float
-    sessions: set[str] = field(default_factory=set)
+class _Held:
+    """A session. told_at: when it began here or was last named, if ever it was `named`.
+
+    rooms: positions that its caches have room for, by segment.
+    """
+
+    told_at: float
+    named: bool = False
+    rooms: dict[UnitRange, int] = field(default_factory=dict)
 
 
 class HeldSessions:
-    """The node's side: the sessions its engines may hold, by deployment and their doors."""
+    """The node's side: the sessions its engines may hold, by deployment, those that began first."""
 
     def __init__(self) -> None:
-        self._doors: dict[tuple[str, str], _Door] = {}
+        self._held: dict[str, dict[str, _Held]] = {}
+        self._widest: dict[str, HeldRoom] = {}
 
     def counts(self) -> dict[str, int]:
         """How many there are of each deployment that has had any."""
-        found: dict[str, int] = {}
-        for (deployment, _), door in self._doors.items():
-            found[deployment] = found.get(deployment, 0) + len(door.sessions)
-        return found
+        return {deployment: len(known) for deployment, known in self._held.items()}
 
-    def begun(self, deployment: str, rows: Iterable[Row], now: float) -> None:
-        """A step is about to be computed."""
-        for row in rows:
-            if row.session:
-                key = (deployment, row.session.rpartition(".")[0])
-                door = self._doors.setdefault(key, _Door(now))
-                door.heard_at = now
-                door.sessions.add(row.session)
+    def begun(
+        self, header: Header, units: UnitRange, find_room: FindRoom, now: float
+    ) -> Effects | None:
+        """A step is about to be computed by `units`; None: there is no room for its caches.
+
+        What doors have named goes first: what none has yet makes room for it. find_room: asked
+        only where caches grow.
+        """
+        ends = _ends(header.rows)
+        known = self._held.get(header.deployment, {})
+        grown = [
+            name
+            for name, end in ends.items()
+            if name not in known or known[name].rooms.get(units, 0) < end
+        ]
+        if not grown:
+            return []
+        room = self._widened(header.deployment, find_room(), known)
+        if room is None or max(ends.values()) > room.context:
+            return None
+        growing = {name: allotted(ends[name], room.context) for name in grown}
+        gone = _making_room(known, growing, ends.keys(), units, room)
+        if gone is None:
+            return None
+        for name in gone:
+            del known[name]
+        known = self._held.setdefault(header.deployment, known)
+        for name, wanted in growing.items():
+            known.setdefault(name, _Held(now)).rooms[units] = wanted
+        return [CloseSessions(header.deployment, tuple(gone))] if gone else []
 
     def called(self, header: Header, now: float) -> Effects:
         """A door says which of its sessions live."""
         if header.edge is None:
             return []
-        door = self._doors.get((header.deployment, header.edge.sender))
-        if door is None:
-            return []
-        door.heard_at = now
+        known = self._held.get(header.deployment, {})
         live = {row.session for row in header.rows}
-        gone = {name for name in door.sessions - live if _number(name) <= header.attempt}
-        door.sessions -= gone
-        return [CloseSessions(header.deployment, tuple(sorted(gone)))] if gone else []
+        gone = []
+        for name, session in known.items():
+            door, number = _parts(name)
+            if door != header.edge.sender:
+                continue
+            if name in live:
+                session.told_at, session.named = now, True
+            elif number <= header.attempt:
+                gone.append(name)
+        return self._free(header.deployment, gone)
 
     def tick(self, now: float) -> Effects:
-        """Frees what belongs to doors that are silent."""
+        """Frees what no roll has named for long: its door is silent, or it never had one."""
         effects: Effects = []
-        for key, door in list(self._doors.items()):
-            if now - door.heard_at >= SILENT_S:
-                del self._doors[key]
-                if door.sessions:
-                    effects.append(CloseSessions(key[0], tuple(sorted(door.sessions))))
+        for deployment, known in self._held.items():
+            old = [name for name, held in known.items() if now - held.told_at >= SILENT_S]
+            effects += self._free(deployment, old)
         return effects
 
     def forget(self, deployment: str) -> None:
         """Its engine is gone, and all sessions with it."""
-        self._doors = {key: door for key, door in self._doors.items() if key[0] != deployment}
+        self._held.pop(deployment, None)
+        self._widest.pop(deployment, None)
+
+    def _free(self, deployment: str, names: list[str]) -> Effects:
+        for name in names:
+            del self._held[deployment][name]
+        return [CloseSessions(deployment, tuple(sorted(names)))] if names else []
+
+    def _widened(
+        self, deployment: str, room: HeldRoom | None, known: Mapping[str, _Held]
+    ) -> HeldRoom | None:
+        """As wide as it ever was for what is held: doors let it in before limits were lowered."""
+        before = self._widest.get(deployment) if known else None
+        if room is not None and before is not None:
+            room = room.widened(before)
+        if room is not None:
+            self._widest[deployment] = room
+        return room
 
 
-def _number(session: str) -> int:
-    number = session.rpartition(".")[2]
-    return int(number) if number.isascii() and number.isdecimal() else 0
+def _ends(rows: Iterable[Row]) -> dict[str, int]:
+    """Positions that each session of a step is to hold then."""
+    found: dict[str, int] = {}
+    for row in rows:
+        if row.session:
+            found[row.session] = max(found.get(row.session, 0), row.position + row.tokens)
+    return found
+
+
+def _making_room(
+    known: Mapping[str, _Held],
+    growing: Mapping[str, int],
+    stepping: Collection[str],
+    units: UnitRange,
+    room: HeldRoom,
+) -> list[str] | None:
+    """Sessions to free so that `growing` fit beside the others; None: they do not all the same."""
+    rooms: dict[str, Mapping[UnitRange, int]] = {name: held.rooms for name, held in known.items()}
+    for name, wanted in growing.items():
+        rooms[name] = {**rooms.get(name, {}), units: wanted}
+    all_named = all(name in known and known[name].named for name in growing)
+    spare = [name for name, held in known.items() if not held.named and name not in stepping]
+    gone: list[str] = []
+    while not room.allows(rooms.values()):
+        if not all_named or len(gone) == len(spare):
+            return None
+        gone.append(spare[len(gone)])
+        del rooms[gone[-1]]
+    return gone
+
+
+def _parts(session: str) -> tuple[str, int]:
+    """Whose it is, and its number; 0 where it has none."""
+    door, _, number = session.rpartition(".")
+    return door, int(number) if number.isascii() and number.isdecimal() else 0

@@ -36,12 +36,14 @@ class ModelReport:
     """How a deployment's model looks from here: its graph once verified, or why it is refused.
 
     cache_bytes: what is kept free here for caches of its sessions, while a part of it is held.
+    opening: `Deployment.opening` of what was opened, for a deployment's model may change.
     """
 
     deployment: str
     graph: ModelGraph | None = None
     refused: str | None = None
     cache_bytes: int = 0
+    opening: str = ""
 
 
 @dataclass(frozen=True, slots=True)

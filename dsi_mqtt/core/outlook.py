@@ -15,7 +15,7 @@ from dsi_mqtt.core.draft import places
 from dsi_mqtt.core.failures import NodeKey
 from dsi_mqtt.core.membership import Membership
 from dsi_mqtt.core.model import ModelGraph, UnitRange
-from dsi_mqtt.core.node import NodeStatus, Telemetry
+from dsi_mqtt.core.node import ModelReport, NodeStatus, Telemetry
 from dsi_mqtt.core.plan import EXPANSIONS, Infeasible, Plan, plan
 from dsi_mqtt.core.profile import NodeView, complaint, view, views
 from dsi_mqtt.core.room import cache_bytes
@@ -29,12 +29,16 @@ UNITS_SEARCHED: Final = 64
 Report = tuple[NodeStatus, Telemetry | None]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outlook:
-    """Questions about deployment `name`."""
+    """Questions about deployment `name`.
+
+    opening: of its model; what nodes say of another that had its name does not count. Empty: any.
+    """
 
     name: str
     members: Membership
+    opening: str = ""
 
     # --- nodes --------------------------------------------------------------------------------
 
@@ -48,10 +52,7 @@ class Outlook:
 
     def undescribed(self) -> bool:
         """Whether an online node has yet to say how the model looks from there."""
-        return any(
-            not any(report.deployment == self.name for report in status.models)
-            for status, _ in self.online()
-        )
+        return any(self._described(status) is None for status, _ in self.online())
 
     def still_held(self) -> bool:
         """Whether a node still holds anything of this deployment."""
@@ -98,7 +99,7 @@ class Outlook:
 
     def graph(self) -> ModelGraph | None:
         """The model as most nodes have it: a node with other weights must not take part."""
-        graphs = [g for s, _ in self.members.reports() if (g := s.graph(self.name)) is not None]
+        graphs = [g for s, _ in self.members.reports() if (g := self._graph(s)) is not None]
         counts = Counter(graph.digest for graph in graphs)
         if not counts:
             return None
@@ -107,12 +108,27 @@ class Outlook:
         alike = Counter(graph for graph in graphs if graph.digest == chosen)
         return max(alike, key=alike.__getitem__)
 
+    def _graph(self, status: NodeStatus) -> ModelGraph | None:
+        report = self._described(status)
+        return report.graph if report else None
+
+    def _described(self, status: NodeStatus) -> ModelReport | None:
+        """What the node says of the model, once it speaks of this one."""
+        return next(
+            (
+                report
+                for report in status.models
+                if report.deployment == self.name
+                and (not self.opening or report.opening in ("", self.opening))
+            ),
+            None,
+        )
+
     def why_no_graph(self) -> str:
         refusals = [
             f"node {status.node} is online but refuses the model: {report.refused}"
             for status, _ in self.online()
-            for report in status.models
-            if report.deployment == self.name and report.refused
+            if (report := self._described(status)) is not None and report.refused
         ]
         if refusals:
             return refusals[0]
@@ -164,6 +180,17 @@ class Outlook:
             return None
         return found if isinstance(found, Plan) else None
 
+    def may_go_on(self, spec: Deployment, graph: ModelGraph, serve: Table) -> bool:
+        """Whether `serve` breaks none of the rules that protect: zones, forbidden nodes, memory.
+
+        Where units should rather be (cuts, pins, the number of segments) does not count.
+        """
+        free = replace(spec.policy, pin={}, max_segments=None)
+        try:
+            return self.present(replace(spec, split=None, policy=free), graph, serve) is not None
+        except ConfigError:  # zones that contradict themselves allow nothing
+            return False
+
     def keeper(self, spec: Deployment, graph: ModelGraph, known: str | None) -> NodeStatus | None:
         """A node that may keep the door while nothing serves: `known` if it may, else the first.
 
@@ -195,7 +222,7 @@ class Outlook:
         ]
 
     def _why_unfit(self, status: NodeStatus, graph: ModelGraph) -> str:
-        report = next((m for m in status.models if m.deployment == self.name), None)
+        report = self._described(status)
         if report is None:
             return "is online and has yet to look at the model"
         if report.refused:
@@ -212,7 +239,7 @@ class Outlook:
             (status, telemetry)
             for status, telemetry in reports
             if (status.node, status.incarnation) not in without
-            and (reported := status.graph(self.name)) is not None
+            and (reported := self._graph(status)) is not None
             and reported.digest == graph.digest
             and len(reported.units) == len(graph.units)
         ]

@@ -1,7 +1,8 @@
 """The places of a door's sessions: who is let in, and which caches are kept when one has ended.
 
-A session is let in where its caches fit beside those that run and those that are kept idle; these
-make room, last of all the one that it could go on with.
+A session is let in where its caches fit beside those that run, those that are kept idle, and those
+that have ended since nodes were told of it. Idle ones make room, last of all the one that it could
+go on with; then nodes are told at the next tick.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dsi_mqtt.core.effects import Effects
 from dsi_mqtt.core.idle import IdleSession, IdleSessions
 from dsi_mqtt.core.leases import Roll
 from dsi_mqtt.core.model import ModelGraph
-from dsi_mqtt.core.room import CacheRoom
+from dsi_mqtt.core.room import SESSIONS_HELD, CacheRoom
 from dsi_mqtt.core.runs import Calls
 from dsi_mqtt.core.schedule import Schedule
 from dsi_mqtt.core.session import Session
@@ -55,8 +56,13 @@ class Places:
             first.most = max(first.room, reused.most if reused else 0)
             beside = [session.most for session in running.values()]
             beside += self._idle.sizes(without=reused)
-            if room.fits([first.most, *beside]):
+            held = [most for name, most in self._roll.held.items() if not _is(reused, name)]
+            few = len(held) < SESSIONS_HELD * self.limits.sessions_max
+            if few and room.fits([first.most, *held]):
                 self._let_in(waiting.popleft(), table, reused, common)
+            elif room.fits([first.most, *beside]):
+                self._roll.awaited = True  # what has ended is there until nodes are told
+                break
             elif self._idle.drop_oldest(spare=reused) or self._idle.drop_oldest():
                 self._roll.changed = True
             else:
@@ -71,6 +77,7 @@ class Places:
         self._idle.keep(IdleSession(session.name, device, tokens, until, session.most))
         while len(self._idle) > self.limits.sessions_max:
             self._idle.drop_oldest()
+            self._roll.changed = True
 
     def expire(self, now: float) -> None:
         """What was kept long enough goes."""
@@ -90,5 +97,10 @@ class Places:
         if reused is not None:
             self._idle.reuse(reused)
             session.name = reused.name
+        self._roll.held[session.name] = session.most
         session.take = table.epoch * TAKES + next(self._takes) % TAKES
         self._schedule.start(session)
+
+
+def _is(session: IdleSession | None, name: str) -> bool:
+    return session is not None and session.name == name

@@ -1,8 +1,9 @@
 """Traffic through the segments of one node: receive, queue, compute, hand on.
 
-An attempt is looked at four times: is its table and segment held here (else `stale`), is there
-time left (else an error to the door), is it cancelled, and is there credit on the next edge. An
-engine computes one job at a time; the others wait here, where they can still be dropped.
+An attempt is looked at five times: is its table and segment held here (else `stale`), is there
+time left (else an error to the door), is it cancelled, is there room for the caches of its sessions
+(else `stale`), and is there credit on the next edge. An engine computes one job at a time; the
+others wait here, where they can still be dropped.
 
 A probe follows an attempt along the same ordered edges:
 
@@ -20,6 +21,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from dsi_mqtt.core.activation import Row, Tensors
@@ -31,11 +33,13 @@ from dsi_mqtt.core.leases import HeldSessions
 from dsi_mqtt.core.message import Activation, Credit, Failure, Header, HopStamp, MessageKind
 from dsi_mqtt.core.model import UnitRange
 from dsi_mqtt.core.node import SegmentLoad
+from dsi_mqtt.core.room import HeldRoom, held_room
+from dsi_mqtt.core.sizes import MIB
 from dsi_mqtt.core.table import DOOR
 
 SMOOTHING: Final = 0.2
 QUEUE_MAX: Final = 1024
-QUEUE_BYTES_MAX: Final = 256 * 1024 * 1024
+QUEUE_BYTES_MAX: Final = 256 * MIB
 UNLIMITED_S: Final = 600.0
 
 _TOO_LATE: Final = Failure("deadline", "time ran out inside the chain; try again")
@@ -249,11 +253,14 @@ class Relay:
             if self._holdings.ready(deployment, header.stamp, header.target) is None:
                 effects += self._refuse(job, now)
                 continue
+            freed = self._sessions.begun(header, job.units, partial(self._room, header), now)
+            if freed is None:
+                effects += self._refuse(job, now)
+                continue
             job.phase, job.started = "computing", now
             self._computing[deployment] = job
             self._by_number[job.number] = job
-            self._sessions.begun(deployment, header.rows, now)
-            effects.append(self._compute(job))
+            effects += [*freed, self._compute(job)]
         return effects
 
     def _compute(self, job: Job) -> Compute:
@@ -267,6 +274,22 @@ class Relay:
             header.sampling,
             spec.input.batch_max if spec is not None else None,
         )
+
+    def _room(self, header: Header) -> HeldRoom | None:
+        """What caches of sessions on a step's table may take here; None: there are to be none."""
+        spec, graph = (
+            self._holdings.spec(header.deployment),
+            self._holdings.graph(header.deployment),
+        )
+        table = self._holdings.table(header.deployment, header.stamp)
+        if spec is None or graph is None or table is None:
+            return None
+        own = [
+            segment.units
+            for segment in table.segments
+            if any(replica.incarnation == self._incarnation for replica in segment.replicas)
+        ]
+        return held_room(spec, graph, own, self._holdings.tables(header.deployment))
 
     def _drop_late(self, deployment: str, now: float) -> Effects:
         queue = self._queues.get(deployment)
@@ -320,7 +343,7 @@ class Relay:
         return [*self._free(job, now), done]
 
     def _refuse(self, job: Job, now: float) -> Effects:
-        """This node does not hold the job's segment any more."""
+        """This node does not hold the job's segment any more, or has no room for its caches."""
         self._jobs.forget(job)
         return [*self._free(job, now), _to_door(job.header, "stale")]
 

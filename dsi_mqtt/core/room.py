@@ -7,17 +7,20 @@ grows, what it had is there beside what it gets.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.message import Failure
-from dsi_mqtt.core.model import ModelGraph
+from dsi_mqtt.core.model import ModelGraph, UnitRange
 from dsi_mqtt.core.sizes import MIB
 from dsi_mqtt.core.table import Table
 
 ROOM_FIRST: Final = 64
+# Of those that run at most: as many run, as many are idle, and twice as many have ended since nodes
+# were told.
+SESSIONS_HELD: Final = 4
 
 
 def allotted(positions: int, context: int) -> int:
@@ -78,6 +81,63 @@ class CacheRoom:
         """On the node where they take most."""
         rooms = [allotted(held, self._context) for held in positions]
         return max((node.nbytes(rooms) for node in self._nodes), default=0) / MIB
+
+
+@dataclass(frozen=True, slots=True)
+class HeldRoom:
+    """What caches may take on a node in its segments of one table, whatever steps come.
+
+    nbytes, sessions: the most; context: positions of one. parts: by the segment that keeps it.
+    """
+
+    context: int
+    sessions: int
+    nbytes: int
+    parts: Mapping[UnitRange, NodeRoom]
+
+    def allows(self, rooms: Collection[Mapping[UnitRange, int]]) -> bool:
+        """rooms: of each session, positions that its caches have room for, by segment."""
+        if len(rooms) > self.sessions:
+            return False
+        taken = growing = 0
+        for units, part in self.parts.items():
+            held = [positions[units] for positions in rooms if units in positions]
+            taken += sum(held) * part.position
+            growing = max(growing, max(held, default=0) * part.layer)
+        return taken + growing <= self.nbytes
+
+    def widened(self, other: HeldRoom) -> HeldRoom:
+        """The same table's, with the wider bounds of both."""
+        most = max(self.sessions, other.sessions), max(self.nbytes, other.nbytes)
+        return HeldRoom(self.context, *most, self.parts)
+
+
+def held_room(
+    spec: Deployment, graph: ModelGraph, own: Iterable[UnitRange], tables: Iterable[Table]
+) -> HeldRoom | None:
+    """Twice what a door lets in, by a node's own count. None: `spec` has no sessions.
+
+    A door keeps half of it. The other half is for what is on top for a while: what ended while a
+    roll got lost, or what a door had that died, until nobody names it.
+    own: the node's segments of a table. tables: on which sessions may have been let in; where more
+    nodes share them than now, this one has more of each than was counted then.
+    """
+    if spec.kind == "one-pass" or graph.vocabulary is None:
+        return None
+    limits = spec.limits
+    parts = {units: node_room(graph, range(*units)) for units in own}
+    here = sum(part.position for part in parts.values())
+    fullest = [
+        max((node.position for node in table_rooms(graph, table)), default=0) for table in tables
+    ]
+    share = min((most for most in fullest if most > 0), default=here)
+    nbytes = 2 * limits.kv_mib_max * MIB
+    return HeldRoom(
+        min(limits.context, graph.vocabulary.context),
+        2 * SESSIONS_HELD * limits.sessions_max,
+        nbytes * here // share if share < here else nbytes,
+        parts,
+    )
 
 
 def cache_bytes(spec: Deployment, graph: ModelGraph) -> int:

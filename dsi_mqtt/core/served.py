@@ -1,7 +1,7 @@
 """One deployment as the orchestrator keeps it: its document, and when to publish another.
 
     nothing ──plan──► prepare ──all ready──► serve ──(a node gone, drains, a better plan)──► prepare
-       │                                       └──(nothing feasible)──► unavailable
+       │                        (as it was) ◄──┴──(nothing feasible)──► unavailable
        └──(nothing feasible)──► unavailable ──(a node came)──► prepare
 
 Facts mark it *dirty* with the reason; `reconsider` then looks once and comes to rest. It looks
@@ -85,6 +85,7 @@ class Served:
             return
         self.mark("deployed" if self.spec is None else "the deployment changed")
         self.spec, self._changed = spec, True
+        self._outlook.opening = spec.opening
         self._failures.clear()
         self._kept_because = None
 
@@ -189,16 +190,16 @@ class Served:
         try:
             found, present, beside = self._compare(spec, graph, serve, now)
         except ConfigError as error:
-            return self._give_up(str(error), None, authority)
+            return self._refuse(spec, graph, str(error), authority)
         if serve is not None and present is not None:
             if self._stays(spec, serve, present, found, now):
-                return self._keep(serve, found, authority)
+                why = self._why(found) if isinstance(found, Infeasible) else None
+                return self._keep(serve, why, authority)
         elif isinstance(found, Infeasible) and (self._still_arriving(now) or self._is_early(now)):
             self._look_again = (now + SETTLE_S, reason)
             return []
         if isinstance(found, Infeasible):
-            door = self._issuer.waiting_door(self.document, spec, graph, authority)
-            return self._give_up(self._why(found), door, authority)
+            return self._refuse(spec, graph, self._why(found), authority)
         draft = Draft(spec, graph, found, self._issuer.decision(authority), reason)
         return self._prepare(draft, authority, now, beside=beside)
 
@@ -300,20 +301,38 @@ class Served:
         self._dirty, self._later = self._later, None
         return [self._decide(TableDocument(replace(prepare, state="serving")))]
 
-    def _keep(self, serve: Table, found: Plan | Infeasible, authority: Authority) -> ServedEffects:
-        """What serves goes on serving; a preparation that was under way is given up."""
+    def _keep(
+        self, serve: Table, reason: str | None, authority: Authority, *, refused: str | None = None
+    ) -> ServedEffects:
+        """What serves goes on serving; a preparation that was under way is given up.
+
+        reason: why there is nothing better. refused: why the deployment's rules cannot be met.
+        """
         effects: ServedEffects = []
         self._changed, self._waiting_since = False, None
-        reason = self._why(found) if isinstance(found, Infeasible) else None
         if reason is not None and self._kept_because != reason:
             effects.append(Decided(self._issuer.decision(authority), self.name, "keep", reason))
         self._kept_because = reason
-        if self.document is not None and self.document.prepare is not None:
-            stamp = self._issuer.stamp(self.document, authority)
+        known = self.document
+        if known is not None and (known.prepare is not None or known.refused != refused):
+            stamp = self._issuer.stamp(known, authority)
             again = replace(serve, term=stamp.term, leader=stamp.leader, epoch=stamp.epoch)
-            self.document = TableDocument(again, None)
+            self.document = TableDocument(again, refused=refused)
             effects.append(PublishDocument(self.name, self.document))
         return effects
+
+    def _refuse(
+        self, spec: Deployment, graph: ModelGraph, reason: str, authority: Authority
+    ) -> ServedEffects:
+        """No placement meets the deployment: one from before serves on where it still may."""
+        serve = self._intact()
+        if serve is not None and self._outlook.may_go_on(spec, graph, serve):
+            return self._keep(serve, reason, authority, refused=reason)
+        try:
+            door = self._issuer.waiting_door(self.document, spec, graph, authority)
+        except ConfigError:  # by rules that contradict themselves nobody may be the door
+            door = None
+        return self._give_up(reason, door, authority)
 
     def _give_up(self, reason: str, door: DoorPlace | None, authority: Authority) -> ServedEffects:
         """Nothing feasible: a table says so, once for each reason."""

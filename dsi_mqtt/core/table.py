@@ -176,11 +176,16 @@ class TableDocument:
     """What is retained on `deploy/{d}/table`.
 
     Invariant: `prepare`, where there is one, has a higher stamp than `serve`. Giving up a
-    prepared table therefore publishes `serve` again under a new epoch.
+    prepared table therefore publishes `serve` again under a new epoch; so does every other
+    `refused`.
+
+    refused: why the deployment cannot be placed as it is now, while `serve` is from before that
+    change and serves on.
     """
 
     serve: Table | None
     prepare: Table | None = None
+    refused: str | None = None
     schema: int = SCHEMA
 
     @property

@@ -21,6 +21,7 @@ from dsi_mqtt.core.effects import CloseModel, Effects, ReportStatus
 from dsi_mqtt.core.holdings import Holdings
 from dsi_mqtt.core.ingress import HAND_OVER_S, Ingress
 from dsi_mqtt.core.message import WORK, Activation, Failure
+from dsi_mqtt.core.namesake import Namesake
 from dsi_mqtt.core.node import (
     Capabilities,
     DoorLoad,
@@ -32,10 +33,11 @@ from dsi_mqtt.core.node import (
 from dsi_mqtt.core.peers import Member, Peers
 from dsi_mqtt.core.relay import Relay
 from dsi_mqtt.core.runs import TextEvent
+from dsi_mqtt.core.sizes import MIB
 from dsi_mqtt.core.table import DOOR, BrokerUrls, Table
 
 HOLD_WINDOWS: Final = 2
-HOLD_BYTES: Final = 64 * 1024 * 1024
+HOLD_BYTES: Final = 64 * MIB
 _UNDEPLOYED: Final = Failure("unavailable", "this deployment has been removed")
 
 
@@ -78,6 +80,7 @@ class Worker:
         self._holdings = Holdings(node, incarnation, capabilities.weight_bytes)
         self._relay = Relay(incarnation, self._holdings)
         self._peers = Peers()
+        self._namesake = Namesake(incarnation)
         self._numbers = count(1)
         self._doors: dict[str, Door] = {}
         self._ingresses: dict[str, Ingress] = {}
@@ -89,7 +92,8 @@ class Worker:
             ev.ActivationArrived: self._activation_arrived,
             ev.ActivationBroke: lambda e, _: self._relay.broke(e.header),
             ev.DataReconnected: self._data_reconnected,
-            ev.ControlReconnected: lambda _e, _now: [ReportStatus()],
+            ev.BrokersMoved: self._brokers_moved,
+            ev.ControlReconnected: self._control_reconnected,
             ev.Ticked: self._ticked,
         }
 
@@ -239,6 +243,7 @@ class Worker:
         if not door.idle:
             # What it holds is answered first, on the connection it came by.
             return effects + door.replaced(self._serving(name), now)
+        effects += door.forget_deaths() if undeployed else []
         del self._doors[name], self._ingresses[name]
         return [*effects, *ingress.not_named(forget=undeployed), ReportStatus()]
 
@@ -303,7 +308,7 @@ class Worker:
     def _status_arrived(self, event: ev.StatusArrived, now: float) -> Effects:
         status = event.status
         if status.node == self.node:
-            return self._own_status(status)
+            return self._namesake.heard(status)
         if not self._peers.heard(status):
             return []
         effects: Effects = []
@@ -320,11 +325,13 @@ class Worker:
         self._peers.removed(event.node)
         return []
 
-    def _own_status(self, status: NodeStatus) -> Effects:
-        """Somebody else's word about this node: an older life's will must not stand."""
-        if status.state == "offline":
-            return [ReportStatus()]
-        return []
+    def _brokers_moved(self, event: ev.BrokersMoved, _now: float) -> Effects:
+        self._brokers = event.brokers
+        return [ReportStatus()]
+
+    def _control_reconnected(self, _event: ev.ControlReconnected, _now: float) -> Effects:
+        self._namesake.connected()
+        return [ReportStatus()]
 
     def _note_oldest(self, name: str, now: float) -> Effects:
         """Passes on to the holdings which tables are still used, as far as all doors say."""

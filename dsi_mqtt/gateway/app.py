@@ -31,7 +31,7 @@ from dsi_mqtt.gateway.refusals import LIMITED, SERVER, ApiError, api_error, unkn
 log = logging.getLogger(__name__)
 
 BODY_MAX: Final = 4 * MIB
-BODY_S: Final = 60
+BODY_S: Final = 60.0
 OPEN_MAX: Final = 256
 TIMEOUT_S: Final = 600.0
 SILENT_S: Final = 15.0
@@ -47,7 +47,8 @@ class Gateway:
     """What the routes need, and what is bounded.
 
     askers: one for each owner of a key. keys: None admits everybody, as one owner. body_max: bytes
-    of a request. open_max: requests at once. timeout_s: for one of them.
+    of a request; body_s: in which they must come. open_max: requests at once. timeout_s: for one
+    of them. silent_s: after which a stream says that it is there.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Gateway:
         keys: Keys | None,
         *,
         body_max: int = BODY_MAX,
+        body_s: float = BODY_S,
         open_max: int = OPEN_MAX,
         timeout_s: float = TIMEOUT_S,
         silent_s: float = SILENT_S,
@@ -65,6 +67,7 @@ class Gateway:
         self._catalogue = catalogue
         self._keys = keys
         self._body_max = body_max
+        self._body_s = body_s
         self._open_max = open_max
         self._timeout_s = timeout_s
         self._silent_s = silent_s
@@ -191,14 +194,15 @@ class Gateway:
         """The body, of which no more is read than may be sent."""
         payload = bytearray()
         try:
-            async with asyncio.timeout(BODY_S):
+            async with asyncio.timeout(self._body_s):
                 async for part in request.stream():
                     payload += part
                     if len(payload) > self._body_max:
                         sentence = f"the body has more than {self._body_max} bytes; send less"
                         raise ApiError(413, sentence)
         except TimeoutError:
-            raise ApiError(408, f"the body has not come within {BODY_S} s") from None
+            sentence = f"the body has not come within {self._body_s:g} s; send it at once"
+            raise ApiError(408, sentence) from None
         return bytes(payload)
 
     @contextmanager

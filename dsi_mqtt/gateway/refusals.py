@@ -77,6 +77,8 @@ class ApiError(Exception):
     def headers(self) -> dict[str, str]:
         if self.status == 401:  # noqa: PLR2004 - unauthorised
             return {"WWW-Authenticate": "Bearer"}
+        if self.status == 408:  # noqa: PLR2004 - the rest of the body is waited for no more
+            return {"Connection": "close"}
         return {"Retry-After": str(RETRY_AFTER_S)} if self.status in (429, 503) else {}
 
 

@@ -17,9 +17,11 @@ import uvicorn
 from fastapi import FastAPI
 
 from dsi_mqtt.errors import ConfigError, MachineError
+from dsi_mqtt.gateway.connections import Bounds, bound_kernel, bounded
 
 GRACE_S: Final = 10
 BACKLOG: Final = 512
+BOUNDS: Final = Bounds()
 
 
 class _Server(uvicorn.Server):
@@ -57,15 +59,17 @@ def listen(bind: str, port: int, *, may_be_open: bool) -> socket.socket:
 
 @asynccontextmanager
 async def serving(
-    app: FastAPI, listening: socket.socket, *, grace_s: int = GRACE_S
+    app: FastAPI, listening: socket.socket, *, bounds: Bounds = BOUNDS, grace_s: int = GRACE_S
 ) -> AsyncIterator[asyncio.Task[None]]:
     """Serves until the end of the block; the task ends only by a fault.
 
-    At the end no more is accepted; what runs has `grace_s` to end before it is cancelled.
+    bounds: of connections. At the end no more is accepted; what runs has `grace_s` to end before
+    it is cancelled.
     """
+    bound_kernel(listening, bounds.stall_s)
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=bounded(bounds),
         ws="none",
         lifespan="off",
         log_config=None,

@@ -48,3 +48,8 @@ def parse_broker_url(url: str) -> BrokerAddress:
     if parts.path not in {"", "/"} or parts.query or parts.fragment:
         raise ConfigError(f"broker URL {url!r} goes on after the port; use {EXAMPLE}")
     return BrokerAddress(parts.hostname, DEFAULT_PORT if port is None else port)
+
+
+def beside(url: str, port: int) -> str:
+    """The URL of another port on the same host. Raises ConfigError as `parse_broker_url`."""
+    return f"mqtt://{BrokerAddress(parse_broker_url(url).host, port)}"

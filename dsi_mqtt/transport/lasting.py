@@ -77,24 +77,20 @@ async def keep_connected(
     rng = rng or random.Random()  # noqa: S311 - jitter keeps no secret
     failures = 0
     while True:
+        settled = False
         try:
             connection = await connect()
-        except BrokerRefusedError as error:
-            failures += 1
+        except (BrokerRefusedError, BrokerUnreachableError, ConnectionLostError) as error:
             lost: TransportError = error
-            wait_s = backoff.slowest_s(rng)
-        except (BrokerUnreachableError, ConnectionLostError) as error:
-            failures += 1
-            lost = error
-            wait_s = backoff.wait_s(failures, rng)
         else:
             began = clock()
             end = await _run(work, connection)
             if end is None:
                 return
-            failures = 1 if clock() - began >= backoff.settled_s else failures + 1
-            lost = end
-            wait_s = backoff.wait_s(failures, rng)
+            lost, settled = end, clock() - began >= backoff.settled_s
+        failures = 1 if settled else failures + 1
+        refused = isinstance(lost, BrokerRefusedError)
+        wait_s = backoff.slowest_s(rng) if refused else backoff.wait_s(failures, rng)
         on_wait(lost, wait_s)
         await sleep(wait_s)
 

@@ -14,6 +14,7 @@ from typing import Final, Self, TypeVar
 
 import mqtt5
 
+from dsi_mqtt.core.sizes import KIB
 from dsi_mqtt.errors import BrokerRefusedError, ConnectionLostError
 from dsi_mqtt.transport.address import BrokerAddress
 from dsi_mqtt.transport.base import BrokerLimits, ConnectOptions, Message
@@ -44,7 +45,7 @@ PACKET_ID_MAX: Final = 65_535
 CLOSE_TIMEOUT_S: Final = 2.0
 # Up to this size a copy of the payload is cheaper than a second write. Above it two writes are
 # also faster than one that gathers both: the broker wakes for the header while we still write.
-JOIN_BYTES: Final = 8 * 1024
+JOIN_BYTES: Final = 8 * KIB
 
 Answer = mqtt5.PubAckPacket | mqtt5.SubAckPacket | mqtt5.UnsubAckPacket
 AnswerT = TypeVar("AnswerT", mqtt5.PubAckPacket, mqtt5.SubAckPacket, mqtt5.UnsubAckPacket)

@@ -14,10 +14,10 @@ from typing import Final, Protocol, cast
 
 import mqtt5
 
-from dsi_mqtt.core.sizes import MIB
+from dsi_mqtt.core.sizes import KIB, MIB
 
 # Two chunks of 256 KiB with their headers fit, so that a partial packet is seldom moved.
-RECEIVE_BYTES: Final = 640 * 1024
+RECEIVE_BYTES: Final = 640 * KIB
 # Bytes the transport may queue before writers wait.
 WRITE_HIGH_BYTES: Final = MIB
 

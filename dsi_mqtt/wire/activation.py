@@ -19,7 +19,7 @@ import numpy as np
 
 from dsi_mqtt.core.activation import Tensor, Tensors, expected_bytes
 from dsi_mqtt.core.message import Activation, Header
-from dsi_mqtt.core.sizes import MIB
+from dsi_mqtt.core.sizes import KIB, MIB
 from dsi_mqtt.errors import TooLargeError, WireError
 from dsi_mqtt.wire.header import (
     Chunk,
@@ -34,7 +34,7 @@ from dsi_mqtt.wire.header import (
     sealed,
 )
 
-CHUNK_BYTES: Final = 256 * 1024
+CHUNK_BYTES: Final = 256 * KIB
 ACTIVATION_MAX: Final = 256 * MIB
 PARTIAL_MAX: Final = 64
 _ALIGNMENT: Final = 16

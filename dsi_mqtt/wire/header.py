@@ -24,10 +24,11 @@ from dsi_mqtt.core.message import (
     HopStamp,
     MessageKind,
 )
+from dsi_mqtt.core.sizes import KIB
 from dsi_mqtt.core.table import Stamp
 from dsi_mqtt.errors import WireError
 
-HEADER_MAX: Final = 64 * 1024
+HEADER_MAX: Final = 64 * KIB
 REQUEST_ID_BYTES: Final = 16
 # What the first two keys hold until they are known: each takes its widest form.
 UNSEALED: Final = (1 << 64) - 1

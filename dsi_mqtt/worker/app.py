@@ -24,7 +24,6 @@ from dsi_mqtt.core.table import BrokerUrls
 from dsi_mqtt.core.worker import Worker
 from dsi_mqtt.engine.base import EngineFactory
 from dsi_mqtt.errors import (
-    ConfigError,
     ConnectionLostError,
     TransportError,
     WireError,
@@ -42,9 +41,11 @@ from dsi_mqtt.transport.base import (
 from dsi_mqtt.transport.lasting import Backoff, keep_connected, log_wait
 from dsi_mqtt.transport.together import first_of
 from dsi_mqtt.wire.topics import Topics
+from dsi_mqtt.worker.alone import Alone
 from dsi_mqtt.worker.doorway import Doorway
 from dsi_mqtt.worker.echo import Echo
 from dsi_mqtt.worker.engines import EngineHost
+from dsi_mqtt.worker.home import Home
 from dsi_mqtt.worker.port import ActivationPort
 from dsi_mqtt.worker.reader import NONCE, ControlReader
 from dsi_mqtt.worker.texts import TextHost
@@ -53,8 +54,6 @@ from dsi_mqtt.worker.vitals import Vitals, measure_capabilities, peak_rss_bytes
 log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.05
-# Two intervals of telemetry: long enough to hear another node of the same name.
-LISTEN_S: Final = 1.1
 KEEP_ALIVE_S: Final = 4
 RECONNECT: Final = Backoff(last_s=3.0)
 DATA_HOLD_BYTES: Final = 512 * MIB
@@ -65,7 +64,8 @@ class WorkerConfig:
     """What a node is told when it starts; everything else it measures or reads from topics.
 
     brokers: its home brokers. weight_cap: bytes of weights it may hold; None takes a share of the
-    free memory. telemetry_s: between two telemetry messages.
+    free memory. telemetry_s: between two telemetry messages. follows_site: nobody has told it where
+    tensors go, so that what is retained on the site does, whenever it says something else.
     """
 
     node: str
@@ -77,6 +77,7 @@ class WorkerConfig:
     spare: bool = False
     model_root: Path | None = None
     telemetry_s: float = 0.5
+    follows_site: bool = False
     on_wait: Callable[[TransportError, float], None] = log_wait
 
 
@@ -113,7 +114,8 @@ class WorkerProcess:
         self._status_changed = asyncio.Event()
         self._vitals = Vitals()
         self._sequence = 0
-        self._alone = False
+        self._alone = Alone(config.node, self._topics)
+        self._home = Home(config.brokers, self._topics, self._dispatch, follows=config.follows_site)
         self._perform = self._performers()
 
     def _performers(self) -> dict[type, Callable[[Any], None]]:
@@ -124,6 +126,7 @@ class WorkerProcess:
             fx.LoadUnits: lambda e: self._engines.load(e.deployment, e.units),
             fx.DropUnits: lambda e: self._engines.drop(e.deployment, e.units),
             fx.ReportStatus: lambda _: self._status_changed.set(),
+            fx.GiveWay: lambda _: self._alone.give_way(),
             fx.Compute: self._engines.compute,
             fx.CloseSessions: self._engines.close_sessions,
             fx.ReadPrompt: self._texts.read,
@@ -147,6 +150,7 @@ class WorkerProcess:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._keep_control(), name="control")
                 group.create_task(self._keep_data(), name="data")
+                group.create_task(self._home.follow(), name="home")
                 group.create_task(self._tick(), name="tick")
                 group.create_task(self._send_telemetry(), name="telemetry")
         finally:
@@ -244,20 +248,23 @@ class WorkerProcess:
         )
 
     async def _serve_control(self, connection: ControlConnection) -> None:
-        if not self._alone:
-            await self._check_alone(connection)
+        await self._alone.check(connection)
         self._control = connection
         try:
-            for topic_filter in self._reader.filters():
+            for topic_filter in (*self._reader.filters(), *self._home.filters()):
                 await connection.subscribe(topic_filter, qos=1)
             self._dispatch(ev.ControlReconnected())
             log.info(
                 "node %s in zone %s is at %s, tensors at %s",
                 self._config.node,
                 self._config.zone,
-                *(parse_broker_url(url) for url in astuple(self._config.brokers)),
+                *(parse_broker_url(url) for url in astuple(self._home.brokers)),
             )
-            await first_of(self._publish_status(connection), self._read_control(connection))
+            await first_of(
+                self._publish_status(connection),
+                self._read_control(connection),
+                self._alone.watch(connection),
+            )
         except asyncio.CancelledError:
             await self._say_goodbye(connection)
             raise
@@ -267,25 +274,6 @@ class WorkerProcess:
     async def _read_control(self, connection: ControlConnection) -> None:
         async for message in connection.messages():
             self._control_message(message)
-
-    async def _check_alone(self, connection: ControlConnection) -> None:
-        """Two nodes of one name would take turns in one status: the later one does not begin.
-
-        Raises ConfigError. Retained words of an earlier life prove nothing; telemetry does.
-        """
-        topic = self._topics.telemetry.name(node=self._config.node)
-        await connection.subscribe(topic)
-        try:
-            async with asyncio.timeout(LISTEN_S):
-                async for _ in connection.messages():
-                    await connection.close()  # without a will: it would speak for the other
-                    raise ConfigError(
-                        f"--name: a node {self._config.node!r} is online already; "
-                        "give this one another"
-                    )
-        except TimeoutError:
-            await connection.unsubscribe(topic)
-        self._alone = True
 
     async def _publish_status(self, connection: ControlConnection) -> None:
         """Writes the newest status whenever it has changed; several changes make one message."""
@@ -308,7 +296,7 @@ class WorkerProcess:
     def _control_message(self, message: Message) -> None:
         """What a message says; no message ends the node."""
         try:
-            event = self._reader.event(message)
+            event = None if self._home.heard(message) else self._reader.event(message)
             if event is not None:
                 self._dispatch(event)
         except WireError as error:
@@ -321,13 +309,18 @@ class WorkerProcess:
 
     async def _keep_data(self) -> None:
         options = ConnectOptions(keep_alive_s=KEEP_ALIVE_S, hold_bytes=DATA_HOLD_BYTES)
+        url = ""
 
         async def connect() -> DataConnection:
-            return await self._transport.data(self._config.brokers.data, options)
+            nonlocal url
+            url = self._home.brokers.data
+            return await self._transport.data(url, options)
 
-        await keep_connected(
-            connect, self._serve_data, backoff=RECONNECT, on_wait=self._config.on_wait
-        )
+        async def serve(connection: DataConnection) -> None:
+            await first_of(self._serve_data(connection), self._home.left(url))
+
+        while True:  # each turn at one broker
+            await keep_connected(connect, serve, backoff=RECONNECT, on_wait=self._config.on_wait)
 
     async def _serve_data(self, connection: DataConnection) -> None:
         await connection.subscribe(self._port.topic_filter)

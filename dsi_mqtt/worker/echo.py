@@ -7,12 +7,13 @@ from collections.abc import Callable
 from typing import Final
 
 from dsi_mqtt.core.node import LinkSample
+from dsi_mqtt.core.sizes import KIB
 from dsi_mqtt.transport.base import DataConnection, Message
 
 EVERY_S: Final = 1.0
 LARGE_EVERY: Final = 20
 LARGE_FIRST: Final = 2  # after the first small one
-LARGE_BYTES: Final = 64 * 1024
+LARGE_BYTES: Final = 64 * KIB
 KEEP: Final = 0.7
 
 

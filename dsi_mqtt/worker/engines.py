@@ -55,14 +55,11 @@ class EngineHost:
 
     def open(self, deployment: Deployment) -> None:
         name = deployment.name
-        generation = deployment.limits if deployment.kind == "generation" else None
         thread = self._threads.of(name)
 
         def work() -> Engine:
-            engine = self._factory.open(self._local(deployment.model), generation)
-            wrong = first_out_of_range(engine.graph)
-            if wrong is not None:
-                raise CheckpointError(f"this model cannot be placed: {wrong}")
+            here = replace(deployment, model=self._local(deployment.model))
+            engine = opened(here, self._factory)
             engine.verify()
             return engine
 
@@ -185,6 +182,19 @@ class EngineHost:
         task = asyncio.get_running_loop().create_task(coroutine, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def opened(deployment: Deployment, factory: EngineFactory) -> Engine:
+    """The engine of its model as its kind asks for, with a graph that others can read.
+
+    Raises what the factory does, and CheckpointError where a figure is out of its bounds.
+    """
+    generation = deployment.limits if deployment.kind == "generation" else None
+    engine = factory.open(deployment.model, generation)
+    wrong = first_out_of_range(engine.graph)
+    if wrong is not None:
+        raise CheckpointError(f"this model cannot be placed: {wrong}")
+    return engine
 
 
 async def _on_thread(thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from dsi_mqtt.core.message import Activation, Header
+from dsi_mqtt.core.sizes import KIB
 from dsi_mqtt.errors import ConnectionLostError, WireError
 from dsi_mqtt.transport.base import DataConnection, Message
 from dsi_mqtt.wire.activation import (
@@ -26,7 +27,7 @@ from dsi_mqtt.wire.topics import Topics
 
 log = logging.getLogger(__name__)
 
-INLINE_MAX: Final = 64 * 1024
+INLINE_MAX: Final = 64 * KIB
 UNFINISHED_S: Final = 10.0
 NAMES_MAX: Final = 1024
 

@@ -16,7 +16,7 @@ import psutil
 from threadpoolctl import threadpool_limits
 
 from dsi_mqtt.core.node import Capabilities
-from dsi_mqtt.core.sizes import GIB, MIB
+from dsi_mqtt.core.sizes import GIB, KIB, MIB
 
 MEMORY_SHARE: Final = 0.7
 _SIDE: Final = 256
@@ -97,4 +97,4 @@ class Vitals:
 def peak_rss_bytes() -> int:
     """The most memory this process ever held (VmHWM)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return peak if sys.platform == "darwin" else peak * KIB

@@ -8,6 +8,7 @@ import shutil
 import sys
 import tempfile
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,9 +35,12 @@ from dsi_mqtt.cli.bench_decode import (
 from dsi_mqtt.cli.bench_decode_plan import SHAPES, DecodePlan, Shape, check_room, cut
 from dsi_mqtt.cli.bench_decode_report import decode_table
 from dsi_mqtt.cli.run_record import run_record
+from dsi_mqtt.cli.site import running_site
 from dsi_mqtt.errors import MESSAGE_MAX, ConfigError, DsiError, MachineError
 from dsi_mqtt.transport.loop import run
+from tests import preloaded
 from tests.e2e.programs import left_over, running
+from tests.preloaded import Preloaded
 
 # Keys and types of the published schema dsi.bench.decode/1.
 TOP: dict[str, type | tuple[type, ...]] = {
@@ -202,6 +206,11 @@ def test_a_cut_covers_all_units_and_no_neighbour_is_cheaper(costs: list[int]) ->
 # --- runs ---------------------------------------------------------------------------------------
 
 
+def fork_nodes(processes: Preloaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = partial(running_site, start=processes.start)
+    monkeypatch.setattr("dsi_mqtt.cli.bench_decode.running_site", site)
+
+
 def fake(wrong: int = 0, progressed: Any = lambda _: None) -> Any:
     """A run of the fake model over real brokers and workers, to be awaited."""
     program = str(Path(__file__).with_name("fake_generate.py"))
@@ -211,7 +220,8 @@ def fake(wrong: int = 0, progressed: Any = lambda _: None) -> Any:
 
 
 @pytest.mark.e2e
-def test_a_run_takes_turns_and_compares_every_token() -> None:
+def test_a_run_takes_turns_and_compares_every_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    fork_nodes(preloaded.light, monkeypatch)
     turns: list[Series] = []
     # The first ask warms up, the second is prompt 0; in the third one token is changed.
     found = run(fake(wrong=3, progressed=turns.append))
@@ -261,7 +271,10 @@ async def test_ctrl_c_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.e2e
 @pytest.mark.slow
-def test_a_small_model_tells_the_tokens_of_plain_transformers() -> None:
+def test_a_small_model_tells_the_tokens_of_plain_transformers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fork_nodes(preloaded.heavy, monkeypatch)
     small = ("--shape", "llama-1m", "--repeats", "1", "--new-tokens", "24")
     result = decode("--json", *small, "--prompt-tokens", "8")
     assert result.exit_code == 0, (result.output, result.exception)

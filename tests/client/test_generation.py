@@ -332,7 +332,7 @@ async def test_of_whom_nothing_is_heard_may_not_run(client: Client, door: Simula
         await asyncio.Event().wait()
 
     door.script = silent
-    with pytest.raises(DeadlineError, match="is an orchestrator and a worker running"):
+    with pytest.raises(DeadlineError, match="`dsi-mqtt status` shows whether it serves"):
         await client.generate("chat", "Hi", timeout_s=0.5)
 
 

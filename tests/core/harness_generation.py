@@ -19,7 +19,7 @@ from dsi_mqtt.core import events as ev
 from dsi_mqtt.core.activation import TOKENS, Row, Tensor
 from dsi_mqtt.core.attempts import POISON_AT
 from dsi_mqtt.core.client import SendInput
-from dsi_mqtt.core.deployment import Deployment, Generation, Sla
+from dsi_mqtt.core.deployment import Deployment, Generation, InputLimits, Sla
 from dsi_mqtt.core.generation import Partial, Sampling, rolling_hash
 from dsi_mqtt.core.generations import Generations
 from dsi_mqtt.core.message import Failure
@@ -39,6 +39,7 @@ SPEC = Deployment(
     NAME,
     ModelSpec(tier="fake", options={"units": UNITS, "weight_mib": 0}),
     kind="generation",
+    input=InputLimits(dedupe_s=20.0),
     sla=Sla(deadline_ms=60_000.0),
     generation=GENERATION,
 )

@@ -63,6 +63,7 @@ class Node:
     releases: bool = True
     state: NodeState = "online"
     graph: ModelGraph = GRAPH
+    opening: str = ""
     newest: dict[str, tuple[Stamp, Stamp]] = field(default_factory=dict)
     known: dict[str, float] = field(default_factory=dict)  # deployment → when it was heard of
     parts: dict[tuple[str, Stamp, str], tuple[HoldingReport, float]] = field(default_factory=dict)
@@ -109,7 +110,12 @@ class Node:
                 weight_bytes=self.room * 10 * MIB, gflops=self.gflops, memory_gib_s=1000.0
             ),
             models=tuple(
-                ModelReport(name, None if self.refuses else self.graph, self.refuses)
+                ModelReport(
+                    name,
+                    None if self.refuses else self.graph,
+                    self.refuses,
+                    opening=self.opening,
+                )
                 for name, since in sorted(self.known.items())
                 if described is not None and now - since >= described
             ),

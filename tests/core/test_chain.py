@@ -6,12 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsi_mqtt.core.attempts import POISON_AT, Attempts
+from dsi_mqtt.core.request import Reply
 from tests.core.build import NAME
 from tests.core.harness import Node, Site, expected
+from tests.core.harness_broker import Delivery, SimClient
+from tests.thoroughness import examples
 
 # --- what holds at every step -----------------------------------------------------------------
 
@@ -224,7 +227,7 @@ faults_of_any_kind = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(60))
 @given(seed=st.integers(0, 2**32), faults=faults_of_any_kind)
 def test_every_input_gets_its_one_answer_and_nothing_is_left_over(
     seed: int, faults: list[Fault]
@@ -276,6 +279,39 @@ def test_a_poisonous_input_ends_three_nodes_or_one_more_that_was_not_counted(bes
         check_answers(site)
         check_rest(site)
         assert site.deaths in (3, 4)
+
+
+class Listener(SimClient):
+    """Hears answers to copies as well."""
+
+    def __init__(self, site: Site) -> None:
+        self.heard: list[tuple[bytes | None, str]] = []
+        super().__init__(site)
+
+    def receive(self, reply: Reply) -> None:
+        self.heard.append((reply.correlation, reply.failure.code if reply.failure else "ok"))
+        super().receive(reply)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_copy_of_a_poisonous_input_ends_nobody_after_its_door_has_died(seed: int) -> None:
+    site = Site(seed, client=Listener)
+    site.check = check_step
+    assert isinstance(site.client, Listener)
+    site.client.submit("poison")
+    assert site.run_until(lambda: site.client.settled, 60.0)
+    ((id_, outcome),) = site.client.outcomes.items()
+    assert site.serving is not None
+    assert site.serving.door is not None
+    site.nodes[site.serving.door.node].kill(will=bool(seed % 2))
+    deaths = site.deaths
+    for _ in range(2):
+        site.broker.publish(Delivery(id_, outcome.text))
+        site.run(8.0)
+    assert site.client.heard == [(id_, "poison")] * 3
+    assert site.deaths == deaths
+    site.run(20.0)
+    assert not site.broker.records, "a verdict is retained for ever"
 
 
 def test_two_doors_do_not_take_the_ingress_from_each_other() -> None:

@@ -6,10 +6,11 @@ import heapq
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dsi_mqtt.core.depth import Depth
+from tests.thoroughness import examples
 
 Cost = Callable[[int], float]
 
@@ -84,13 +85,18 @@ def test_the_best_depth_is_found(segments: list[Cost], processors: list[int], be
     assert depth._kept == best
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=examples(40))
 @given(
     costs=st.lists(st.tuples(st.floats(0.05, 2.0), st.floats(0.0, 0.2)), min_size=1, max_size=5),
     shared=st.lists(st.integers(0, 4), min_size=5, max_size=5),
     sessions=st.integers(1, 30),
 )
-def test_trials_cost_little_and_never_end_in_less(
+# Two steps in this chain keep whatever distance they begin with: they give 1.33 or 0.89 tokens a
+# second, by what was tried before them; one gives 1.33.
+@example(
+    costs=[(1.0, 0.0), (2.0, 0.0), (1.0, 0.0), (1.0, 0.125)], shared=[0, 1, 1, 0, 0], sessions=8
+)
+def test_trials_cost_little_and_end_where_no_neighbour_is_better(
     costs: list[tuple[float, float]], shared: list[int], sessions: int
 ) -> None:
     segments = [costing(*cost) for cost in costs]
@@ -103,6 +109,8 @@ def test_trials_cost_little_and_never_end_in_less(
     reached = (chain.tokens - tokens) / (chain.now - began)
     # Never worse than to begin with, but for the trials.
     assert reached >= 0.95 * rates[-1]
+    if sessions > 1:
+        assert max(rates[max(0, depth._kept - 2) : depth._kept + 1]) <= 1.12 * reached
 
 
 def test_one_session_or_one_node_is_never_tried_with() -> None:

@@ -12,6 +12,7 @@ from dsi_mqtt.core.effects import Effects, Transmit
 from dsi_mqtt.core.message import Activation, Credit, EdgeMark, Header
 from dsi_mqtt.core.table import Hop, Stamp
 from tests.core.build import NAME, make_table, make_work
+from tests.thoroughness import examples
 
 WINDOW = (1000, 4)
 HOP = Hop("s0", "s1", {"request": "raw"}, *WINDOW)
@@ -253,7 +254,7 @@ class EdgeEnds:
             self.back.extend(sent(self.into.tick(self.now)))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(steps)
 def test_credits_are_never_exceeded_and_no_loss_blocks_an_edge_for_ever(
     schedule: list[tuple[str, int]],

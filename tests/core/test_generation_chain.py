@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsi_mqtt.core import events as ev
+from dsi_mqtt.core.activation import TOKENS, Row, Tensor
 from dsi_mqtt.core.generations import Generations
+from dsi_mqtt.core.message import Activation, Header
 from dsi_mqtt.core.model import Vocabulary
+from dsi_mqtt.core.room import SESSIONS_HELD
+from dsi_mqtt.core.table import DOOR
 from tests.core.build import NAME
 from tests.core.harness import Node, Site
 from tests.core.harness_generation import (
@@ -20,6 +25,7 @@ from tests.core.harness_generation import (
     generating_site,
 )
 from tests.core.test_chain import FAULTS, Fault
+from tests.thoroughness import examples
 
 # Prompts of so many words, and the position that ends a node: in the first piece of the prompt,
 # in its second, at a later token.
@@ -114,7 +120,7 @@ def test_without_faults_texts_are_those_of_one_engine_and_nothing_is_retried(see
     assert all(len(told) <= 1 for told in client_of(site).tellings.values())
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(25))
 @given(
     seed=st.integers(0, 2**32),
     faults=st.lists(
@@ -136,6 +142,48 @@ def test_every_generation_ends_with_its_text_and_no_cache_is_left(
     check_rest(site, remembers=all(fault.kind != "forget ingress" for fault in faults))
 
 
+def forge(site: Site, number: int) -> None:
+    """Anybody may publish a step of a session that no door has."""
+    serve = site.serving
+    assert serve is not None
+    first = serve.segments[0]
+    tokens = np.arange(200, dtype="<i8")[None] % 16
+    header = Header(
+        "prefill",
+        NAME,
+        serve.stamp,
+        DOOR,
+        first.id,
+        number.to_bytes(16, "big"),
+        1,
+        door="nobody",
+        rows=(Row(f"{serve.door.incarnation if serve.door else ''}.{10**9 + number}", 0, 200),),
+        sampling=(None,),
+    )
+    forged = Activation(header, (Tensor(TOKENS, "int64", tokens.shape, tokens.tobytes()),))
+    site._deliver(first.replicas[0].node, forged)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_steps_that_no_door_has_sent_fill_no_node_and_end_no_text(seed: int) -> None:
+    site = generating_site(seed)
+    site.check = check_step
+    client = client_of(site)
+    for number in range(20):
+        client.ask(f"w{number} " * 20, max_tokens=30)
+    site.run(0.5)
+    most = 2 * SESSIONS_HELD * GENERATION.sessions_max
+    for number in range(100):
+        forge(site, number)
+        site.run(0.03)
+        for node in site.alive():
+            assert isinstance(node, GeneratingNode)
+            assert len(node.sessions) <= most
+    come_to_rest(site)
+    client.check()
+    check_rest(site)
+
+
 @pytest.mark.parametrize("beside", [0, 3])
 @pytest.mark.parametrize("place", range(len(POISONS)))
 def test_a_poisonous_generation_ends_few_nodes_wherever_it_is_deadly(
@@ -146,7 +194,7 @@ def test_a_poisonous_generation_ends_few_nodes_wherever_it_is_deadly(
     Such a token may never come, for the text may end before.
     """
     ended = []
-    for seed in range(5):
+    for seed in range(examples(6)):
         site = generating_site(seed)
         site.check = check_step
         client = client_of(site)

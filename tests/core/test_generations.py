@@ -15,6 +15,7 @@ from dsi_mqtt.core.effects import (
 from dsi_mqtt.core.events import PartialTaken
 from dsi_mqtt.core.generation import rolling_hash
 from dsi_mqtt.core.promises import BACK_S
+from dsi_mqtt.core.room import SESSIONS_HELD
 from dsi_mqtt.core.session import SLICE_TOKENS, UNHEARD_S
 from tests.core.build import NAME, make_input, make_spec
 from tests.core.desk import Desk
@@ -187,10 +188,27 @@ def test_caches_that_do_not_fit_wait_and_those_that_never_will_are_refused() -> 
     step = desk.step()
     assert fed(step) == [51]
     desk.drawn(step, END).write().take()
+    assert desk.steps() == [], "nodes have yet to hear that the first may go"
+    desk.look()
+    assert headers(desk.wait(0.05).effects, "state")
+    desk.wait(0.05)
     assert fed(desk.step()) == [52]
     (failure,) = [reply.failure for reply in desk.replies() if reply.failure]
     assert failure.code == "invalid_input"
     assert "kv_mib_max" in failure.message
+
+
+def test_sessions_that_end_faster_than_nodes_are_told_wait_for_that() -> None:
+    desk = Desk2(sessions_max=1, queue_max=20, idle_s=0)
+    begun = 0
+    for number in range(1, 9):
+        desk.give(asking(number, max_tokens=1))
+        for step in desk.steps():
+            desk.drawn(step, END).write().take()
+            begun += 1
+    assert begun == SESSIONS_HELD
+    desk.wait(0.05).wait(0.05)
+    assert len(desk.steps()) == 1
 
 
 def test_a_prompt_beyond_the_context_is_refused() -> None:
@@ -232,6 +250,7 @@ def test_a_cache_that_is_to_be_used_again_is_dropped_last() -> None:
         desk.give(asking(number, prompt=[first, 1, 2], max_tokens=1))
         desk.drawn(desk.step(), 40).write().take()
     desk.give(asking(4, prompt=[5, 1, 2, 9], max_tokens=250))
+    desk.wait(0.05).wait(0.05)
     assert places(desk.step()) == [(3, 1)]
 
 

@@ -31,6 +31,7 @@ from tests.core.build import (
     make_table,
     no_route,
 )
+from tests.thoroughness import examples
 
 MINE = make_table((A, (0, 3)), (B, (3, 6)), epoch=1)
 
@@ -398,4 +399,4 @@ class Convergence(RuleBasedStateMachine):
 
 
 TestConvergence = Convergence.TestCase
-TestConvergence.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)
+TestConvergence.settings = settings(max_examples=examples(100), stateful_step_count=25)

@@ -12,6 +12,7 @@ from dsi_mqtt.core.effects import CloseIngress, EchoNonce, Effects, OpenIngress
 from dsi_mqtt.core.ingress import HAND_OVER_S, PROVE_S, Ingress
 from dsi_mqtt.core.table import DoorPlace
 from tests.core.build import NAME
+from tests.thoroughness import examples
 
 DOOR = DoorPlace("a", "a1", "mqtt://broker", "session", 4)
 OPEN = [OpenIngress(NAME, DOOR, 8, 1000)]
@@ -132,7 +133,7 @@ def act(held: Ingress, event: str, now: float) -> Effects:
 EVENTS = ["named", "finishing", "gone", "elsewhere", "free", "opened", "lost", "nonce", "wait"]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(st.lists(st.sampled_from(EVENTS), max_size=40))
 def test_after_a_loss_nothing_is_opened_without_a_nonce(events: list[str]) -> None:
     held, proven = ingress(), True

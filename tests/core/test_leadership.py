@@ -24,6 +24,7 @@ from dsi_mqtt.core.leadership import (
 )
 from dsi_mqtt.core.node import Leader
 from dsi_mqtt.core.table import Stamp
+from tests.thoroughness import examples
 
 UNIX_S = 1_700_000_000
 
@@ -294,7 +295,7 @@ class Broker:
         max_size=4,
     ),
 )
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=examples(150))
 def test_several_agree_on_one_and_never_lead_together_for_long(
     nonces: list[str], seed: int, faults: list[tuple[int, str]]
 ) -> None:
@@ -318,7 +319,7 @@ def test_several_agree_on_one_and_never_lead_together_for_long(
 
 
 @given(st.integers(0, 2**32), st.lists(st.integers(5, 60), min_size=1, max_size=8))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=examples(60))
 def test_each_leader_is_above_all_before_it(seed: int, gaps: list[int]) -> None:
     broker = Broker(["a", "b"], Random(seed))
     for contender in broker.contenders:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import HealthCheck, note, settings
+from hypothesis import note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -22,6 +22,7 @@ from dsi_mqtt.core.node import Leader, NodeStatus
 from dsi_mqtt.core.orchestrator import Orchestrator
 from dsi_mqtt.core.table import Stamp, TableDocument
 from tests.core.orchestra import NAME, SPEC, Node, Site, placed, serving
+from tests.thoroughness import examples
 
 
 def test_whoever_does_not_lead_publishes_nothing() -> None:
@@ -169,6 +170,8 @@ SPECS: dict[str, Deployment] = {
     "one segment": replace(SPEC, policy=Policy(max_segments=1)),
     "quick": replace(SPEC, policy=Policy(cooldown_s=0.0, min_gain=0.01)),
     "wrong": replace(SPEC, privacy=Privacy({"0:99": ("plant",)})),
+    "absent": replace(PRIVATE, policy=Policy(pin={"3:4": "nobody"})),
+    "forbidden": replace(SPEC, policy=Policy(pin={"3:4": "nobody"}, forbid=("a",))),
 }
 
 
@@ -199,6 +202,19 @@ class AnySite(RuleBasedStateMachine):
         assert ready or kept, "what serves was prepared, or served before"
         if ready:
             self.check_ready(site, document)
+        if document.refused is not None:
+            self.check_allowed(site, document)
+
+    def check_allowed(self, site: Site, document: TableDocument) -> None:
+        """What serves on although the deployment cannot be placed breaks no rule that protects."""
+        assert document.serve is not None
+        assert document.serve.door is not None
+        spec = site.specs[NAME]
+        bound = {document.serve.door.node}
+        bound |= {s.replicas[0].node for s in document.serve.segments if s.units.start == 0}
+        if spec.privacy.units:
+            assert {site.statuses[node].zone for node in bound} == {"plant"}
+        assert not {node for node, _ in document.serve.members()} & set(spec.policy.forbid)
 
     def check_ready(self, site: Site, document: TableDocument) -> None:
         assert document.serve is not None
@@ -319,10 +335,8 @@ class AnySite(RuleBasedStateMachine):
 
 TestAnySite = AnySite.TestCase
 TestAnySite.settings = settings(
-    deadline=None,
-    max_examples=30,
+    max_examples=examples(30),
     stateful_step_count=15,
-    suppress_health_check=[HealthCheck.too_slow],
 )
 
 

@@ -17,9 +17,10 @@ from tests.core.plan_cases import (
     found_path,
     oracle,
 )
+from tests.thoroughness import examples
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400))
 @given(cases())
 def test_plan_is_what_brute_force_finds(case: Case) -> None:
     best = oracle(case)
@@ -44,7 +45,7 @@ def test_plan_is_what_brute_force_finds(case: Case) -> None:
     assert found.bound == 0
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(cases(rules=False))
 def test_plan_without_rules_is_what_brute_force_finds(case: Case) -> None:
     best, found = oracle(case), case.planned()
@@ -56,7 +57,7 @@ def test_plan_without_rules_is_what_brute_force_finds(case: Case) -> None:
         assert (round(found.latency_s * 1e9), found_path(found)) == (best.latency_ns, best.path)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(cases())
 def test_prices_of_memory_change_the_way_and_not_the_result(case: Case) -> None:
     if check(case.deployment, case.graph):
@@ -66,7 +67,7 @@ def test_prices_of_memory_change_the_way_and_not_the_result(case: Case) -> None:
     assert (priced.path, priced.score) == (plain.path, plain.score)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(cases(), st.integers(1, 30), st.integers(0, 30))
 def test_search_that_gives_up_says_how_far_off_it_may_be(
     case: Case, limit: int, unpriced: int

@@ -17,6 +17,7 @@ from dsi_mqtt.core.profile import Link, NodeView
 from dsi_mqtt.core.rules import compile_rules
 from dsi_mqtt.core.search import cheapest
 from dsi_mqtt.errors import MESSAGE_MAX, ConfigError
+from tests.thoroughness import examples
 
 MIB = 1 << 20
 DEPLOYMENT = Deployment("hazards", ModelSpec(tier="fake"))
@@ -370,7 +371,7 @@ def latency(nodes: list[NodeView]) -> float:
     return found.latency_s if isinstance(found, Plan) else math.inf
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40))
 @given(node_lists(), st.integers(0, 5), st.integers(0, 60))
 def test_more_memory_never_hurts(nodes: list[NodeView], which: int, more_mib: int) -> None:
     i = which % len(nodes)
@@ -379,7 +380,7 @@ def test_more_memory_never_hurts(nodes: list[NodeView], which: int, more_mib: in
     assert latency(grown) <= latency(nodes)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40))
 @given(node_lists(), st.integers(0, 5), st.floats(1.0, 10.0), st.floats(0.0, 50.0))
 def test_a_slower_link_never_helps(
     nodes: list[NodeView], which: int, divisor: float, more_ms: float
@@ -394,7 +395,7 @@ def test_a_slower_link_never_helps(
     assert latency(slower) >= latency(nodes)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40))
 @given(node_lists(), st.randoms(use_true_random=False))
 def test_order_of_the_nodes_does_not_matter(nodes: list[NodeView], random: object) -> None:
     order = list(nodes)

@@ -21,12 +21,13 @@ from tests.core.plan_cases import (
     door_ok,
     oracle,
 )
+from tests.thoroughness import examples
 
 # Who is there and takes no part: told behind the remedy, and none itself.
 BESIDE: Final = r" \(node .*\)$"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(cases())
 def test_remedy_is_true(case: Case) -> None:
     if check(case.deployment, case.graph):
@@ -38,7 +39,7 @@ def test_remedy_is_true(case: Case) -> None:
     assert oracle(remedied(case, found.remedy)) is not None
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(cases())
 def test_remedy_asks_for_the_least_memory(case: Case) -> None:
     if check(case.deployment, case.graph):

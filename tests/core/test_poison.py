@@ -47,7 +47,7 @@ def test_the_third_time_it_is_poison_and_the_verdict_is_kept() -> None:
     desk.serve(ON_B).give(given)
     assert desk.sent() == []
     assert desk.codes() == ["poison"]
-    assert desk.take().records() == ["0"]
+    assert desk.take().records() == [], "what is retained tells the next door"
     desk.look()
     desk.give(make_input(1, receipt=9))
     assert desk.sent() == []
@@ -110,6 +110,30 @@ def test_three_deaths_alone_in_the_chain_make_poison() -> None:
         assert desk.codes() == []
         desk.look()
     assert desk.hear(("b", "b4")).codes() == ["poison"]
+
+
+def test_the_verdict_outlives_its_door() -> None:
+    desk = Desk(spec=make_spec(dedupe_s=5.0)).give(make_input(1))
+    for member, table in lives(2, 3, 4):
+        desk.sent()
+        desk.hear(member).serve(table).retain()
+    assert desk.take().codes() == ["poison"]
+    assert desk.records()[-1] == "3", "no later door would know"
+    heir = Desk(spec=make_spec(dedupe_s=5.0), door=("c", "c1"))
+    heir.door.record_found(Redelivery(make_input(1).key, 3), 0.0)
+    running = heir.give(make_input(2)).sent()
+    assert heir.give(make_input(1)).take().codes() == ["poison"], "it waited for its turn"
+    assert (heir.sent(), heir.records(), len(running)) == ([], [], 1)
+    assert heir.wait(4.9).records() == []
+    assert heir.wait(0.1).records() == ["0"], "it is told for ever"
+
+
+def test_a_door_that_died_of_it_makes_a_verdict_that_is_retained() -> None:
+    desk = Desk(table=None)
+    given = make_input(1, duplicate=True)
+    desk.door.record_found(Redelivery(given.key, 2, "d1"), 0.0)
+    assert desk.serve(ON_B).give(given).take().codes() == ["poison"]
+    assert desk.records() == ["3"]
 
 
 def test_deaths_do_not_spend_the_tries_of_a_chain_that_breaks() -> None:

@@ -36,9 +36,9 @@ def test_a_model_that_comes_back_is_loaded_and_serves() -> None:
     assert [r.state for r in holdings.holding_reports()] == ["failed"]
     assert holdings.tick(AGAIN_FIRST_S - 0.1) == []
     assert holdings.tick(AGAIN_FIRST_S) == [OpenModel(make_spec())]
-    assert holdings.model_reports() == (ModelReport(NAME, None, MISSING),), (
-        "refused until it is not"
-    )
+    assert holdings.model_reports() == (
+        ModelReport(NAME, None, MISSING, opening=make_spec().opening),
+    ), "refused until it is not"
     effects = holdings.model_opened(NAME, make_graph())
     assert [e for e in effects if isinstance(e, LoadUnits)]
     holdings.units_loaded(NAME, holdings.holding_reports()[0].units, 1.0)
@@ -100,7 +100,9 @@ def test_another_reason_is_reported() -> None:
     holdings = refused()
     holdings.tick(AGAIN_FIRST_S)
     assert ReportStatus() in holdings.model_refused(NAME, "config.json: not JSON", 6.0)
-    assert holdings.model_reports() == (ModelReport(NAME, None, "config.json: not JSON"),)
+    assert holdings.model_reports() == (
+        ModelReport(NAME, None, "config.json: not JSON", opening=make_spec().opening),
+    )
 
 
 def test_a_model_that_nobody_wants_any_more_is_not_asked_for() -> None:

@@ -22,6 +22,7 @@ from dsi_mqtt.core.problem import HOP_NS, SEGMENT_NS
 from dsi_mqtt.core.profile import Link, NodeView
 from dsi_mqtt.core.rules import Rules
 from dsi_mqtt.core.search import cheapest
+from tests.thoroughness import examples
 
 STEP_NS = int(HOP_NS + SEGMENT_NS)
 
@@ -106,7 +107,7 @@ def _hop_ns(case: Tight, source: int, target: int) -> int:
     return round(trips * 0.5e6) + int(HOP_NS)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(120))
 @given(st.integers(0, 1_000_000))
 @example(111)  # at prices, the path that comes first need not be the faster one
 @example(949)  # equal latencies, of which the first path stands at a cut after the second

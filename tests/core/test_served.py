@@ -361,6 +361,24 @@ def test_a_contradiction_is_told_and_mended() -> None:
     site.until(site.serves)
 
 
+def test_no_table_is_made_for_the_model_that_was_there_before() -> None:
+    other = replace(SPEC, model=replace(SPEC.model, options={"seed": 2}))
+    nodes = three()
+    for node in nodes:
+        node.opening = SPEC.opening
+    site = serving(*nodes)
+    site.deploy(other)
+    site.run(1.0)  # and the nodes still describe what they have open
+    assert not site.document.tables()[1:]
+    for node in nodes:
+        node.graph, node.opening = ModelGraph("sha256:2", "fake", GRAPH.units), other.opening
+    site.until(lambda: site.document.prepare is not None)
+    assert site.document.prepare is not None
+    assert site.document.prepare.model is not None
+    assert site.document.prepare.model.digest == "sha256:2"
+    site.until(site.serves)
+
+
 def test_another_model_is_loaded_beside_the_old_one() -> None:
     nodes = three()
     site = serving(*nodes)

@@ -216,6 +216,18 @@ def test_counts_of_an_earlier_door_reach_this_one() -> None:
     assert reply.reply.failure.code == "poison"
 
 
+def test_what_is_retained_of_suspects_goes_with_the_deployment() -> None:
+    node = Node()
+    node.serve(DOOR_HERE)
+    for number in (1, 2):
+        node.on(ev.RecordFound(NAME, Redelivery(make_input(number).key, number)))
+    node.on(ev.IngressOpened(NAME))
+    effects = node.on(ev.SpecGone(NAME))
+    cleared = [fx.WriteRecord(NAME, Redelivery(make_input(number).key, 0)) for number in (1, 2)]
+    assert of(effects, fx.WriteRecord) == cleared
+    assert effects.index(fx.CloseIngress(NAME, forget=True)) > effects.index(cleared[-1])
+
+
 def test_events_of_a_door_that_is_gone_are_nothing() -> None:
     node = Node()
     header = Header("done", NAME, DOOR_HERE.stamp, "s0", "door")
@@ -328,6 +340,13 @@ def test_drain_is_reported_once() -> None:
 
 def test_a_control_reconnection_writes_the_status_again() -> None:
     assert Node().on(ev.ControlReconnected()) == [fx.ReportStatus()]
+
+
+def test_where_tensors_go_by_now_stands_in_the_status() -> None:
+    node = Node()
+    moved = BrokerUrls("mqtt://control", "mqtt://elsewhere")
+    assert node.on(ev.BrokersMoved(moved)) == [fx.ReportStatus()]
+    assert node.worker.status().brokers == moved
 
 
 def test_a_data_reconnection_repeats_grants_and_asks_for_attempts() -> None:

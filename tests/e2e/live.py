@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -30,6 +31,7 @@ from dsi_mqtt.core.generation import Sampling
 from dsi_mqtt.core.model import ModelSpec
 from dsi_mqtt.core.site import SiteNode
 from dsi_mqtt.core.table import Table
+from dsi_mqtt.engine.base import Engine
 from dsi_mqtt.engine.fake import FakeFactory
 from dsi_mqtt.errors import UnknownDeploymentError
 from dsi_mqtt.transport.base import ConnectOptions, ControlConnection, Message
@@ -37,7 +39,9 @@ from dsi_mqtt.transport.lasting import keep_connected
 from dsi_mqtt.transport.mqtt import MqttTransport
 from dsi_mqtt.wire.files import deployment_of
 from dsi_mqtt.wire.topics import ROOT, Topics
+from tests import preloaded
 from tests.e2e.programs import PATIENCE_S, left_over
+from tests.preloaded import Preloaded
 
 # No node holds more than two and a half of the model's six units of one MiB, and the first two
 # must stay in the city: three segments, whatever the links are like.
@@ -52,6 +56,11 @@ OPTIONS: Final[dict[str, Any]] = {"units": 6, "unit_ms": 1, "weight_mib": 2}
 
 def deployment(name: str, **changes: Any) -> Deployment:
     """A fake model in three segments. changes: fields of the file; model options as `options`."""
+    return deployment_of(deployment_file(name, **changes), Path("test"))
+
+
+def deployment_file(name: str, **changes: Any) -> dict[str, Any]:
+    """What stands in its file."""
     options = OPTIONS | changes.pop("options", {})
     document = {
         "schema": "dsi.deployment/1",
@@ -61,15 +70,21 @@ def deployment(name: str, **changes: Any) -> Deployment:
         "sla": {"deadline_ms": 30_000},
         "privacy": {"units": {"0:2": ["city"]}},
     }
-    return deployment_of(document | changes, Path("test"))
+    return document | changes
+
+
+@cache
+def whole_model(options: str) -> Engine:
+    """Opened once: tests have thousands of answers to compare. options: as JSON."""
+    spec = ModelSpec(options=json.loads(options), tier="fake")
+    engine = FakeFactory(sleep=lambda _: None).open(spec)
+    engine.load(engine.graph.whole)
+    return engine
 
 
 def unsplit(value: object, **options: Any) -> Any:
     """What the whole model makes of one input, computed here."""
-    engine = FakeFactory(sleep=lambda _: None).open(
-        ModelSpec(options=OPTIONS | options, tier="fake")
-    )
-    engine.load(engine.graph.whole)
+    engine = whole_model(json.dumps(OPTIONS | options))
     body = pack_body(JSON, json.dumps(value).encode())
     return json.loads(unpack_body(engine.forward(engine.graph.whole, (Row(),), body))[1])
 
@@ -224,9 +239,18 @@ class LiveSite:
 
 @asynccontextmanager
 async def live_site(
-    folder: Path, nodes: Sequence[SiteNode] = NODES, *, restart: bool = False
+    folder: Path,
+    nodes: Sequence[SiteNode] = NODES,
+    *,
+    restart: bool = False,
+    models: Path | None = None,
+    processes: Preloaded = preloaded.light,
 ) -> AsyncIterator[LiveSite]:
-    """folder: for state and logs. restart: whether what ends by itself is started again."""
+    """folder: for state and logs. restart: whether what ends by itself is started again.
+
+    models: where the nodes find the modules of factories. processes: `heavy` where models are of
+    torch.
+    """
     deaths = Counter[str]()
     async with running_site(
         nodes,
@@ -236,6 +260,8 @@ async def live_site(
         state=folder,
         restart=restart,
         ended=lambda child, _: deaths.update([child.name]),
+        models=models,
+        start=processes.start,
     ) as site:
         live = LiveSite(site, deaths)
         for node in nodes:

@@ -15,6 +15,8 @@ from typing import Final
 
 import psutil
 
+from tests import preloaded
+
 PATIENCE_S: Final = 60.0
 COMMAND: Final = (sys.executable, "-m", "dsi_mqtt.cli")
 
@@ -183,4 +185,5 @@ def left_over(*marks: str) -> list[str]:
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             lines.append(" ".join(process.cmdline()))
-    return [line for line in lines if any(mark in line for mark in marks)]
+    lines = [line for line in lines if any(mark in line for mark in marks)]
+    return [*lines, *preloaded.living(*marks)]

@@ -11,9 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from dsi_mqtt.cli.site import nodes_for
 from dsi_mqtt.client import Client
 from dsi_mqtt.engine.torch import OwnModel
-from tests.e2e.programs import PATIENCE_S, dsi_mqtt, running
+from dsi_mqtt.wire.files import read_site
+from tests import preloaded
+from tests.e2e.live import live_site
+from tests.e2e.programs import PATIENCE_S, dsi_mqtt
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -36,18 +40,16 @@ async def test_three_nodes_answer_what_the_module_does(
     random = np.random.default_rng(7)
     signals = [(random.normal(size=16) * scale).tolist() for scale in (1, 3, 100)]
     command = FILE.read_text().partition("dsi-mqtt infer ")[2].splitlines()[0]
-    ports = ("--port", "0", "--data-port", "0", "--state", str(tmp_path))
-    async with running("up", str(FILE), *ports) as site:
-        line = await site.said("everything runs")
-        url = f"mqtt://127.0.0.1:{line.partition('127.0.0.1:')[2].partition(',')[0].strip()}"
-        async with Client(url) as client:
+    (spec,), site = read_site(FILE)
+    nodes = nodes_for([spec], site)
+    async with live_site(tmp_path, nodes, models=EXAMPLES, processes=preloaded.heavy) as live:
+        table = await live.deploy(spec)
+        async with Client(live.url) as client:
             answers = [
                 await client.infer("smooth", signal, timeout_s=PATIENCE_S) for signal in signals
             ]
             batch = await client.infer("smooth", signals[:2], timeout_s=PATIENCE_S)
-        asked = await dsi_mqtt("infer", *shlex.split(command), "--broker", url)
-        site.interrupt()
-        ended = await site.ended()
+        asked = await dsi_mqtt("infer", *shlex.split(command), "--broker", live.url)
     assert answers == [unsplit(model, signal) for signal in signals]
     assert batch == {"results": answers[:2]}
     given = json.loads(shlex.split(command)[-1])
@@ -55,8 +57,5 @@ async def test_three_nodes_answer_what_the_module_does(
     assert (asked.code, told) == (0, unsplit(model, [float(number) for number in given]))
     assert max(told[:8]) < 4
     assert min(told[8:]) >= 20
-    nodes = {
-        shown.split()[2] for shown in site.lines if shown.split()[:1] in (["s0"], ["s1"], ["s2"])
-    }
-    assert nodes == {"sensor", "cabinet", "office"}
-    assert ended.code == 0
+    places = [segment.replicas[0].node for segment in table.segments]
+    assert places == ["sensor", "cabinet", "office"]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import sys
 import uuid
+from contextlib import closing
 from pathlib import Path
 
 import aiomqtt
@@ -15,6 +17,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 import dsi_mqtt
+from dsi_mqtt.errors import MESSAGE_MAX
 from tests.e2e.live import Device, LiveSite, unsplit
 from tests.e2e.programs import PATIENCE_S, run_program
 
@@ -145,3 +148,32 @@ async def test_the_examples_work(calm_site: LiveSite, command: tuple[str, ...]) 
     done = await run_program(program, str(EXAMPLES / script), *given)
     assert (done.code, done.err) == (0, "")
     assert "values" in done.out
+
+
+@pytest.mark.parametrize(
+    ("command", "advice"),
+    [
+        ((sys.executable, "01_infer.py", "--url", "mqtt://127.0.0.1:{port}"), "--url mqtt://"),
+        (("bash", "02_plain_clients.sh", "127.0.0.1", "{port}"), "HOST and PORT"),
+        ((sys.executable, "03_plain_aiomqtt.py", "--port", "{port}"), "--host and --port"),
+        (("bash", "08_stream.sh", "Once", "127.0.0.1", "{port}"), "HOST and PORT"),
+        ((sys.executable, "09_stream_aiomqtt.py", "--port", "{port}"), "--host and --port"),
+    ],
+    ids=lambda given: given[1] if isinstance(given, tuple) else "",
+)
+async def test_an_example_without_a_broker_says_what_to_start_or_give(
+    command: tuple[str, ...], advice: str
+) -> None:
+    with closing(socket.socket()) as unheard:  # bound, so that nobody else takes it
+        unheard.bind(("127.0.0.1", 0))
+        port = unheard.getsockname()[1]
+        program, script, *arguments = command
+        given = [argument.format(port=port) for argument in arguments]
+        done = await run_program(program, str(EXAMPLES / script), *given)
+    assert (done.code, done.out) == (1, "")
+    (sentence,) = done.err.splitlines()
+    assert "no MQTT broker answers at " in sentence
+    assert f"127.0.0.1:{port}" in sentence
+    assert "start one (dsi-mqtt up examples/" in sentence
+    assert f"or give {advice}" in sentence
+    assert len(sentence) <= MESSAGE_MAX

@@ -44,6 +44,8 @@ async def test_up_runs_a_site_until_ctrl_c(tmp_path: Path) -> None:
     ports = ("--port", "0", "--data-port", "0", "--state", str(state))
     async with running("up", str(file), *ports) as site:
         line = await site.said("everything runs")
+        told = await site.said(str(state))
+        assert told == f"{state / 'logs'}\n"  # alone, so that no terminal breaks it
         assert any(shown.split()[:1] == ["s1"] for shown in site.lines), site.lines
         url = f"mqtt://127.0.0.1:{port_in(line)}"
         asked = await dsi_mqtt("infer", "echo", "x", "--broker", url)
@@ -64,6 +66,19 @@ async def test_up_runs_a_site_until_ctrl_c(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+async def test_up_that_is_ended_while_it_starts_was_interrupted(tmp_path: Path) -> None:
+    file, state = tmp_path / "echo.yaml", tmp_path / "state"
+    file.write_text(ECHO.replace("unit_ms: 1", "load_ms: 600000"))
+    ports = ("--port", "0", "--data-port", "0", "--state", str(state))
+    async with running("up", str(file), *ports) as site:
+        await site.complained("starting the nodes")
+        site.interrupt()
+        ended = await site.ended()
+    assert (ended.code, ended.out) == (130, "")
+    assert "Traceback" not in ended.err
+    assert not left_over(str(tmp_path))
+
+
 async def test_the_example_of_a_model_of_ones_own(tmp_path: Path) -> None:
     file = EXAMPLES / "07_own_model.yaml"
     command = file.read_text().partition("dsi-mqtt infer ")[2].splitlines()[0]
@@ -99,6 +114,7 @@ async def test_up_runs_on_the_nodes_of_another_file(tmp_path: Path) -> None:
 
 
 async def test_up_goes_on_where_it_ended_unless_it_is_to_begin_fresh(tmp_path: Path) -> None:
+    one_node = ECHO.partition("nodes: [")[0] + "nodes: [{id: one}]"
     file, state = tmp_path / "echo.yaml", tmp_path / "state"
     arguments = ("up", str(file), "--port", "0", "--data-port", "0", "--state", str(state))
 
@@ -112,11 +128,13 @@ async def test_up_goes_on_where_it_ended_unless_it_is_to_begin_fresh(tmp_path: P
         assert ended.code == 0
         return ended.err
 
-    assert "note:" not in await told(ECHO)
-    renamed = ECHO.replace("name: echo", "name: other")
+    assert "note:" not in await told(one_node)
+    renamed = one_node.replace("name: echo", "name: other")
     assert "note: echo is still deployed from an earlier run; --fresh" in await told(renamed)
-    assert "note:" not in await told(ECHO.replace("weight_mib: 1", "weight_mib: 0.5"), "--fresh")
-    assert "note: echo replaces the one that was deployed: model.options" in await told(ECHO)
+    assert "note:" not in await told(
+        one_node.replace("weight_mib: 1", "weight_mib: 0.5"), "--fresh"
+    )
+    assert "note: echo replaces the one that was deployed: model.options" in await told(one_node)
 
 
 async def test_broker_worker_and_orchestrator_by_hand_until_ctrl_c(tmp_path: Path) -> None:
@@ -124,6 +142,7 @@ async def test_broker_worker_and_orchestrator_by_hand_until_ctrl_c(tmp_path: Pat
     ports = ("--port", "0", "--data-port", "0", "--state", str(tmp_path / "state"))
     async with running("broker", *ports) as broker:
         url = f"mqtt://127.0.0.1:{port_in(await broker.said('control and inputs'))}"
+        assert (await broker.said("state")).split() == ["state", str(tmp_path / "state")]
         await broker.said("Ctrl-C ends it")
         where = ("--broker", url)
         async with (

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import psutil
 import pytest
+from typer.testing import CliRunner
 
+from dsi_mqtt.cli.program import app
+from dsi_mqtt.cli.site import running_site
+from tests import preloaded
 from tests.e2e.programs import COMMAND, PATIENCE_S, in_terminal, run_program
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -28,14 +34,19 @@ SEGMENT: Shape = {
 HOST: Shape = {"cpu": str, "cores": int, "memory_bytes": int, "python": str, "torch": str}
 
 
-async def demo(*arguments: str) -> dict[str, Any]:
-    """Its one object, once it has ended well and shown no traceback."""
+# Measured 0.844 (243 of 288): the reports that only hint are meant to be hard for this model.
+# The floor leaves room for another torch build to flip near ties, not for a broken pipeline.
+ACCURACY_FLOOR = 0.82
+
+
+async def demo(*arguments: str) -> tuple[dict[str, Any], str]:
+    """Its one object, and what it showed, once it has ended well and without a traceback."""
     ended = await run_program(*COMMAND, "demo", "--json", *arguments, patience_s=5 * PATIENCE_S)
     assert ended.code == 0, ended
     assert "Traceback" not in ended.err
     assert max(len(line.rstrip()) for line in ended.err.splitlines()) <= 80
     document: dict[str, Any] = json.loads(ended.out)
-    return document
+    return document, ended.err
 
 
 def check_shape(part: dict[str, Any], shape: Shape) -> None:
@@ -69,9 +80,12 @@ def check_contract(document: dict[str, Any]) -> None:
 
 
 async def test_the_demo_splits_the_model_in_three() -> None:
-    document = await demo()
+    document, shown = await demo()
     check_contract(document)
     assert document["inputs"] == 396
+    found = re.search(r"(\d+) of 288 as a person would say", shown)
+    assert found is not None
+    assert int(found[1]) >= ACCURACY_FLOOR * 288
     assert document["segments"] == 3
     assert len({row["pid"] for row in document["placement"]}) == 3
     weights = [round(row["weight_bytes"] / MIB, 1) for row in document["placement"]]
@@ -83,23 +97,21 @@ async def test_the_demo_splits_the_model_in_three() -> None:
     assert not pids & set(psutil.pids())
 
 
-async def test_without_a_weight_budget_it_is_one_segment() -> None:
-    document = await demo("--memory-cap", "none", "--inputs", "8")
+def test_it_survives_the_death_of_a_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run within the test's process, the nodes forked from one that has torch."""
+    site = partial(running_site, start=preloaded.heavy.start)
+    monkeypatch.setattr("dsi_mqtt.cli.demo_run.running_site", site)
+    ended = CliRunner().invoke(app, ["demo", "--json", "--kill", "city", "--inputs", "30"])
+    assert ended.exit_code == 0, ended.output
+    document, shown = json.loads(ended.stdout), ended.stderr
     check_contract(document)
-    assert (document["inputs"], document["segments"]) == (8, 1)
-    (row,) = document["placement"]
-    assert (row["units"], row["zone"]) == ([0, 8], "city")
-
-
-async def test_it_survives_the_death_of_a_gateway() -> None:
-    document = await demo("--kill", "city", "--inputs", "90")
-    check_contract(document)
-    assert document["inputs"] == 90
+    assert document["inputs"] == 30
     (fault,) = document["faults"]
     assert (fault["fault"], fault["node"]) == ("worker_kill", "city")
-    assert fault["at_input"] >= 30
+    assert fault["at_input"] >= 10
     assert fault["heirs"] == ["city-spare"]
     assert document["pause_max_ms"] > 0
+    assert "city-spare took over" in shown
     assert document["epoch"] > 1
     assert "city" not in [row["node"] for row in document["placement"]]
     assert document["placement"][0]["zone"] == "city"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -15,6 +16,7 @@ from dsi_mqtt.transport.mqtt import MqttTransport
 from tests.e2e.live import (
     LiveSite,
     deployment,
+    deployment_file,
     flowing,
     live_site,
     unknown,
@@ -110,6 +112,28 @@ async def test_two_deployments_share_the_nodes(site: LiveSite) -> None:
         await site.undeploy("second")
         await flow.answered(10)
     assert await unknown(site, "second")
+
+
+async def test_a_change_that_cannot_be_placed_leaves_what_serves(
+    site: LiveSite, tmp_path: Path
+) -> None:
+    file = tmp_path / "hazards.yaml"
+    pinned = deployment_file("hazards", policy={"pin": {"2:3": "attic"}})
+    before = await site.serving("hazards", lambda _: True, "the chain")
+    file.write_text(json.dumps(pinned))
+    async with flowing(site, "hazards") as flow:
+        await flow.answered(10)
+        refused = await dsi_mqtt("deploy", str(file), "--broker", site.url)
+        await flow.answered(10)
+    assert refused.code == 5
+    assert "hazards cannot be placed, so the former placement serves on: " in refused.err
+    shown = await dsi_mqtt("status", "--once", "--broker", site.url)
+    assert "cannot be placed: units 2:3 are pinned to attic" in " ".join(shown.out.split())
+    file.write_text(json.dumps(deployment_file("hazards")))
+    again = await dsi_mqtt("deploy", str(file), "--broker", site.url)
+    assert again.code == 0, again.err
+    after = await site.serving("hazards", lambda _: True, "the chain")
+    assert (after.segments, after.stamp > before.stamp) == (before.segments, True)
 
 
 async def test_undeploying_releases_everything_and_deploying_again_works(site: LiveSite) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from dsi_mqtt.core.site import SiteNode
 from dsi_mqtt.wire.files import deployment_of
+from tests import preloaded
 from tests.e2e.live import live_site
 from tests.e2e.programs import PATIENCE_S, running
 from tests.engine.torch.generation.causal import lively_model
@@ -62,7 +63,7 @@ async def test_chats_stream_through_three_workers_as_transformers_writes_them(
             {"units": "3:5", "nodes": ["three"]},
         ],
     }
-    async with live_site(tmp_path / "site", NODES) as live:
+    async with live_site(tmp_path / "site", NODES, processes=preloaded.heavy) as live:
         table = await live.deploy(deployment_of(document, tmp_path / "chat.yaml"))
         picture = await live.picture()
         pids = {picture.statuses[s.replicas[0].node].pid for s in table.segments}

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dsi_mqtt.core.activation import JSON, NPY, TEXT, Row, Tensor, pack_body, unpack_body
@@ -38,7 +38,6 @@ def run(engine: FakeEngine, body: object, *cuts: int) -> object:
     return json.loads(unpack_body(tensors)[1])
 
 
-@settings(deadline=None)
 @given(
     body=st.recursive(
         st.text() | st.integers(-9, 9), lambda items: st.lists(items, min_size=1), max_leaves=1

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dsi_mqtt.engine.weights import INDEX, SINGLE, FolderSource, Weight
@@ -48,7 +48,6 @@ arrays = st.dictionaries(
 )
 
 
-@settings(deadline=None)
 @given(arrays, arrays)
 def test_what_was_stored_is_read(
     tmp_path_factory: pytest.TempPathFactory, first: Arrays, second: Arrays

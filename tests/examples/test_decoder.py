@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -34,7 +34,6 @@ CONTINUATION = (
 @given(st.text())
 @example("sqlite3_step() ≠ Füße\n\n\t  …\x00 \U0001f600 ")
 @example(f"a {END} b")
-@settings(deadline=None)
 def test_any_text_comes_back_from_its_tokens(decoder: Decoder, some: str) -> None:
     assert decoder.tokenizer.decode(decoder.tokenizer(some)["input_ids"]) == some
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from examples.decoder.ngram import NgramModel
 from examples.decoder.text import read_pages, split
+from tests.thoroughness import examples
 
 TEXT = b"the cat sat on the mat, the rat sat on the cat. " * 3 + b"that is all there is"
 
@@ -45,7 +46,6 @@ def discount(level: Counter[bytes], count: int) -> float:
 
 
 @given(st.binary(max_size=9), st.binary(min_size=1, max_size=60), st.integers(0, 6))
-@settings(deadline=None)
 def test_every_distribution_sums_to_one(context: bytes, data: bytes, order: int) -> None:
     distribution = NgramModel(data, order).distribution(context)
     assert distribution.shape == (256,)
@@ -54,7 +54,6 @@ def test_every_distribution_sums_to_one(context: bytes, data: bytes, order: int)
 
 
 @given(st.binary(max_size=8))
-@settings(deadline=None)
 def test_the_real_text_s_distributions_sum_to_one(context: bytes) -> None:
     assert REAL.distribution(context).sum() == pytest.approx(1, abs=1e-12)
 
@@ -62,7 +61,7 @@ def test_the_real_text_s_distributions_sum_to_one(context: bytes) -> None:
 @given(
     st.sampled_from([TEXT, bytes(range(40)) * 2, b"aab" * 9, b"x"]), st.integers(0, 3), st.data()
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=examples(60))
 def test_it_is_kneser_and_ney_s(data: bytes, order: int, draw: st.DataObject) -> None:
     context = draw.draw(st.one_of(st.binary(min_size=3, max_size=3), st.sampled_from(cut(data))))
     symbol = draw.draw(st.one_of(st.integers(0, 255), st.sampled_from(list(data))))

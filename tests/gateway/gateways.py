@@ -15,8 +15,9 @@ from dsi_mqtt.core.deployment import Deployment, InputLimits
 from dsi_mqtt.core.model import ModelSpec
 from dsi_mqtt.gateway.app import Gateway
 from dsi_mqtt.gateway.catalogue import Catalogue
+from dsi_mqtt.gateway.connections import Bounds
 from dsi_mqtt.gateway.keys import Keys
-from dsi_mqtt.gateway.server import listen, serving
+from dsi_mqtt.gateway.server import BOUNDS, listen, serving
 from dsi_mqtt.transport.memory import MemoryTransport
 from dsi_mqtt.transport.memory_broker import MemoryBroker
 from dsi_mqtt.wire.topics import Topics
@@ -47,9 +48,11 @@ async def live_gateway(
     *,
     keys: Keys | None = None,
     body_max: int = 100_000,
+    body_s: float = PATIENCE_S,
     open_max: int = 100,
     grace_s: int = 5,
     silent_s: float = 15.0,
+    bounds: Bounds = BOUNDS,
 ) -> AsyncIterator[Live]:
     broker = MemoryBroker()
     transport = MemoryTransport(broker)
@@ -66,12 +69,13 @@ async def live_gateway(
             catalogue,
             keys,
             body_max=body_max,
+            body_s=body_s,
             open_max=open_max,
             timeout_s=PATIENCE_S,
             silent_s=silent_s,
         ).app()
         listening = listen("127.0.0.1", 0, may_be_open=False)
-        async with serving(app, listening, grace_s=grace_s):
+        async with serving(app, listening, bounds=bounds, grace_s=grace_s):
             yield Live(listening.getsockname()[1], door, broker, catalogue)
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)

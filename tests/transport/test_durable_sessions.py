@@ -13,6 +13,7 @@ from dsi_mqtt.transport.base import ConnectOptions, DataConnection, Message, Tra
 from dsi_mqtt.transport.memory import MemoryTransport
 from dsi_mqtt.transport.memory_broker import MemoryBroker
 from dsi_mqtt.transport.mqtt import MqttTransport
+from tests.thoroughness import examples
 
 if TYPE_CHECKING:
     from dsi_mqtt.transport.mosquitto import MosquittoProcess
@@ -122,7 +123,7 @@ async def play(
 
 
 @given(STEPS, st.integers(1, 60))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 def test_in_process(steps: list[tuple[str, int]], hold_count: int) -> None:
     broker = MemoryBroker()
     asyncio.run(play(MemoryTransport(broker), "mem://broker", "durable", steps, hold_count))
@@ -133,7 +134,8 @@ _examples = iter(range(10**9))
 
 @given(STEPS, st.integers(1, 60))
 @settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(30),
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_on_mosquitto(
     shared_mosquitto: MosquittoProcess, steps: list[tuple[str, int]], hold_count: int

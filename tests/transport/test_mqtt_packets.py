@@ -18,6 +18,7 @@ from dsi_mqtt.transport.mqtt_packets import (
     received_message,
 )
 from dsi_mqtt.transport.mqtt_stream import packet_length
+from tests.thoroughness import examples
 
 TEXT = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\0+#"), min_size=1, max_size=20
@@ -82,7 +83,7 @@ def test_no_packet_is_longer_than_mqtt_allows() -> None:
 
 
 @given(st.binary(max_size=8))
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_the_length_of_anything_is_a_number_or_refused(data: bytes) -> None:
     endless = len(data) >= 5 and all(byte & 0x80 for byte in data[1:5])
     if endless:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import xxhash
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dsi_mqtt.core.activation import Row, Tensor
@@ -25,7 +25,6 @@ from tests.wire.activations import (
 
 
 @given(ACTIVATIONS, st.integers(1, 64))
-@settings(deadline=None)
 def test_round_trip(activation: Activation, chunk_bytes: int) -> None:
     assembler = Assembler()
     messages = list(encode(activation, chunk_bytes=chunk_bytes))
@@ -37,7 +36,6 @@ def test_round_trip(activation: Activation, chunk_bytes: int) -> None:
 
 
 @given(st.lists(st.integers(0, 400), min_size=2, max_size=5), st.randoms(use_true_random=False))
-@settings(deadline=None)
 def test_activations_of_several_senders_may_interleave(
     sizes: list[int], random: st.DataObject
 ) -> None:

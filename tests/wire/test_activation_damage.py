@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsi_mqtt.wire.activation import Assembler, BrokenActivationError, encode
+from tests.thoroughness import examples
 from tests.wire.activations import (
     activation_of,
     feed,
@@ -14,7 +15,7 @@ from tests.wire.activations import (
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=examples(300))
 def test_a_flipped_bit_anywhere_is_noticed(data: st.DataObject) -> None:
     activation = activation_of(data.draw(st.integers(1, 300), "bytes"))
     messages = [bytearray(m) for m in encode(activation, chunk_bytes=64)]
@@ -38,7 +39,6 @@ def test_a_damaged_chunk_names_the_attempt_that_it_belongs_to() -> None:
 
 
 @given(st.integers(0, 200), st.data())
-@settings(deadline=None)
 def test_a_message_that_is_cut_short_completes_nothing(size: int, data: st.DataObject) -> None:
     messages = list(encode(activation_of(size), chunk_bytes=64))
     index = data.draw(st.integers(0, len(messages) - 1), "message")
@@ -50,7 +50,6 @@ def test_a_message_that_is_cut_short_completes_nothing(size: int, data: st.DataO
 
 
 @given(st.data())
-@settings(deadline=None)
 def test_what_is_lost_repeated_or_out_of_order_never_makes_another_activation(
     data: st.DataObject,
 ) -> None:

@@ -16,6 +16,7 @@ from dsi_mqtt.core.message import (
 )
 from dsi_mqtt.errors import WireError
 from dsi_mqtt.wire.activation import PARTIAL_MAX, Assembler, BrokenActivationError, encode
+from tests.thoroughness import examples
 from tests.wire.activations import (
     TEXT,
     activation_of,
@@ -166,7 +167,6 @@ def test_what_is_no_header_is_refused_in_one_sentence(message: bytes) -> None:
 
 
 @given(st.binary(max_size=200))
-@settings(deadline=None)
 def test_random_bytes_raise_nothing_else(message: bytes) -> None:
     assert feed(Assembler(), [message]) == ([], 1)
 
@@ -178,7 +178,7 @@ VALUES = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(sorted(fields_of(activation_of(8, sender="s")))), VALUES))
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=examples(300))
 def test_random_fields_raise_nothing_else(changes: dict[str, object]) -> None:
     fields = fields_of(activation_of(8, sender="s")) | changes
     feed(Assembler(), [put_together(fields, bytes(8))])

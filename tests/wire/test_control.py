@@ -17,6 +17,7 @@ from dsi_mqtt.core.table import Hop, Stamp, Table, TableDocument, Transfer
 from dsi_mqtt.errors import TooLargeError, WireError
 from dsi_mqtt.wire.control import Codec
 from dsi_mqtt.wire.topics import Topics
+from tests.thoroughness import examples
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
 JSON_VALUES = st.recursive(
@@ -83,7 +84,7 @@ TABLE = """
 
 @every_message
 @given(data=st.data())
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=examples(40))
 def test_round_trip(name: str, data: st.DataObject) -> None:
     codec = CODECS[name]
     value = data.draw(values(codec.kind))
@@ -92,7 +93,7 @@ def test_round_trip(name: str, data: st.DataObject) -> None:
 
 @every_message
 @given(data=st.data())
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=examples(20))
 def test_keys_that_are_not_known_yet_are_ignored(name: str, data: st.DataObject) -> None:
     codec = CODECS[name]
     value = data.draw(values(codec.kind))
@@ -120,7 +121,7 @@ def _with_more(document: Any, kind: Any) -> Any:
 
 def test_the_table_has_exactly_the_names_and_shapes_of_the_contract() -> None:
     codec = Codec(TableDocument)
-    document = {"schema": 1, "serve": json.loads(TABLE), "prepare": None}
+    document = {"schema": 1, "serve": json.loads(TABLE), "prepare": None, "refused": None}
     decoded = codec.decode(json.dumps(document).encode())
     assert json.loads(codec.encode(decoded)) == document
     assert decoded.serve is not None
@@ -191,7 +192,7 @@ def test_a_field_deep_inside_is_named() -> None:
 
 @every_message
 @given(st.binary(max_size=60) | JSON_VALUES.map(lambda value: json.dumps(value).encode()))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=examples(60))
 def test_anything_else_ends_in_a_wire_error(name: str, payload: bytes) -> None:
     try:
         value = TOPICS[name].decode(payload)

@@ -13,6 +13,7 @@ from dsi_mqtt.core.message import Failure
 from dsi_mqtt.core.request import ParsedInput
 from dsi_mqtt.errors import REQUEST_ERRORS, InvalidInputError, RequestError
 from dsi_mqtt.wire.inputs import answer_error, answer_ok, parse_input, read_answer
+from tests.thoroughness import examples
 
 TEXT = st.text(max_size=20)
 VALUES = st.recursive(
@@ -26,7 +27,6 @@ VALUES = st.recursive(
 
 
 @given(VALUES)
-@settings(deadline=None)
 def test_any_json_value_is_an_input(value: Any) -> None:
     parsed = parse_input(json.dumps({"input": value, "id": "a"}).encode(), None)
     assert (parsed.identity, parsed.content_type, parsed.complaint) == (
@@ -38,7 +38,6 @@ def test_any_json_value_is_an_input(value: Any) -> None:
 
 
 @given(VALUES, st.none() | TEXT)
-@settings(deadline=None)
 def test_a_result_comes_back_as_it_was_made(value: Any, identity: str | None) -> None:
     answer = answer_ok(identity, json.dumps(value).encode())
     assert json.loads(answer) == {"id": identity, "status": "ok", "result": value}
@@ -136,7 +135,7 @@ def test_what_is_no_json_is_refused_with_advice(payload: bytes, said: str) -> No
 
 
 @given(st.binary(max_size=60) | VALUES.map(lambda value: json.dumps(value).encode()))
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=examples(300))
 def test_no_payload_raises_anything_else(payload: bytes) -> None:
     try:
         parsed = parse_input(payload, None)

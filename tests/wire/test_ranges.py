@@ -16,6 +16,7 @@ from dsi_mqtt.errors import MESSAGE_MAX, WireError
 from dsi_mqtt.wire.ranges import WITH_CREDENTIALS
 from dsi_mqtt.wire.topics import Topic, Topics
 from tests.core.orchestra import NAME, SPEC, Node, Site
+from tests.thoroughness import examples
 
 TOPICS = Topics()
 STAMP = [1_700_000_000, "n1", 1]
@@ -259,7 +260,7 @@ PATHS: tuple[Path, ...] = (
     st.lists(st.tuples(st.sampled_from(PATHS), FIGURES), max_size=4),
     st.sampled_from([NAME, "another"]),
 )
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=examples(150))
 def test_whatever_a_status_says_the_others_are_planned_with(
     odd: list[tuple[Path, Any]], deployment: str
 ) -> None:

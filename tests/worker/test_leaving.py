@@ -12,6 +12,7 @@ from dsi_mqtt.core.generation import Partial
 from dsi_mqtt.core.request import Reply
 from dsi_mqtt.worker.leaving import Leaving, Outgoing
 from tests.core.build import NAME, make_input
+from tests.thoroughness import examples
 
 GIVEN = make_input(1)
 
@@ -111,7 +112,7 @@ async def test_a_whole_telling_and_a_higher_take_win() -> None:
     assert only.partial.tokens == (9,)
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(actions=st.lists(st.sampled_from(["tell", "take", "finish", "lose"]), max_size=40))
 def test_every_token_is_told_in_order_whatever_gets_lost(actions: list[str]) -> None:
     async def play() -> list[int]:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dsi_mqtt.core.activation import Tensor, type_sizes
@@ -14,7 +14,6 @@ from dsi_mqtt.errors import WireError
 shapes = st.lists(st.integers(0, 4), max_size=4)
 
 
-@settings(deadline=None)
 @given(dtype=st.sampled_from(sorted(type_sizes)), shape=shapes, seed=st.integers(0, 99))
 def test_a_tensor_comes_back_bit_by_bit(dtype: str, shape: list[int], seed: int) -> None:
     kind: torch.dtype = getattr(torch, dtype)
@@ -28,7 +27,6 @@ def test_a_tensor_comes_back_bit_by_bit(dtype: str, shape: list[int], seed: int)
     assert torch.equal(back, value)
 
 
-@settings(deadline=None)
 @given(order=st.permutations(range(4)), batched=st.booleans())
 def test_the_layout_of_a_stream_crosses_with_it(order: list[int], batched: bool) -> None:
     stream = torch.arange(120.0).reshape(2, 3, 4, 5).permute(order)

@@ -26,6 +26,7 @@ from dsi_mqtt.errors import (
     ModelFailedError,
     WireError,
 )
+from tests.thoroughness import examples
 
 
 class SpySource:
@@ -309,7 +310,7 @@ def test_a_result_that_is_not_a_number_is_no_answer(bert: Path) -> None:
         engine.forward(engine.graph.whole, (Row(),), pack_body(JSON, b"[1, 2]"))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=examples(30))
 @given(
     texts=st.lists(st.text(min_size=1, max_size=40).filter(str.strip), min_size=1, max_size=3),
     cuts=st.sets(st.integers(1, 7), max_size=3),

@@ -19,27 +19,35 @@ LAYERS = 24
 WIDTH = 1024
 LAYER = (WIDTH * WIDTH + WIDTH) * 4
 
+# Imports once, and has a process for each of the first two thirds, with a cache of its own.
 SERVE = """
-import json, sys
+import json, os, sys
 from pathlib import Path
+import dsi_mqtt.engine.torch
 from dsi_mqtt.core.model import ModelSpec, UnitRange
 from dsi_mqtt.engine.select import TierFactory
 
 sys.path.insert(0, sys.argv[1])
 model = ModelSpec(tier="graph", factory="graph_models:heavy", path=sys.argv[2])
-engine = TierFactory(threads=1).open(model)
-engine.verify()
-third = len(engine.graph.units) // 3
-units = (UnitRange(0, third), UnitRange(third, 2 * third))[int(sys.argv[3])]
-engine.load(units)
-engine.warm_up(units)
-peak = next(
-    int(line.split()[1]) * 1024
-    for line in Path("/proc/self/status").read_text().splitlines()
-    if line.startswith("VmHWM")
-)
-whole = engine.graph.weight_bytes(engine.graph.whole)
-print(json.dumps({"weights": engine.loaded_bytes(), "peak": peak, "whole": whole}))
+for number in (0, 1):
+    if os.fork():
+        assert os.wait()[1] == 0
+        continue
+    os.environ["XDG_CACHE_HOME"] += f"/{number}"
+    engine = TierFactory(threads=1).open(model)
+    engine.verify()
+    third = len(engine.graph.units) // 3
+    units = UnitRange(number * third, (number + 1) * third)
+    engine.load(units)
+    engine.warm_up(units)
+    peak = next(
+        int(line.split()[1]) * 1024
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("VmHWM")
+    )
+    whole = engine.graph.weight_bytes(engine.graph.whole)
+    print(json.dumps({"weights": engine.loaded_bytes(), "peak": peak, "whole": whole}))
+    break
 """
 
 
@@ -55,13 +63,10 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("third", [0, 1])
-def test_a_segment_takes_little_more_than_its_weights(
-    weights: Path, tmp_path: Path, third: int
-) -> None:
+def test_a_segment_takes_little_more_than_its_weights(weights: Path, tmp_path: Path) -> None:
     folder = Path(__file__).parent
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", SERVE, str(folder), str(weights), str(third)],
+        [sys.executable, "-W", "error", "-c", SERVE, str(folder), str(weights)],
         env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)},
         cwd=folder.parents[2],
         capture_output=True,
@@ -70,7 +75,9 @@ def test_a_segment_takes_little_more_than_its_weights(
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    measured = json.loads(done.stdout)
-    assert measured["whole"] == LAYERS * LAYER
-    assert LAYERS * LAYER / 4 < measured["weights"] < LAYERS * LAYER / 2
-    assert measured["peak"] - measured["weights"] <= BEYOND_WEIGHTS, measured
+    measured = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(measured) == 2
+    for one in measured:
+        assert one["whole"] == LAYERS * LAYER
+        assert LAYERS * LAYER / 4 < one["weights"] < LAYERS * LAYER / 2
+        assert one["peak"] - one["weights"] <= BEYOND_WEIGHTS, one

@@ -12,6 +12,7 @@ from torch import nn
 from dsi_mqtt.engine.torch.graph_export import export_graph
 from dsi_mqtt.engine.torch.graph_flow import Flow, find_flow
 from dsi_mqtt.engine.torch.graph_units import choose_cuts
+from tests.thoroughness import examples
 
 MIB = 1 << 20
 
@@ -41,7 +42,7 @@ graphs = st.lists(
 
 
 @given(graphs)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 def test_no_other_cuts_are_cheaper(steps: list[tuple[int, int | None]]) -> None:
     work = grown([share for share, _ in steps])
     crossing = [100, *(size for _, size in steps)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dsi_mqtt.core.generation import Sampling
@@ -71,7 +71,6 @@ def test_the_share_is_of_what_the_other_limit_left() -> None:
     assert probabilities(LOGITS, 1.0)[0] < 0.6
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 2**53 - 1), position=st.integers(0, 10**6), shift=st.floats(-1e-6, 1e-6))
 def test_the_draw_depends_on_seed_and_position_alone(
     seed: int, position: int, shift: float
@@ -89,7 +88,6 @@ def noise(count: int, seed: int, position: int) -> Doubles:
     return gumbel(random_words(count, seed, position))
 
 
-@settings(deadline=None)
 @given(
     position=st.integers(0, 1000),
     temperature=st.floats(0.05, 20),

@@ -26,6 +26,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from dsi_mqtt.core.generation import Turn
 from dsi_mqtt.engine.torch.tokens import Codec, open_codec
 from dsi_mqtt.errors import CheckpointError, InvalidInputError
+from tests.thoroughness import examples
 
 TEXT = "Two roads diverged in a yellow wood, ünd 森の道 🌲🌲 — sorry   I could  not travel both."
 TEMPLATE = (
@@ -135,7 +136,7 @@ def test_a_text_comes_in_whole_characters(name: str, tokenizers: dict[str, Any])
 
 
 @pytest.mark.parametrize("name", ["bytes", "fallback", "pieces"])
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=examples(40))
 @given(data=st.data())
 def test_a_stream_says_what_the_whole_says(name: str, data: Any, tokenizers: Any) -> None:
     """Whatever the tokens, where they make characters; in any portions."""
@@ -147,7 +148,7 @@ def test_a_stream_says_what_the_whole_says(name: str, data: Any, tokenizers: Any
     assert "".join(said) == continued(tokenizer, tokens)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=examples(40))
 @given(tokens=st.lists(st.integers(0, 270), max_size=40))
 def test_no_tokens_stop_a_stream(tokenizers: Any, tokens: list[int]) -> None:
     """Half characters that nothing completes are said as such, and what follows is right."""

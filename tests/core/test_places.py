@@ -1,0 +1,91 @@
+"""A door and the nodes' own count of its caches: what it lets in, they have room for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dsi_mqtt.core.effects import Transmit
+from dsi_mqtt.core.leases import HeldSessions
+from dsi_mqtt.core.message import WORK, Activation, Header
+from dsi_mqtt.core.model import UnitRange
+from dsi_mqtt.core.room import held_room
+from tests.core.build import B
+from tests.core.desk_generation import END, GRAPH, ON_B, Desk2, asking, spec
+
+LIMITS: dict[str, Any] = {"kv_mib_max": 1, "sessions_max": 3, "queue_max": 100, "idle_s": 1.0}
+PART = UnitRange(3, 6)
+
+
+class Chain:
+    """A door, and node b, which computes the second of two segments.
+
+    Half of what a node allows must do: the other half is for what is lost on the way.
+    """
+
+    def __init__(self) -> None:
+        self.desk = Desk2(**LIMITS)
+        self.held = HeldSessions()
+        whole = held_room(spec(**LIMITS), GRAPH, [PART], [ON_B])
+        assert whole is not None
+        self.room = replace(whole, nbytes=whole.nbytes // 2, sessions=whole.sessions // 2)
+        self.steps: list[Activation] = []
+        self.asked = 0
+
+    def ask(self, prompt: int, most: int) -> None:
+        self.asked += 1
+        tokens = [self.asked % 5] * prompt
+        self.desk.give(asking(self.asked, prompt=tokens, max_tokens=most))
+
+    def look(self) -> None:
+        """What the door has sent arrives at the node, in order."""
+        for effect in self.desk.look():
+            if not isinstance(effect, Transmit):
+                continue
+            header = effect.activation.header
+            if header.kind in WORK:
+                self.steps.append(effect.activation)
+                self._compute(header)
+            elif header.kind == "state" and effect.receiver == B[0]:
+                self.held.called(header, self.desk.now)
+
+    def _compute(self, header: Header) -> None:
+        freed = self.held.begun(header, PART, lambda: self.room, self.desk.now)
+        assert freed == [], "the node refuses it" if freed is None else "it frees what lives"
+
+    def answer(self, *, ends: bool) -> None:
+        """The oldest step comes through."""
+        if self.steps:
+            step = self.steps.pop(0)
+            draws = [how is not None for how in step.header.sampling]
+            token = END if ends else 40
+            self.desk.drawn(step, *(token if drawn else -1 for drawn in draws))
+        self.desk.write().take()
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.integers(1, 200), st.integers(1, 255)),
+            st.booleans(),
+            st.sampled_from((0.05, 0.5)),
+        ),
+        max_size=80,
+    )
+)
+def test_no_node_ever_refuses_what_its_door_lets_in(
+    acts: list[tuple[int, int] | bool | float],
+) -> None:
+    assert ON_B.segments[1].units == PART
+    chain = Chain()
+    for act in acts:
+        if isinstance(act, tuple):
+            chain.ask(*act)
+        elif isinstance(act, bool):
+            chain.answer(ends=act)
+        else:
+            chain.desk.wait(act)
+        chain.look()
