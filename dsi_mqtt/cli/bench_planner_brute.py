@@ -125,7 +125,9 @@ class _Tally:
     def request(self, door: NodeView, parts: list[Part]) -> float:
         graph, trips = self.case.graph, self.case.question.trips
         first = graph.input_bytes * trips[0].rows
-        latency = self._arrives(door, first) + HOP_S + self._leaves(door, graph.result_bytes) + HOP_S
+        latency = (
+            self._arrives(door, first) + HOP_S + self._leaves(door, graph.result_bytes) + HOP_S
+        )
         for number, trip in enumerate(trips):
             for _ in range(trip.count):
                 at, nbytes, codec = door, graph.input_bytes * trip.rows, RAW

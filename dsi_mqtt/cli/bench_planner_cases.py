@@ -117,7 +117,9 @@ def _aim(
     )
     middle = totals[len(totals) // 2]
     trips_made = sum(trip.count for trip in trips)
-    target = (middle * rng.choice([0.8, 1.5, 4.0]) + 0.02 * trips_made) if rng.random() < 0.5 else None
+    target = (
+        (middle * rng.choice([0.8, 1.5, 4.0]) + 0.02 * trips_made) if rng.random() < 0.5 else None
+    )
     rate = rng.choice([0.3, 0.8, 1.5]) / (middle + 0.005 * trips_made)
     prices = Prices(
         node_hour={"default": 0.02, "cloud": rng.choice([0.1, 0.6])},

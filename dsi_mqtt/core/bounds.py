@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dsi_mqtt.core.problem import Nanoseconds, Problem, Sums
 
@@ -29,8 +28,8 @@ MORE: Final = 2.0**-10
 # Doors that have an end of their own.
 OWN: Final = 6
 
+# (node, stop, coding of the hop there)
 Steps = tuple[tuple[int, int, int], ...]
-Ways = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -155,7 +154,7 @@ class Bounds:
         return following
 
     def steps(self, end: int, door: int) -> Steps:
-        """(node, start, stop) of the chain that the bound stands for.
+        """The chain that the bound stands for.
 
         Only without a bound on the number of segments.
         """
@@ -163,16 +162,17 @@ class Bounds:
         totals, steps = self.layers[0][end], []
         while cut < self.problem.units:
             ways = self.starts[end, cut] + score.arrive[:, cut]
-            there = (ways + (score.leave[:, cut, at] + score.hop)[:, None]).min(axis=0)
+            ways += (score.leave[:, cut, at] + score.hop)[:, None]
             if not cut:
-                there = ways[0] + score.leave[0, 0, at] + score.hop[0]
-            there[at] = self.starts[end, cut, at]
-            if cut and not self.problem.by_hand:
-                there[at] = np.inf
-            at = int(there.argmin())
+                ways = ways[:1]
+            ways[:, at] = np.inf
+            if not cut or self.problem.by_hand:
+                ways[0, at] = self.starts[end, cut, at]
+            coding, node = np.unravel_index(int(ways.argmin()), ways.shape)
+            at = int(node)
             stops = self.problem.stops(cut)[:, at]
             stop = cut + 1 + int(np.where(stops, totals[cut + 1 :, at], np.inf).argmin())
-            steps.append((at, cut, stop))
+            steps.append((at, stop, int(coding)))
             cut = stop
         return tuple(steps)
 

@@ -41,9 +41,7 @@ class Duties:
         hopped = self.with_hop(problem, source, node, start, step.coding)
         return hopped.plus(node, work=float(work))
 
-    def with_hop(
-        self, problem: Problem, source: int, target: int, cut: int, coding: int
-    ) -> Duties:
+    def with_hop(self, problem: Problem, source: int, target: int, cut: int, coding: int) -> Duties:
         if source == target:
             return self
         demands, at = problem.demands, (coding, cut)

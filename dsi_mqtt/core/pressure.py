@@ -20,7 +20,7 @@ from dsi_mqtt.core.aim import Aim
 from dsi_mqtt.core.duties import Duties
 from dsi_mqtt.core.problem import Budget, Problem
 from dsi_mqtt.core.queueing import waiting_s
-from dsi_mqtt.core.search import CEILING, NOTHING, Outcome, Path, cheapest
+from dsi_mqtt.core.search import CEILING, Outcome, Path, cheapest
 
 # Steps towards the demand up to which a better placement may be looked for; what is left of the
 # last step is searched in vain.
@@ -221,13 +221,4 @@ def duties_of(problem: Problem, path: Path) -> Duties:
 
 def latency_ns(problem: Problem, path: Path) -> float:
     """Of one request that waits for none."""
-    door, steps = path
-    time, at, cut = problem.latency, door, 0
-    total = float(time.access[door])
-    for node, stop, coding in steps:
-        total += time.hop_of(at, node, cut, coding) + time.segment_of(node, cut, stop)
-        at, cut = node, stop
-    return total + time.hop_of(at, door, problem.units)
-
-
-__all__ = ["NOTHING", "Found", "Pressure", "best", "busiest_ns", "duties_of", "latency_ns"]
+    return problem.latency.along(*path)

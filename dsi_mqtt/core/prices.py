@@ -40,7 +40,9 @@ def tuned(problem: Problem, doors: Sequence[int], ceiling: float) -> Prices:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Ascent:
-    """Towards shares (ns for all the room of a node) that give the highest bound."""
+    """Towards shares that give the highest bound: ns for all the room of each node, and for the
+    whole of each budget.
+    """
 
     problem: Problem
     ends: tuple[End, ...]
@@ -48,18 +50,20 @@ class _Ascent:
     rents: Nanoseconds
 
     @property
-    def weights(self) -> Nanoseconds:
-        return self.problem.memory.least.astype(np.float64)
+    def limits(self) -> Nanoseconds:
+        """Of budgets and rooms, in the order of shares."""
+        budgets = [budget.limit for budget in self.problem.budgets]
+        return np.concatenate([self.rooms, np.array(budgets, np.float64)])
 
     def best(self, ceiling: float) -> Nanoseconds:
         """Polyak's step, halved when it does not help for a while."""
-        shares = best = np.zeros(len(self.rooms))
+        shares = best = np.zeros(len(self.limits))
         highest, reach, idle = -np.inf, 1.0, 0
         for _ in range(_ROUNDS):
             bounds = Bounds.of(self.problem, self.prices(shares), self.ends)
-            roots = {(i, d): bounds.root(i, d) for i, end in enumerate(self.ends) for d in end.doors}
-            root = min(roots, key=lambda at: roots[at])
-            bound = roots[root]
+            roots = bounds.roots()
+            door = min(roots, key=lambda door: (roots[door], door))
+            bound = roots[door]
             if bound > highest:
                 best, highest, idle = shares, bound, 0
             else:
@@ -68,7 +72,7 @@ class _Ascent:
                     reach, idle = reach / 2, 0
             if not np.isfinite(bound) or bound >= ceiling or reach < _SHORTEST:
                 break
-            excess = self.excess(bounds, *root)
+            excess = self.excess(bounds, door)
             excess[(shares <= 0) & (excess < 0)] = 0.0
             length = float((excess**2).sum())
             if not length:
@@ -78,18 +82,25 @@ class _Ascent:
 
     def prices(self, shares: Nanoseconds) -> Prices:
         """Whole ns, rounded down where charged: what fits is charged no more than credited."""
-        charges = np.zeros((len(self.weights) + 1, len(self.rooms)))
-        rates = np.divide(shares, self.rooms, out=np.zeros_like(shares), where=self.rooms > 0)
-        np.cumsum(np.floor(self.weights * rates), axis=0, out=charges[1:])
-        return Prices(charges, float(np.ceil(shares).sum()), self.rents)
+        weights = self.problem.memory.least.astype(np.float64)
+        each = np.divide(shares, self.limits, out=np.zeros_like(shares), where=self.limits > 0)
+        nodes = len(self.rooms)
+        charges = np.zeros((len(weights) + 1, nodes))
+        np.cumsum(np.floor(weights * each[:nodes]), axis=0, out=charges[1:])
+        return Prices(charges, float(np.ceil(shares).sum()), self.rents, tuple(each[nodes:]))
 
-    def excess(self, bounds: Bounds, end: int, door: int) -> Nanoseconds:
-        """[node]: what the bound's chain puts on it beyond its room, as a share of that."""
-        used = np.zeros(len(self.rooms))
-        for node, start, stop in bounds.steps(end, door):
-            used[node] += self.weights[start:stop, node].sum()
-        rooms = self.rooms
-        return np.divide(used - rooms, rooms, out=np.zeros_like(used), where=rooms > 0)
+    def excess(self, bounds: Bounds, door: int) -> Nanoseconds:
+        """What the bound's chain takes beyond each limit, as a share of that."""
+        weights, used, start = self.problem.memory.least, np.zeros(len(self.limits)), 0
+        end = next(i for i, end in enumerate(bounds.ends) if door in end.doors)
+        steps = bounds.steps(end, door)
+        for node, stop, _ in steps:
+            used[node] += weights[start:stop, node].sum()
+            start = stop
+        for i, budget in enumerate(self.problem.budgets):
+            used[len(self.rooms) + i] = budget.sums.along(door, steps)
+        over, limits = used - self.limits, self.limits
+        return np.divide(over, limits, out=np.zeros_like(used), where=limits > 0)
 
 
 def _rooms(problem: Problem) -> Nanoseconds:

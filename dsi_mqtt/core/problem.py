@@ -23,7 +23,7 @@ leaves it once:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
@@ -80,6 +80,14 @@ class Sums:
             return 0.0
         crossing = self.leave[coding, cut, source] + self.arrive[coding, cut, target]
         return float(crossing + self.hop[coding])
+
+    def along(self, door: int, steps: Iterable[tuple[int, int, int]]) -> float:
+        """Of a whole chain; steps: (node, stop, coding of the hop there)."""
+        total, at, cut = float(self.access[door]), door, 0
+        for node, stop, coding in steps:
+            total += self.hop_of(at, node, cut, coding) + self.segment_of(node, cut, stop)
+            at, cut = node, stop
+        return total + self.hop_of(at, door, cut)
 
     def scaled(self, factor: float) -> Sums:
         parts = (self.compute, self.segment, self.leave, self.arrive, self.hop, self.access)
@@ -249,9 +257,7 @@ def reach(rules: Rules, allowed: Flags, memory: Memory) -> tuple[Cuts, Flags | N
     return furthest, given
 
 
-def twins(
-    rules: Rules, nodes: Sequence[NodeView], allowed: Flags, held: Held
-) -> tuple[int, ...]:
+def twins(rules: Rules, nodes: Sequence[NodeView], allowed: Flags, held: Held) -> tuple[int, ...]:
     """By node: the number of those that differ from it by name alone."""
     numbers: dict[object, int] = {}
     found = []

@@ -336,10 +336,19 @@ class _Tree:
         parts = [np.concatenate([way[i] for way in found]) for i in range(5)]
         leasts, nodes, ends, codings, spents = parts
         used = np.concatenate([way[5] for way in found], axis=1)
-        order = np.lexsort((codings, ends, nodes, leasts)) if len(found) > 1 else np.argsort(
-            leasts, kind="stable"
+        order = (
+            np.lexsort((codings, ends, nodes, leasts))
+            if len(found) > 1
+            else np.argsort(leasts, kind="stable")
         )
-        return leasts[order], nodes[order], ends[order], codings[order], spents[order], used[:, order]
+        return (
+            leasts[order],
+            nodes[order],
+            ends[order],
+            codings[order],
+            spents[order],
+            used[:, order],
+        )
 
     def _fits(self, entry: _Entry) -> bool:
         """Whether a complete path obeys what the bound forgets."""
