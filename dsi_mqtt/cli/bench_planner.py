@@ -27,7 +27,14 @@ SCHEMA: Final = "dsi.bench.planner/1"
 PROVEN: Final = 100_000
 TIMED: Final = 12
 # (units, nodes, instances): growth up to a thousand nodes.
-SIZES: Final = ((20, 8, 50), (40, 16, 50), (80, 32, 50), (80, 100, 20), (80, 316, 10), (80, 1000, 5))
+SIZES: Final = (
+    (20, 8, 50),
+    (40, 16, 50),
+    (80, 32, 50),
+    (80, 100, 20),
+    (80, 316, 10),
+    (80, 1000, 5),
+)
 AIM: Final = (80, 32)
 REPEATS: Final = 4
 

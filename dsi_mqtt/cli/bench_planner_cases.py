@@ -14,7 +14,14 @@ from dsi_mqtt.core.model import ModelGraph, ModelSpec, Unit
 from dsi_mqtt.core.profile import Link, NodeView
 
 MIB: Final = 1 << 20
+# What nodes may hold, as shares of the model.
+TIGHT: Final = (0.15, 0.3, 0.5, 0.8, 1.2)
+ROOMY: Final = (0.5, 0.8, 1.2, 2.0)
 OBJECTIVES: Final = ("latency", "p95_under_load", "throughput", "cost")
+# How many of the instances are generations, have private ends, and have a target.
+_GENERATES: Final = 0.3
+_PRIVATE: Final = 0.4
+_TARGETS: Final = 0.5
 ZONES: Final = ("plant", "site", "cloud")
 CODECS: Final = (
     Codec("raw", 32),
@@ -33,14 +40,21 @@ class Instance:
     question: Question
 
 
-def instance(seed: int, units: int, nodes: int, codecs: int, objective: str) -> Instance:
-    """One problem. Memory, zones, targets, budgets and prices bind in many of them."""
+def instance(
+    seed: int, units: int, nodes: int, codecs: int, objective: str, *, roomy: bool = False
+) -> Instance:
+    """One problem. Memory, zones, targets, budgets and prices bind in many of them.
+
+    roomy: nodes hold half of the model or more, as where a site was planned for it.
+    """
     rng = random.Random(seed)  # noqa: S311 - instances, no secrets
     graph = _graph(rng, units)
-    generates = rng.random() < 0.3
-    views = tuple(_node(rng, f"n{i:04}", graph, generates=generates) for i in range(nodes))
+    generates = rng.random() < _GENERATES
+    views = tuple(
+        _node(rng, f"n{i:04}", graph, generates=generates, roomy=roomy) for i in range(nodes)
+    )
     inside = {"0:1": ("plant",), f"{units - 1}:{units}": ("plant",)}
-    private = rng.random() < 0.4
+    private = rng.random() < _PRIVATE
     deployment = Deployment(
         "bench",
         ModelSpec(tier="fake"),
@@ -48,7 +62,7 @@ def instance(seed: int, units: int, nodes: int, codecs: int, objective: str) -> 
         policy=Policy(max_segments=rng.choice([None, None, None, 2, 4])),
     )
     trips = (Trip("prefill", 1, 16), Trip("decode", 8)) if generates else (Trip("request"),)
-    aim, prices = _aim(rng, objective, graph, views, trips)
+    aim, prices = _aim(rng, objective, views, trips)
     used = CODECS[:codecs]
     return Instance(
         objective,
@@ -81,7 +95,9 @@ def _graph(rng: random.Random, units: int) -> ModelGraph:
     )
 
 
-def _node(rng: random.Random, name: str, graph: ModelGraph, *, generates: bool) -> NodeView:
+def _node(
+    rng: random.Random, name: str, graph: ModelGraph, *, generates: bool, roomy: bool
+) -> NodeView:
     pace = rng.uniform(0.3, 4.0)
     total = graph.weight_bytes(graph.whole)
     seconds = tuple(
@@ -92,7 +108,7 @@ def _node(rng: random.Random, name: str, graph: ModelGraph, *, generates: bool) 
         node=name,
         incarnation="1",
         zone=zone,
-        weight_bytes=int(total * rng.choice([0.15, 0.3, 0.5, 0.8, 1.2])),
+        weight_bytes=int(total * rng.choice(ROOMY if roomy else TIGHT)),
         unit_s=seconds,
         prefill_s=tuple(6 * s for s in seconds) if generates else (),
         link=Link(rng.uniform(10, 1000), rng.uniform(10, 1000), rng.choice([0.4, 2, 8, 20])),
@@ -106,7 +122,6 @@ def _node(rng: random.Random, name: str, graph: ModelGraph, *, generates: bool) 
 def _aim(
     rng: random.Random,
     objective: str,
-    graph: ModelGraph,
     nodes: tuple[NodeView, ...],
     trips: tuple[Trip, ...],
 ) -> tuple[Aim, Prices]:
@@ -117,9 +132,8 @@ def _aim(
     )
     middle = totals[len(totals) // 2]
     trips_made = sum(trip.count for trip in trips)
-    target = (
-        (middle * rng.choice([0.8, 1.5, 4.0]) + 0.02 * trips_made) if rng.random() < 0.5 else None
-    )
+    allowed = middle * rng.choice([0.8, 1.5, 4.0]) + 0.02 * trips_made
+    target = allowed if rng.random() < _TARGETS else None
     rate = rng.choice([0.3, 0.8, 1.5]) / (middle + 0.005 * trips_made)
     prices = Prices(
         node_hour={"default": 0.02, "cloud": rng.choice([0.1, 0.6])},

@@ -90,7 +90,7 @@ class _Programme:
         raise RuntimeError("the tangents did not close in on the curve of waits")
 
     def _tangent(self, demand: float, wait: float) -> Row | None:
-        """wait ≥ that of `demand` and its slope on; None where the solution obeys."""
+        """A wait of at least that of `demand` and its slope on; None where the solution obeys."""
         aim = self.case.question.aim
         true = waiting_s(aim.rate_per_s, demand, aim.share)
         if wait >= true * (1 - _CLOSE) - _CLOSE / 1000:
@@ -188,9 +188,7 @@ class _Programme:
         hops = [n for name, n in self.names.items() if self._inner(name) and name[3] == node]  # type: ignore[index]  # such names are tuples
         return [first, *hops]
 
-    def _access(
-        self, i: int, latency: Row, money: Row, busy: dict[tuple[str, int], Row]
-    ) -> None:
+    def _access(self, i: int, latency: Row, money: Row, busy: dict[tuple[str, int], Row]) -> None:
         case, node, door = self.case, self.case.nodes[i], self.var("door", i)
         once = case.graph.input_bytes * case.question.trips[0].rows
         down = once * 8 / node.link.down_mbit_s / 1e6

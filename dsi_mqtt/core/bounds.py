@@ -38,12 +38,15 @@ class Prices:
 
     rents[cut, node]: parts of the node's fee that the units before `cut` are charged. Whole ns.
     rates: by budget, ns for one of what it counts; what is within its limit is credited.
+    stations[work/sends/gets, node]: ns for one that a request keeps the station busy; what is
+        within the cap is credited. None: no price on any.
     """
 
     charges: Nanoseconds
     credit: float
     rents: Nanoseconds
     rates: tuple[float, ...] = ()
+    stations: Nanoseconds | None = None
 
     @classmethod
     def none(cls, problem: Problem) -> Prices:
@@ -109,7 +112,7 @@ class Bounds:
 
     @classmethod
     def of(cls, problem: Problem, prices: Prices, ends: tuple[End, ...]) -> Bounds:
-        score = _priced(problem, prices.rates)
+        score = _priced(problem, prices)
         spent = score.compute + prices.charges + prices.rents
         last = _answered(problem, score, spent, ends)
         programme = _Programme(problem, score, spent, last)
@@ -177,13 +180,31 @@ class Bounds:
         return tuple(steps)
 
 
-def _priced(problem: Problem, rates: tuple[float, ...]) -> Sums:
-    """Rounded down where budgets are charged: what is within them is charged no more than credited."""
+def _priced(problem: Problem, prices: Prices) -> Sums:
+    """The score with charges for what budgets and stations are used, each rounded down: what is
+    within a limit is charged no more than credited.
+    """
     score = problem.score
-    for budget, rate in zip(problem.budgets, rates, strict=False):
+    for budget, rate in zip(problem.budgets, prices.rates, strict=False):
         if rate:
             score += budget.sums.charged(rate)
+    if prices.stations is not None:
+        score += _station_charges(problem, prices.stations)
     return score
+
+
+def _station_charges(problem: Problem, rates: Nanoseconds) -> Sums:
+    demands, (work, sends, gets) = problem.demands, rates
+    units = np.diff(demands.compute, axis=0, prepend=0.0)
+    access = sends * demands.access_sends + gets * demands.access_gets
+    return Sums(
+        compute=np.cumsum(np.floor(work * units), axis=0),
+        segment=float(np.floor(work.min() * demands.segment)),
+        leave=np.floor(sends * demands.sends + work * demands.encode),
+        arrive=np.floor(gets * demands.gets + work * demands.decode),
+        hop=np.zeros(len(problem.codings)),
+        access=np.floor(access),
+    )
 
 
 def _answered(

@@ -199,14 +199,11 @@ def without_effect(deployment: Deployment) -> tuple[str, ...]:
     default = Deployment(name="", model=ModelSpec())
     accepted = {
         "sla": (
-            "percentile",
-            "rate_per_s",
             "first_token_ms",
             "token_ms",
             "prompt_tokens",
             "new_tokens",
         ),
-        "privacy": ("max_exposure",),
         "policy": ("use", "horizon_s", "standbys"),
         "codecs": ("allow", "error"),
     }
@@ -216,11 +213,7 @@ def without_effect(deployment: Deployment) -> tuple[str, ...]:
         for name in names
         if getattr(getattr(deployment, part), name) != getattr(getattr(default, part), name)
     ]
-    found += [
-        name
-        for name in ("prices", "objective", "fallback")
-        if getattr(deployment, name) != getattr(default, name)
-    ]
+    found += [name for name in ("fallback",) if getattr(deployment, name) != getattr(default, name)]
     return tuple(found)
 
 

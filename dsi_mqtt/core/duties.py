@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
 
 from dsi_mqtt.core.problem import Duty, Problem
-
-
-class _Step(Protocol):
-    @property
-    def node(self) -> int: ...
-    @property
-    def stop(self) -> int: ...
-    @property
-    def coding(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -34,11 +25,13 @@ class Duties:
     def most(self) -> float:
         return max((max(duty) for _, duty in self.of), default=0.0)
 
-    def with_segment(self, problem: Problem, source: int, start: int, step: _Step) -> Duties:
-        """With the hop from `source` and the segment it leads to."""
-        demands, node = problem.demands, step.node
-        work = demands.compute[step.stop, node] - demands.compute[start, node] + demands.segment
-        hopped = self.with_hop(problem, source, node, start, step.coding)
+    def with_segment(
+        self, problem: Problem, source: int, start: int, step: tuple[int, int, int]
+    ) -> Duties:
+        """With the hop from `source` and the segment it leads to: (node, stop, coding)."""
+        demands, (node, stop, coding) = problem.demands, step
+        work = demands.compute[stop, node] - demands.compute[start, node] + demands.segment
+        hopped = self.with_hop(problem, source, node, start, coding)
         return hopped.plus(node, work=float(work))
 
     def with_hop(self, problem: Problem, source: int, target: int, cut: int, coding: int) -> Duties:
@@ -67,3 +60,12 @@ class Duties:
             for node, duty in self.of
             for mine, theirs in zip(duty, others.get(node, Duty()), strict=True)
         )
+
+
+def duties_along(problem: Problem, door: int, steps: Iterable[tuple[int, int, int]]) -> Duties:
+    """Of a whole chain."""
+    duties, at, cut = Duties.at_door(problem, door), door, 0
+    for step in steps:
+        duties = duties.with_segment(problem, at, cut, step)
+        at, cut = step[0], step[1]
+    return duties.answered(problem, at, door)

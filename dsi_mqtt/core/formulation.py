@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dsi_mqtt.core.aim import ONE_PASS, Aim, Trip
+from dsi_mqtt.core.aim import ONE_PASS, ONE_STEP, Aim, Trip
 from dsi_mqtt.core.codecs import RAW, Codec, Coding, codings
-from dsi_mqtt.core.deployment import Prices
+from dsi_mqtt.core.deployment import Deployment, Prices
 from dsi_mqtt.core.memory import Memory
 from dsi_mqtt.core.model import ModelGraph
 from dsi_mqtt.core.problem import (
@@ -34,6 +34,7 @@ from dsi_mqtt.errors import ConfigError
 HOUR_S: Final = 3600.0
 # Error of codecs and exposure are shares of one; as whole numbers they add up exactly.
 SHARE: Final = 1e9
+AT_REST: Final = Aim()
 # What latency weighs where it is not asked for: of equal placements the faster.
 EQUALS: Final = 1e-5
 
@@ -46,13 +47,28 @@ class Question:
     chain; None: anything. trip_max_s: by phase, what one trip may take.
     """
 
-    aim: Aim = Aim()
+    aim: Aim = AT_REST
     trips: tuple[Trip, ...] = ONE_PASS
     codecs: tuple[Codec, ...] = (RAW,)
     error_max: float | None = None
     exposure_max: float | None = None
-    prices: Prices = Prices()
+    prices: Prices = field(default_factory=Prices)
     trip_max_s: tuple[tuple[str, float], ...] = ()
+
+
+def question_of(deployment: Deployment) -> Question:
+    """What a deployment that serves asks for: its target is a wish.
+
+    Of a generation that is the time of one step of decoding, at rest: what a load of several texts
+    means for each step is not part of the model.
+    """
+    limit = deployment.privacy.max_exposure
+    exposure_max = limit if limit < 1 else None
+    if deployment.kind == "generation":
+        weights = deployment.objective
+        aim = Aim(latency=weights.latency, exposure=weights.exposure)
+        return Question(aim, ONE_STEP, exposure_max=exposure_max)
+    return Question(Aim.of(deployment), prices=deployment.prices, exposure_max=exposure_max)
 
 
 def formulate(
@@ -122,7 +138,7 @@ class _Arrays:
         )
 
     def seconds(self, trip: int) -> NDArray[np.float64]:
-        """[unit, node]"""
+        """[unit, node]."""
         wanted = self.question.trips[trip]
         rows = [node.seconds(wanted.phase, wanted.rows) for node in self.nodes]
         return np.array(rows).reshape(len(self.nodes), len(self.graph.units)).T

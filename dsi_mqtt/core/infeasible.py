@@ -8,12 +8,12 @@ or on every node where no single one is enough.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
+from dsi_mqtt.core.formulation import Question, formulate
 from dsi_mqtt.core.gaps import Constraint, Gap, Newcomer, first_gap, joined, newcomers
 from dsi_mqtt.core.model import ModelGraph
-from dsi_mqtt.core.formulation import Question, formulate
 from dsi_mqtt.core.problem import Held, Problem
 from dsi_mqtt.core.profile import NodeView
 from dsi_mqtt.core.rules import Rules
@@ -57,7 +57,7 @@ class Situation:
     rules: Rules
     nodes: tuple[NodeView, ...]
     held: Held
-    question: Question = Question()
+    question: Question = field(default_factory=Question)
 
     def problem(self) -> Problem:
         return formulate(self.graph, self.rules, self.nodes, self.held, self.question)

@@ -13,6 +13,7 @@ from typing import Final
 from dsi_mqtt.core.deployment import Deployment, SplitPart
 from dsi_mqtt.core.draft import places
 from dsi_mqtt.core.failures import NodeKey
+from dsi_mqtt.core.formulation import question_of
 from dsi_mqtt.core.membership import Membership
 from dsi_mqtt.core.model import ModelGraph, UnitRange
 from dsi_mqtt.core.node import ModelReport, NodeStatus, Telemetry
@@ -153,7 +154,14 @@ class Outlook:
         caches = cache_bytes(spec, graph)
         seen = views(usable, graph, self.name, caches=caches)
         unfit = self._unfit({view.node for view in seen}, graph, caches)
-        return plan(spec, graph, [*seen, *unfit], held=held, expansions=_expansions(graph))
+        return plan(
+            spec,
+            graph,
+            [*seen, *unfit],
+            held=held,
+            expansions=_expansions(graph),
+            question=question_of(spec),
+        )
 
     def present(self, spec: Deployment, graph: ModelGraph, serve: Table) -> Plan | None:
         """What `serve` promises under today's rules and links; None: it breaks the rules.
@@ -175,7 +183,9 @@ class Outlook:
         as_it_is = tuple(SplitPart(str(units), (node,)) for units, node in places(serve))
         asked = replace(spec, split=as_it_is, policy=replace(spec.policy, max_segments=None))
         try:
-            found = plan(asked, graph, nodes, expansions=_expansions(graph))
+            found = plan(
+                asked, graph, nodes, expansions=_expansions(graph), question=question_of(spec)
+            )
         except ConfigError:  # as cuts given by hand they would contradict the deployment
             return None
         return found if isinstance(found, Plan) else None

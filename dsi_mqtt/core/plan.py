@@ -7,18 +7,22 @@ other is faster, or the plan says by how much one might be. The latency model st
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from dsi_mqtt.core.account import Account, account
+from dsi_mqtt.core.aim import Aim, Phase
 from dsi_mqtt.core.deployment import Deployment
+from dsi_mqtt.core.formulation import Question
 from dsi_mqtt.core.infeasible import Infeasible, Situation, explain
 from dsi_mqtt.core.model import ModelGraph, UnitRange
-from dsi_mqtt.core.pressure import busiest_ns
+from dsi_mqtt.core.pressure import Found, Pressure, best, busiest_ns
 from dsi_mqtt.core.problem import Problem
 from dsi_mqtt.core.profile import NodeView
 from dsi_mqtt.core.rules import check, compile_rules
-from dsi_mqtt.core.search import Outcome, Path, cheapest
+from dsi_mqtt.core.search import Path
 from dsi_mqtt.core.table import DOOR
 from dsi_mqtt.errors import ConfigError
 
@@ -26,6 +30,7 @@ __all__ = ["Infeasible", "Plan", "PlannedHop", "PlannedSegment", "check", "plan"
 
 # Expansions after which the search gives the best it has; less than a second.
 EXPANSIONS: Final = 5_000
+IDLE: Final = Question()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +46,15 @@ class PlannedSegment:
 class PlannedHop:
     """What goes from `source` to `target`, which are nodes, or "door" at both ends of the chain.
 
-    transfer_s: 0 within a node.
+    nbytes: of all that a request sends there. transfer_s: 0 within a node. codecs: by phase; empty
+    at both ends of the chain.
     """
 
     source: str
     target: str
     nbytes: int
     transfer_s: float
+    codecs: tuple[tuple[Phase, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +72,9 @@ class Plan:
         rate that the placement can sustain.
     single_node_latency_s: of the best single node that may and can hold everything; None: none.
     meets_sla: the expected latency is within `sla.latency_ms`, or no such target is set.
+    wait_s: that `sla.percentile` of the requests stay within under the load that was planned for;
+        infinite where more come than can be served.
+    account: its cost, traffic and exposure.
     """
 
     segments: tuple[PlannedSegment, ...]
@@ -78,6 +88,8 @@ class Plan:
     considered: int
     single_node_latency_s: float | None
     meets_sla: bool
+    wait_s: float = 0.0
+    account: Account | None = None
 
     @property
     def nodes(self) -> frozenset[str]:
@@ -100,14 +112,18 @@ def plan(
     *,
     held: Mapping[str, Iterable[UnitRange]] | None = None,
     expansions: int = EXPANSIONS,
+    question: Question = IDLE,
 ) -> Plan | Infeasible:
-    """The fastest placement that satisfies the deployment, or why there is none.
+    """The best placement that satisfies the deployment, or why there is none.
 
     nodes: those that may be given work, in any order; draining and offline ones are left out.
     Spares among them take part only when there is no placement without them.
     held: by node, units it goes on holding until the plan serves (make before break); they take
         memory, shared with what the plan gives the node.
     expansions: limit of the search; beyond it `Plan.optimal` may be False.
+    question: what is asked of it besides; by default the least latency of one row at rest. A load
+        that nothing sustains is answered with the placement that sustains most, unless there is a
+        target to meet.
 
     Raises ConfigError when the deployment contradicts itself or the model (see `rules.check`),
     or when a node is given twice or its `unit_s` does not match the model.
@@ -118,19 +134,40 @@ def plan(
         node: frozenset(unit for units in ranges for unit in range(*units) if unit in graph.whole)
         for node, ranges in (held or {}).items()
     }
-    every = Situation(graph, rules, tuple(nodes), kept)
+    every = Situation(graph, rules, tuple(nodes), kept, question)
     core = replace(every, nodes=tuple(node for node in nodes if not node.spare))
     complete = True
     for situation in (core, every) if len(core.nodes) < len(nodes) else (every,):
         problem = situation.problem()
-        outcome = cheapest(problem, expansions)
-        if outcome.path is not None:
+        found = _found(problem, question, expansions)
+        if found.path is not None:
             alone = replace(situation, rules=rules.without_split()).problem().single_node()
-            route = _Route.of(problem, outcome.path)
+            route = _Route.of(problem, found.path, question)
             least = None if alone is None else alone[0]
-            return _planned(route, outcome, least, deployment.sla.latency_ms, certain=complete)
-        complete = complete and outcome.complete
+            planned = _planned(route, found, least, deployment.sla.latency_ms, certain=complete)
+            wait = Pressure(question.aim).wait_ns(route.busiest_ns) / 1e9
+            costs = account(problem, found.path, rules, question)
+            return replace(planned, wait_s=wait, account=costs)
+        complete = complete and found.complete
     return explain(every, proven=complete)
+
+
+def _found(problem: Problem, question: Question, expansions: int) -> Found:
+    found = best(problem, question.aim, expansions)
+    if found.path is None and question.aim.rate_per_s and question.aim.latency_max_s is None:
+        most = Aim(latency=0.0, busiest=1.0)
+        return best(problem, most, max(1, expansions - found.considered))
+    return found
+
+
+def gain(old: Plan, new: Plan) -> float:
+    """The share of what a request takes that `new` saves; of the busiest station's time where the
+    load is more than one of them can bear.
+    """
+    before, after = old.latency_s + old.wait_s, new.latency_s + new.wait_s
+    if not math.isfinite(before) or not math.isfinite(after):
+        before, after = old.busiest_s, new.busiest_s
+    return 1.0 - after / before if before > 0 else 0.0
 
 
 def _require_matching(graph: ModelGraph, nodes: Sequence[NodeView]) -> None:
@@ -158,7 +195,7 @@ class _Route:
     busiest_ns: float
 
     @classmethod
-    def of(cls, problem: Problem, path: Path) -> _Route:
+    def of(cls, problem: Problem, path: Path, question: Question) -> _Route:
         door, steps = path
         time = problem.latency
         nodes, stops = [step.node for step in steps], [step.stop for step in steps]
@@ -176,7 +213,15 @@ class _Route:
                 for start, stop, name, spent in zip(starts, stops, names, computes, strict=True)
             ),
             hops=tuple(
-                PlannedHop(source, target, int(problem.bytes_at[way, cut]), spent / 1e9)
+                PlannedHop(
+                    source,
+                    target,
+                    int(problem.bytes_at[way, cut]),
+                    spent / 1e9,
+                    tuple(problem.codings[way].names(question.trips).items())
+                    if 0 < cut < problem.units
+                    else (),
+                )
                 for source, target, cut, way, spent in zip(
                     (DOOR, *names), (*names, DOOR), (0, *stops), ways, hops, strict=True
                 )
@@ -189,14 +234,14 @@ class _Route:
 
 def _planned(
     route: _Route,
-    outcome: Outcome,
+    found: Found,
     alone_ns: float | None,
     target_ms: float | None,
     *,
     certain: bool,
 ) -> Plan:
     """certain: that spares are needed, where they take part."""
-    gap = 0.0 if outcome.complete else 1.0 - outcome.lower / route.latency_ns
+    gap = 0.0 if found.complete else 1.0 - found.lower / found.score
     return Plan(
         segments=route.segments,
         door=route.door,
@@ -204,9 +249,9 @@ def _planned(
         access_s=route.access_ns / 1e9,
         hops=route.hops,
         busiest_s=route.busiest_ns / 1e9,
-        optimal=outcome.complete and certain,
-        bound=max(0.0, gap),
-        considered=outcome.considered,
+        optimal=found.complete and certain,
+        bound=min(1.0, max(0.0, gap)),
+        considered=found.considered,
         single_node_latency_s=None if alone_ns is None else alone_ns / 1e9,
         meets_sla=target_ms is None or route.latency_ns <= target_ms * 1e6,
     )

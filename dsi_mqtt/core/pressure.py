@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 
 from dsi_mqtt.core.aim import Aim
-from dsi_mqtt.core.duties import Duties
+from dsi_mqtt.core.duties import duties_along
 from dsi_mqtt.core.problem import Budget, Problem
 from dsi_mqtt.core.queueing import waiting_s
 from dsi_mqtt.core.search import CEILING, Outcome, Path, cheapest
@@ -206,17 +206,7 @@ def least_demand(problem: Problem) -> float:
 
 def busiest_ns(problem: Problem, path: Path) -> float:
     """How long one request keeps the station busy that it keeps busy for longest."""
-    return duties_of(problem, path).most
-
-
-def duties_of(problem: Problem, path: Path) -> Duties:
-    """What one request keeps each station busy for."""
-    door, steps = path
-    duties, at, cut = Duties.at_door(problem, door), door, 0
-    for step in steps:
-        duties = duties.with_segment(problem, at, cut, step)
-        at, cut = step.node, step.stop
-    return duties.answered(problem, at, door)
+    return duties_along(problem, *path).most
 
 
 def latency_ns(problem: Problem, path: Path) -> float:

@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 
 from dsi_mqtt.core.bounds import Bounds, End, Prices, even_rents, exact
+from dsi_mqtt.core.duties import duties_along
 from dsi_mqtt.core.problem import Nanoseconds, Problem
 
 _ROUNDS: Final = 40
@@ -40,8 +41,8 @@ def tuned(problem: Problem, doors: Sequence[int], ceiling: float) -> Prices:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Ascent:
-    """Towards shares that give the highest bound: ns for all the room of each node, and for the
-    whole of each budget.
+    """Towards shares that give the highest bound: ns for all the room of each node, for the whole
+    of each budget, and where there is a cap, for each station kept busy up to it.
     """
 
     problem: Problem
@@ -51,9 +52,14 @@ class _Ascent:
 
     @property
     def limits(self) -> Nanoseconds:
-        """Of budgets and rooms, in the order of shares."""
+        """Of rooms, budgets and stations, in the order of shares."""
         budgets = [budget.limit for budget in self.problem.budgets]
-        return np.concatenate([self.rooms, np.array(budgets, np.float64)])
+        stations = [self.problem.cap] * (3 * len(self.rooms) if self.capped else 0)
+        return np.concatenate([self.rooms, np.array(budgets + stations, np.float64)])
+
+    @property
+    def capped(self) -> bool:
+        return bool(np.isfinite(self.problem.cap))
 
     def best(self, ceiling: float) -> Nanoseconds:
         """Polyak's step, halved when it does not help for a while."""
@@ -87,7 +93,14 @@ class _Ascent:
         nodes = len(self.rooms)
         charges = np.zeros((len(weights) + 1, nodes))
         np.cumsum(np.floor(weights * each[:nodes]), axis=0, out=charges[1:])
-        return Prices(charges, float(np.ceil(shares).sum()), self.rents, tuple(each[nodes:]))
+        after = nodes + len(self.problem.budgets)
+        return Prices(
+            charges,
+            float(np.ceil(shares).sum()),
+            self.rents,
+            tuple(each[nodes:after]),
+            each[after:].reshape(3, nodes) if self.capped else None,
+        )
 
     def excess(self, bounds: Bounds, door: int) -> Nanoseconds:
         """What the bound's chain takes beyond each limit, as a share of that."""
@@ -99,6 +112,11 @@ class _Ascent:
             start = stop
         for i, budget in enumerate(self.problem.budgets):
             used[len(self.rooms) + i] = budget.sums.along(door, steps)
+        if self.capped:
+            after = len(self.rooms) + len(self.problem.budgets)
+            busy = used[after:].reshape(3, -1)
+            for node, duty in duties_along(self.problem, door, steps).of:
+                busy[:, node] = duty
         over, limits = used - self.limits, self.limits
         return np.divide(over, limits, out=np.zeros_like(used), where=limits > 0)
 

@@ -73,7 +73,7 @@ class Sums:
     access: Nanoseconds
 
     def segment_of(self, node: int, start: int, stop: int) -> float:
-        return float(self.compute[stop, node] - self.compute[start, node]) + self.segment
+        return float(self.compute[stop, node] - self.compute[start, node] + self.segment)
 
     def hop_of(self, source: int, target: int, cut: int, coding: int = 0) -> float:
         if source == target:
@@ -90,8 +90,14 @@ class Sums:
         return total + self.hop_of(at, door, cut)
 
     def scaled(self, factor: float) -> Sums:
-        parts = (self.compute, self.segment, self.leave, self.arrive, self.hop, self.access)
-        return Sums(*(np.rint(factor * part) for part in parts))  # type: ignore[arg-type]  # a float stays one
+        return Sums(
+            np.rint(factor * self.compute),
+            float(np.rint(factor * self.segment)),
+            np.rint(factor * self.leave),
+            np.rint(factor * self.arrive),
+            np.rint(factor * self.hop),
+            np.rint(factor * self.access),
+        )
 
     def charged(self, rate: float) -> Sums:
         """At `rate` for each, every part rounded down."""

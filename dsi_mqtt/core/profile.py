@@ -78,8 +78,8 @@ class NodeView:
     free for its sessions; overdrawn_bytes: by which what is taken already is too much. unit_s:
     seconds each unit of the model takes here for one reference row. unfit: why it can be given
     nothing although it is there, as in "node a {unfit}"; empty where it can.
-    prefill_s: seconds of each unit for the prompt of the deployment's reference text; empty: as many
-        rows one after the other.
+    prefill_s: seconds of each unit for the prompt of the deployment's reference text; empty: as
+        many rows one after the other.
     price: its class in the deployment's prices. watts: when idle and when busy. taken: shares of
     its processor, uplink and downlink that others keep busy. codec_pace: seconds it takes for a
     codec over those of the node that the codec was measured on.

@@ -8,7 +8,8 @@ no faster station behind it makes anybody wait, and none before it changes the s
 
 So a percentile of latency is the time without load plus that percentile of one station's wait.
 The wait beyond t falls as C·exp(-θt): exact for exponential service, and a good approximation
-beyond one service time else (Cramér and Lundberg's).
+beyond one service time else (Cramér and Lundberg's). Up to one service time the wait for constant
+service is known exactly: (1 - load)·exp(rate·t) of the requests wait for no longer than t.
 """
 
 from __future__ import annotations
@@ -32,9 +33,14 @@ def waiting_s(rate_per_s: float, service_s: float, share: float, variation: floa
         return math.inf
     if load <= 1.0 - share:
         return 0.0  # so many find it idle
+    if variation <= _CONSTANT:
+        within = math.log(share / (1.0 - load)) / rate_per_s
+        if within <= service_s:
+            return within
     falls = _decay(load, variation)
     front = (1.0 - load) / (load * _tilted(falls, variation) - 1.0)
-    return max(0.0, math.log(front / (1.0 - share)) / falls) * service_s
+    least = 1.0 if variation <= _CONSTANT else 0.0
+    return max(least, math.log(front / (1.0 - share)) / falls) * service_s
 
 
 def _decay(load: float, variation: float) -> float:

@@ -291,7 +291,7 @@ class _Tree:
         if admitted is None or (problem.segments_bounded and used == problem.max_segments):
             return
         cut = entry.stop
-        ways = self._ways(entry, cut, self._stops(entry, admitted[0], cut))
+        ways = self._ways(entry, admitted[1], cut, self._stops(entry, admitted[0], cut))
         if ways is None:
             return
         siblings = _Siblings(entry, *admitted, *ways)
@@ -317,9 +317,9 @@ class _Tree:
             self.best = new
             self.ceiling = min(self.ceiling, least)
 
-    def _ways(self, entry: _Entry, cut: int, stops: Flags) -> _Ways | None:
+    def _ways(self, entry: _Entry, duties: Duties, cut: int, stops: Flags) -> _Ways | None:
         """All that may follow and is not above the ceiling, the least first; None: nothing."""
-        least, spent = self._following(entry, cut)
+        least, spent = self._following(entry, duties, cut)
         found = []
         for coding, hops, priced in self._hops(entry, cut):
             total = least + priced
@@ -328,7 +328,7 @@ class _Tree:
             if len(rows):
                 found.append(
                     self._within_budgets(
-                        entry, cut, coding, (rows, nodes, total[rows, nodes]), spent, hops
+                        entry, cut, coding, (rows, nodes, total[rows, nodes]), spent + hops
                     )
                 )
         if not found:
@@ -412,7 +412,9 @@ class _Tree:
             return False
         return problem.memory.covers(other.loads, here.loads)
 
-    def _following(self, entry: _Entry, cut: int) -> tuple[Nanoseconds, Nanoseconds]:
+    def _following(
+        self, entry: _Entry, duties: Duties, cut: int
+    ) -> tuple[Nanoseconds, Nanoseconds]:
         """[stop - cut - 1, node]: least and spent, but for the hop that leads there."""
         bounds, (door, steps) = self.bounds, entry.path
         problem, prices = bounds.problem, bounds.prices
@@ -425,7 +427,7 @@ class _Tree:
         spent = entry.spent + segment + fees - compute[cut] + compute[cut + 1 :]
         priced = bounds.score.segment + MORE
         least = entry.spent + priced + fees - bounds.spent[cut] + after[cut + 1 :]
-        least += self._paid(entry) - prices.credit
+        least += self._paid(entry, duties) - prices.credit
         if bounds.ends[entry.end].own is False:
             least += bounds.score.arrive[0, -1, door]
         if problem.fees.any():
@@ -436,18 +438,22 @@ class _Tree:
             least -= known + new
         return least, spent
 
-    def _paid(self, entry: _Entry) -> float:
+    def _paid(self, entry: _Entry, duties: Duties) -> float:
         """Charges of the segments placed, and of what they use of budgets."""
         charges, start, total = self.bounds.prices.charges, 0, 0.0
         for rate, used in zip(self.bounds.prices.rates, entry.used, strict=False):
             total += np.floor(rate * used)
+        stations = self.bounds.prices.stations
+        if stations is not None:
+            for node, duty in duties.of:
+                total += np.floor(stations[:, node] @ duty)
         for node, stop, _ in entry.path[1]:
             total += float(charges[stop, node] - charges[start, node])
             start = stop
         return total
 
     def _hops(self, entry: _Entry, cut: int) -> list[tuple[int, Nanoseconds, Nanoseconds]]:
-        """By coding, [node]: the score of the hop there, true and with prices; inf: may not lead."""
+        """By coding, [node]: score of the hop, true and with prices; inf: none may lead."""
         problem, at = self.bounds.problem, entry.node
         stays = not entry.path[1] or problem.by_hand
         number = 1 if not entry.path[1] else len(problem.codings)
@@ -474,7 +480,6 @@ class _Tree:
         coding: int,
         steps: tuple[Cuts, Cuts, Nanoseconds],
         spent: Nanoseconds,
-        hops: Nanoseconds,
     ) -> _Ways:
         """The steps (rows, nodes, least) that no budget forbids, in arrays of `_Siblings`."""
         problem, at = self.bounds.problem, entry.node
@@ -490,7 +495,7 @@ class _Tree:
         if not within.all():
             rows, nodes, leasts, used = rows[within], nodes[within], leasts[within], used[:, within]
         codings = np.full(len(rows), coding, np.intp)
-        spents = spent[rows, nodes] + hops[nodes]
+        spents = spent[rows, nodes]
         return leasts, nodes, cut + 1 + rows, codings, spents, used
 
     def _stops(self, entry: _Entry, loads: Loads, cut: int) -> Flags:

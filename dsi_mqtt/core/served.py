@@ -32,7 +32,7 @@ from dsi_mqtt.core.membership import Membership
 from dsi_mqtt.core.model import ModelGraph
 from dsi_mqtt.core.node import NodeStatus
 from dsi_mqtt.core.outlook import Outlook
-from dsi_mqtt.core.plan import Infeasible, Plan
+from dsi_mqtt.core.plan import Infeasible, Plan, gain
 from dsi_mqtt.core.table import DoorPlace, Table, TableDocument
 from dsi_mqtt.errors import ConfigError, one_sentence
 
@@ -233,7 +233,7 @@ class Served:
             return False
         policy = spec.policy
         same = places(serve) == planned_places(found)
-        if same or found.latency_s >= present.latency_s * (1 - policy.min_gain):
+        if same or gain(present, found) <= policy.min_gain:
             return True
         wait = self._moved_at + policy.cooldown_s
         if now < wait:

@@ -16,7 +16,7 @@ from dsi_mqtt.core.decisions import (
     PublishDocument,
     PublishSpec,
 )
-from dsi_mqtt.core.deployment import Deployment, Policy
+from dsi_mqtt.core.deployment import Deployment, Policy, Sla
 from dsi_mqtt.core.leadership import DropLead, PublishLeader, TakeLead
 from dsi_mqtt.core.model import ModelGraph, ModelSpec, Unit
 from dsi_mqtt.core.node import (
@@ -40,7 +40,8 @@ TELEMETRY_S = 0.5
 GRAPH = ModelGraph(
     "sha256:1", "fake", tuple(Unit(f"u{i}", 10 * MIB, 1e8, 4096) for i in range(UNITS))
 )
-SPEC = Deployment(NAME, ModelSpec(tier="fake"))
+# At rest: where load would count, a test says so.
+SPEC = Deployment(NAME, ModelSpec(tier="fake"), sla=Sla(rate_per_s=0.0))
 
 
 @dataclass

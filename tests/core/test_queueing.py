@@ -61,6 +61,14 @@ def test_more_load_longer_service_more_variation_and_more_requests_wait_longer(
     assert waiting_s(rate, service, min(0.9999, share * more), variation) >= told * (1 - 1e-6)
 
 
+@given(load=st.floats(0.06, 0.6), service=st.floats(1e-3, 10.0))
+def test_up_to_one_service_time_the_wait_is_known(load: float, service: float) -> None:
+    """P(W <= t) = (1 - load) exp(rate t), of constant service."""
+    rate, share = load / service, min(0.95, (1 - load) * math.exp(load * 0.9))
+    told = waiting_s(rate, service, share)
+    assert (1 - load) * math.exp(rate * told) == pytest.approx(max(share, 1 - load))
+
+
 def test_a_queue_that_grows_has_no_percentile() -> None:
     assert waiting_s(1.0, 1.0, 0.95) == math.inf
     assert waiting_s(2.0, 1.0, 0.5) == math.inf
