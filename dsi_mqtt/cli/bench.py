@@ -69,3 +69,21 @@ def decode(
 
     plan = DecodePlan(shape_named(shape), repeats, prompt_tokens, new_tokens, seed)
     report_decode(plan, as_json=json)
+
+
+@app.command()
+def planner(
+    json: JsonOption = False,
+    instances: Annotated[
+        int, typer.Option(min=12, help="Small problems that are solved in other ways too.")
+    ] = 600,
+    seed: Annotated[int, typer.Option(min=0, help="Of the problems.")] = 0,
+) -> None:
+    """Compare the planner with trying all and with a linear programme, and time it.
+
+    Small problems are solved again: two thirds by trying all, one by HiGHS (scipy). Large ones, up
+    to 80 units on 1,000 nodes, are timed on one core. It takes about half an hour.
+    """
+    from dsi_mqtt.cli.bench_planner_report import report_planner  # noqa: PLC0415 - as above
+
+    report_planner(instances=instances, seed=seed, as_json=json)

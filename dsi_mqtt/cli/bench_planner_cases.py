@@ -53,7 +53,7 @@ def instance(
     views = tuple(
         _node(rng, f"n{i:04}", graph, generates=generates, roomy=roomy) for i in range(nodes)
     )
-    inside = {"0:1": ("plant",), f"{units - 1}:{units}": ("plant",)}
+    inside: dict[str, tuple[str, ...]] = {"0:1": ("plant",), f"{units - 1}:{units}": ("plant",)}
     private = rng.random() < _PRIVATE
     deployment = Deployment(
         "bench",

@@ -259,7 +259,8 @@ class _Programme:
         least = there.min(axis=2)
         if self.problem.by_hand:
             ways = score.leave[:, cut] + (least + score.hop)[:, :, None]
-            return np.minimum(ways.min(axis=1), start)
+            stayed: Nanoseconds = np.minimum(ways.min(axis=1), start)
+            return stayed
         rows, ways_of = np.arange(there.shape[0])[:, None], np.arange(there.shape[1])
         there[rows, ways_of, nearest] = np.inf
         second = there.min(axis=2)

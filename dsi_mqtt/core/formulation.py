@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -54,6 +54,15 @@ class Question:
     exposure_max: float | None = None
     prices: Prices = field(default_factory=Prices)
     trip_max_s: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing but the rules can make it impossible."""
+        return self == self.without_limits()
+
+    def without_limits(self) -> Question:
+        at_rest = replace(self.aim, rate_per_s=0.0, latency_max_s=None)
+        return replace(self, aim=at_rest, error_max=None, exposure_max=None, trip_max_s=())
 
 
 def question_of(deployment: Deployment) -> Question:
@@ -248,7 +257,8 @@ class _Arrays:
         prices = self.question.prices
         rents = [price_of(prices.node_hour, node, "prices.node_hour") for node in self.nodes]
         idle = [node.watts[0] / 1000 * prices.kwh for node in self.nodes]
-        return np.array(rents) + np.array(idle)
+        fees: NDArray[np.float64] = np.array(rents) + np.array(idle)
+        return fees
 
     def budgets(self, rules: Rules, trips: Sequence[Sums]) -> tuple[Budget, ...]:
         asked, found = self.question, []

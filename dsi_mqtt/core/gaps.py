@@ -14,7 +14,20 @@ from dsi_mqtt.core.model import UnitRange
 from dsi_mqtt.core.profile import Link, NodeView
 from dsi_mqtt.core.rules import Rules, Zones, in_zones
 
-Constraint = Literal["no_nodes", "zones", "memory", "pin", "split", "segments", "links", "unfit"]
+Constraint = Literal[
+    "no_nodes",
+    "zones",
+    "memory",
+    "pin",
+    "split",
+    "segments",
+    "links",
+    "unfit",
+    "latency",
+    "rate",
+    "exposure",
+    "targets",
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,16 @@ or on every node where no single one is enough.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from dsi_mqtt.core.aim import Aim
 from dsi_mqtt.core.formulation import Question, formulate
 from dsi_mqtt.core.gaps import Constraint, Gap, Newcomer, first_gap, joined, newcomers
 from dsi_mqtt.core.model import ModelGraph
+from dsi_mqtt.core.pressure import Pressure, best, busiest_ns, latency_ns
 from dsi_mqtt.core.problem import Held, Problem
 from dsi_mqtt.core.profile import NodeView
 from dsi_mqtt.core.rules import Rules
@@ -23,6 +26,8 @@ from dsi_mqtt.errors import one_sentence
 # Expansions for one question. A placement that is not found within them does not count, so that
 # a remedy stays true, and may ask for more than the least.
 _EXPANSIONS: Final = 150
+# For the best that could be had in the place of what was asked.
+_TARGET_EXPANSIONS: Final = 2_000
 # Nodes for which more memory is tried.
 _CANDIDATES: Final = 8
 _STEPS_PER_MIB: Final = 10
@@ -71,6 +76,11 @@ def explain(situation: Situation, *, proven: bool) -> Infeasible:
     gap = first_gap(situation.rules, situation.nodes)
     if gap is not None:
         return _infeasible(gap, _close_gaps(situation), proven=True)
+    if not situation.question.plain:
+        asked = replace(situation, question=situation.question.without_limits())
+        if asked.possible():
+            return unmet(situation, proven=proven)
+        situation = asked
     if _with_segments(situation, situation.rules.units).possible():
         remedy = _more_segments(situation)
         limit = situation.rules.max_segments
@@ -82,6 +92,78 @@ def explain(situation: Situation, *, proven: bool) -> Infeasible:
     node, remedy = _more_memory(situation)
     gap = Gap("memory", node, _memory_message(situation))
     return _infeasible(gap, remedy + _beside(situation), proven=proven)
+
+
+def unmet(situation: Situation, *, proven: bool) -> Infeasible:
+    """Why a placement that fits misses what was asked of it: each limit is taken away in turn."""
+    for look in (_too_slow, _too_many, _too_exposed):
+        found = look(situation)
+        if found is not None:
+            gap, remedy = found
+            return _infeasible(gap, remedy, proven=proven)
+    message = "no placement meets all that is asked of it: time, load, error and exposure together"
+    gap = Gap("targets", "sla", message)
+    return _infeasible(gap, "raise the limit that matters least", proven=proven)
+
+
+def _too_many(situation: Situation) -> tuple[Gap, str] | None:
+    """More requests than any placement can bear."""
+    asked, rate = situation.question, situation.question.aim.rate_per_s
+    widest = replace(asked, aim=Aim(latency=0.0, busiest=1.0))
+    problem = replace(situation, question=widest).problem()
+    path = best(problem, widest.aim, _TARGET_EXPANSIONS).path
+    if path is None or not rate:
+        return None
+    most = 1e9 / busiest_ns(problem, path)
+    if rate < most:
+        return None
+    message = f"{rate:g} requests a second come, and no placement bears more than {most:.3g}"
+    return Gap("rate", "sla.rate_per_s", message), "lower sla.rate_per_s, or start more nodes"
+
+
+def _too_slow(situation: Situation) -> tuple[Gap, str] | None:
+    asked, aim = situation.question, situation.question.aim
+    if aim.latency_max_s is None:
+        return None
+    fastest = replace(asked, aim=Aim(rate_per_s=aim.rate_per_s, share=aim.share))
+    problem = replace(situation, question=fastest).problem()
+    path = best(problem, fastest.aim, _TARGET_EXPANSIONS).path
+    if path is None:
+        return None
+    wait = Pressure(fastest.aim).wait_ns(busiest_ns(problem, path))
+    least = math.ceil((latency_ns(problem, path) + wait) / 1e5) / 10
+    if least <= aim.latency_max_s * 1000:
+        return None
+    message = (
+        f"{aim.share:.4g} of the requests are to take {aim.latency_max_s * 1000:g} ms at most, "
+        f"and the fastest placement takes {least:g} ms at {aim.rate_per_s:g} requests a second"
+    )
+    return Gap("latency", "sla.latency_ms", message), f"raise sla.latency_ms to {least:g}"
+
+
+def _too_exposed(situation: Situation) -> tuple[Gap, str] | None:
+    asked = situation.question
+    if asked.exposure_max is None:
+        return None
+    closest = replace(asked, aim=Aim(latency=0.0, exposure=1.0), exposure_max=None)
+    problem = replace(situation, question=closest).problem()
+    path = best(problem, closest.aim, _TARGET_EXPANSIONS).path
+    if path is None:
+        return None
+    start, outside = 0, 0
+    for node, stop, _ in path[1]:
+        if not situation.rules.trusts(problem.nodes[node]):
+            outside += stop - start
+        start = stop
+    share = outside / problem.units
+    if share <= asked.exposure_max:
+        return None
+    message = (
+        f"at least {share:.2g} of the units must be computed outside of the trusted zones, "
+        f"privacy.max_exposure is {asked.exposure_max:g}"
+    )
+    remedy = f"raise privacy.max_exposure to {share:.2g}, or start nodes in trusted zones"
+    return Gap("exposure", "privacy.max_exposure", message), remedy
 
 
 def _beside(situation: Situation) -> str:

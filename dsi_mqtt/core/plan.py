@@ -138,8 +138,7 @@ def plan(
     core = replace(every, nodes=tuple(node for node in nodes if not node.spare))
     complete = True
     for situation in (core, every) if len(core.nodes) < len(nodes) else (every,):
-        problem = situation.problem()
-        found = _found(problem, question, expansions)
+        problem, found = _found(situation, expansions)
         if found.path is not None:
             alone = replace(situation, rules=rules.without_split()).problem().single_node()
             route = _Route.of(problem, found.path, question)
@@ -152,12 +151,14 @@ def plan(
     return explain(every, proven=complete)
 
 
-def _found(problem: Problem, question: Question, expansions: int) -> Found:
+def _found(situation: Situation, expansions: int) -> tuple[Problem, Found]:
+    question, problem = situation.question, situation.problem()
     found = best(problem, question.aim, expansions)
-    if found.path is None and question.aim.rate_per_s and question.aim.latency_max_s is None:
-        most = Aim(latency=0.0, busiest=1.0)
-        return best(problem, most, max(1, expansions - found.considered))
-    return found
+    if found.path is not None or not question.aim.rate_per_s or question.aim.latency_max_s:
+        return problem, found
+    widest = Aim(latency=0.0, busiest=1.0)
+    problem = replace(situation, question=replace(question, aim=widest)).problem()
+    return problem, best(problem, widest, max(1, expansions - found.considered))
 
 
 def gain(old: Plan, new: Plan) -> float:

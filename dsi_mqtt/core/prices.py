@@ -15,7 +15,7 @@ from typing import Final
 
 import numpy as np
 
-from dsi_mqtt.core.bounds import Bounds, End, Prices, even_rents, exact
+from dsi_mqtt.core.bounds import Bounds, End, Prices, even_rents, exact, grouped
 from dsi_mqtt.core.duties import duties_along
 from dsi_mqtt.core.problem import Nanoseconds, Problem
 
@@ -24,7 +24,7 @@ _ROUNDS: Final = 40
 _PATIENCE: Final = 4
 _SHORTEST: Final = 0.1
 # Doors that the ascent looks at together.
-_DOORS: Final = 4
+_DOORS: Final = 5
 # Sums of weights beyond which a node counts as divisible at will.
 _SUMS: Final = 500
 
@@ -32,11 +32,22 @@ _SUMS: Final = 500
 def tuned(problem: Problem, doors: Sequence[int], ceiling: float) -> Prices:
     """Prices under which the bound is high. ceiling: score of a placement, in ns.
 
-    doors: the most promising first; few of them matter.
+    The bound is the least over all doors, but few doors matter: the ascent starts with the best
+    one and takes in whichever is the best at the prices found so far.
     """
     problem = replace(problem, max_segments=problem.units)
-    ascent = _Ascent(problem, exact(doors[:_DOORS]), _rooms(problem), even_rents(problem))
-    return ascent.prices(ascent.best(ceiling))
+    looked: tuple[int, ...] = ()
+    ascent = _Ascent(problem, (), _rooms(problem), even_rents(problem))
+    shares = np.zeros(len(ascent.limits))
+    while len(looked) < _DOORS:
+        roots = Bounds.of(problem, ascent.prices(shares), grouped(doors)).roots()
+        door = min(roots, key=lambda door: (roots[door], door))
+        if door in looked:
+            break
+        looked = (*looked, door)
+        ascent = replace(ascent, ends=exact(looked))
+        shares = ascent.best(shares, ceiling)
+    return ascent.prices(shares)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,9 +72,9 @@ class _Ascent:
     def capped(self) -> bool:
         return bool(np.isfinite(self.problem.cap))
 
-    def best(self, ceiling: float) -> Nanoseconds:
-        """Polyak's step, halved when it does not help for a while."""
-        shares = best = np.zeros(len(self.limits))
+    def best(self, shares: Nanoseconds, ceiling: float) -> Nanoseconds:
+        """On the way up from `shares`: Polyak's step, halved when it does not help for a while."""
+        best = shares
         highest, reach, idle = -np.inf, 1.0, 0
         for _ in range(_ROUNDS):
             bounds = Bounds.of(self.problem, self.prices(shares), self.ends)

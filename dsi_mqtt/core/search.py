@@ -22,6 +22,7 @@ the order of names: paths with equal bounds are taken in that order.
 from __future__ import annotations
 
 import heapq
+import math
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -97,8 +98,15 @@ class _Entry(NamedTuple):
         return self.path[1][-1].node if self.path[1] else self.path[0]
 
 
-# least, node, stop, coding, spent of each way on, and [budget, way] what is used.
-_Ways = tuple[Nanoseconds, Cuts, Cuts, Cuts, Nanoseconds, Nanoseconds]
+class _Ways(NamedTuple):
+    """Ways on from a path, in arrays. used[budget, way]."""
+
+    leasts: Nanoseconds
+    nodes: Cuts
+    stops: Cuts
+    codings: Cuts
+    spents: Nanoseconds
+    used: Nanoseconds
 
 
 @dataclass(slots=True, eq=False)
@@ -108,41 +116,37 @@ class _Siblings:
     parent: _Entry
     loads: Loads
     duties: Duties
-    leasts: Nanoseconds
-    nodes: Cuts
-    stops: Cuts
-    codings: Cuts
-    spents: Nanoseconds
-    used: Nanoseconds
+    ways: _Ways
     units: int = 0
     at: int = 0
 
     def complete(self, units: int) -> list[int]:
         """Those that end the chain; they are not among the next ones."""
         self.units = units
-        last: list[int] = np.flatnonzero(self.stops == units).tolist()
+        last: list[int] = np.flatnonzero(self.ways.stops == units).tolist()
         return last
 
     def next(self, ceiling: float, deepest_first: bool) -> _Entry | None:
-        while self.at < len(self.leasts):
+        while self.at < len(self.ways.leasts):
             way, self.at = self.at, self.at + 1
-            if self.leasts[way] > ceiling:
+            if self.ways.leasts[way] > ceiling:
                 return None
-            if self.stops[way] != self.units:
+            if self.ways.stops[way] != self.units:
                 return self.entry(way, deepest_first)
         return None
 
     def entry(self, way: int, deepest_first: bool) -> _Entry:
-        (door, steps), least = self.parent.path, float(self.leasts[way])
-        step = Step(int(self.nodes[way]), int(self.stops[way]), int(self.codings[way]))
+        ways, (door, steps) = self.ways, self.parent.path
+        least = float(ways.leasts[way])
+        step = Step(int(ways.nodes[way]), int(ways.stops[way]), int(ways.codings[way]))
         rank = -float(len(steps) + 1) if deepest_first else least
-        used = tuple(self.used[:, way].tolist())
+        used = tuple(ways.used[:, way].tolist())
         return _Entry(
             rank,
             least,
             (door, (*steps, step)),
             self.parent.end,
-            float(self.spents[way]),
+            float(ways.spents[way]),
             used,
             self.loads,
             self.duties,
@@ -294,7 +298,7 @@ class _Tree:
         ways = self._ways(entry, admitted[1], cut, self._stops(entry, admitted[0], cut))
         if ways is None:
             return
-        siblings = _Siblings(entry, *admitted, *ways)
+        siblings = _Siblings(entry, *admitted, ways)
         for last in siblings.complete(problem.units):
             self._push_complete(siblings.entry(last, self.deepest_first))
         self._push_next(siblings)
@@ -333,22 +337,12 @@ class _Tree:
                 )
         if not found:
             return None
-        parts = [np.concatenate([way[i] for way in found]) for i in range(5)]
-        leasts, nodes, ends, codings, spents = parts
-        used = np.concatenate([way[5] for way in found], axis=1)
-        order = (
-            np.lexsort((codings, ends, nodes, leasts))
-            if len(found) > 1
-            else np.argsort(leasts, kind="stable")
-        )
-        return (
-            leasts[order],
-            nodes[order],
-            ends[order],
-            codings[order],
-            spents[order],
-            used[:, order],
-        )
+        ways = _Ways(*(np.concatenate(part, axis=-1) for part in zip(*found, strict=True)))
+        if len(found) == 1:  # nodes and stops are in order already
+            order = np.argsort(ways.leasts, kind="stable")
+        else:
+            order = np.lexsort((ways.codings, ways.stops, ways.nodes, ways.leasts))
+        return _Ways(*(part[..., order] for part in ways))
 
     def _fits(self, entry: _Entry) -> bool:
         """Whether a complete path obeys what the bound forgets."""
@@ -442,11 +436,11 @@ class _Tree:
         """Charges of the segments placed, and of what they use of budgets."""
         charges, start, total = self.bounds.prices.charges, 0, 0.0
         for rate, used in zip(self.bounds.prices.rates, entry.used, strict=False):
-            total += np.floor(rate * used)
+            total += math.floor(rate * used)
         stations = self.bounds.prices.stations
         if stations is not None:
             for node, duty in duties.of:
-                total += np.floor(stations[:, node] @ duty)
+                total += math.floor(float(stations[:, node] @ duty))
         for node, stop, _ in entry.path[1]:
             total += float(charges[stop, node] - charges[start, node])
             start = stop
@@ -496,7 +490,7 @@ class _Tree:
             rows, nodes, leasts, used = rows[within], nodes[within], leasts[within], used[:, within]
         codings = np.full(len(rows), coding, np.intp)
         spents = spent[rows, nodes]
-        return leasts, nodes, cut + 1 + rows, codings, spents, used
+        return _Ways(leasts, nodes, cut + 1 + rows, codings, spents, used)
 
     def _stops(self, entry: _Entry, loads: Loads, cut: int) -> Flags:
         """[stop - cut - 1, node]: segments that may come next, twins after the first left out."""
