@@ -337,12 +337,12 @@ class _Tree:
                 )
         if not found:
             return None
-        ways = _Ways(*(np.concatenate(part, axis=-1) for part in zip(*found, strict=True)))
+        ways = _Ways._make(np.concatenate(part, axis=-1) for part in zip(*found, strict=True))
         if len(found) == 1:  # nodes and stops are in order already
             order = np.argsort(ways.leasts, kind="stable")
         else:
             order = np.lexsort((ways.codings, ways.stops, ways.nodes, ways.leasts))
-        return _Ways(*(part[..., order] for part in ways))
+        return _Ways._make(part[..., order] for part in ways)
 
     def _fits(self, entry: _Entry) -> bool:
         """Whether a complete path obeys what the bound forgets."""
