@@ -7,9 +7,8 @@ YAML into them. Unit ranges in keys and values are written "start:stop", half-op
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Final, Literal
 
 from dsi_mqtt.core.model import ModelSpec, UnitRange
@@ -172,9 +171,7 @@ class Deployment:
     @property
     def opening(self) -> str:
         """A short name for `opens`: nodes tell with it which model they describe."""
-        model, context = self.opens
-        text = json.dumps([asdict(model), context], sort_keys=True, default=str)
-        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        return hashlib.blake2b(repr(self.opens).encode(), digest_size=8).hexdigest()
 
 
 def parse_units(text: str, field_name: str) -> UnitRange:
