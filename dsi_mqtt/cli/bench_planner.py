@@ -150,7 +150,7 @@ def timed(size: tuple[int, int, int], kind: str, seed: int) -> Timed:
             _, found = planned(case, TIMED)
             spent.append((time.process_time() - begun) * 1000)
             if not repeat and found.path is not None:
-                gaps.append(0.0 if found.complete else 1 - found.lower / found.score)
+                gaps.append(0.0 if found.complete else min(1.0, 1 - found.lower / found.score))
     return Timed(
         units,
         nodes,
