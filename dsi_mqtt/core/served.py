@@ -195,7 +195,11 @@ class Served:
             if self._stays(spec, serve, present, found, now):
                 why = self._why(found) if isinstance(found, Infeasible) else None
                 return self._keep(serve, why, authority)
-        elif isinstance(found, Infeasible) and (self._still_arriving(now) or self._is_early(now)):
+        elif (
+            isinstance(found, Infeasible)
+            and not self._is_pressing(spec, graph, serve)
+            and (self._still_arriving(now) or self._is_early(now))
+        ):
             self._look_again = (now + SETTLE_S, reason)
             return []
         if isinstance(found, Infeasible):
@@ -397,6 +401,17 @@ class Served:
         if self._waited_s(now) > DESCRIBE_S:
             return False
         return self._members.newest_since(now) < SETTLE_S or self._outlook.undescribed()
+
+    def _is_pressing(self, spec: Deployment, graph: ModelGraph, serve: Table | None) -> bool:
+        """Whether a refusal waits for no node: what was deployed is not what an intact chain does.
+
+        One whose nodes have closed its model computes nothing, whatever is said of it, and some
+        open the next model sooner than others: those are waited for, unless rules forbid the chain.
+        """
+        if serve is None:
+            return False
+        changed = self._changed and self._outlook.computes(serve)
+        return changed or self._outlook.forbids(spec, graph, serve)
 
     def _is_early(self, now: float) -> bool:
         """Nothing was ever said of this deployment, and more nodes may be about to speak."""
