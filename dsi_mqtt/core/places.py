@@ -68,7 +68,7 @@ class Places:
             elif room.fits([first.most, *beside]):
                 self._roll.awaited = True  # what has ended is there until nodes are told
                 break
-            elif self._idle.drop_oldest(spare=reused) or self._idle.drop_oldest():
+            elif self._idle.drop_oldest(but=reused) or self._idle.drop_oldest():
                 self._roll.changed = True
             else:
                 break
