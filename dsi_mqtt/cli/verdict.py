@@ -13,7 +13,7 @@ from typing import Final
 from dsi_mqtt.cli.watching import Picture
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.node import ModelReport
-from dsi_mqtt.core.served import DESCRIBE_S
+from dsi_mqtt.core.patience import DESCRIBE_S
 from dsi_mqtt.core.table import Table, TableDocument
 from dsi_mqtt.errors import InfeasibleError
 

@@ -266,11 +266,11 @@ def _making_room(
     unnamed = (name for name, held in known.items() if not held.named and name not in stepping)
     gone: list[str] = []
     while not room.allows(tally):
-        name = next(unnamed, None) if may_free else None
-        if name is None:
+        first = next(unnamed, None) if may_free else None
+        if first is None:
             return None
-        tally.remove(rooms[name])
-        gone.append(name)
+        tally.remove(rooms[first])
+        gone.append(first)
     return gone
 
 

@@ -126,7 +126,7 @@ class HeldRoom:
             return False
         taken = growing = 0
         for units, part in self.parts.items():
-            sizes = tally.sizes.get(units, {})
+            sizes: Mapping[int, int] = tally.sizes.get(units, {})
             taken += sum(size * count for size, count in sizes.items()) * part.position
             growing = max(growing, max(sizes, default=0) * part.layer)
         return taken + growing <= self.nbytes
