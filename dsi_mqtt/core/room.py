@@ -93,11 +93,12 @@ class Tally:
     def __init__(self, sessions: Iterable[Mapping[UnitRange, int]]) -> None:
         """sessions: of each, positions that its caches have room for, by segment."""
         self.sessions = 0
-        self.sizes: dict[UnitRange, Counter[int]] = {}
+        sizes: dict[UnitRange, list[int]] = {}
         for rooms in sessions:
             self.sessions += 1
             for units, size in rooms.items():
-                self.sizes.setdefault(units, Counter())[size] += 1
+                sizes.setdefault(units, []).append(size)
+        self.sizes = {units: Counter(found) for units, found in sizes.items()}
 
     def remove(self, rooms: Mapping[UnitRange, int]) -> None:
         """A session that was counted has gone."""
