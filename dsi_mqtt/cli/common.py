@@ -16,7 +16,7 @@ from rich.console import Console
 from dsi_mqtt.core.sizes import GIB, KIB, MIB
 from dsi_mqtt.core.table import BrokerUrls
 from dsi_mqtt.errors import ConfigError, WireError
-from dsi_mqtt.transport.address import beside, parse_broker_url
+from dsi_mqtt.transport.address import parse_broker_url, where_tensors_go
 from dsi_mqtt.transport.base import Connection, ConnectOptions, ControlConnection, Message
 from dsi_mqtt.transport.mqtt import MqttTransport
 from dsi_mqtt.transport.retained import read_retained
@@ -102,7 +102,7 @@ async def home_brokers(
             f"{message.topic} at {address} does not say where tensors go ({error!s:.50}); "
             "start `dsi-mqtt broker` again, or give --data-broker"
         ) from None
-    return BrokerUrls(url, url if port is None else beside(url, port))
+    return BrokerUrls(url, where_tensors_go(url, port))
 
 
 async def site_message(connection: Connection, topics: Topics, wait_s: float) -> Message | None:

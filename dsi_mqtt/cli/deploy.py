@@ -22,9 +22,10 @@ from dsi_mqtt.cli.common import (
     waiting,
 )
 from dsi_mqtt.cli.deploy_check import check_deployment
+from dsi_mqtt.cli.verdict import Wait, refusal
 from dsi_mqtt.cli.watching import Picture, watch
 from dsi_mqtt.core.deployment import Deployment, differences, without_effect
-from dsi_mqtt.core.table import Table, TableDocument
+from dsi_mqtt.core.table import Table
 from dsi_mqtt.errors import (
     ConfigError,
     InfeasibleError,
@@ -37,13 +38,6 @@ from dsi_mqtt.wire.files import read_nodes, read_site
 from dsi_mqtt.wire.topics import Topics, check_name
 
 WAIT_S: Final = 180.0
-# An orchestrator that starts together with us leads after about so long.
-PATIENCE_S: Final = 6.0
-# How long a table must stand before it counts as the answer to what was deployed: a refusal until
-# nodes that have just come have had their part in the plan.
-SETTLED_S: Final = 1.0
-REFUSED_S: Final = 3.0
-_NOBODY_LEADS: Final = "no orchestrator has answered; is `dsi-mqtt orchestrator` running?"
 
 
 def deploy(
@@ -112,7 +106,8 @@ async def _deploy(
             return None
         console = Console(stderr=True)
         known = before.documents.get(deployment.name)
-        served = known is not None and _goes_on(known)
+        serve = known.serve if known is not None else None
+        served = serve is not None and serve.state == "serving"
         with waiting(console, f"{deployment.name}: waiting for the orchestrator") as say:
             return await until_serving(
                 connection, topics, deployment, timeout_s, say, served=served
@@ -153,7 +148,7 @@ async def until_serving(
 
     Raises InfeasibleError: with the reason when it cannot be placed, or after `timeout_s`.
     """
-    seen = _Wait(deployment, nodes, say, asyncio.get_running_loop().time)
+    seen = Wait(deployment, nodes, say, asyncio.get_running_loop().time)
     try:
         async with asyncio.timeout(timeout_s):
             picture = await watch(connection, topics, seen.settled, marker(topics))
@@ -163,156 +158,8 @@ async def until_serving(
         ) from None
     refused = refusal(picture, deployment.name, served=served)
     if refused is not None:
-        raise InfeasibleError(refused)
+        raise refused
     return seen.table
-
-
-def refusal(picture: Picture, name: str, *, served: bool = False) -> str | None:
-    """What has become of a deployment that cannot be placed, and why; None: it serves.
-
-    served: that another served before under its name.
-    """
-    document = picture.documents.get(name)
-    table = document.serve if document else None
-    if document is None or table is None:
-        return None
-    why = other_weights(picture, name) or document.refused or table.reason
-    if table.state != "serving":
-        gone = "serves nothing now; deploy the former file again, or change what is missing"
-        return f"{name} {gone if served else 'cannot be served'}: {why}"
-    if document.refused is not None:
-        return f"{name} cannot be placed, so the former placement serves on: {why}"
-    return None
-
-
-class _Wait:
-    """What is seen of a deployment while it is waited for. progress: how far it is."""
-
-    def __init__(
-        self,
-        deployment: Deployment,
-        nodes: frozenset[str],
-        say: Callable[[str], None] | None,
-        clock: Callable[[], float],
-    ) -> None:
-        self._deployment = deployment
-        self._nodes = nodes
-        self._say = say
-        self._clock = clock
-        self._started = clock()
-        self._verdict: tuple[TableDocument, float] | None = None
-        self.progress = _NOBODY_LEADS
-
-    @property
-    def table(self) -> Table:
-        """The answer to what was deployed, once it is settled."""
-        table = self._verdict[0].serve if self._verdict is not None else None
-        if table is None:
-            raise RuntimeError("there is no verdict yet")
-        return table
-
-    def settled(self, picture: Picture) -> bool:
-        """Whether a document has stood long enough: one from before does not know what is new."""
-        name = self._deployment.name
-        if picture.specs.get(name) != self._deployment:
-            return False
-        now = self._clock()
-        self.progress = progress(picture, name, self._nodes)
-        early = now - self._started < PATIENCE_S
-        if self._say is not None and not (early and self.progress == _NOBODY_LEADS):
-            self._say(f"{name}: {self.progress}")
-        verdict = _verdict(picture, name, self._nodes)
-        if verdict is None:
-            self._verdict = None
-            return False
-        if self._verdict is None or self._verdict[0] != verdict:
-            self._verdict = verdict, now
-        patience_s = SETTLED_S if refusal(picture, name) is None else REFUSED_S
-        return now - self._verdict[1] >= patience_s
-
-
-def other_weights(picture: Picture, name: str) -> str | None:
-    """What keeps nodes out that are there: to the planner those with other weights are not."""
-    graphs = {status.node: status.graph(name) for status in picture.live_nodes()}
-    digests = {node: graph.digest for node, graph in graphs.items() if graph is not None}
-    if len(set(digests.values())) <= 1:
-        return None
-    return (
-        f"the nodes {', '.join(digests)} have different weights for its model; give all the same "
-        "files, or seed its factory (`dsi-mqtt deploy FILE --check`)"
-    )
-
-
-def _verdict(picture: Picture, name: str, nodes: frozenset[str]) -> TableDocument | None:
-    """The document that says how it stands, unless it speaks of the past or of too early."""
-    document = picture.documents.get(name)
-    table = document.serve if document else None
-    if document is None or table is None or document.prepare is not None:
-        return None
-    if table.state == "serving":
-        alive = {(status.node, status.incarnation) for status in picture.live_nodes()}
-        return document if table.members() <= alive else None
-    looked = _looked(picture, name)
-    leads = picture.leader is not None and picture.leader.nonce == table.leader
-    return document if leads and nodes <= looked else None
-
-
-def _looked(picture: Picture, name: str) -> set[str]:
-    """The nodes that have said how the model looks from there."""
-    return {
-        status.node
-        for status in picture.live_nodes()
-        if any(report.deployment == name for report in status.models)
-    }
-
-
-def _goes_on(document: TableDocument) -> bool:
-    """Whether there is a chain in it, that serves or is being loaded."""
-    serve = document.serve
-    return document.prepare is not None or (serve is not None and serve.state == "serving")
-
-
-def _awaited(picture: Picture, name: str, expected: frozenset[str]) -> str | None:
-    """Which nodes have yet to come or to look at the model; None: none of `expected`."""
-    there = {status.node for status in picture.live_nodes()}
-    if not there and not expected:
-        return "no node is online; start one with `dsi-mqtt worker`"
-    if expected - there:
-        return (
-            f"{len(expected & there)} of {len(expected)} nodes are online (starting takes a while)"
-        )
-    awaited = expected or there
-    looked = awaited & _looked(picture, name)
-    if looked == awaited:
-        return None
-    return (
-        f"{len(looked)} of {len(awaited)} nodes have looked at the model (starting takes a while)"
-    )
-
-
-def progress(picture: Picture, name: str, expected: frozenset[str] = frozenset()) -> str:
-    """How far it is. expected: nodes that are on their way, so that nobody need start one."""
-    document = picture.documents.get(name)
-    nodes = picture.live_nodes()
-    if not picture.led:
-        return _NOBODY_LEADS
-    if document is None or not nodes or (expected and not _goes_on(document)):
-        awaited = _awaited(picture, name, expected)
-        if awaited is not None or document is None:
-            return awaited or "the nodes have looked at the model"
-    if document.prepare is not None:
-        stamp = document.prepare.stamp
-        ready = sum(h.state == "ready" for s in nodes for h in s.holdings if h.stamp == stamp)
-        return f"{ready} of {len(document.prepare.segments)} segments are loaded"
-    serve = document.serve
-    if serve is None or serve.state != "serving":
-        return serve.reason or "" if serve else ""
-    gone = serve.members() - {(status.node, status.incarnation) for status in nodes}
-    missing = ", ".join(sorted({node for node, _ in gone}))
-    if not missing:
-        return document.refused or "it serves"
-    awaited = _awaited(picture, name, expected) if expected else None
-    return awaited or f"of the chain that serves {missing} is gone or runs anew"
 
 
 def placement(table: Table) -> RichTable:

@@ -125,7 +125,7 @@ def _elsewhere(picture: Picture, node: str, name: str) -> Plan | str:
         if status.node in picture.telemetry:
             members.telemetry_arrived(picture.telemetry[status.node], 0.0)
     spec, document = picture.specs.get(name), picture.documents.get(name)
-    asked = Outlook(name, members)
+    asked = Outlook(name, members, spec.opening if spec else "")
     graph = asked.graph()
     if spec is None:
         return "it is being removed"

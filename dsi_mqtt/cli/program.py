@@ -153,6 +153,8 @@ def _report(error: BaseException) -> int:
     logging.getLogger(__name__).debug("what happened", exc_info=error)
     if isinstance(cause, DsiError):
         print(f"{NAME}: {cause}", file=sys.stderr)
+        for note in getattr(cause, "__notes__", ()):
+            print(f"note: {note}", file=sys.stderr)
         return cause.exit_code
     if isinstance(cause, (KeyboardInterrupt, typer.Abort)):
         return INTERRUPTED

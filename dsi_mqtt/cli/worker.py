@@ -76,9 +76,9 @@ def worker(
         topics = Topics(root)
         brokers = await home_brokers(broker, data_broker, topics, wait_s=SITE_WAIT_S)
         where = parse_broker_url(broker)
-        if data_broker is None and brokers.data == brokers.control:
+        if data_broker is None and parse_broker_url(brokers.data) == where:
             log.info(
-                "%s names no broker for tensors, so they go to %s too until it does; "
+                "%s names no other broker for tensors, so they go to %s too until it does; "
                 "or give --data-broker",
                 topics.site.name(),
                 where,

@@ -46,7 +46,7 @@ class ReportStatus:
 
 @dataclass(frozen=True, slots=True)
 class GiveWay:
-    """Another node of this name lives and stays: end, and say nothing more under it."""
+    """Another node of this name stays, if it lives: end then, and say nothing meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)

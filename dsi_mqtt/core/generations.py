@@ -106,7 +106,8 @@ class Generations(Runs):
     # --- tables, nodes, the model -------------------------------------------------------------
 
     def spec_changed(self, spec: Deployment) -> None:
-        self._limits = self._places.limits = spec.limits
+        self._limits = spec.limits
+        self._places.limits_are(spec.limits)
 
     def model_is(self, graph: ModelGraph | None, now: float) -> Effects:
         before, self._graph = self._graph, graph

@@ -61,9 +61,8 @@ class _Model:
     """Everything this node knows of one deployment.
 
     opened: what the shell was last told to open, and how, until it is closed; opening: its name.
-    again_at, again_s:
-    when a refused one is looked at again, and how long that pause is. loaded and loading tell what
-    its engine has, or will have.
+    again_at, again_s: when a refused one is looked at again, and how long that pause is. loaded
+    and loading tell what its engine has, or will have.
     """
 
     spec: Deployment | None = None

@@ -60,9 +60,9 @@ class IdleSessions:
         """It is in use again."""
         del self._sessions[session.name]
 
-    def drop_oldest(self, *, spare: IdleSession | None = None) -> bool:
+    def drop_oldest(self, *, but: IdleSession | None = None) -> bool:
         """Makes room; False when there is none to drop."""
-        oldest = next((kept for kept in self._sessions.values() if kept is not spare), None)
+        oldest = next((kept for kept in self._sessions.values() if kept is not but), None)
         if oldest is None:
             return False
         del self._sessions[oldest.name]

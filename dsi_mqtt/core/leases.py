@@ -16,12 +16,14 @@ from dsi_mqtt.core.effects import CloseSessions, Effects, Transmit
 from dsi_mqtt.core.message import Activation, EdgeMark, Header
 from dsi_mqtt.core.model import UnitRange
 from dsi_mqtt.core.peers import Member
-from dsi_mqtt.core.room import HeldRoom, allotted
+from dsi_mqtt.core.room import HeldRoom, Tally, allotted
 from dsi_mqtt.core.table import DOOR, Replica, Table
 
 CALL_S: Final = 1.0
 CALL_SOON_S: Final = 0.5
 SILENT_S: Final = 10.0
+# Doors of one deployment whose last rolls a node keeps: anybody may call out one.
+DOORS_MAX: Final = 16
 
 
 def session_name(incarnation: str, number: int) -> str:
@@ -118,11 +120,20 @@ class _Held:
     rooms: dict[UnitRange, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class _Called:
+    """A door's last roll, of which a session may be that has no room here yet."""
+
+    at: float
+    live: frozenset[str]
+
+
 class HeldSessions:
     """The node's side: the sessions its engines may hold, by deployment, those that began first."""
 
     def __init__(self) -> None:
         self._held: dict[str, dict[str, _Held]] = {}
+        self._called: dict[str, dict[str, _Called]] = {}
         self._widest: dict[str, HeldRoom] = {}
 
     def counts(self) -> dict[str, int]:
@@ -134,8 +145,8 @@ class HeldSessions:
     ) -> Effects | None:
         """A step is about to be computed by `units`; None: there is no room for its caches.
 
-        What doors have named goes first: what none has yet makes room for it. find_room: asked
-        only where caches grow.
+        What the rolls of doors name goes first: what none has named yet makes room for it.
+        find_room: asked only where caches grow.
         """
         ends = _ends(header.rows)
         known = self._held.get(header.deployment, {})
@@ -150,14 +161,17 @@ class HeldSessions:
         if room is None or max(ends.values()) > room.context:
             return None
         growing = {name: allotted(ends[name], room.context) for name in grown}
-        gone = _making_room(known, growing, ends.keys(), units, room)
+        named = {name for name in ends if self._is_named(header.deployment, name)}
+        gone = _making_room(
+            known, growing, ends.keys(), units, room, may_free=named.issuperset(grown)
+        )
         if gone is None:
             return None
         for name in gone:
             del known[name]
         known = self._held.setdefault(header.deployment, known)
         for name, wanted in growing.items():
-            known.setdefault(name, _Held(now)).rooms[units] = wanted
+            known.setdefault(name, _Held(now, name in named)).rooms[units] = wanted
         return [CloseSessions(header.deployment, tuple(gone))] if gone else []
 
     def called(self, header: Header, now: float) -> Effects:
@@ -165,11 +179,17 @@ class HeldSessions:
         if header.edge is None:
             return []
         known = self._held.get(header.deployment, {})
-        live = {row.session for row in header.rows}
+        caller = header.edge.sender
+        live = frozenset(row.session for row in header.rows if _parts(row.session)[0] == caller)
+        rolls = self._called.setdefault(header.deployment, {})
+        rolls.pop(caller, None)
+        rolls[caller] = _Called(now, live)
+        if len(rolls) > DOORS_MAX:
+            del rolls[next(iter(rolls))]
         gone = []
         for name, session in known.items():
             door, number = _parts(name)
-            if door != header.edge.sender:
+            if door != caller:
                 continue
             if name in live:
                 session.told_at, session.named = now, True
@@ -180,6 +200,9 @@ class HeldSessions:
     def tick(self, now: float) -> Effects:
         """Frees what no roll has named for long: its door is silent, or it never had one."""
         effects: Effects = []
+        for rolls in self._called.values():
+            for door in [door for door, roll in rolls.items() if now - roll.at >= SILENT_S]:
+                del rolls[door]
         for deployment, known in self._held.items():
             old = [name for name, held in known.items() if now - held.told_at >= SILENT_S]
             effects += self._free(deployment, old)
@@ -188,7 +211,14 @@ class HeldSessions:
     def forget(self, deployment: str) -> None:
         """Its engine is gone, and all sessions with it."""
         self._held.pop(deployment, None)
+        self._called.pop(deployment, None)
         self._widest.pop(deployment, None)
+
+    def _is_named(self, deployment: str, name: str) -> bool:
+        """Whether a roll has named it, be it before it had room here."""
+        held = self._held.get(deployment, {}).get(name)
+        roll = self._called.get(deployment, {}).get(_parts(name)[0])
+        return (held is not None and held.named) or (roll is not None and name in roll.live)
 
     def _free(self, deployment: str, names: list[str]) -> Effects:
         for name in names:
@@ -222,19 +252,25 @@ def _making_room(
     stepping: Collection[str],
     units: UnitRange,
     room: HeldRoom,
+    *,
+    may_free: bool,
 ) -> list[str] | None:
-    """Sessions to free so that `growing` fit beside the others; None: they do not all the same."""
+    """Sessions to free so that `growing` fit beside the others; None: they do not all the same.
+
+    may_free: others that no roll has named.
+    """
     rooms: dict[str, Mapping[UnitRange, int]] = {name: held.rooms for name, held in known.items()}
     for name, wanted in growing.items():
         rooms[name] = {**rooms.get(name, {}), units: wanted}
-    all_named = all(name in known and known[name].named for name in growing)
-    spare = [name for name, held in known.items() if not held.named and name not in stepping]
+    tally = Tally(rooms.values())
+    unnamed = (name for name, held in known.items() if not held.named and name not in stepping)
     gone: list[str] = []
-    while not room.allows(rooms.values()):
-        if not all_named or len(gone) == len(spare):
+    while not room.allows(tally):
+        first = next(unnamed, None) if may_free else None
+        if first is None:
             return None
-        gone.append(spare[len(gone)])
-        del rooms[gone[-1]]
+        tally.remove(rooms[first])
+        gone.append(first)
     return gone
 
 

@@ -86,6 +86,18 @@ class NodeStatus:
     doors: tuple[DoorReport, ...] = ()
     seen: dict[str, Stamp] = field(default_factory=dict)
 
+    def described(self, deployment: str, opening: str = "") -> ModelReport | None:
+        """What it says of a deployment's model, once it speaks of this one. "": of any."""
+        return next(
+            (
+                report
+                for report in self.models
+                if report.deployment == deployment
+                and (not opening or report.opening in ("", opening))
+            ),
+            None,
+        )
+
     def graph(self, deployment: str) -> ModelGraph | None:
         return next((m.graph for m in self.models if m.deployment == deployment), None)
 

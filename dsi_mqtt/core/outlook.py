@@ -115,15 +115,7 @@ class Outlook:
 
     def _described(self, status: NodeStatus) -> ModelReport | None:
         """What the node says of the model, once it speaks of this one."""
-        return next(
-            (
-                report
-                for report in status.models
-                if report.deployment == self.name
-                and (not self.opening or report.opening in ("", self.opening))
-            ),
-            None,
-        )
+        return status.described(self.name, self.opening)
 
     def why_no_graph(self) -> str:
         refusals = [
@@ -200,6 +192,30 @@ class Outlook:
             return self.present(replace(spec, split=None, policy=free), graph, serve) is not None
         except ConfigError:  # zones that contradict themselves allow nothing
             return False
+
+    def computes(self, serve: Table) -> bool:
+        """Whether everyone whom `serve` names has the model open that it was made for."""
+        statuses = [self.members.status(node) for node, _ in serve.members()]
+        graphs = [self._graph(status) for status in statuses if status is not None]
+        digest = serve.model.digest if serve.model else None
+        return all(graph is not None and graph.digest == digest for graph in graphs)
+
+    def forbids(self, spec: Deployment, graph: ModelGraph, serve: Table) -> bool:
+        """Whether `serve` shows anything to a node that zones or `policy.forbid` keep out.
+
+        Raises ConfigError when the deployment contradicts itself or the model.
+        """
+        rules = compile_rules(replace(spec, split=None), graph)
+        zones = {status.node: status.zone for status, _ in self.members.reports()}
+        sees = [
+            (node, rules.zones(unit)) for units, node in places(serve) for unit in range(*units)
+        ]
+        if serve.door is not None:
+            sees.append((serve.door.node, rules.door_zones()))
+        return any(
+            node in rules.forbidden or (allowed is not None and zones.get(node) not in allowed)
+            for node, allowed in sees
+        )
 
     def keeper(self, spec: Deployment, graph: ModelGraph, known: str | None) -> NodeStatus | None:
         """A node that may keep the door while nothing serves: `known` if it may, else the first.

@@ -27,10 +27,10 @@ TAKES: Final = 1 << 20
 
 
 class Places:
-    """limits: as the deployment says by now."""
+    """limits: as the deployment says."""
 
     def __init__(self, limits: Generation, schedule: Schedule, roll: Roll, calls: Calls) -> None:
-        self.limits = limits
+        self._limits = limits
         self._schedule = schedule
         self._roll = roll
         self._calls = calls
@@ -41,12 +41,17 @@ class Places:
         """What is kept of sessions that have ended."""
         return self._idle.rows()
 
+    def limits_are(self, limits: Generation) -> None:
+        """As the deployment says from now on: of idle ones fewer may be kept."""
+        self._limits = limits
+        self._trim()
+
     def let_in_all(self, table: Table, graph: ModelGraph, now: float) -> Effects:
         """Those whose turn it is, while there is room."""
         effects: Effects = []
         waiting, running = self._schedule.waiting, self._schedule.running
-        room = CacheRoom(table, graph, self.limits.kv_mib_max) if waiting else None
-        while waiting and room is not None and len(running) < self.limits.sessions_max:
+        room = CacheRoom(table, graph, self._limits.kv_mib_max) if waiting else None
+        while waiting and room is not None and len(running) < self._limits.sessions_max:
             first = waiting[0]
             if not room.fits([first.room]):
                 effects += self._calls.give_up(first.request, room.too_small(first.room), now)
@@ -57,13 +62,13 @@ class Places:
             beside = [session.most for session in running.values()]
             beside += self._idle.sizes(without=reused)
             held = [most for name, most in self._roll.held.items() if not _is(reused, name)]
-            few = len(held) < SESSIONS_HELD * self.limits.sessions_max
+            few = len(held) < SESSIONS_HELD * self._limits.sessions_max
             if few and room.fits([first.most, *held]):
                 self._let_in(waiting.popleft(), table, reused, common)
             elif room.fits([first.most, *beside]):
                 self._roll.awaited = True  # what has ended is there until nodes are told
                 break
-            elif self._idle.drop_oldest(spare=reused) or self._idle.drop_oldest():
+            elif self._idle.drop_oldest(but=reused) or self._idle.drop_oldest():
                 self._roll.changed = True
             else:
                 break
@@ -73,11 +78,9 @@ class Places:
         """It has ended well: its caches are of use for what its device asks next."""
         tokens = tuple(session.tokens[: session.fed])
         device = session.request.given.device
-        until = now + self.limits.idle_s
+        until = now + self._limits.idle_s
         self._idle.keep(IdleSession(session.name, device, tokens, until, session.most))
-        while len(self._idle) > self.limits.sessions_max:
-            self._idle.drop_oldest()
-            self._roll.changed = True
+        self._trim()
 
     def expire(self, now: float) -> None:
         """What was kept long enough goes."""
@@ -86,6 +89,11 @@ class Places:
     def clear(self) -> None:
         """Nothing that is kept is of use any more."""
         while self._idle.drop_oldest():
+            self._roll.changed = True
+
+    def _trim(self) -> None:
+        while len(self._idle) > self._limits.sessions_max:
+            self._idle.drop_oldest()
             self._roll.changed = True
 
     def _let_in(

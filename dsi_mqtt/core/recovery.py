@@ -55,9 +55,9 @@ class Recovery:
         return effects
 
     def refused(self, session: Session, now: float, *, newest: bool) -> Effects:
-        """A node has left the table, or is behind it. Nothing is broken by that.
+        """A node has left the table, is behind it, or has no room. Nothing is broken by that.
 
-        newest: no newer table serves, so that trying at once would be in vain.
+        newest: no newer table serves, and no room will be there sooner: trying at once is in vain.
         """
         if newest:
             session.not_before = now + min(STALE_FIRST_S * 2**session.stale, STALE_MAX_S)

@@ -7,7 +7,8 @@ grows, what it had is there beside what it gets.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -83,6 +84,32 @@ class CacheRoom:
         return max((node.nbytes(rooms) for node in self._nodes), default=0) / MIB
 
 
+class Tally:
+    """Caches counted beside each other, as sessions come and go.
+
+    What a cache has room for is one of few sizes, so by segment the sizes are counted.
+    """
+
+    def __init__(self, sessions: Iterable[Mapping[UnitRange, int]]) -> None:
+        """sessions: of each, positions that its caches have room for, by segment."""
+        self.sessions = 0
+        sizes: dict[UnitRange, list[int]] = {}
+        for rooms in sessions:
+            self.sessions += 1
+            for units, size in rooms.items():
+                sizes.setdefault(units, []).append(size)
+        self.sizes = {units: Counter(found) for units, found in sizes.items()}
+
+    def remove(self, rooms: Mapping[UnitRange, int]) -> None:
+        """A session that was counted has gone."""
+        self.sessions -= 1
+        for units, size in rooms.items():
+            counted = self.sizes[units]
+            counted[size] -= 1
+            if not counted[size]:
+                del counted[size]
+
+
 @dataclass(frozen=True, slots=True)
 class HeldRoom:
     """What caches may take on a node in its segments of one table, whatever steps come.
@@ -95,19 +122,18 @@ class HeldRoom:
     nbytes: int
     parts: Mapping[UnitRange, NodeRoom]
 
-    def allows(self, rooms: Collection[Mapping[UnitRange, int]]) -> bool:
-        """rooms: of each session, positions that its caches have room for, by segment."""
-        if len(rooms) > self.sessions:
+    def allows(self, tally: Tally) -> bool:
+        if tally.sessions > self.sessions:
             return False
         taken = growing = 0
         for units, part in self.parts.items():
-            held = [positions[units] for positions in rooms if units in positions]
-            taken += sum(held) * part.position
-            growing = max(growing, max(held, default=0) * part.layer)
+            sizes: Mapping[int, int] = tally.sizes.get(units, {})
+            taken += sum(size * count for size, count in sizes.items()) * part.position
+            growing = max(growing, max(sizes, default=0) * part.layer)
         return taken + growing <= self.nbytes
 
     def widened(self, other: HeldRoom) -> HeldRoom:
-        """The same table's, with the wider bounds of both."""
+        """For the same segments, within the wider bounds of this and of `other`."""
         most = max(self.sessions, other.sessions), max(self.nbytes, other.nbytes)
         return HeldRoom(self.context, *most, self.parts)
 
@@ -130,12 +156,12 @@ def held_room(
     fullest = [
         max((node.position for node in table_rooms(graph, table)), default=0) for table in tables
     ]
-    share = min((most for most in fullest if most > 0), default=here)
+    least = min((most for most in fullest if most > 0), default=here)
     nbytes = 2 * limits.kv_mib_max * MIB
     return HeldRoom(
         min(limits.context, graph.vocabulary.context),
         2 * SESSIONS_HELD * limits.sessions_max,
-        nbytes * here // share if share < here else nbytes,
+        nbytes * here // least if least < here else nbytes,
         parts,
     )
 

@@ -32,15 +32,10 @@ from dsi_mqtt.core.membership import Membership
 from dsi_mqtt.core.model import ModelGraph
 from dsi_mqtt.core.node import NodeStatus
 from dsi_mqtt.core.outlook import Outlook
+from dsi_mqtt.core.patience import SETTLE_S, Patience
 from dsi_mqtt.core.plan import Infeasible, Plan, gain
 from dsi_mqtt.core.table import DoorPlace, Table, TableDocument
 from dsi_mqtt.errors import ConfigError, one_sentence
-
-SETTLE_S: Final = 1.0
-# Before the first word about a deployment is that nothing can serve it: nodes that were started
-# together with the orchestrator speak later than it does.
-FIRST_S: Final = 5.0
-DESCRIBE_S: Final = 60.0
 
 # Facts that alone do not call for another plan.
 PREPARED: Final = "prepared"
@@ -63,7 +58,7 @@ class Served:
         self._unreadable = False  # what is retained as the deployment
         self._changed = False  # the deployment itself, since the last plan
         self._look_again: tuple[float, str] | None = None
-        self._waiting_since: float | None = None
+        self._patience = Patience(members, self._outlook)
         self._moved_at = float("-inf")
         self._failures = Failures()
         self._spec_kept = Kept()
@@ -176,10 +171,10 @@ class Served:
         """Whether those who are about to speak should be heard first."""
         if self._serves() and self._intact() is None and not self._members.settled(now):
             return True  # whom the table names may yet be heard, after one's own absence
-        if self._outlook.graph() is None and self._is_early(now):
+        if self._outlook.graph() is None and self._patience.is_early(self.document, now):
             return True
         is_new = not self._serves() and not self._prepares()
-        return (is_new or self._outlook.graph() is None) and self._still_arriving(now)
+        return (is_new or self._outlook.graph() is None) and self._patience.still_arriving(now)
 
     def _replan(
         self, spec: Deployment, reason: str, authority: Authority, now: float
@@ -195,7 +190,11 @@ class Served:
             if self._stays(spec, serve, present, found, now):
                 why = self._why(found) if isinstance(found, Infeasible) else None
                 return self._keep(serve, why, authority)
-        elif isinstance(found, Infeasible) and (self._still_arriving(now) or self._is_early(now)):
+        elif (
+            isinstance(found, Infeasible)
+            and not self._is_pressing(spec, graph, serve)
+            and (self._patience.still_arriving(now) or self._patience.is_early(self.document, now))
+        ):
             self._look_again = (now + SETTLE_S, reason)
             return []
         if isinstance(found, Infeasible):
@@ -309,7 +308,8 @@ class Served:
         reason: why there is nothing better. refused: why the deployment's rules cannot be met.
         """
         effects: ServedEffects = []
-        self._changed, self._waiting_since = False, None
+        self._changed = False
+        self._patience.ends()
         if reason is not None and self._kept_because != reason:
             effects.append(Decided(self._issuer.decision(authority), self.name, "keep", reason))
         self._kept_because = reason
@@ -339,7 +339,8 @@ class Served:
         serve = self.document.serve if self.document else None
         told = serve is not None and (serve.state, serve.reason) == ("unavailable", reason)
         if told and serve is not None and serve.door == door and not self._prepares():
-            self._changed, self._waiting_since = False, None
+            self._changed = False
+            self._patience.ends()
             return []
         table = self._issuer.unavailable(self.document, reason, door, authority)
         decided = Decided(table.decision, self.name, "unavailable", reason)
@@ -367,7 +368,8 @@ class Served:
     def _decide(self, document: TableDocument) -> PublishDocument:
         """A decision has been made: nothing before it is waited for any more."""
         self.document = document
-        self._changed, self._waiting_since, self._kept_because = False, None, None
+        self._changed, self._kept_because = False, None
+        self._patience.ends()
         return PublishDocument(self.name, document)
 
     # --- questions ----------------------------------------------------------------------------
@@ -392,21 +394,16 @@ class Served:
     def _goes_well(self, prepare: Table) -> bool:
         return self._outlook.whole(prepare) and not prepare.members() & self._failures.nodes()
 
-    def _still_arriving(self, now: float) -> bool:
-        """A node has just come, or has yet to say how the model looks from there."""
-        if self._waited_s(now) > DESCRIBE_S:
+    def _is_pressing(self, spec: Deployment, graph: ModelGraph, serve: Table | None) -> bool:
+        """Whether a refusal waits for no node: what was deployed is not what an intact chain does.
+
+        One whose nodes have closed its model computes nothing, whatever is said of it, and some
+        open the next model sooner than others: those are waited for, unless rules forbid the chain.
+        """
+        if serve is None:
             return False
-        return self._members.newest_since(now) < SETTLE_S or self._outlook.undescribed()
-
-    def _is_early(self, now: float) -> bool:
-        """Nothing was ever said of this deployment, and more nodes may be about to speak."""
-        quiet_s = min(self._members.connected_s(now), self._members.newest_since(now))
-        return self.document is None and quiet_s < FIRST_S and self._waited_s(now) <= DESCRIBE_S
-
-    def _waited_s(self, now: float) -> float:
-        if self._waiting_since is None:
-            self._waiting_since = now
-        return now - self._waiting_since
+        changed = self._changed and self._outlook.computes(serve)
+        return changed or self._outlook.forbids(spec, graph, serve)
 
     def _why(self, found: Infeasible) -> str:
         """The planner's reason, behind that of a node that should have taken part."""

@@ -1,13 +1,18 @@
 """HTTP connections: how many, how long one waits for a request, how long it may take nothing.
 
 uvicorn bounds none of this: half a head waits for ever, and so does an answer that nobody reads.
+Whether it is read is asked of the kernel, now and then: a slow reader's connection takes more from
+here only when much of what the kernel holds is gone, and a stream may never fill that.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import math
 import socket
 import struct
+import termios
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
@@ -22,7 +27,10 @@ WAITING_MAX: Final = 16 * KIB
 SENDING_MAX: Final = 128 * KIB
 # A closed socket lingers: yes, for 0 seconds.
 _NOT_AT_ALL: Final = struct.pack("ii", 1, 0)
-# A second, that whoever reads must take; slower is as good as not at all.
+# Linux alone tells how much was acknowledged: `tcpi_bytes_acked` of its `struct tcp_info`.
+TELLS: Final = hasattr(socket, "TCP_INFO")
+_ACKED: Final = struct.Struct("=120xQ")
+# A second, that whoever reads must take; who is slower reads as good as nothing.
 TAKEN_LEAST: Final = KIB
 
 
@@ -31,8 +39,9 @@ class Bounds:
     """What connections may take.
 
     head_s: from the opening, or the last answer, until a request's head has come whole. stall_s:
-    in which an answer must get on. at_once: connections that are served; as many as a quarter of
-    that are told so beyond, and further ones hang up on.
+    in which what waits to be taken must be, or as much as `TAKEN_LEAST` says. at_once: connections
+    that are served. A quarter of that, beyond, are told that they are too many, and further ones
+    are hung up on.
     """
 
     head_s: float = 20.0
@@ -51,6 +60,7 @@ class Connection(H11Protocol):
 
     def __init__(self, *given: Any, **named: Any) -> None:  # noqa: ANN401 - uvicorn's, as they are
         super().__init__(*given, **named)
+        self.timeout_keep_alive = math.ceil(self.bounds.head_s)  # uvicorn's own is shorter
         self._head: asyncio.TimerHandle | None = None
         self._stall: asyncio.TimerHandle | None = None
 
@@ -65,6 +75,7 @@ class Connection(H11Protocol):
         if len(self.connections) > self.bounds.at_once:
             self.app = _full
         self._await_head()
+        self._watch()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -77,17 +88,10 @@ class Connection(H11Protocol):
         if self._is_asked():  # the next request had come before the answer
             self._cancel_head()
 
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._watch()
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        self._cancel_stall()
-
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel_head()
-        self._cancel_stall()
+        if self._stall is not None:
+            self._stall.cancel()
         super().connection_lost(exc)
 
     # --- bounds -------------------------------------------------------------------------------
@@ -103,8 +107,6 @@ class Connection(H11Protocol):
     def _no_head(self) -> None:
         if self.transport.get_write_buffer_size():  # the last answer is still being taken, or not
             self._await_head()
-            if self._stall is None:
-                self._watch()
         else:
             self.timeout_keep_alive_handler()
 
@@ -113,23 +115,21 @@ class Connection(H11Protocol):
             self._head.cancel()
             self._head = None
 
-    def _cancel_stall(self) -> None:
-        if self._stall is not None:
-            self._stall.cancel()
-            self._stall = None
-
     def _watch(self) -> None:
-        """Looks, in a while, whether what waits to be sent has become less."""
-        waits = self.transport.get_write_buffer_size()
-        self._stall = self.loop.call_later(self.bounds.stall_s, self._look, waits)
+        """Looks, in a while, whether what waits to be taken now has been by then."""
+        if not TELLS:
+            return
+        own: socket.socket = self.transport.get_extra_info("socket")
+        waits = self.transport.get_write_buffer_size() + kept_by_kernel(own)
+        self._stall = self.loop.call_later(self.bounds.stall_s, self._look, waits, acked(own))
 
-    def _look(self, before: int) -> None:
-        self._stall = None
-        waits = self.transport.get_write_buffer_size()
-        if waits and before - waits < TAKEN_LEAST * self.bounds.stall_s:
+    def _look(self, waited: int, before: int) -> None:
+        own: socket.socket = self.transport.get_extra_info("socket")
+        least = min(waited, TAKEN_LEAST * self.bounds.stall_s)
+        if acked(own) - before < least:
             # What the answer is made from hears of that as of any client that goes.
             self._hang_up()
-        elif waits:
+        else:
             self._watch()
 
     def _hang_up(self) -> None:
@@ -148,12 +148,24 @@ def bounded(given: Bounds) -> type[Connection]:
     return Bounded
 
 
-def bound_kernel(listening: socket.socket, stall_s: float) -> None:
-    """Connections accepted there keep little to send, and end when nobody takes it."""
+def kept_by_kernel(own: socket.socket) -> int:
+    """Bytes written to a connection that its peer has not acknowledged."""
+    try:
+        (held,) = struct.unpack("i", fcntl.ioctl(own.fileno(), termios.TIOCOUTQ, bytes(4)))
+    except (OSError, ValueError):  # it is closed
+        return 0
+    return int(held)
+
+
+def acked(own: socket.socket) -> int:
+    """Bytes that the peer has acknowledged since the connection began."""
+    (count,) = _ACKED.unpack(own.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKED.size))
+    return int(count)
+
+
+def bound_kernel(listening: socket.socket) -> None:
+    """Connections accepted there keep little to send."""
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SENDING_MAX)
-    option = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux alone has it
-    if option is not None:
-        listening.setsockopt(socket.IPPROTO_TCP, option, round(stall_s * 1000))
 
 
 async def _full(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 - ASGI's

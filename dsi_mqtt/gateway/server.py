@@ -66,7 +66,7 @@ async def serving(
     bounds: of connections. At the end no more is accepted; what runs has `grace_s` to end before
     it is cancelled.
     """
-    bound_kernel(listening, bounds.stall_s)
+    bound_kernel(listening)
     config = uvicorn.Config(
         app,
         http=bounded(bounds),

@@ -53,3 +53,11 @@ def parse_broker_url(url: str) -> BrokerAddress:
 def beside(url: str, port: int) -> str:
     """The URL of another port on the same host. Raises ConfigError as `parse_broker_url`."""
     return f"mqtt://{BrokerAddress(parse_broker_url(url).host, port)}"
+
+
+def where_tensors_go(control: str, data_port: int | None) -> str:
+    """The URL that `broker/site` means at the control broker `control`; no port: that one.
+
+    Raises ConfigError as `parse_broker_url`.
+    """
+    return control if data_port is None else beside(control, data_port)

@@ -114,7 +114,9 @@ class WorkerProcess:
         self._status_changed = asyncio.Event()
         self._vitals = Vitals()
         self._sequence = 0
-        self._alone = Alone(config.node, self._topics)
+        self._alone = Alone(
+            config.node, self._machine.incarnation, self._topics, self._status_changed.set
+        )
         self._home = Home(config.brokers, self._topics, self._dispatch, follows=config.follows_site)
         self._perform = self._performers()
 
@@ -280,6 +282,7 @@ class WorkerProcess:
         topic = self._topics.status.name(node=self._config.node)
         while True:
             await self._status_changed.wait()
+            await self._alone.may_speak()
             self._status_changed.clear()
             payload = self._topics.status.payload.encode(self._machine.status())
             await connection.publish(Message(topic, payload, qos=1, retain=True))
@@ -296,7 +299,9 @@ class WorkerProcess:
     def _control_message(self, message: Message) -> None:
         """What a message says; no message ends the node."""
         try:
-            event = None if self._home.heard(message) else self._reader.event(message)
+            if self._alone.heard(message) or self._home.heard(message):
+                return
+            event = self._reader.event(message)
             if event is not None:
                 self._dispatch(event)
         except WireError as error:

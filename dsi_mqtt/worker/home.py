@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Final, NoReturn
 
 from dsi_mqtt.core import events as ev
 from dsi_mqtt.core.table import BrokerUrls
-from dsi_mqtt.transport.address import beside, parse_broker_url
+from dsi_mqtt.transport.address import parse_broker_url, where_tensors_go
 from dsi_mqtt.transport.base import Message
 from dsi_mqtt.wire.topics import Topics
 
@@ -28,7 +28,7 @@ SETTLED_S: Final = 2.0
 class Home:
     """follows: nobody has told this node where tensors go, so that the site does.
 
-    settled_s: how long a word must stand before it counts.
+    settled: waits until a word has stood long enough to count.
     """
 
     def __init__(
@@ -38,13 +38,13 @@ class Home:
         emit: Callable[[ev.Event], None],
         *,
         follows: bool,
-        settled_s: float = SETTLED_S,
+        settled: Callable[[], Awaitable[None]] = lambda: asyncio.sleep(SETTLED_S),
     ) -> None:
         self.brokers = brokers
         self._site = topics.site
         self._emit = emit
         self._follows = follows
-        self._settled_s = settled_s
+        self._settled = settled
         self._said = brokers.data
         self._heard = asyncio.Event()
         self._moved = asyncio.Event()
@@ -59,8 +59,7 @@ class Home:
             return False
         if message.payload:  # else it will be written again
             port = self._site.payload.decode(message.payload).data_port
-            control = self.brokers.control
-            self._said = control if port is None else beside(control, port)
+            self._said = where_tensors_go(self.brokers.control, port)
             self._heard.set()
         return True
 
@@ -69,10 +68,8 @@ class Home:
         while True:
             await self._heard.wait()
             self._heard.clear()
-            try:
-                async with asyncio.timeout(self._settled_s):
-                    await self._heard.wait()
-            except TimeoutError:
+            await self._settled()
+            if not self._heard.is_set():
                 self._go()
 
     async def left(self, data: str) -> None:
@@ -82,9 +79,9 @@ class Home:
             await self._moved.wait()
 
     def _go(self) -> None:
-        if self._said == self.brokers.data:
-            return
         where = parse_broker_url(self._said)
+        if where == parse_broker_url(self.brokers.data):
+            return  # whichever text says it
         log.info("tensors go to %s from now on, as %s says", where, self._site.name())
         self.brokers = replace(self.brokers, data=self._said)
         self._moved.set()

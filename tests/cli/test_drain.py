@@ -50,6 +50,16 @@ def test_without_an_orchestrator_nothing_moves() -> None:
     assert any("no orchestrator leads" in line for line in outlook(picture, node))
 
 
-def test_a_node_that_holds_nothing_has_nothing_to_move() -> None:
+def test_a_busythat_holds_nothing_has_nothing_to_move() -> None:
     site = serving(city("hall"), Node("gw", "gw-1", gflops=0.001), spec=CITY)
     assert outlook(picture_of(site), "gw") == []
+
+
+def test_what_nodes_say_of_the_model_before_gives_no_plan() -> None:
+    nodes = city("hall"), city("tower")
+    for node in nodes:
+        node.opening = CITY.opening
+    site = serving(*nodes, spec=CITY)
+    site.deploy(replace(CITY, model=replace(CITY.model, options={"seed": 2})))
+    (busy,) = {name for name in ("hall", "tower") if outlook(picture_of(site), name)}
+    assert outlook(picture_of(site), busy)[1].endswith("look at the workers' logs")

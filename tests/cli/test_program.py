@@ -164,6 +164,18 @@ def test_whatever_is_raised_is_one_sentence(
     assert ended.sentence().startswith(sentence)
 
 
+def test_advice_is_a_line_of_its_own(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: object) -> None:
+        error = errors.InfeasibleError("chat serves nothing now: " + "why " * 60)
+        error.add_note("deploy the former file again")
+        raise error
+
+    monkeypatch.setattr(program_module, "app", fail)
+    sentence, note = run().err.splitlines()
+    assert sentence.startswith("dsi-mqtt: chat serves nothing now: why why")
+    assert note == "note: deploy the former file again"
+
+
 def test_an_interrupt_and_a_reader_that_left_say_nothing(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

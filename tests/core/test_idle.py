@@ -50,7 +50,7 @@ def test_what_is_old_goes_and_the_oldest_makes_room() -> None:
     assert idle.drop_oldest()
     assert [row.session for row in idle.rows()] == ["s2"]
     spared, _ = idle.best("cam", (1, 2, 3)) or (None, 0)
-    assert not idle.drop_oldest(spare=spared)
+    assert not idle.drop_oldest(but=spared)
     assert idle.expire(10.0)
     assert not idle.drop_oldest()
     assert len(idle) == 0

@@ -10,10 +10,18 @@ from hypothesis import strategies as st
 
 from dsi_mqtt.core.activation import Row
 from dsi_mqtt.core.effects import CloseSessions, Effects, Transmit
-from dsi_mqtt.core.leases import CALL_S, CALL_SOON_S, SILENT_S, HeldSessions, Living, Roll
+from dsi_mqtt.core.leases import (
+    CALL_S,
+    CALL_SOON_S,
+    DOORS_MAX,
+    SILENT_S,
+    HeldSessions,
+    Living,
+    Roll,
+)
 from dsi_mqtt.core.message import EdgeMark, Header
 from dsi_mqtt.core.model import UnitRange
-from dsi_mqtt.core.room import HeldRoom, NodeRoom, allotted
+from dsi_mqtt.core.room import HeldRoom, NodeRoom, Tally, allotted
 from dsi_mqtt.core.table import DOOR
 from tests.core.build import NAME, A, B, make_table
 
@@ -233,3 +241,54 @@ def test_lower_limits_end_nothing_that_was_let_in_before() -> None:
     assert node.step(Row("a1.1", 60, 200), within=less)
     assert node.call(newest=2) == ["a1.1", "a1.2"]
     assert not node.step(Row("a1.3", 0, 200), within=less)
+
+
+def test_what_a_roll_names_before_it_has_room_gets_it() -> None:
+    """Steps that no door has sent fill all there is, at once again whenever some is freed."""
+    node = Held()
+    few = room(sessions=8)
+    for number in range(8):
+        assert node.step(Row(f"zz.{number}", 0, 1), within=few)
+    assert not node.step(Row("a1.1", 0, 50), within=few)
+    node.call("a1.1", "zz.9", newest=1)
+    assert not node.step(Row("zz.9", 0, 1), within=few), "another door's is not for it to name"
+    assert node.step(Row("a1.1", 0, 50), within=few)
+    assert node.closed == ["zz.0"]
+    assert not node.step(Row("zz.10", 0, 1), within=few)
+    node.call("a1.1", "a1.2", newest=2)
+    assert node.step(Row("a1.2", 0, 50), within=few), "and what it named stays"
+    assert node.names >= {"a1.1", "a1.2"}
+
+
+def test_a_roll_that_is_long_past_names_nobody() -> None:
+    node = Held()
+    few = room(sessions=1)
+    node.call("a1.1", newest=1)
+    node.wait(SILENT_S)
+    assert node.step(Row("zz.1"), within=few)
+    assert not node.step(Row("a1.1"), within=few)
+
+
+def test_rolls_that_anybody_calls_out_are_kept_within_bounds() -> None:
+    node = Held()
+    few = room(sessions=1)
+    node.call("a1.1", newest=1)
+    for number in range(DOORS_MAX):
+        node.call(f"f{number}.1", newest=1, door=f"f{number}")
+    assert node.step(Row("zz.1"), within=few)
+    assert not node.step(Row("a1.1"), within=few)
+    assert node.step(Row("f1.1"), within=few)
+
+
+@given(st.lists(st.tuples(st.sampled_from((PART, OTHER)), st.integers(1, 900)), min_size=1))
+def test_a_tally_that_sessions_have_left_counts_like_a_new_one(
+    caches: list[tuple[UnitRange, int]],
+) -> None:
+    sessions = [{units: size} for units, size in caches]
+    tally = Tally(sessions)
+    within = room(2000, sessions=5)
+    for number, rooms in enumerate(sessions):
+        assert within.allows(tally) == within.allows(Tally(sessions[number:]))
+        assert tally.sessions == len(sessions) - number
+        tally.remove(rooms)
+    assert not any(tally.sizes.values())

@@ -1,4 +1,4 @@
-"""A door and the nodes' own count of its caches: what it lets in, they have room for."""
+"""Who is let in: only what the nodes' own count of caches has room for, and that soon."""
 
 from __future__ import annotations
 
@@ -12,12 +12,22 @@ from dsi_mqtt.core.effects import Transmit
 from dsi_mqtt.core.leases import HeldSessions
 from dsi_mqtt.core.message import WORK, Activation, Header
 from dsi_mqtt.core.model import UnitRange
-from dsi_mqtt.core.room import held_room
+from dsi_mqtt.core.room import HeldRoom, held_room
 from tests.core.build import B
-from tests.core.desk_generation import END, GRAPH, ON_B, Desk2, asking, spec
+from tests.core.desk_generation import END, GRAPH, ON_B, Desk2, asking, headers, spec
 
 LIMITS: dict[str, Any] = {"kv_mib_max": 1, "sessions_max": 3, "queue_max": 100, "idle_s": 1.0}
 PART = UnitRange(3, 6)
+
+
+class Limit(int):
+    """Of sessions that run, from now on."""
+
+
+def half(limits: dict[str, Any]) -> HeldRoom:
+    whole = held_room(spec(**limits), GRAPH, [PART], [ON_B])
+    assert whole is not None
+    return replace(whole, nbytes=whole.nbytes // 2, sessions=whole.sessions // 2)
 
 
 class Chain:
@@ -29,11 +39,15 @@ class Chain:
     def __init__(self) -> None:
         self.desk = Desk2(**LIMITS)
         self.held = HeldSessions()
-        whole = held_room(spec(**LIMITS), GRAPH, [PART], [ON_B])
-        assert whole is not None
-        self.room = replace(whole, nbytes=whole.nbytes // 2, sessions=whole.sessions // 2)
+        self.room = half(LIMITS)
         self.steps: list[Activation] = []
         self.asked = 0
+
+    def limit(self, sessions_max: int) -> None:
+        """The deployment is published with other limits."""
+        limits = {**LIMITS, "sessions_max": sessions_max}
+        self.room = half(limits)
+        self.desk.do(self.desk.door.spec_changed(spec(**limits), self.desk.now))
 
     def ask(self, prompt: int, most: int) -> None:
         self.asked += 1
@@ -72,20 +86,43 @@ class Chain:
             st.tuples(st.integers(1, 200), st.integers(1, 255)),
             st.booleans(),
             st.sampled_from((0.05, 0.5)),
+            st.integers(1, 12).map(Limit),
         ),
         max_size=80,
     )
 )
 def test_no_node_ever_refuses_what_its_door_lets_in(
-    acts: list[tuple[int, int] | bool | float],
+    acts: list[tuple[int, int] | bool | float | Limit],
 ) -> None:
     assert ON_B.segments[1].units == PART
     chain = Chain()
     for act in acts:
         if isinstance(act, tuple):
             chain.ask(*act)
+        elif isinstance(act, Limit):
+            chain.limit(act)
         elif isinstance(act, bool):
             chain.answer(ends=act)
         else:
             chain.desk.wait(act)
         chain.look()
+
+
+def test_fewer_sessions_than_are_idle_stop_nobody() -> None:
+    """More idle ones than all that nodes may hold by the new limits, and nothing else has ended."""
+    desk = Desk2(sessions_max=16, queue_max=100, idle_s=60.0)
+    for number in range(1, 17):
+        desk.give(asking(number, device=f"cam{number}", max_tokens=1))
+    while steps := desk.steps():
+        for step in steps:
+            draws = [how is not None for how in step.header.sampling]
+            desk.drawn(step, *(40 if drawn else -1 for drawn in draws))
+    desk.write().take().wait(0.05)
+    desk.look()
+    desk.do(desk.door.spec_changed(spec(sessions_max=2, queue_max=100, idle_s=60.0), desk.now))
+    desk.give(asking(99, device="new", max_tokens=1))
+    for _ in range(3):
+        desk.wait(0.05)
+    assert [row.position for row in desk.step().header.rows] == [0]
+    calls = headers(desk.look(), "state")
+    assert [len(call.rows) for call in calls] == [2, 2], "told once to either node, with two idle"

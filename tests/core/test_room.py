@@ -13,6 +13,7 @@ from dsi_mqtt.core.room import (
     ROOM_FIRST,
     HeldRoom,
     NodeRoom,
+    Tally,
     allotted,
     cache_bytes,
     held_room,
@@ -88,6 +89,6 @@ def test_rooms_are_counted_in_all_segments_of_a_node(held: list[int]) -> None:
     parts = {UnitRange(0, 2): NodeRoom(2, 1), UnitRange(3, 4): NodeRoom(5, 5)}
     rooms = [{UnitRange(0, 2): most, UnitRange(3, 4): most, UnitRange(7, 9): 99} for most in held]
     needed = NodeRoom(7, 5).nbytes(held)
-    assert HeldRoom(99, 30, needed, parts).allows(rooms)
-    assert not HeldRoom(99, 30, needed - 1, parts).allows(rooms)
-    assert not HeldRoom(99, len(held) - 1, needed, parts).allows(rooms)
+    assert HeldRoom(99, 30, needed, parts).allows(Tally(rooms))
+    assert not HeldRoom(99, 30, needed - 1, parts).allows(Tally(rooms))
+    assert not HeldRoom(99, len(held) - 1, needed, parts).allows(Tally(rooms))

@@ -9,7 +9,7 @@ import pytest
 from dsi_mqtt.core.deployment import Deployment, Generation, Policy, Privacy, SplitPart
 from dsi_mqtt.core.failures import FORGIVE_S
 from dsi_mqtt.core.model import ModelGraph, Vocabulary
-from dsi_mqtt.core.served import DESCRIBE_S, SETTLE_S
+from dsi_mqtt.core.patience import DESCRIBE_S, SETTLE_S
 from tests.core.orchestra import GRAPH, NAME, SPEC, Node, Site, moving, placed, serving, three
 
 # --- the first placement ----------------------------------------------------------------------

@@ -151,3 +151,41 @@ def test_the_next_leader_goes_on_with_it() -> None:
     site.run(10.0)
     assert site.orchestrator.leading
     assert site.documents[NAME] == before
+
+
+def test_a_refusal_waits_for_no_node_that_has_yet_to_look() -> None:
+    site = serving(*three())
+    site.join(Node("d", "d1", describes=None))
+    site.run(2.0)
+    site.deploy(by_hand("z"))
+    site.until(lambda: site.document.refused is not None, within=0.5)
+
+
+def test_nor_does_what_a_new_rule_forbids_serve_on_until_then() -> None:
+    site = serving(Node("a", "a1"))
+    site.join(Node("d", "d1", describes=None))
+    site.run(2.0)
+    site.deploy(replace(SPEC, privacy=Privacy({"0:1": ("vault",)})))
+    site.until(lambda: site.serve.state == "unavailable", within=0.5)
+
+
+def opened_anew(site: Site, **change: Any) -> None:
+    """Another model is deployed: all close theirs, and open that one sooner or later."""
+    spec = replace(SPEC, model=replace(SPEC.model, options={"seed": 2}), **change)
+    site.deploy(spec)
+    for number, node in enumerate(site.nodes.values()):
+        node.graph, node.opening = replace(GRAPH, digest="sha256:2"), spec.opening
+        node.known[NAME] = site.now + 3.0 * number
+
+
+def test_nodes_that_open_another_model_one_after_another_are_waited_for() -> None:
+    site = serving(*three())
+    opened_anew(site)
+    site.until(lambda: site.serve.model is not None and site.serve.model.digest == "sha256:2")
+    assert "unavailable" not in site.kinds()
+
+
+def test_but_not_where_the_former_chain_is_forbidden() -> None:
+    site = serving(*three())
+    opened_anew(site, privacy=Privacy({"2:3": ("vault",)}))
+    site.until(lambda: site.serve.state == "unavailable", within=0.5)

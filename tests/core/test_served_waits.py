@@ -13,8 +13,8 @@ from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.failures import FORGIVE_S, PREPARE_S
 from dsi_mqtt.core.model import ModelGraph
 from dsi_mqtt.core.node import Capabilities
+from dsi_mqtt.core.patience import DESCRIBE_S, FIRST_S
 from dsi_mqtt.core.plan import plan
-from dsi_mqtt.core.served import DESCRIBE_S, FIRST_S
 from tests.core.orchestra import GRAPH, NAME, SPEC, Node, Site, moving, placed, serving, three
 
 # --- the first word about a deployment --------------------------------------------------------

@@ -65,7 +65,6 @@ async def test_up_runs_a_site_until_ctrl_c(tmp_path: Path) -> None:
     assert not [text for text in logs.values() if "Traceback" in text]
 
 
-@pytest.mark.slow
 async def test_up_that_is_ended_while_it_starts_was_interrupted(tmp_path: Path) -> None:
     file, state = tmp_path / "echo.yaml", tmp_path / "state"
     file.write_text(ECHO.replace("unit_ms: 1", "load_ms: 600000"))
@@ -79,6 +78,7 @@ async def test_up_that_is_ended_while_it_starts_was_interrupted(tmp_path: Path) 
     assert not left_over(str(tmp_path))
 
 
+@pytest.mark.slow
 async def test_the_example_of_a_model_of_ones_own(tmp_path: Path) -> None:
     file = EXAMPLES / "07_own_model.yaml"
     command = file.read_text().partition("dsi-mqtt infer ")[2].splitlines()[0]

@@ -8,24 +8,26 @@ import itertools
 import json
 import select
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, closing
 from typing import Any
 
 import httpx2
 import openai
 import pytest
-from fastapi import FastAPI
 from uvicorn import Config
 from uvicorn.server import ServerState
 
 from dsi_mqtt.core.generation import Partial, rolling_hash
+from dsi_mqtt.gateway import connections
 from dsi_mqtt.gateway.connections import (
     SENDING_MAX,
     TAKEN_LEAST,
     Bounds,
+    acked,
     bound_kernel,
     bounded,
+    kept_by_kernel,
 )
 from dsi_mqtt.gateway.server import BOUNDS, listen
 from dsi_mqtt.wire.asks import partial_answer
@@ -121,27 +123,35 @@ async def test_an_answer_that_nobody_reads_ends_its_connection() -> None:
             assert event & select.POLLERR
 
 
-def test_what_is_accepted_has_the_kernels_bounds_too() -> None:
+def test_what_is_accepted_keeps_little_to_send() -> None:
     with closing(listen("127.0.0.1", 0, may_be_open=False)) as listening:
-        bound_kernel(listening, 30.0)
+        bound_kernel(listening)
         with closing(socket.create_connection(listening.getsockname())):
             accepted, _ = listening.accept()
             with closing(accepted):
-                user_timeout = accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
                 kept = accepted.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
-    assert user_timeout == 30_000
     assert kept <= 2 * SENDING_MAX  # of which the kernel takes half for itself
 
 
-def test_where_the_kernel_knows_no_such_bound_it_goes_without(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.delattr(socket, "TCP_USER_TIMEOUT")
-    with closing(listen("127.0.0.1", 0, may_be_open=False)) as listening:
-        bound_kernel(listening, 30.0)
-        with closing(socket.create_connection(listening.getsockname())):
-            accepted, _ = listening.accept()
-            accepted.close()
+def test_the_kernel_says_what_has_been_taken() -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as listening:
+        reading = socket.create_connection(listening.getsockname())
+        writing, _ = listening.accept()
+    written = 0
+    with closing(reading), closing(writing):
+        assert (acked(writing), kept_by_kernel(writing)) == (0, 0)
+        writing.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                written += writing.send(bytes(100_000))
+        assert kept_by_kernel(writing) > 0
+        assert acked(writing) < written
+        reading.settimeout(PATIENCE_S)
+        left = written
+        while left:
+            left -= len(reading.recv(left))
+        assert acked(writing) + kept_by_kernel(writing) == written
+    assert kept_by_kernel(writing) == 0
 
 
 # --- a request that does not come -----------------------------------------------------------------
@@ -154,18 +164,6 @@ async def test_a_head_that_does_not_come_ends_the_connection(begun: bytes) -> No
         connected(live) as (reader, writer),
     ):
         writer.write(begun)
-        assert await reader.read() == b""
-
-
-async def test_also_that_of_a_second_request() -> None:
-    async with (
-        live_gateway(bounds=Bounds(head_s=1.0)) as live,
-        connected(live) as (reader, writer),
-    ):
-        for _ in range(2):
-            writer.write(HEALTH)
-            assert (await answer(reader))[0] == 200
-        writer.write(b"GET /health HT")
         assert await reader.read() == b""
 
 
@@ -237,15 +235,37 @@ class Timer:
         self.act = None
 
 
+async def empty(_scope: object, _receive: object, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 204, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+
+@pytest.fixture(autouse=True)
+def _kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wire is its own kernel."""
+    monkeypatch.setattr(connections, "kept_by_kernel", lambda own: _told(own, kept_by_kernel))
+    monkeypatch.setattr(connections, "acked", lambda own: _told(own, acked))
+
+
+def _told(own: Any, real: Callable[[Any], int]) -> int:
+    if not isinstance(own, Wire):
+        return real(own)
+    return own.acked if real is acked else own.kernel
+
+
 class Wire:
-    """The loop and the transport of one connection: bytes that wait, and what became of it."""
+    """The loop and the transport of one connection, and what became of it.
+
+    waits, kernel: bytes of answers that wait here and in the kernel. acked: those that are taken.
+    """
 
     def __init__(self, bounds: Bounds = BOUNDS) -> None:
         self.now = 0.0
-        self.waits = 0
+        self.waits = self.kernel = self.acked = 0
         self.became = ["open"]
         self.timers: list[Timer] = []
-        config = Config(FastAPI(), http=bounded(bounds), lifespan="off", log_config=None)
+        self.asked: list[Coroutine[Any, Any, None]] = []
+        config = Config(empty, http=bounded(bounds), lifespan="off", log_config=None)
         loop: Any = self
         self.connection = bounded(bounds)(config, ServerState(), {}, loop)
         transport: Any = self
@@ -263,6 +283,33 @@ class Wire:
     def call_later(self, delay: float, act: Callable[..., None], *given: object) -> Timer:
         self.timers.append(Timer(self.now + delay, lambda: act(*given)))
         return self.timers[-1]
+
+    def create_task(self, asked: Coroutine[Any, Any, None]) -> Any:
+        self.asked.append(asked)
+        return self
+
+    def add_done_callback(self, _: object) -> None:
+        pass
+
+    def ask(self) -> None:
+        self.connection.data_received(HEALTH)
+        assert self.asked
+
+    def answer(self) -> None:
+        """What is asked is answered, with as good as nothing."""
+        with pytest.raises(StopIteration):
+            self.asked.pop().send(None)
+
+    def end(self) -> None:
+        """What is asked is never answered."""
+        self.asked.pop().close()
+
+    def write(self, data: bytes) -> None:
+        """It is taken at once."""
+
+    def take(self, nbytes: int) -> None:
+        self.kernel -= nbytes
+        self.acked += nbytes
 
     def get_write_buffer_size(self) -> int:
         return self.waits
@@ -293,45 +340,85 @@ class Wire:
 
 
 def test_a_slow_reader_is_waited_for_as_long_as_it_reads() -> None:
+    """Whatever has become less here: the kernel holds more of it, or less."""
     wire = Wire()
-    wire.waits = 1_000_000
-    wire.connection.pause_writing()
+    wire.waits = 20_000
+    wire.kernel = 1_000_000
+    wire.run(BOUNDS.stall_s)
     for _ in range(10):
-        wire.waits -= round(TAKEN_LEAST * BOUNDS.stall_s)
+        wire.take(round(TAKEN_LEAST * BOUNDS.stall_s))
         wire.run(BOUNDS.stall_s)
         assert wire.became == ["open"]
-    wire.waits -= 100
+    wire.take(round(TAKEN_LEAST * BOUNDS.stall_s) - 1)
     wire.run(BOUNDS.stall_s)
     assert wire.became == ["open", "aborted"]
 
 
-def test_who_has_read_everything_is_watched_no_more() -> None:
+def test_what_comes_meanwhile_is_no_fault_of_the_reader() -> None:
     wire = Wire(Bounds(head_s=1e6))
-    wire.waits = 100_000
-    wire.connection.pause_writing()
-    wire.waits = 10
-    wire.connection.resume_writing()
+    for _ in range(5):
+        wire.kernel += 5000
+        wire.run(BOUNDS.stall_s)
+        wire.take(5000)
+        wire.kernel += 50_000
+        wire.ask()
+        wire.run(BOUNDS.stall_s)
+        assert wire.became == ["open"]
+        wire.answer()
+        wire.take(50_000)
+
+
+def test_a_little_that_nobody_takes_ends_a_connection_too() -> None:
+    """As of a stream to one that has gone, of which the kernel would keep a lot."""
+    wire = Wire()
+    wire.ask()
+    wire.kernel = 10
+    wire.run(2 * BOUNDS.stall_s)
+    assert wire.became == ["open", "aborted"]
+    wire.end()
+
+
+def test_who_has_nothing_to_read_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    wire = Wire()
+    wire.ask()
     wire.run(10 * BOUNDS.stall_s)
     assert wire.became == ["open"]
+    wire.end()
+    monkeypatch.setattr(connections, "TELLS", False)
+    wire = Wire()
+    wire.ask()
+    wire.kernel = 10
+    wire.run(10 * BOUNDS.stall_s)
+    assert wire.became == ["open"], "where no kernel says what was taken"
+    wire.end()
 
 
-def test_between_requests_the_rest_of_an_answer_is_waited_for_as_long_as_it_is_read() -> None:
+def test_between_requests_the_rest_of_an_answer_is_waited_for() -> None:
     wire = Wire()
     wire.waits = 100
     wire.run(BOUNDS.head_s)
     assert wire.became == ["open"]
-    wire.run(BOUNDS.stall_s)
-    assert wire.became == ["open", "aborted"]
-    wire = Wire()
-    wire.waits = 100
-    wire.run(BOUNDS.head_s)
     wire.waits = 0
+    wire.acked = 100
     wire.run(BOUNDS.head_s)
+    assert wire.became == ["open", "closed"]
+
+
+def test_the_next_head_has_all_its_time_from_the_last_answer_on() -> None:
+    wire = Wire()
+    for _ in range(2):
+        wire.run(BOUNDS.head_s - 0.1)
+        wire.ask()
+        wire.run(10 * BOUNDS.head_s)
+        wire.answer()
+    wire.connection.data_received(b"GET /health HT")
+    wire.run(BOUNDS.head_s - 0.1)
+    assert wire.became == ["open"]
+    wire.run(0.1)
     assert wire.became == ["open", "closed"]
 
 
 def test_whoever_has_gone_leaves_no_timer() -> None:
     wire = Wire()
-    wire.connection.pause_writing()
     wire.connection.connection_lost(None)
     assert [timer for timer in wire.timers if timer.act is not None] == []

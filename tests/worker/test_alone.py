@@ -9,7 +9,7 @@ from itertools import count
 import pytest
 import pytest_asyncio
 
-from dsi_mqtt.core.node import NodeStatus
+from dsi_mqtt.core.node import NodeStatus, Telemetry
 from dsi_mqtt.core.table import BrokerUrls
 from dsi_mqtt.engine.fake import FakeFactory
 from dsi_mqtt.errors import ConfigError
@@ -38,7 +38,6 @@ class Site:
     async def listen(self) -> Site:
         self._ear = await self.connection()
         await self._ear.subscribe(self.status_topic, qos=1)
-        await self._ear.subscribe(self.telemetry_topic)
         return self
 
     async def connection(self) -> ControlConnection:
@@ -56,30 +55,32 @@ class Site:
         payload = self._topics.status.payload.encode(status)
         await self._ear.publish(Message(self.status_topic, payload, qos=1, retain=True))
 
-    async def heard(self, topic: str) -> Message:
-        """What comes next on a topic."""
-        async for message in self._ear.messages():
-            if message.topic == topic and message.payload:
-                return message
-        raise AssertionError("the broker has ended")
+    async def send_telemetry(self, incarnation: str) -> None:
+        said = Telemetry("twin", incarnation, 1, 0.0, 1, 1, 1, None)
+        payload = self._topics.telemetry.payload.encode(said)
+        await self._ear.publish(Message(self.telemetry_topic, payload))
 
     async def status(self) -> NodeStatus:
         """What is said next."""
-        message = await self.heard(self.status_topic)
-        return self._topics.status.payload.decode(message.payload)
+        async for message in self._ear.messages():
+            return self._topics.status.payload.decode(message.payload)
+        raise AssertionError("the broker has ended")
 
     async def speaker(self) -> str:
-        """The incarnation that telemetry comes of."""
-        message = await self.heard(self.telemetry_topic)
-        return self._topics.telemetry.payload.decode(message.payload).incarnation
+        """The incarnation that telemetry comes of by now."""
+        said = await self._first(self.telemetry_topic)
+        return self._topics.telemetry.payload.decode(said.payload).incarnation
 
     async def retained(self) -> NodeStatus:
         """The status as whoever comes now sees it."""
+        return self._topics.status.payload.decode((await self._first(self.status_topic)).payload)
+
+    async def _first(self, topic: str) -> Message:
         connection = await self.connection()
-        await connection.subscribe(self.status_topic, qos=1)
+        await connection.subscribe(topic, qos=1)
         async for message in connection.messages():
             await connection.close()
-            return self._topics.status.payload.decode(message.payload)
+            return message
         raise AssertionError("the broker has ended")
 
 
@@ -131,7 +132,19 @@ async def test_a_node_whose_name_is_taken_meanwhile_ends_without_a_word(site: Si
     taken = site.start()
     before = await site.speaker()
     await site.say(NodeStatus("twin", "another", "online"))
-    await asyncio.wait([taken])
+    while not taken.done():
+        await site.send_telemetry("another")
+        await asyncio.wait([taken], timeout=0.1)
     assert "online already" in sentence(taken)
     assert (await site.retained()).incarnation == "another"
     assert before != "another"
+
+
+async def test_a_status_that_nobody_lives_behind_ends_nobody(site: Site) -> None:
+    taken = site.start()
+    staying = await site.speaker()
+    for _ in range(2):
+        await site.say(NodeStatus("twin", "another", "online"))
+        while (await site.retained()).incarnation != staying:
+            await site.status()
+    assert not taken.done()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from itertools import count
 
@@ -32,13 +32,18 @@ def site(payload: bytes) -> Message:
     return Message(TOPICS.site.name(), payload, qos=1, retain=True)
 
 
+async def at_once() -> None:
+    """Any word stands long enough."""
+
+
 @asynccontextmanager
 async def following(
-    told: list[ev.Event], settled_s: float = 0.0
+    told: list[ev.Event], control: str = CONTROL, settled: Callable[[], Awaitable[None]] = at_once
 ) -> AsyncIterator[tuple[Home, asyncio.Task[None]]]:
     """A home at the control broker, and who waits for it to be left."""
-    home = Home(BOTH, TOPICS, told.append, follows=True, settled_s=settled_s)
-    tasks = [asyncio.create_task(home.follow()), asyncio.create_task(home.left(CONTROL))]
+    both = BrokerUrls(control, control)
+    home = Home(both, TOPICS, told.append, follows=True, settled=settled)
+    tasks = [asyncio.create_task(home.follow()), asyncio.create_task(home.left(control))]
     try:
         yield home, tasks[1]
     finally:
@@ -77,14 +82,32 @@ async def test_what_the_site_says_moves_a_node_that_follows_it_and_nothing_else_
 @pytest.mark.asyncio
 async def test_a_word_that_is_written_over_at_once_moves_nobody() -> None:
     told: list[ev.Event] = []
-    async with following(told, settled_s=0.05) as (home, left):
+    stood = asyncio.Semaphore(0)
+
+    async def settled() -> None:
+        await stood.acquire()
+
+    async with following(told, settled=settled) as (home, left):
         home.heard(site(b'{"data_port": 1}'))
         await turns()
         home.heard(site(b"{}"))
         home.heard(site(b'{"data_port": 1}'))
         home.heard(site(b'{"data_port": 1884}'))
+        stood.release()
+        await turns()
+        assert not left.done(), "it has been written over meanwhile"
+        stood.release()
         await left
         assert told == [ev.BrokersMoved(BrokerUrls(CONTROL, DATA))]
+
+
+@pytest.mark.asyncio
+async def test_the_same_broker_in_other_words_moves_nobody() -> None:
+    told: list[ev.Event] = []
+    async with following(told, control="mqtt://10.0.0.1") as (home, _):
+        assert home.heard(site(b'{"data_port": 1883}'))
+        await turns()
+        assert told == []
 
 
 def test_a_node_that_was_told_stays_where_it_is() -> None:
