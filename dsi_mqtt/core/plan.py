@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from dsi_mqtt.core.deployment import Deployment
@@ -41,13 +41,14 @@ class PlannedSegment:
 class PlannedHop:
     """What goes from `source` to `target`, which are nodes, or "door" at both ends of the chain.
 
-    transfer_s: 0 within a node.
+    transfer_s: 0 within a node. codecs: by phase, else raw.
     """
 
     source: str
     target: str
     nbytes: int
     transfer_s: float
+    codecs: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
