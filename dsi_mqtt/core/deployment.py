@@ -68,7 +68,10 @@ class Prices:
 
 @dataclass(frozen=True, slots=True)
 class Objective:
+    """Weights of what a placement is chosen by; `core.aim` says of what."""
+
     latency: float = 1.0
+    throughput: float = 0.0
     cost: float = 0.0
     exposure: float = 0.0
 

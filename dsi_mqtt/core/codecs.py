@@ -1,0 +1,57 @@
+"""How activations are written on a hop: fewer bytes for some time and some error."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from dsi_mqtt.core.aim import Phase, Trip
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """bits: that a value of 32 bits takes. encode_s, decode_s: for a GiB of such values, on a node
+    that reads 10 GiB a second. error: what one hop adds to the deployment's measure of error.
+    """
+
+    name: str
+    bits: float
+    encode_s: float = 0.0
+    decode_s: float = 0.0
+    error: float = 0.0
+
+    @property
+    def ratio(self) -> float:
+        return self.bits / 32
+
+
+RAW: Final = Codec("raw", 32)
+
+
+@dataclass(frozen=True, slots=True)
+class Coding:
+    """The codec of each trip on one hop. error: of all of them."""
+
+    codecs: tuple[Codec, ...]
+
+    @property
+    def error(self) -> float:
+        return max(codec.error for codec in self.codecs)
+
+    def names(self, trips: Sequence[Trip]) -> dict[Phase, str]:
+        return {trip.phase: codec.name for trip, codec in zip(trips, self.codecs, strict=True)}
+
+
+def codings(codecs: Sequence[Codec], trips: Sequence[Trip]) -> tuple[Coding, ...]:
+    """Every way to write on a hop; the plain one first."""
+    ways = [Coding(way) for way in itertools.product(codecs, repeat=len(trips))]
+    return tuple(sorted(ways, key=lambda way: [codec.name != "raw" for codec in way.codecs]))
+
+
+def errors_of(measured: Mapping[str, float], codecs: Sequence[Codec]) -> tuple[Codec, ...]:
+    """The codecs with errors as measured on the deployment's samples."""
+    return tuple(
+        Codec(c.name, c.bits, c.encode_s, c.decode_s, measured.get(c.name, c.error)) for c in codecs
+    )

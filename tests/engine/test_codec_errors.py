@@ -1,0 +1,116 @@
+"""What codecs do to answers: measured on samples, at each cut, and at several together."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from dsi_mqtt.core.activation import JSON, Row, Tensors, pack_body
+from dsi_mqtt.core.deployment import Generation
+from dsi_mqtt.core.model import ModelSpec, UnitRange
+from dsi_mqtt.engine.base import Engine
+from dsi_mqtt.engine.codec_errors import (
+    COSINE,
+    CUTS_MAX,
+    PERPLEXITY,
+    Way,
+    codec_errors,
+    spread_cuts,
+    way_errors,
+)
+from dsi_mqtt.engine.fake import FakeFactory
+from dsi_mqtt.errors import MESSAGE_MAX, ConfigError
+
+SAMPLES = ["ice", "a flood", "gravel on the road"]
+
+
+def opened(generation: Generation | None = None, **options: Any) -> Engine:
+    model = ModelSpec(tier="fake", options={"units": 5, "hidden": 64, **options})
+    engine = FakeFactory(sleep=lambda _: None).open(model, generation)
+    engine.load(engine.graph.whole)
+    return engine
+
+
+def test_raw_hops_add_nothing_and_coarser_codecs_more() -> None:
+    errors = codec_errors(opened(), SAMPLES, ("raw", "fp16", "int8g64"), COSINE)
+    assert errors["raw"] == pytest.approx(0, abs=1e-12)
+    assert 1e-12 < errors["fp16"] < errors["int8g64"] < 0.01
+
+
+def test_the_worst_is_of_the_cuts_and_of_the_samples() -> None:
+    engine = opened()
+    ways = [Way("int8g32", (cut,)) for cut in range(1, 5)]
+    found = way_errors(engine, SAMPLES, ways, COSINE)
+    assert [one.way for one in found] == ways
+    assert all(one.mean <= one.worst for one in found)
+    assert any(one.mean < one.worst for one in found)
+    assert codec_errors(engine, SAMPLES, ("int8g32",), COSINE) == {
+        "int8g32": max(one.worst for one in found)
+    }
+
+
+def test_hops_that_are_coded_together_are_told_together() -> None:
+    """The segments between two of them compute with what the first one left."""
+    engine, seen = opened(), list[UnitRange]()
+    forward = engine.forward
+
+    def watched(units: UnitRange, rows: tuple[Row, ...], tensors: Tensors, **more: Any) -> Tensors:
+        seen.append(units)
+        return forward(units, rows, tensors, **more)
+
+    engine.forward = watched  # type: ignore[method-assign]  # to look at what is computed
+    alone, both = way_errors(
+        engine, SAMPLES[:1], [Way("int8g32", (2,)), Way("int8g32", (2, 4))], COSINE
+    )
+    assert seen == [UnitRange(*units) for units in ((0, 5), (0, 2), (2, 5), (0, 2), (2, 4), (4, 5))]
+    assert both.worst != alone.worst
+
+
+class Labels:
+    """Two units; the second answers with labels, best first, by the numbers it is given."""
+
+    def __init__(self) -> None:
+        self.graph = opened(units=2).graph
+
+    def forward(self, units: UnitRange, rows: tuple[Row, ...], tensors: Tensors) -> Tensors:
+        del rows
+        if units.stop < 2:
+            return tensors
+        scores = [0.5, 0.49] if units.start == 0 else [0.49, 0.5]
+        items = [{"label": f"l{i}", "id": i, "score": score} for i, score in enumerate(scores)]
+        items.sort(key=lambda item: -float(str(item["score"])))
+        return pack_body(JSON, json.dumps({"labels": items}).encode())
+
+
+def test_labels_are_compared_by_their_id_and_not_by_their_place() -> None:
+    (found,) = way_errors(Labels(), ["x"], [Way("fp16", (1,))], COSINE)  # type: ignore[arg-type]
+    assert found.worst == pytest.approx(1 - 2 * 0.5 * 0.49 / (0.5**2 + 0.49**2))
+
+
+@pytest.mark.parametrize(
+    ("samples", "metric", "generation", "said"),
+    [
+        (SAMPLES, "bleu", None, "codecs.error.metric: 'bleu' is none of cosine, perplexity_incr"),
+        ([], COSINE, None, "codecs.error.samples: holds no sample"),
+        (SAMPLES, PERPLEXITY, None, "codecs.error.metric: perplexity_increase is of generations"),
+        (SAMPLES, COSINE, Generation(context=16), "codecs.error.metric: cosine is of one pass"),
+        (SAMPLES, PERPLEXITY, Generation(context=16), "codecs.error.metric: this model has no"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(
+    samples: list[str], metric: str, generation: Generation | None, said: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        codec_errors(opened(generation), samples, ("fp16",), metric)
+    assert str(refused.value).startswith(said)
+    assert len(str(refused.value)) <= MESSAGE_MAX
+
+
+def test_of_many_cuts_some_are_tried_with_the_first_and_the_last() -> None:
+    assert spread_cuts(2) == (1,)
+    assert spread_cuts(CUTS_MAX + 1) == tuple(range(1, CUTS_MAX + 1))
+    many = spread_cuts(81)
+    assert (len(many), many[0], many[-1]) == (CUTS_MAX, 1, 80)
+    assert list(many) == sorted(set(many))
