@@ -123,10 +123,10 @@ def _quantised(values: Floats, group: int) -> Bytes | None:
     for first, last, width in _blocks(len(values), group):
         own = slice(first * group, first * group + (last - first) * width)
         block = values[own].reshape(-1, width)
-        exact = np.maximum(block.max(axis=1), -block.min(axis=1)) / _LARGEST
-        if not exact.max() <= _FLOAT16_MAX:  # also not a number
+        largest = np.maximum(block.max(axis=1), -block.min(axis=1))
+        if not largest.max() <= _LARGEST * _FLOAT16_MAX:  # also not a number
             return None
-        scales[first:last] = _rounded_up(exact)
+        scales[first:last] = _rounded_up(largest / _LARGEST)
         steps = block / np.maximum(scales[first:last], _SMALLEST, dtype=np.float32)[:, None]
         quanta[own] = np.rint(steps, out=steps).reshape(-1)
     return data

@@ -163,6 +163,23 @@ def test_zeros_stay_zeros_and_the_largest_of_a_group_nearly_itself(codec: str) -
     assert after == pytest.approx(values, rel=2.0**-10)
 
 
+@pytest.mark.parametrize(("dtype", "half_a_step"), [("float16", 2.0**-11), ("bfloat16", 2.0**-8)])
+def test_what_is_restored_is_the_nearest_of_its_dtype(dtype: str, half_a_step: float) -> None:
+    values = values_of(tensor(np.random.default_rng(1).standard_normal(4096), dtype))
+    exact = values_of(decoded(encoded(tensor(values), "int8g32")))
+    came = values_of(decoded(encoded(tensor(values, dtype), "int8g32")))
+    assert (np.abs(came - exact) <= half_a_step * np.abs(exact)).all()
+
+
+def test_what_rounds_to_the_largest_float16_is_written_as_that() -> None:
+    assert values_of(decoded(encoded(tensor([65519.0, -65519.0]), FP16))).tolist() == [
+        65504.0,
+        -65504.0,
+    ]
+    beyond = tensor([65520.0])
+    assert encoded(beyond, FP16) is beyond
+
+
 def test_the_largest_float16_stays_finite() -> None:
     """Its scale is rounded up, so 127 of them are more than a float16 holds."""
     came = decoded(encoded(tensor([65504.0, -65504.0, 1.0] * 20, "float16"), "int8g32"))
@@ -180,6 +197,23 @@ def test_a_tensor_that_a_codec_cannot_tell_stays_raw(codec: str, odd: float) -> 
         values[at] = odd
         given = tensor(values)
         assert encoded(given, codec) is given
+
+
+@pytest.mark.parametrize("codec", [FP16, *INT8])
+def test_a_signalling_nan_is_one_too(codec: str) -> None:
+    bits = np.full(64, 0x3F800000, "<u4")
+    bits[7] = 0x7F800001
+    given = Tensor("t", "float32", (64,), bits.tobytes())
+    assert encoded(given, codec) is given
+
+
+@pytest.mark.parametrize("codec", INT8)
+def test_the_largest_scale_that_there_is(codec: str) -> None:
+    most = 127 * 65504.0
+    given = tensor([most, -most, 1.0] * 30)
+    assert values_of(decoded(encoded(given, codec)))[:2].tolist() == [most, -most]
+    beyond = tensor([np.nextafter(np.float32(most), np.float32(np.inf))] * 90)
+    assert encoded(beyond, codec) is beyond
 
 
 @pytest.mark.parametrize("dtype", sorted(type_sizes.keys() - FLOATS))
