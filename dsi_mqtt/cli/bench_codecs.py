@@ -16,10 +16,11 @@ from typing import Any, Final
 import numpy as np
 
 from dsi_mqtt.core.activation import RAW, Tensor
+from dsi_mqtt.core.codecs import COSINE, PERPLEXITY
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.encoding import NAMES, decoded, encoded
 from dsi_mqtt.core.sizes import GIB, MIB
-from dsi_mqtt.engine.codec_errors import COSINE, PERPLEXITY, Way, WayError, spread_cuts, way_errors
+from dsi_mqtt.engine.codec_errors import Way, WayError, spread_cuts, way_errors
 from dsi_mqtt.engine.select import TierFactory
 from dsi_mqtt.worker.engines import opened
 from dsi_mqtt.worker.vitals import measure_capabilities

@@ -9,6 +9,11 @@ from typing import Final
 
 from dsi_mqtt.core.aim import Phase, Trip
 
+# What `codecs.error.metric` may be; `engine.codec_errors` says what they measure.
+COSINE: Final = "cosine"
+PERPLEXITY: Final = "perplexity_increase"
+METRICS: Final = (COSINE, PERPLEXITY)
+
 
 @dataclass(frozen=True, slots=True)
 class Codec:

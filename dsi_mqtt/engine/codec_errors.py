@@ -21,14 +21,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dsi_mqtt.core.activation import JSON, RAW, TOKENS, Row, Tensor, Tensors, pack_body, unpack_body
+from dsi_mqtt.core.codecs import COSINE, METRICS, PERPLEXITY
 from dsi_mqtt.core.encoding import all_decoded, all_encoded
 from dsi_mqtt.core.model import UnitRange
 from dsi_mqtt.engine.base import Engine
 from dsi_mqtt.errors import ConfigError
-
-COSINE: Final = "cosine"
-PERPLEXITY: Final = "perplexity_increase"
-METRICS: Final = (COSINE, PERPLEXITY)
 
 # Cuts that are tried where a caller names none; of more units they are as far apart as can be.
 CUTS_MAX: Final = 8

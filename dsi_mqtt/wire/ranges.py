@@ -12,7 +12,9 @@ from dataclasses import dataclass, fields, is_dataclass
 from itertools import pairwise
 from typing import Any, Final
 
+from dsi_mqtt.core.codecs import METRICS
 from dsi_mqtt.core.deployment import (
+    CodecError,
     Codecs,
     Deployment,
     Generation,
@@ -269,6 +271,11 @@ def _codecs(codecs: Codecs) -> Complaints:
             yield "allow", complaint
 
 
+def _codec_error(error: CodecError) -> Complaints:
+    if error.metric not in METRICS:
+        yield "metric", f"{error.metric!r:.40} is no metric; known are {', '.join(METRICS)}"
+
+
 def _hop(hop: Hop) -> Complaints:
     for phase, name in hop.codec.items():
         complaint = unknown_codec(name)
@@ -300,6 +307,7 @@ _RULES: Final[Mapping[type, Callable[[Any], Complaints]]] = {
     ModelGraph: _graph,
     Table: _table,
     Codecs: _codecs,
+    CodecError: _codec_error,
     Hop: _hop,
     Segment: _segment,
     BrokerUrls: _broker_urls,

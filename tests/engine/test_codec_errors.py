@@ -8,13 +8,12 @@ from typing import Any
 import pytest
 
 from dsi_mqtt.core.activation import JSON, Row, Tensors, pack_body
+from dsi_mqtt.core.codecs import COSINE, PERPLEXITY
 from dsi_mqtt.core.deployment import Generation
 from dsi_mqtt.core.model import ModelSpec, UnitRange
 from dsi_mqtt.engine.base import Engine
 from dsi_mqtt.engine.codec_errors import (
-    COSINE,
     CUTS_MAX,
-    PERPLEXITY,
     Way,
     codec_errors,
     spread_cuts,

@@ -209,6 +209,11 @@ def test_a_table_is_refused_by_the_name_of_its_field(path: Path, value: Any, sai
         (("policy", "cooldown_s"), math.nan, "policy.cooldown_s: nan must be 0 or more"),
         (("policy", "max_segments"), -3, "policy.max_segments: -3 must be greater than 0"),
         (("codecs", "allow"), ["raw", "gzip"], "codecs.allow: 'gzip' is no codec; known are raw"),
+        (
+            ("codecs", "error"),
+            {"metric": "bleu"},
+            "codecs.error.metric: 'bleu' is no metric; known are cosine, perplexity_increase",
+        ),
         (("prices", "gib", "cloud"), -1, "prices.gib.cloud: -1.0 must be 0 or more"),
         (
             ("privacy", "units"),
