@@ -130,7 +130,6 @@ def _errors(deployment: Deployment, samples: Sequence[Any], metric: str, say: Sa
     name = Path(deployment.model.path or "").name
     say(f"{name}: opening the model")
     engine = opened(deployment, TierFactory())
-    engine.load(engine.graph.whole)
     units = len(engine.graph.units)
     ways = ways_of(units)
     done = 0
@@ -138,7 +137,7 @@ def _errors(deployment: Deployment, samples: Sequence[Any], metric: str, say: Sa
     def progressed() -> None:
         nonlocal done
         done += 1
-        say(f"{name}: {done} of {len(samples) if metric == COSINE else len(ways)}")
+        say(f"{name}: {len(ways)} ways through {units} units, {done} segments are done")
 
     rows = way_errors(engine, samples, ways, metric, progressed)
     return Errors(name, metric, len(samples), units, tuple(rows))

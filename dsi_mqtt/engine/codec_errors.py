@@ -12,28 +12,31 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from dsi_mqtt.core.activation import JSON, RAW, TOKENS, Row, Tensor, Tensors, pack_body, unpack_body
+from dsi_mqtt.core.activation import JSON, TOKENS, Row, Tensor, Tensors, pack_body, unpack_body
 from dsi_mqtt.core.codecs import COSINE, METRICS, PERPLEXITY
 from dsi_mqtt.core.encoding import all_decoded, all_encoded
 from dsi_mqtt.core.model import UnitRange
+from dsi_mqtt.core.sizes import MIB
 from dsi_mqtt.engine.base import Engine
 from dsi_mqtt.errors import ConfigError
 
 # Cuts that are tried where a caller names none; of more units they are as far apart as can be.
 CUTS_MAX: Final = 8
-# Tokens of a text that are fed as one session, and sessions that share a step.
+# Tokens of a text that are fed as one session.
 WINDOW: Final = 128
-SESSIONS: Final = 64
+# Samples, or sessions of a step, that are computed at once, and what between segments of all ways
+# is held of them.
+AT_ONCE: Final = 64
+HELD_BYTES: Final = 64 * MIB
 
-Floats = NDArray[np.float64]
 Paths = dict[tuple[object, ...], float]
 
 
@@ -62,13 +65,22 @@ class Scoring(Protocol):
         """Of the last position of each row, (rows, vocabulary); units: with the head."""
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One call of an engine for each segment: the rows, and what enters the first."""
+
+    rows: tuple[Row, ...]
+    tensors: Tensors
+
+
 def codec_errors(
     engine: Engine, samples: Sequence[Any], codecs: Sequence[str], metric: str
 ) -> dict[str, float]:
     """What one hop adds to the error, by codec: at the worst of its cuts, for the worst sample.
 
-    engine: with all units loaded. samples: JSON values as devices send them, or texts. Blocks for
-    about so many passes as there are samples, cuts and codecs (of a text, tokens).
+    samples: JSON values as devices send them, or texts. Blocks for about half as many passes as
+    there are samples (of a text, tokens), cuts and codecs. Units are loaded between two cuts at a
+    time and dropped again: nobody else may use the engine, which holds nothing afterwards.
     Raises ConfigError where nothing can be measured.
     """
     cuts = spread_cuts(len(engine.graph.units))
@@ -94,7 +106,8 @@ def way_errors(
     metric: str,
     progressed: Callable[[], None] = lambda: None,
 ) -> list[WayError]:
-    """The error of each way. progressed: called for each sample, or for each way with texts.
+    """The error of each way, as `codec_errors` finds it. progressed: called for each segment of
+    each part of the samples.
 
     Raises ConfigError.
     """
@@ -111,17 +124,69 @@ def way_errors(
     return _perplexities(engine, samples, ways, progressed)
 
 
-def _over_hops(
-    tensors: Tensors, way: Way, last: int, forward: Callable[[UnitRange, Tensors], Tensors]
-) -> tuple[UnitRange, Tensors]:
-    """What enters the last segment, and its units. tensors: enter the first cut's, or unit 0."""
-    for start, stop in pairwise((0, *way.cuts)):
-        tensors = _crossed(forward(UnitRange(start, stop), tensors), way.codec)
-    return UnitRange(way.cuts[-1] if way.cuts else 0, last), tensors
+# --- segment by segment -----------------------------------------------------------------------
+
+Forward = Callable[[UnitRange, tuple[Row, ...], Tensors], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Passage:
+    """All ways through the chain at once, so that each segment is loaded once.
+
+    last: what the last segment is asked for.
+    """
+
+    engine: Engine
+    ways: Sequence[Way]
+    last: Forward
+    progressed: Callable[[], None]
+
+    @property
+    def bounds(self) -> list[int]:
+        cuts = {cut for way in self.ways for cut in way.cuts}
+        return [0, *sorted(cuts), len(self.engine.graph.units)]
+
+    def at_once(self, rows: int) -> int:
+        """How many samples, or sessions of so many rows, are held at once."""
+        graph = self.engine.graph
+        largest = max((graph.boundary_bytes(cut) for cut in self.bounds[1:-1]), default=1)
+        held = (len(self.ways) + 1) * rows * max(1, largest)
+        return max(1, min(AT_ONCE, HELD_BYTES // held))
+
+    def run(self, steps: Sequence[Step]) -> tuple[list[Any], list[list[Any]]]:
+        """What the last segment makes of each step: over raw hops, and for each way."""
+        raw: list[Any] = [step.tensors for step in steps]
+        coded: dict[Way, list[Any]] = {}
+        for start, stop in pairwise(self.bounds):
+            for way in self.ways:
+                if start in way.cuts:
+                    coded[way] = [_crossed(t, way.codec) for t in coded.get(way, raw)]
+            units = UnitRange(start, stop)
+            self.engine.load(units)
+            try:
+                raw = self._through(units, steps, raw)
+                coded = {way: self._through(units, steps, t) for way, t in coded.items()}
+            finally:
+                self.engine.drop(units)
+            self.progressed()
+        return raw, [coded.get(way, raw) for way in self.ways]
+
+    def _through(self, units: UnitRange, steps: Sequence[Step], entering: list[Any]) -> list[Any]:
+        ends = units.stop == len(self.engine.graph.units)
+        forward = self.last if ends else self.engine.forward
+        try:
+            return [forward(units, step.rows, t) for step, t in zip(steps, entering, strict=True)]
+        finally:
+            for session in {row.session for step in steps for row in step.rows}:
+                self.engine.close(session)
 
 
 def _crossed(tensors: Tensors, codec: str) -> Tensors:
     return all_decoded(all_encoded(tensors, codec))
+
+
+def _parts(samples: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    return (samples[first : first + size] for first in range(0, len(samples), size))
 
 
 # --- one pass ---------------------------------------------------------------------------------
@@ -130,19 +195,15 @@ def _crossed(tensors: Tensors, codec: str) -> Tensors:
 def _cosines(
     engine: Engine, samples: Sequence[Any], ways: Sequence[Way], progressed: Callable[[], None]
 ) -> list[WayError]:
+    passage = _Passage(engine, ways, engine.forward, progressed)
     found: list[list[float]] = [[] for _ in ways]
-    last = len(engine.graph.units)
-
-    def forward(units: UnitRange, tensors: Tensors) -> Tensors:
-        return engine.forward(units, (Row(),), tensors)
-
-    for sample in samples:
-        body = pack_body(JSON, json.dumps(sample).encode())
-        expected = _numbers(forward(engine.graph.whole, body))
-        for way, errors in zip(ways, found, strict=True):
-            answer = _numbers(forward(*_over_hops(body, way, last, forward)))
-            errors.append(1 - _cosine(expected, answer))
-        progressed()
+    for part in _parts(samples, passage.at_once(1)):
+        bodies = [pack_body(JSON, json.dumps(sample).encode()) for sample in part]
+        raw, coded = passage.run([Step((Row(),), body) for body in bodies])
+        expected = [_numbers(answer) for answer in raw]
+        for errors, answers in zip(found, coded, strict=True):
+            pairs = zip(expected, answers, strict=True)
+            errors += [1 - _cosine(numbers, _numbers(answer)) for numbers, answer in pairs]
     return [
         WayError(way, max(errors), float(np.mean(errors)))
         for way, errors in zip(ways, found, strict=True)
@@ -188,81 +249,64 @@ def _perplexities(
 ) -> list[WayError]:
     if not isinstance(engine, Scoring):
         raise ConfigError(f"codecs.error.metric: this model has no {PERPLEXITY}; leave it out")
+    raw, coded = surprises(engine, engine.logits, samples, ways, progressed)
+    increases = [math.expm1(found - raw) for found in coded]
+    return [WayError(way, found, found) for way, found in zip(ways, increases, strict=True)]
+
+
+def surprises(
+    engine: Engine,
+    logits: Forward,
+    samples: Sequence[Any],
+    ways: Sequence[Way],
+    progressed: Callable[[], None],
+) -> tuple[float, list[float]]:
+    """In nats, the mean over all tokens but the first of each window: over raw hops, by way."""
     vocabulary = engine.graph.vocabulary
     length = min(WINDOW, vocabulary.context) if vocabulary else WINDOW
-    texts = _Texts(engine, engine, list(_windows(engine, samples, length)))
-    plain = texts.surprise(Way(RAW, ()))
-    errors = []
-    for way in ways:
-        increase = math.expm1(texts.surprise(way) - plain)
-        errors.append(WayError(way, increase, increase))
-        progressed()
-    return errors
+    passage = _Passage(engine, ways, logits, progressed)
+    # A step's sessions end together, as far as may be.
+    windows = sorted(_windows(engine, samples, length), key=len, reverse=True)
+    totals, count = np.zeros(len(ways) + 1), 0
+    for part in _parts(windows, passage.at_once(length)):
+        steps, following = _steps(part)
+        raw, coded = passage.run(steps)
+        for i, made in enumerate((raw, *coded)):
+            totals[i] += sum(map(_surprise, made, following))
+        count += sum(map(len, following))
+    first, *rest = (totals / count).tolist()
+    return first, rest
 
 
-def _windows(engine: Engine, samples: Sequence[Any], length: int) -> Iterator[tuple[int, ...]]:
+def _windows(engine: Engine, samples: Sequence[Any], length: int) -> list[tuple[int, ...]]:
     text = engine.text()
-    found = 0
+    found = []
     for sample in samples:
         if not isinstance(sample, str):
             raise ConfigError("codecs.error.samples: of a generation they are texts")
         tokens = text.read(sample)
-        for first in range(0, len(tokens), length):
-            window = tokens[first : first + length]
-            if len(window) > 1:
-                found += 1
-                yield window
+        pieces = (tokens[first : first + length] for first in range(0, len(tokens), length))
+        found += [piece for piece in pieces if len(piece) > 1]
     if not found:
         raise ConfigError("codecs.error.samples: no text has two tokens or more")
-
-
-@dataclass(frozen=True, slots=True)
-class _Texts:
-    """Windows of tokens, each fed as one session."""
-
-    engine: Engine
-    scoring: Scoring
-    windows: list[tuple[int, ...]] = field(repr=False)
-
-    def surprise(self, way: Way) -> float:
-        """In nats, the mean over all tokens but the first ones."""
-        ordered = sorted(self.windows, key=len, reverse=True)  # a step's sessions end together
-        total, count = 0.0, 0
-        for first in range(0, len(ordered), SESSIONS):
-            group = ordered[first : first + SESSIONS]
-            for logits, following in self._steps(group, way):
-                total += float(_surprises(logits, following).sum())
-                count += len(following)
-        return total / count
-
-    def _steps(
-        self, group: Sequence[tuple[int, ...]], way: Way
-    ) -> Iterable[tuple[Floats, list[int]]]:
-        """Logits of each step's rows, and the tokens that follow in the texts."""
-        last = len(self.engine.graph.units)
-        try:
-            for position in range(len(group[0]) - 1):
-                running = [i for i, window in enumerate(group) if position + 1 < len(window)]
-                rows = tuple(Row(f"sample-{i}", position, 1) for i in running)
-                tokens = np.array([[group[i][position]] for i in running], "<i8")
-                fed = (Tensor(TOKENS, "int64", tokens.shape, tokens.tobytes()),)
-
-                def forward(
-                    units: UnitRange, tensors: Tensors, rows: tuple[Row, ...] = rows
-                ) -> Tensors:
-                    return self.engine.forward(units, rows, tensors)
-
-                units, entering = _over_hops(fed, way, last, forward)
-                logits = np.asarray(self.scoring.logits(units, rows, entering), np.float64)
-                yield logits, [group[i][position + 1] for i in running]
-        finally:
-            for i in range(len(group)):
-                self.engine.close(f"sample-{i}")
-
-
-def _surprises(logits: Floats, tokens: Sequence[int]) -> Floats:
-    """-log of each row's share for its token."""
-    most = logits.max(axis=1)
-    totals = np.log(np.exp(logits - most[:, None]).sum(axis=1)) + most
-    found: Floats = totals - logits[np.arange(len(tokens)), list(tokens)]
     return found
+
+
+def _steps(windows: Sequence[tuple[int, ...]]) -> tuple[list[Step], list[list[int]]]:
+    """A step for each position, and the tokens that follow in its rows. windows: longest first."""
+    steps, following = [], []
+    for position in range(len(windows[0]) - 1):
+        running = [window for window in windows if position + 1 < len(window)]
+        rows = tuple(Row(f"sample-{i}", position, 1) for i in range(len(running)))
+        tokens = np.array([[window[position]] for window in running], "<i8")
+        steps.append(Step(rows, (Tensor(TOKENS, "int64", tokens.shape, tokens.tobytes()),)))
+        following.append([window[position + 1] for window in running])
+    return steps, following
+
+
+def _surprise(logits: ArrayLike, tokens: Sequence[int]) -> float:
+    """-log of each row's share for its token, of all rows."""
+    rows = np.asarray(logits, np.float64)
+    most = rows.max(axis=1)
+    totals = np.log(np.exp(rows - most[:, None]).sum(axis=1)) + most
+    return float((totals - rows[np.arange(len(tokens)), list(tokens)]).sum())

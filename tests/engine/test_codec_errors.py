@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 
-from dsi_mqtt.core.activation import JSON, Row, Tensors, pack_body
+from dsi_mqtt.core.activation import JSON, Row, Tensor, Tensors, pack_body
 from dsi_mqtt.core.codecs import COSINE, PERPLEXITY
 from dsi_mqtt.core.deployment import Generation
 from dsi_mqtt.core.model import ModelSpec, UnitRange
+from dsi_mqtt.engine import codec_errors as measured
 from dsi_mqtt.engine.base import Engine
 from dsi_mqtt.engine.codec_errors import (
     CUTS_MAX,
@@ -60,24 +62,41 @@ def test_hops_that_are_coded_together_are_told_together() -> None:
         return forward(units, rows, tensors, **more)
 
     engine.forward = watched  # type: ignore[method-assign]  # to look at what is computed
-    alone, both = way_errors(
-        engine, SAMPLES[:1], [Way("int8g32", (2,)), Way("int8g32", (2, 4))], COSINE
-    )
-    assert seen == [UnitRange(*units) for units in ((0, 5), (0, 2), (2, 5), (0, 2), (2, 4), (4, 5))]
-    assert both.worst != alone.worst
+    ways = [Way("int8g32", (2,)), Way("int8g32", (2, 4)), Way("int8g32", (4,))]
+    first, both, last = way_errors(engine, SAMPLES[:1], ways, COSINE)
+    # Over raw hops everything, by each way what is behind its first cut.
+    assert seen == [UnitRange(0, 2), *[UnitRange(2, 4)] * 3, *[UnitRange(4, 5)] * 4]
+    assert len({first.worst, both.worst, last.worst}) == 3
+
+
+def test_segments_are_loaded_one_after_the_other_and_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = opened(weight_mib=1)
+    engine.drop(engine.graph.whole)
+    held: list[int] = []
+    ways = [Way("fp16", (1,)), Way("fp16", (3,))]
+    found = way_errors(engine, SAMPLES, ways, COSINE, lambda: held.append(engine.loaded_bytes()))
+    assert held == [0] * 3
+    monkeypatch.setattr(measured, "HELD_BYTES", 1)
+    assert way_errors(engine, SAMPLES, ways, COSINE, lambda: held.append(0)) == found
+    assert len(held) == 3 + 3 * len(SAMPLES), "one sample at a time"
 
 
 class Labels:
-    """Two units; the second answers with labels, best first, by the numbers it is given."""
+    """Two units; the second answers with labels, best first: others than where nothing moved."""
+
+    ENTERS = np.array([1.0001, 3.0], "<f4").tobytes()
 
     def __init__(self) -> None:
         self.graph = opened(units=2).graph
+        self.load = self.drop = self.close = lambda _: None
 
     def forward(self, units: UnitRange, rows: tuple[Row, ...], tensors: Tensors) -> Tensors:
         del rows
         if units.stop < 2:
-            return tensors
-        scores = [0.5, 0.49] if units.start == 0 else [0.49, 0.5]
+            return (Tensor("hidden_states", "float32", (2,), self.ENTERS),)
+        scores = [0.5, 0.49] if tensors[0].data == self.ENTERS else [0.49, 0.5]
         items = [{"label": f"l{i}", "id": i, "score": score} for i, score in enumerate(scores)]
         items.sort(key=lambda item: -float(str(item["score"])))
         return pack_body(JSON, json.dumps({"labels": items}).encode())

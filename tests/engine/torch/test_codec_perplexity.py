@@ -27,18 +27,18 @@ TEXTS: Final = (
 
 @pytest.fixture(scope="module")
 def engine() -> GenerationEngine:
-    opened = TorchFactory().open(ModelSpec(path=str(DECODER)), Generation(context=512))
-    opened.load(opened.graph.whole)
-    return opened
+    return TorchFactory().open(ModelSpec(path=str(DECODER)), Generation(context=512))
 
 
 def test_raw_hops_have_the_perplexity_of_the_whole_model(
     engine: GenerationEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measured, "WINDOW", 16)
-    windows = list(measured._windows(engine, TEXTS, 16))
-    assert [len(window) for window in windows][:1] == [16]
-    told = measured._Texts(engine, engine, windows).surprise(Way("raw", (2, 4)))
+    windows = measured._windows(engine, TEXTS, 16)
+    assert len(windows[0]) == 16
+    told, coded = measured.surprises(
+        engine, engine.logits, TEXTS, [Way("raw", (2, 4)), Way("fp16", (3,))], lambda: None
+    )
     model: Any = LlamaForCausalLM.from_pretrained(DECODER, local_files_only=True)
     total, count = 0.0, 0
     for window in windows:
@@ -48,7 +48,9 @@ def test_raw_hops_have_the_perplexity_of_the_whole_model(
         total += float(torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum"))
         count += len(window) - 1
     assert told == pytest.approx(total / count, rel=1e-5)
-    assert engine.state_bytes("sample-0") == 0
+    assert coded[0] == pytest.approx(told, rel=1e-9)
+    assert coded[1] != told
+    assert engine.state_bytes("sample-0") == engine.loaded_bytes() == 0
 
 
 def test_codecs_move_it_by_little(
