@@ -5,6 +5,7 @@ benchmarks/METHODOLOGY.md says how each is measured and what its figures mean.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -87,3 +88,33 @@ def planner(
     from dsi_mqtt.cli.bench_planner_report import report_planner  # noqa: PLC0415 - as above
 
     report_planner(instances=instances, seed=seed, as_json=json)
+
+
+@app.command()
+def codecs(
+    json: JsonOption = False,
+    model: Annotated[
+        str | None, typer.Option(help="Folder of one that answers in one pass; default: MiniLM.")
+    ] = None,
+    samples: Annotated[
+        Path | None, typer.Option(help="Its inputs, JSON lines; default: the demo's reports.")
+    ] = None,
+    inputs: Annotated[int, typer.Option(min=1, help="How many of them at most.")] = 96,
+    decoder: Annotated[
+        Path | None, typer.Option(help="Folder of a model that generates, with --text.")
+    ] = None,
+    text: Annotated[
+        Path | None,
+        typer.Option(help="What its perplexity is told of: text it was not trained on."),
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Of each figure of time.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Of the values that are timed.")] = 0,
+) -> None:
+    """Measure the codecs of hops: bytes, time, and what they do to a model's answers.
+
+    Each at every cut alone and at several together, beside the same model over raw hops.
+    """
+    from dsi_mqtt.cli.bench_codecs_report import codecs_plan, report_codecs  # noqa: PLC0415 - as above
+
+    plan = codecs_plan(model, samples, decoder, text, inputs=inputs, repeats=repeats, seed=seed)
+    report_codecs(plan, as_json=json)

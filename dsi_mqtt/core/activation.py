@@ -17,6 +17,9 @@ TEXT: Final = "text/plain"
 OCTETS: Final = "application/octet-stream"
 NPY: Final = "application/x-npy"
 
+# The codec of a tensor whose elements are written as they are.
+RAW: Final = "raw"
+
 # The one tensor that enters the prelude of a step, and the one that leaves its head.
 TOKENS: Final = "tokens"
 
@@ -39,12 +42,16 @@ type_sizes: Final[dict[str, int]] = {
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """`data` holds the elements in row-major order, little-endian, without padding."""
+    """`data` holds the elements in row-major order, little-endian, without padding.
+
+    codec: how they are written there, as on a hop between two segments (see `core.encoding`).
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     data: bytes | memoryview
+    codec: str = RAW
 
     @property
     def nbytes(self) -> int:

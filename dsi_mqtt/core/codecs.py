@@ -9,6 +9,11 @@ from typing import Final
 
 from dsi_mqtt.core.aim import Phase, Trip
 
+# What `codecs.error.metric` may be; `engine.codec_errors` says what they measure.
+COSINE: Final = "cosine"
+PERPLEXITY: Final = "perplexity_increase"
+METRICS: Final = (COSINE, PERPLEXITY)
+
 
 @dataclass(frozen=True, slots=True)
 class Codec:
@@ -29,6 +34,17 @@ class Codec:
 
 RAW: Final = Codec("raw", 32)
 
+# Times and errors as `dsi-mqtt bench codecs` told them (docs/decisions/0011-codecs.md), errors of
+# the worst cut where a deployment has no samples of its own. How they write: `core.encoding`.
+KNOWN: Final = (
+    RAW,
+    Codec("fp16", 16, 2.1, 1.0, 1e-5),
+    Codec("int8g32", 8.5, 3.0, 0.62, 1.2e-4),
+    Codec("int8g64", 8.25, 2.1, 0.55, 1.7e-4),
+)
+
+_HALVES: Final = frozenset({"float16", "bfloat16"})
+
 
 @dataclass(frozen=True, slots=True)
 class Coding:
@@ -48,6 +64,25 @@ def codings(codecs: Sequence[Codec], trips: Sequence[Trip]) -> tuple[Coding, ...
     """Every way to write on a hop; the plain one first."""
     ways = [Coding(way) for way in itertools.product(codecs, repeat=len(trips))]
     return tuple(sorted(ways, key=lambda way: [codec.name != "raw" for codec in way.codecs]))
+
+
+def known_for(dtype: str, names: Sequence[str]) -> tuple[Codec, ...]:
+    """Those of `KNOWN` that are named and make activations of this dtype smaller, and `raw`.
+
+    A GiB of values of 16 bits is twice as many, so that each figure of a codec doubles.
+    """
+    chosen = tuple(codec for codec in KNOWN if codec is RAW or codec.name in names)
+    if dtype == "float32":
+        return chosen
+    if dtype not in _HALVES:
+        return (RAW,)
+    return tuple(
+        codec
+        if codec is RAW
+        else Codec(codec.name, 2 * codec.bits, 2 * codec.encode_s, 2 * codec.decode_s, codec.error)
+        for codec in chosen
+        if 2 * codec.bits < RAW.bits or codec is RAW
+    )
 
 
 def errors_of(measured: Mapping[str, float], codecs: Sequence[Codec]) -> tuple[Codec, ...]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
+from dsi_mqtt.core.activation import RAW
 from dsi_mqtt.core.decisions import DecisionKind
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.model import ModelGraph, UnitRange
@@ -75,19 +76,28 @@ def draft_table(draft: Draft, stamp: Stamp, nodes: Mapping[str, NodeStatus], ses
         ModelRef(graph.digest, len(graph.units), graph.tier),
         DoorPlace(plan.door, keeper.incarnation, brokers[plan.door].control, session, WINDOW),
         segments,
-        tuple(_hop(before, after, graph, draft.spec) for before, after in pairwise(segments)),
+        tuple(
+            _hop(before, after, planned.codecs, draft)
+            for (before, after), planned in zip(pairwise(segments), plan.hops[1:-1], strict=True)
+        ),
         brokers,
         forecast=_forecast(plan, draft.spec),
     )
 
 
-def _hop(before: Segment, after: Segment, graph: ModelGraph, spec: Deployment) -> Hop:
-    crossing = graph.boundary_bytes(after.units.start)
-    if graph.vocabulary is not None:
-        window = credit_window(crossing * max(SLICE_TOKENS, BATCH_MAX))
-        return Hop(before.id, after.id, {"prefill": "raw", "decode": "raw"}, *window)
-    window = credit_window(crossing * spec.input.batch_max)
-    return Hop(before.id, after.id, {"request": "raw"}, *window)
+def _hop(before: Segment, after: Segment, codecs: Mapping[str, str], draft: Draft) -> Hop:
+    """codecs: as planned, by phase. Within a node nothing is encoded, whatever they say."""
+    crossing = draft.graph.boundary_bytes(after.units.start)
+    phases: tuple[str, ...] = ("request",)
+    if draft.graph.vocabulary is not None:
+        phases = ("prefill", "decode")
+        largest = crossing * max(SLICE_TOKENS, BATCH_MAX)
+    else:
+        largest = crossing * draft.spec.input.batch_max
+    if before.replicas[0].node == after.replicas[0].node:
+        codecs = {}
+    codec = {phase: codecs.get(phase, RAW) for phase in phases}
+    return Hop(before.id, after.id, codec, *credit_window(largest))
 
 
 def credit_window(largest: int) -> tuple[int, int]:

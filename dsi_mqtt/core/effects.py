@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dsi_mqtt.core.activation import Row, Tensors
+from dsi_mqtt.core.activation import RAW, Row, Tensors
 from dsi_mqtt.core.deployment import Deployment, Generation
 from dsi_mqtt.core.generation import Partial, Sampling
 from dsi_mqtt.core.message import Activation
@@ -53,8 +53,9 @@ class GiveWay:
 class Compute:
     """Run a segment; answer with Computed, ComputeFailed or ComputeStale and the same job number.
 
-    sampling: one for each row of a step, which sessions have. batch_max: rows that an input may
-    bring, where `units` read one; None: any number.
+    tensors: to be decoded first, as each says. sampling: one for each row of a step, which sessions
+    have. batch_max: rows that an input may bring, where `units` read one; None: any number. codec:
+    of the hop that what is computed goes over.
     """
 
     job: int
@@ -64,6 +65,7 @@ class Compute:
     tensors: Tensors
     sampling: tuple[Sampling | None, ...] = ()
     batch_max: int | None = None
+    codec: str = RAW
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,9 +91,12 @@ class ActivationBroke:
 
 @dataclass(frozen=True, slots=True)
 class Computed:
+    """tensors: encoded for the hop they go over. codec_s: that took, with decoding what came."""
+
     job: int
     tensors: Tensors
     seconds: float
+    codec_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

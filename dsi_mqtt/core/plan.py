@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from dsi_mqtt.core.account import Account, account
-from dsi_mqtt.core.aim import Aim, Phase
+from dsi_mqtt.core.aim import Aim
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.formulation import Question
 from dsi_mqtt.core.infeasible import Infeasible, Situation, explain
@@ -46,15 +46,15 @@ class PlannedSegment:
 class PlannedHop:
     """What goes from `source` to `target`, which are nodes, or "door" at both ends of the chain.
 
-    nbytes: of all that a request sends there. transfer_s: 0 within a node. codecs: by phase; empty
-    at both ends of the chain.
+    nbytes: of all that a request sends there. transfer_s: 0 within a node. codecs: by phase, else
+    raw.
     """
 
     source: str
     target: str
     nbytes: int
     transfer_s: float
-    codecs: tuple[tuple[Phase, str], ...] = ()
+    codecs: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,9 +219,9 @@ class _Route:
                     target,
                     int(problem.bytes_at[way, cut]),
                     spent / 1e9,
-                    tuple(problem.codings[way].names(question.trips).items())
+                    dict(problem.codings[way].names(question.trips))
                     if 0 < cut < problem.units
-                    else (),
+                    else {},
                 )
                 for source, target, cut, way, spent in zip(
                     (DOOR, *names), (*names, DOOR), (0, *stops), ways, hops, strict=True

@@ -24,9 +24,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from dsi_mqtt.core.activation import Row, Tensors
+from dsi_mqtt.core.activation import RAW, Row
 from dsi_mqtt.core.edges import Edges, IncomingEdge
 from dsi_mqtt.core.effects import Compute, Effects, Transmit
+from dsi_mqtt.core.events import Computed
 from dsi_mqtt.core.holdings import Holdings
 from dsi_mqtt.core.jobs import Job, Jobs, Totals
 from dsi_mqtt.core.leases import HeldSessions
@@ -121,16 +122,16 @@ class Relay:
         queue.append(job)
         return self._next(header.deployment, now)
 
-    def computed(self, number: int, tensors: Tensors, now: float, seconds: float) -> Effects:
-        job = self._by_number.pop(number, None)
+    def computed(self, event: Computed, now: float) -> Effects:
+        job = self._by_number.pop(event.job, None)
         if job is None:
             return []
         deployment = job.header.deployment
         self._computing.pop(deployment, None)
-        _measure(job.totals, seconds)
+        _measure(job.totals, event.seconds)
         effects = self._free(job, now)
         if job.phase != "cancelled":
-            effects += self._hand_on(job, tensors, now, seconds)
+            effects += self._hand_on(job, event, now)
         return effects + self._next(deployment, now)
 
     def compute_failed(self, number: int, failure: Failure, now: float) -> Effects:
@@ -273,7 +274,15 @@ class Relay:
             job.activation.tensors,
             header.sampling,
             spec.input.batch_max if spec is not None else None,
+            self._codec(header),
         )
+
+    def _codec(self, header: Header) -> str:
+        """Of what goes on from this node's segment; what goes to the door is raw."""
+        table = self._holdings.table(header.deployment, header.stamp)
+        following = table.after(header.target) if table else None
+        hop = table.hop(header.target, following.id) if table and following else None
+        return hop.codec.get(header.kind, RAW) if hop else RAW
 
     def _room(self, header: Header) -> HeldRoom | None:
         """What caches of sessions on a step's table may take here; None: there are to be none."""
@@ -301,16 +310,16 @@ class Relay:
             effects += self._fail(job, _TOO_LATE, now)
         return effects
 
-    def _hand_on(self, job: Job, tensors: Tensors, now: float, seconds: float) -> Effects:
-        header = job.header
+    def _hand_on(self, job: Job, event: Computed, now: float) -> Effects:
+        header, tensors = job.header, event.tensors
         table = self._holdings.table(header.deployment, header.stamp)
         if table is None:
             return self._refuse(job, now)
         stamp = HopStamp(
             header.target,
             max(0, int((job.started - job.arrived) * 1e6)),
-            max(0, int(seconds * 1e6)),
-            0,
+            max(0, int(event.seconds * 1e6)),
+            max(0, int(event.codec_s * 1e6)),
         )
         budget_ms = max(0, int((job.deadline - now) * 1000))
         job.totals.bytes_out += sum(tensor.nbytes for tensor in tensors)

@@ -82,8 +82,9 @@ class Segment:
 class Hop:
     """One edge of the chain; `source` and `target` are segment ids (`from`, `to` on the wire).
 
-    codec: by phase (request, prefill, decode). credit_bytes and credit_messages: the window of
-    activations that may be on this edge, granted from the start.
+    codec: by phase (request, prefill, decode), else raw; see `core.encoding`. credit_bytes and
+    credit_messages: the window of activations, as they are encoded, that may be on this edge,
+    granted from the start.
     """
 
     source: str

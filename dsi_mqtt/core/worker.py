@@ -114,7 +114,7 @@ class Worker:
             ev.ModelRefused: self._model_refused,
             ev.UnitsLoaded: lambda e, _: holdings.units_loaded(e.deployment, e.units, e.warm_ms),
             ev.UnitsFailed: lambda e, _: holdings.units_failed(e.deployment, e.units, e.reason),
-            ev.Computed: lambda e, now: relay.computed(e.job, e.tensors, now, e.seconds),
+            ev.Computed: relay.computed,
             ev.ComputeFailed: lambda e, now: relay.compute_failed(e.job, e.failure, now),
             ev.ComputeStale: lambda e, now: relay.compute_stale(e.job, e.have, now),
         }

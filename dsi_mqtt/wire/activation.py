@@ -1,4 +1,4 @@
-"""Activations as bytes: a msgpack header, then the tensors' raw bytes, in chunks.
+"""Activations as bytes: a msgpack header, then the tensors as their codecs wrote them, in chunks.
 
 A chunk is one MQTT message. The first carries the whole header, the others only what tells
 them apart; the size is declared in the first and checked before memory is taken for it. Each
@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from dsi_mqtt.core.activation import Tensor, Tensors, expected_bytes
+from dsi_mqtt.core.encoding import encoded_bytes
 from dsi_mqtt.core.message import Activation, Header
 from dsi_mqtt.core.sizes import KIB, MIB
 from dsi_mqtt.errors import TooLargeError, WireError
@@ -41,10 +42,14 @@ _ALIGNMENT: Final = 16
 
 
 class _Declared(NamedTuple):
-    """What the first chunk says of the whole, checked before memory is taken for it."""
+    """What the first chunk says of the whole, checked before memory is taken for it.
+
+    decoded: bytes of its tensors once they are decoded.
+    """
 
     header: Header
     specs: tuple[TensorSpec, ...]
+    decoded: int
 
 
 def encode(activation: Activation, *, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
@@ -74,7 +79,7 @@ def _lay_out(tensors: Tensors) -> tuple[memoryview, list[TensorSpec]]:
             pieces.append(bytes(gap))
             offset += gap
         specs.append(
-            TensorSpec(tensor.name, tensor.dtype, tensor.shape, "raw", offset, tensor.nbytes)
+            TensorSpec(tensor.name, tensor.dtype, tensor.shape, tensor.codec, offset, tensor.nbytes)
         )
         pieces.append(tensor.data)
         offset += tensor.nbytes
@@ -96,18 +101,17 @@ def _declared(fields: Fields, total: int) -> _Declared:
     try:
         specs = decode_tensors(fields.tensors)
         stop = max([_stop(spec) for spec in specs], default=0)
+        decoded = sum(expected_bytes(spec.dtype, spec.shape) for spec in specs)
     except WireError as error:
         raise BrokenActivationError(str(error), header) from None
     if stop != total:
         raise BrokenActivationError("tensors do not account for all bytes declared", header)
-    return _Declared(header, specs)
+    return _Declared(header, specs, decoded)
 
 
 def _stop(spec: TensorSpec) -> int:
-    """Where the tensor's raw bytes end. Raises WireError when it cannot have that many."""
-    if spec.codec != "raw":
-        raise WireError(f"tensor codec {spec.codec!r:.40} is unknown")
-    if spec.nbytes != expected_bytes(spec.dtype, spec.shape):
+    """Where the tensor's bytes end. Raises WireError when it cannot have that many."""
+    if spec.nbytes != encoded_bytes(spec.codec, spec.dtype, spec.shape):
         raise WireError(f"tensor {spec.name!r:.40} does not fit its declared size")
     return spec.offset + spec.nbytes
 
@@ -136,7 +140,7 @@ class BrokenActivationError(WireError):
 class Assembler:
     """Puts chunks together again. One for each connection; messages of a sender keep their order.
 
-    limit: bytes that one activation, and all unfinished ones together, may take.
+    limit: bytes that one activation, decoded too, and all unfinished ones together, may take.
     """
 
     def __init__(self, limit: int = ACTIVATION_MAX) -> None:
@@ -181,8 +185,8 @@ class Assembler:
 
     def _whole(self, fields: Fields, chunk: Chunk, raw: memoryview) -> Activation:
         declared = _declared(fields, chunk.total)
-        if chunk.total > self._limit:
-            raise _too_large(declared.header, chunk.total, self._limit)
+        if max(chunk.total, declared.decoded) > self._limit:
+            raise _too_large(declared.header, max(chunk.total, declared.decoded), self._limit)
         if len(raw) != chunk.total:
             message = "activation is shorter or longer than declared"
             raise BrokenActivationError(message, declared.header)
@@ -191,6 +195,8 @@ class Assembler:
     def _begin(self, key: AssemblyKey, fields: Fields, chunk: Chunk, now: float) -> None:
         self._drop(key)
         declared = _declared(fields, chunk.total)
+        if declared.decoded > self._limit:
+            raise _too_large(declared.header, declared.decoded, self._limit)
         if self._held + chunk.total > self._limit:
             raise _too_large(declared.header, chunk.total, self._limit - self._held)
         if len(self._partial) >= PARTIAL_MAX:
@@ -256,7 +262,7 @@ def _key(fields: Fields) -> AssemblyKey:
 
 def _finish(declared: _Declared, raw: memoryview) -> Activation:
     tensors = [
-        Tensor(s.name, s.dtype, s.shape, raw[s.offset : s.offset + s.nbytes])
+        Tensor(s.name, s.dtype, s.shape, raw[s.offset : s.offset + s.nbytes], s.codec)
         for s in declared.specs
     ]
     return Activation(declared.header, tuple(tensors))

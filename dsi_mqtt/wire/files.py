@@ -234,7 +234,7 @@ def _check(deployment: Deployment) -> None:
             "generation: has no effect without kind: generation; add that, or remove this"
         )
     if "raw" not in deployment.codecs.allow:
-        raise ConfigError("codecs.allow: must hold raw; other codecs are not encoded yet")
+        raise ConfigError("codecs.allow: must hold raw; what another codec does not take goes raw")
     _check_model(deployment.model)
     _check_ranges(deployment)
     for units, zones in deployment.privacy.units.items():

@@ -64,7 +64,7 @@ class Chunk(msgspec.Struct, frozen=True, gc=False):
 
 
 class TensorSpec(msgspec.Struct, frozen=True, gc=False):
-    """A tensor as the header declares it, `nbytes` raw bytes from `offset`."""
+    """A tensor as the header declares it: `nbytes` from `offset`, as its codec writes them."""
 
     name: str
     dtype: str

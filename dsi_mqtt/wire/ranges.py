@@ -12,7 +12,10 @@ from dataclasses import dataclass, fields, is_dataclass
 from itertools import pairwise
 from typing import Any, Final
 
+from dsi_mqtt.core.codecs import METRICS
 from dsi_mqtt.core.deployment import (
+    CodecError,
+    Codecs,
     Deployment,
     Generation,
     InputLimits,
@@ -23,6 +26,7 @@ from dsi_mqtt.core.deployment import (
     Sla,
     SplitPart,
 )
+from dsi_mqtt.core.encoding import unknown_codec
 from dsi_mqtt.core.model import UNITS_MAX, ModelGraph, Tie, Unit, UnitRange, Vocabulary
 from dsi_mqtt.core.node import (
     Capabilities,
@@ -260,6 +264,25 @@ def _table(table: Table) -> Complaints:
         yield "model.units", "must be where the last segment ends"
 
 
+def _codecs(codecs: Codecs) -> Complaints:
+    for name in codecs.allow:
+        complaint = unknown_codec(name)
+        if complaint is not None:
+            yield "allow", complaint
+
+
+def _codec_error(error: CodecError) -> Complaints:
+    if error.metric not in METRICS:
+        yield "metric", f"{error.metric!r:.40} is no metric; known are {', '.join(METRICS)}"
+
+
+def _hop(hop: Hop) -> Complaints:
+    for phase, name in hop.codec.items():
+        complaint = unknown_codec(name)
+        if complaint is not None:
+            yield f"codec.{phase:.40}", complaint
+
+
 def _segment(segment: Segment) -> Complaints:
     if not segment.replicas:
         yield "replicas", "names no node that computes it"
@@ -283,6 +306,9 @@ _RULES: Final[Mapping[type, Callable[[Any], Complaints]]] = {
     UnitRange: _units,
     ModelGraph: _graph,
     Table: _table,
+    Codecs: _codecs,
+    CodecError: _codec_error,
+    Hop: _hop,
     Segment: _segment,
     BrokerUrls: _broker_urls,
     DoorPlace: _door,

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 from dsi_mqtt.core import events as ev
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.effects import CloseSessions, Compute
+from dsi_mqtt.core.encoding import all_decoded, all_encoded
 from dsi_mqtt.core.message import Failure
 from dsi_mqtt.core.model import ModelSpec, UnitRange
 from dsi_mqtt.engine.base import Engine, EngineFactory
@@ -206,9 +207,13 @@ def _computed(
 ) -> ev.Computed | ev.ComputeFailed | ev.ComputeStale:
     started = clock()
     try:
+        entering = all_decoded(job.tensors)
+        entered = clock()
         tensors = engine.forward(
-            job.units, job.rows, job.tensors, sampling=job.sampling, batch_max=job.batch_max
+            job.units, job.rows, entering, sampling=job.sampling, batch_max=job.batch_max
         )
+        left = clock()
+        leaving = all_encoded(tensors, job.codec)
     except SessionStaleError as error:
         return ev.ComputeStale(job.job, error.have)
     except RequestError as error:
@@ -224,7 +229,8 @@ def _computed(
         return ev.ComputeFailed(
             job.job, Failure("model_failed", one_sentence(f"the model raised {_sentence(error)}"))
         )
-    return ev.Computed(job.job, tensors, clock() - started)
+    codec_s = entered - started + clock() - left
+    return ev.Computed(job.job, leaving, left - entered, codec_s)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -3,6 +3,8 @@
 `sqlite.txt.xz` holds the pages as `extract.py` made them. A page is its sections; a section is a
 heading (`# …`) and paragraphs, one a line. Pages are parted by an empty line and a form feed,
 sections by an empty line.
+
+    python -m examples.decoder.text > held-out.txt      # what the decoder has not seen
 """
 
 from __future__ import annotations
@@ -67,3 +69,12 @@ def words(text: str, after: int = 0, *, cut_off: bool = False) -> list[str]:
 def vocabulary(sections: Iterable[str]) -> frozenset[str]:
     """Every word of the sections."""
     return frozenset(word for section in sections for word in words(section))
+
+
+def main() -> None:
+    _, held_out = split(read_pages())
+    print("\n\n".join(held_out))
+
+
+if __name__ == "__main__":
+    main()

@@ -16,7 +16,7 @@ from dsi_mqtt.core.draft import (
     places,
     planned_places,
 )
-from dsi_mqtt.core.model import ModelGraph, Unit, UnitRange
+from dsi_mqtt.core.model import ModelGraph, Unit, UnitRange, Vocabulary
 from dsi_mqtt.core.plan import Plan, PlannedHop, PlannedSegment
 from dsi_mqtt.core.queueing import waiting_s
 from dsi_mqtt.core.table import DOOR, Stamp, Table
@@ -31,7 +31,12 @@ PLAN = Plan(
     door="c",
     latency_s=0.090,
     access_s=0.004,
-    hops=(PlannedHop(DOOR, "a", 100, 0.001),),
+    hops=(
+        PlannedHop(DOOR, "a", 100, 0.001),
+        PlannedHop("a", "b", 100, 0.001),
+        PlannedHop("b", "a", 100, 0.001),
+        PlannedHop("a", DOOR, 100, 0.001),
+    ),
     busiest_s=0.040,
     optimal=True,
     bound=0.0,
@@ -41,9 +46,9 @@ PLAN = Plan(
 )
 
 
-def drafted(spec: Deployment = SPEC, graph: ModelGraph = GRAPH) -> Table:
+def drafted(spec: Deployment = SPEC, graph: ModelGraph = GRAPH, plan: Plan = PLAN) -> Table:
     nodes = {name: Node(name, f"{name}1").status(0.0) for name in "abcd"}
-    draft = Draft(spec, graph, PLAN, "d-1", "deployed")
+    draft = Draft(spec, graph, plan, "d-1", "deployed")
     return draft_table(draft, Stamp(3, "n", 7), nodes, "hazards-secret")
 
 
@@ -87,6 +92,23 @@ def test_a_step_of_generations_is_forecast_without_waits() -> None:
     forecast = drafted(spec).forecast
     assert forecast is not None
     assert (forecast.p50_ms, forecast.p95_ms) == (90.0, 90.0)
+
+
+def test_hops_have_the_codecs_that_were_planned_but_none_within_a_node() -> None:
+    assert [hop.codec for hop in drafted().hops] == [{"request": "raw"}] * 2
+    first = replace(PLAN.hops[1], codecs={"request": "int8g64", "decode": "fp16"})
+    planned = replace(PLAN, hops=(PLAN.hops[0], first, *PLAN.hops[2:]))
+    assert [hop.codec for hop in drafted(plan=planned).hops] == [
+        {"request": "int8g64"},
+        {"request": "raw"},
+    ]
+    chat = replace(GRAPH, vocabulary=Vocabulary(64, 100))
+    assert [hop.codec for hop in drafted(graph=chat, plan=planned).hops] == [
+        {"prefill": "raw", "decode": "fp16"},
+        {"prefill": "raw", "decode": "raw"},
+    ]
+    neighbours = replace(planned, segments=(*[replace(s, node="a") for s in PLAN.segments],))
+    assert [hop.codec for hop in drafted(plan=neighbours).hops] == [{"request": "raw"}] * 2
 
 
 @pytest.mark.parametrize(

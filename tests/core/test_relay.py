@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 
 from dsi_mqtt.core import jobs, relay
-from dsi_mqtt.core.activation import pack_body
+from dsi_mqtt.core.activation import Tensor, pack_body
 from dsi_mqtt.core.effects import Compute, Effects, Transmit
+from dsi_mqtt.core.encoding import encoded
+from dsi_mqtt.core.events import Computed
 from dsi_mqtt.core.holdings import Holdings
 from dsi_mqtt.core.message import Activation, Credit, EdgeMark, Failure, Header, MessageKind
 from dsi_mqtt.core.model import UnitRange
@@ -113,7 +115,7 @@ def test_a_repetition_is_computed_once() -> None:
     activation = work(FIRST, 1)
     (job,) = jobs_of(bench.relay.work_arrived(activation, 0.0))
     assert bench.relay.work_arrived(activation, 0.1) == []
-    bench.relay.computed(job.job, make_tensors(), 0.2, 0.1)
+    bench.relay.computed(Computed(job.job, make_tensors(), 0.1), 0.2)
     assert bench.relay.work_arrived(activation, 0.3) == []
 
 
@@ -143,7 +145,7 @@ def test_one_job_is_computed_at_a_time_in_order() -> None:
     assert [job.units for job in first] == [UnitRange(0, 2)]
     assert not jobs_of(bench.relay.work_arrived(work(FIRST, 2), 0.0))
     assert not jobs_of(bench.relay.work_arrived(work(FIRST, 3), 0.0))
-    (second,) = jobs_of(bench.relay.computed(first[0].job, make_tensors(), 0.1, 0.1))
+    (second,) = jobs_of(bench.relay.computed(Computed(first[0].job, make_tensors(), 0.1), 0.1))
     (third,) = jobs_of(bench.relay.compute_failed(second.job, Failure("model_failed", "x"), 0.2))
     assert third.job not in (first[0].job, second.job)
 
@@ -151,7 +153,7 @@ def test_one_job_is_computed_at_a_time_in_order() -> None:
 def test_the_activation_goes_on_with_what_is_left_of_its_time() -> None:
     bench = Bench(FIRST)
     (job,) = jobs_of(bench.relay.work_arrived(work(FIRST, 1), 0.0))
-    effects = bench.relay.computed(job.job, make_tensors(), 2.0, 1.5)
+    effects = bench.relay.computed(Computed(job.job, make_tensors(), 1.5), 2.0)
     assert told(effects) == [("c", "request")]
     (header,) = headers(effects)
     assert (header.source, header.target, header.door) == ("s0", "s1", "d")
@@ -161,10 +163,39 @@ def test_the_activation_goes_on_with_what_is_left_of_its_time() -> None:
     assert header.stamps[0].compute_us == 1_500_000
 
 
+def test_a_hop_has_the_codec_that_its_table_says_for_the_phase() -> None:
+    (hop,) = FIRST.hops
+    bench = Bench(replace(FIRST, hops=(replace(hop, codec={"request": "int8g64"}),)))
+    (job,) = jobs_of(bench.relay.work_arrived(work(FIRST, 1), 0.0))
+    assert job.codec == "int8g64"
+    bench = Bench(replace(FIRST, hops=(replace(hop, codec={"prefill": "int8g64"}),)))
+    (job,) = jobs_of(bench.relay.work_arrived(work(FIRST, 1), 0.0))
+    assert job.codec == "raw"
+
+
+def test_what_goes_to_the_door_is_raw() -> None:
+    (hop,) = LAST.hops
+    bench = Bench(replace(LAST, hops=(replace(hop, codec={"request": "fp16"}),)))
+    activation = work(LAST, 1, hop=("s0", "s1"), sent=1)
+    (job,) = jobs_of(bench.relay.work_arrived(activation, 0.0))
+    assert job.codec == "raw"
+
+
+def test_encoded_bytes_are_what_credit_and_traffic_count() -> None:
+    bench = Bench(FIRST)
+    (job,) = jobs_of(bench.relay.work_arrived(work(FIRST, 1), 0.0))
+    values = Tensor("hidden_states", "float32", (64,), bytes(256))
+    written = encoded(values, "int8g64")
+    (header,) = headers(bench.relay.computed(Computed(job.job, (written,), 0.1, 0.002), 0.5))
+    assert header.edge == EdgeMark("b1", "c1", 66, 1)
+    assert header.stamps[0].codec_us == 2000
+    assert bench.relay.loads()[0].bytes_out == 66
+
+
 def test_the_last_segment_answers_the_door() -> None:
     bench = Bench(LAST)
     (job,) = jobs_of(bench.relay.work_arrived(work(LAST, 1, hop=("s0", "s1"), sent=1), 0.0))
-    effects = bench.relay.computed(job.job, pack_body("text/plain", b"x"), 0.1, 0.1)
+    effects = bench.relay.computed(Computed(job.job, pack_body("text/plain", b"x"), 0.1), 0.1)
     assert told(effects) == [("d", "done")]
     assert headers(effects)[0].target == DOOR
 
@@ -193,7 +224,7 @@ def test_what_was_released_while_it_waited_is_stale_and_then_unknown() -> None:
     (job,) = jobs_of(bench.relay.work_arrived(work(FIRST, 1), 0.0))
     bench.relay.work_arrived(work(FIRST, 2), 0.0)
     bench.leave(make_table((A, (0, 6)), epoch=2))
-    effects = bench.relay.computed(job.job, make_tensors(), 0.1, 0.1)
+    effects = bench.relay.computed(Computed(job.job, make_tensors(), 0.1), 0.1)
     assert told(effects) == [("d", "stale"), ("d", "stale")]
     for number in (1, 2):
         answer = bench.relay.credit_arrived(probe(work(FIRST, number)), 0.2)
@@ -205,14 +236,14 @@ def test_a_closed_model_leaves_no_job_behind() -> None:
     (job,) = jobs_of(bench.relay.work_arrived(work(FIRST, 1), 0.0))
     bench.relay.work_arrived(work(FIRST, 2), 0.0)
     assert told(bench.relay.model_closed(NAME, 0.1)) == [("d", "stale"), ("d", "stale")]
-    assert bench.relay.computed(job.job, make_tensors(), 0.2, 0.1) == []
+    assert bench.relay.computed(Computed(job.job, make_tensors(), 0.1), 0.2) == []
     assert jobs_of(bench.relay.work_arrived(work(FIRST, 3), 0.3)), "computing never ends"
 
 
 def test_compute_time_belongs_to_the_units_that_were_computed() -> None:
     bench = Bench(FIRST)
     (job,) = jobs_of(bench.relay.work_arrived(work(FIRST, 1), 0.0))
-    bench.relay.computed(job.job, make_tensors(), 0.1, 0.1)
+    bench.relay.computed(Computed(job.job, make_tensors(), 0.1), 0.1)
     wider = make_table((B, (0, 5)), (C, (5, 6)), epoch=2)
     bench.leave(wider)
     (load,) = bench.relay.loads()
@@ -237,7 +268,7 @@ def test_a_cancelled_attempt_is_not_computed_or_not_handed_on() -> None:
     bench.relay.work_arrived(second, 0.0)
     bench.relay.cancelled(cancel(first), 0.1)
     bench.relay.cancelled(cancel(second), 0.1)
-    assert bench.relay.computed(job.job, make_tensors(), 0.2, 0.1) == []
+    assert bench.relay.computed(Computed(job.job, make_tensors(), 0.1), 0.2) == []
 
 
 def test_a_cancel_that_overtakes_its_activation_counts() -> None:
@@ -267,7 +298,7 @@ def test_a_cancelled_attempt_that_waits_for_credit_makes_way() -> None:
 def finish_one(bench: Bench, now: float = 0.1) -> list[Header]:
     """Ends the job that is being computed."""
     (number,) = bench.relay._by_number
-    return headers(bench.relay.computed(number, make_tensors(), now, 0.1))
+    return headers(bench.relay.computed(Computed(number, make_tensors(), 0.1), now))
 
 
 # --- credits ----------------------------------------------------------------------------------
@@ -337,7 +368,7 @@ def test_a_probe_at_the_last_segment_brings_the_answer_again() -> None:
     activation = work(LAST, 1, hop=("s0", "s1"), sent=1)
     bench.relay.work_arrived(activation, 0.0)
     (number,) = bench.relay._by_number
-    bench.relay.computed(number, pack_body("text/plain", b"x"), 0.1, 0.1)
+    bench.relay.computed(Computed(number, pack_body("text/plain", b"x"), 0.1), 0.1)
     (effect,) = [
         e
         for e in bench.relay.credit_arrived(probe(activation), 0.2)
@@ -354,7 +385,7 @@ def test_answers_are_kept_up_to_a_number_of_bytes() -> None:
         activation = work(LAST, number, hop=("s0", "s1"), sent=number)
         bench.relay.work_arrived(activation, 0.0)
         (job,) = bench.relay._by_number
-        bench.relay.computed(job, big, 0.1, 0.1)
+        bench.relay.computed(Computed(job, big, 0.1), 0.1)
     kinds = [
         dict(told(bench.relay.credit_arrived(probe(work(LAST, n, hop=("s0", "s1"))), 0.2)))["d"]
         for n in (1, 2, 3)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import msgpack
 from hypothesis import strategies as st
 
 from dsi_mqtt.core.activation import Row, Tensor, type_sizes
+from dsi_mqtt.core.encoding import NAMES, encoded_bytes, takes
 from dsi_mqtt.core.message import (
     KINDS,
     Activation,
@@ -35,11 +36,12 @@ ROWS = st.builds(Row, TEXT, COUNTS, COUNTS, COUNTS)
 
 @st.composite
 def tensors(draw: st.DrawFn) -> Tensor:
-    """Any dtype and shape, empty ones among them."""
+    """Any dtype, shape and codec, empty ones among them."""
     dtype = draw(st.sampled_from(sorted(type_sizes)))
     shape = tuple(draw(st.lists(st.integers(0, 4), max_size=4)))
-    size = type_sizes[dtype] * math.prod(shape)
-    return Tensor(draw(TEXT), dtype, shape, draw(st.binary(min_size=size, max_size=size)))
+    codec = draw(st.sampled_from([name for name in NAMES if takes(name, dtype)]))
+    size = encoded_bytes(codec, dtype, shape)
+    return Tensor(draw(TEXT), dtype, shape, draw(st.binary(min_size=size, max_size=size)), codec)
 
 
 HEADERS = st.builds(
@@ -65,7 +67,7 @@ ACTIVATIONS = st.builds(Activation, HEADERS, st.lists(tensors(), max_size=4).map
 
 def plain(activation: Activation) -> Activation:
     """With the tensors' bytes as bytes, so that two can be compared."""
-    copies = (Tensor(t.name, t.dtype, t.shape, bytes(t.data)) for t in activation.tensors)
+    copies = (replace(t, data=bytes(t.data)) for t in activation.tensors)
     return Activation(activation.header, tuple(copies))
 
 

@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dsi_mqtt.core.activation import Tensor
+from dsi_mqtt.core.encoding import encoded
 from dsi_mqtt.core.message import (
     Activation,
 )
@@ -22,6 +24,7 @@ from tests.wire.activations import (
     activation_of,
     feed,
     fields_of,
+    plain,
     put_together,
     taken_apart,
 )
@@ -76,6 +79,11 @@ def test_there_are_only_so_many_unfinished_activations() -> None:
         {"dtype": "object"},
         {"dtype": 8},
         {"codec": "pickle"},
+        {"codec": "fp16"},
+        {"codec": "int8g32"},
+        {"codec": "fp16", "dtype": "float32", "shape": [3]},
+        {"codec": "int8g64", "dtype": "float32", "shape": [8]},
+        {"codec": "int8g64", "dtype": "float64", "shape": [6]},
         {"codec": ["raw"]},
         {"name": b"hidden_states"},
         {"name": None},
@@ -88,6 +96,16 @@ def test_a_tensor_that_is_not_what_it_claims_is_refused(lie: dict[str, object]) 
     fields["tensors"] = [fields["tensors"][0] | lie]
     with pytest.raises(BrokenActivationError):
         Assembler().feed(put_together(fields, bytes(8)), 0.0)
+
+
+def test_what_is_decoded_fits_the_limit_too() -> None:
+    values = Tensor("hidden_states", "float32", (100,), bytes(400))
+    for chunk_bytes in (40, 400):
+        activation = replace(activation_of(8), tensors=(encoded(values, "int8g64"),))
+        messages = list(encode(activation, chunk_bytes=chunk_bytes))
+        assert feed(Assembler(400), messages) == ([plain(activation)], 0)
+        with pytest.raises(BrokenActivationError, match="400 bytes exceeds the 399"):
+            Assembler(399).feed(messages[0], 0.0)
 
 
 def test_raw_bytes_without_a_tensor_are_refused() -> None:

@@ -160,6 +160,7 @@ def test_what_is_left_out_has_a_default(tmp_path: Path) -> None:
         ('policy: {pin: {"1": city}}', "policy.pin: '1' is no unit range"),
         ("policy: {forbid: gw-old}", "policy.forbid: must be a list"),
         ("codecs: {allow: [fp16]}", "codecs.allow: must hold raw"),
+        ("codecs: {allow: [raw, zip]}", "codecs.allow: 'zip' is no codec; known are raw, fp16"),
         ("codecs: {error: {min: 1}}", "codecs.error.metric: is missing"),
         ("split: [{units: 2:25, nodes: [a]}]", "split[0].units: must be text"),
         ('split: [{units: "5:2", nodes: [a]}]', "split[0].units: '5:2' is no unit range"),

@@ -184,6 +184,11 @@ def test_more_units_than_can_be_placed_are_refused_by_their_number() -> None:
         (("door", "window"), 0, "door.window: 0 must be 1 or more"),
         (("door", "window"), 10**9, "door.window: 1000000000 must be at most 1,024"),
         (("hops", 0, "credit_bytes"), 0, "hops[0].credit_bytes: 0 must be 1 or more"),
+        (
+            ("hops", 0, "codec"),
+            {"request": "zip"},
+            "hops[0].codec.request: 'zip' is no codec; known are raw, fp16, int8g32, int8g64",
+        ),
         (("forecast", "p50_ms"), math.nan, "forecast.p50_ms: nan must be 0 or more"),
         (("door", "ingress"), "mqtt://u:secret@c", f"door.ingress: {WITH_CREDENTIALS}"),
         (("brokers", "a", "data"), "mqtt://u:secret@c", f"brokers.a.data: {WITH_CREDENTIALS}"),
@@ -203,6 +208,12 @@ def test_a_table_is_refused_by_the_name_of_its_field(path: Path, value: Any, sai
         (("input", "batch_max"), 0, "input.batch_max: 0 must be greater than 0"),
         (("policy", "cooldown_s"), math.nan, "policy.cooldown_s: nan must be 0 or more"),
         (("policy", "max_segments"), -3, "policy.max_segments: -3 must be greater than 0"),
+        (("codecs", "allow"), ["raw", "gzip"], "codecs.allow: 'gzip' is no codec; known are raw"),
+        (
+            ("codecs", "error"),
+            {"metric": "bleu"},
+            "codecs.error.metric: 'bleu' is no metric; known are cosine, perplexity_increase",
+        ),
         (("prices", "gib", "cloud"), -1, "prices.gib.cloud: -1.0 must be 0 or more"),
         (
             ("privacy", "units"),
