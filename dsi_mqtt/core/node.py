@@ -122,11 +122,16 @@ class SegmentLoad:
 
 @dataclass(frozen=True, slots=True)
 class LinkSample:
-    """The link to the home broker. Rates are None until a probe has measured them."""
+    """The link to the home broker. Rates are None until they are measured (`core/link.py`).
+
+    up_age_s, down_age_s: since a transfer or a probe last said something of that rate.
+    """
 
     rtt_ms: float | None = None
     up_mbit_s: float | None = None
     down_mbit_s: float | None = None
+    up_age_s: float | None = None
+    down_age_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
