@@ -12,7 +12,7 @@ from typing import Final
 from dsi_mqtt.core.sizes import KIB
 from dsi_mqtt.transport.address import parse_broker_url
 
-# Small beside what is measured with, so that a link takes time for each byte and not for each piece.
+# Small beside what is measured with, so that a link takes time for each byte, not for each piece.
 _PIECE: Final = 1 * KIB
 _BUFFER: Final = 16 * KIB
 # So much of what was missed, as sleeps are never short enough, is made up for.

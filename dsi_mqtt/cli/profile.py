@@ -29,6 +29,7 @@ from dsi_mqtt.worker.engines import opened
 
 _ROW: Final = '"The bridge over the river is closed after the storm, take the road by the mill."'
 _WIDE: Final = 400
+_COUNT_MAX: Final = 4096
 
 
 def profile(
@@ -115,8 +116,10 @@ def _measure(
 
 def _counts(given: str, option: str) -> tuple[int, ...]:
     parts = [part.strip() for part in given.split(",")]
-    if not all(part.isascii() and part.isdigit() and 0 < int(part) <= 4096 for part in parts):
-        raise ConfigError(f"{option}: {given!r:.60} must be whole numbers of 1 to 4096, like 1,2,4")
+    if not all(part.isascii() and part.isdigit() and 0 < int(part) <= _COUNT_MAX for part in parts):
+        raise ConfigError(
+            f"{option}: {given!r:.60} must be whole numbers of 1 to {_COUNT_MAX}, like 1,2,4"
+        )
     return tuple(sorted({int(part) for part in parts}))
 
 

@@ -45,7 +45,7 @@ def job_key(header: Header) -> JobKey:
 
 @dataclass(slots=True)
 class Totals:
-    """Traffic of one segment since the node started, and how long it takes now: see `SegmentLoad`."""
+    """Traffic of one segment since the node started, and how long it takes: `SegmentLoad`."""
 
     requests: int = 0
     bytes_in: int = 0

@@ -6,8 +6,8 @@ median of the samples that led there. Why not a windowed median alone: one long 
 follows late, and one short enough to be quick swings with the noise. Here both are set apart:
 
 * samples within 30 % below (43 % above) the level never add up, however many there are;
-* one sample counts for at most `CLIP`, so that a single one never moves the level by itself, and two
-  that lie a factor of 4 or more to one side do.
+* one sample counts for at most `CLIP`, so that a single one never moves the level by itself, and
+  two that lie a factor of 4 or more to one side do.
 
 Between jumps the level goes a tenth of the way to each sample, at most `SLACK` of its distance.
 """

@@ -1,14 +1,18 @@
 """What a node's link to its home broker carries: from what passes anyway, and from probes.
 
-| figure | from traffic | from probes (`core/probes.py`) |
-|---|---|---|
-| round trip | | the median of the last beats |
-| up | a socket that is full takes as fast as the link carries: bytes between two moments at which it took some again. What fits into buffers says nothing | an acknowledged message to nobody |
-| down | chunks of one activation, which were sent behind each other, come no faster than the link carries: a lower bound, for the sender may be what is slow. A beat that comes late while others' bytes come has waited behind them: they are what the link carries | a message to oneself, less what the way up takes |
+* **Round trip**: the median of the last beats (`core/probes.py`).
+* **Up**, from traffic: a socket that is full takes as fast as the link carries, so bytes between
+  two moments at which it took some again. What fits into buffers says nothing. From probes: what
+  an acknowledged message to nobody takes.
+* **Down**, from traffic: chunks of one activation, which were sent behind each other, come no
+  faster than the link carries: a lower bound, for the sender may be what is slow. And a beat that
+  comes late while others' bytes come has waited behind them: they are what the link carries. From
+  probes: what a message to oneself takes, less its way up.
 
-A probe that is there as soon as a beat, but for noise, has shown a lower bound as well. Lower bounds
-only ever raise a figure; those below 100 Mbit/s, which is what is assumed of a link that nobody has
-measured, are not told. Nothing is told of the first few samples, of which one may be an accident.
+A probe that is there as soon as a beat, but for noise, has shown a lower bound as well. Lower
+bounds only ever raise a figure; those below 100 Mbit/s, which is what is assumed of a link that
+nobody has measured, are not told. Nothing is told of the first few samples, of which one may be an
+accident.
 """
 
 from __future__ import annotations

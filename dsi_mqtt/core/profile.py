@@ -1,9 +1,9 @@
 """What the planner knows of a node: memory, seconds per unit, the link to its home broker.
 
 A node's seconds per unit are estimated from what its hardware was measured to do when the worker
-started, and corrected by what it has computed (`core/estimate.py`). A node that has computed nothing
-yet is corrected by the median of the others, for an error of the estimate that is common to all must
-not make an untried node look better.
+started, and corrected by what it has computed (`core/estimate.py`). A node that has computed
+nothing yet is corrected by the median of the others, for an error of the estimate that is common to
+all must not make an untried node look better.
 
 Telemetry is measured by others: what is nonsense in it (negative, infinite, not a number) is set
 aside, and defaults stand in. What a node says of its hardware has no substitute: without it a node
@@ -73,8 +73,8 @@ class NodeView:
     free for its sessions; overdrawn_bytes: by which what is taken already is too much. unit_s:
     seconds each unit of the model takes here for one reference row. unfit: why it can be given
     nothing although it is there, as in "node a {unfit}"; empty where it can.
-    prefill_s: seconds of each unit for the prompt of the deployment's reference text; empty: as many
-        rows one after the other.
+    prefill_s: seconds of each unit for the prompt of the deployment's reference text; empty: as
+    many rows one after the other.
     Raises ConfigError for negative or unbounded values.
     """
 

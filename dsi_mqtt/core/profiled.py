@@ -1,8 +1,8 @@
 """A profile (`schema: dsi.profile/1`): what each unit of one model takes on one machine, measured.
 
-Of a model that answers in one pass, ms by rows in a batch. Of one that generates, ms to feed a prompt
-by its tokens, and ms of one step of decoding by its sessions. Keys are whole numbers as text, as
-JSON has them.
+Of a model that answers in one pass, ms by rows in a batch. Of one that generates, ms to feed a
+prompt by its tokens, and ms of one step of decoding by its sessions. Keys are whole numbers as
+text, as JSON has them.
 """
 
 from __future__ import annotations

@@ -81,27 +81,20 @@ def node_views(
     """
     caches = cache_bytes(deployment, graph)
     whole = graph.weight_bytes(graph.whole) + caches
-    return tuple(
-        _view(i, node, graph, deployment, (whole, caches), profiles or {})
-        for i, node in enumerate(site.nodes)
-    )
+    found = []
+    for i, node in enumerate(site.nodes):
+        try:
+            times = _times(node, graph, deployment, profiles or {})
+            link = _link(node.link or NodeLink())
+            _check_watts(node.watts or Watts())
+        except ConfigError as error:
+            raise ConfigError(one_sentence(f"nodes[{i}].{error}")) from None
+        found.append(_view(node, times, link, whole, caches))
+    return tuple(found)
 
 
-def _view(
-    index: int,
-    node: SiteNode,
-    graph: ModelGraph,
-    deployment: Deployment,
-    room: tuple[int, int],
-    profiles: Mapping[str, ModelProfile],
-) -> NodeView:
-    whole, caches = room
-    try:
-        unit_s, prefill_s = _times(node, graph, deployment, profiles)
-        link = _link(node.link or NodeLink())
-        _check_watts(node.watts or Watts())
-    except ConfigError as error:
-        raise ConfigError(one_sentence(f"nodes[{index}].{error}")) from None
+def _view(node: SiteNode, times: Times, link: Link, whole: int, caches: int) -> NodeView:
+    unit_s, prefill_s = times
     left = (whole if node.memory_mib is None else int(node.memory_mib * MIB)) - caches
     return NodeView(
         node.id,

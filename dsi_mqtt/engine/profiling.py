@@ -6,6 +6,7 @@ What one unit sends on is what the next one is measured with, so that shapes and
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import median
 from typing import Final
 
@@ -40,11 +41,7 @@ def profile_batches(
     def passes(units: UnitRange) -> dict[str, float]:
         times = {}
         for count in batches:
-            given = flowing[count]
-
-            def run(given: Tensors = given) -> Tensors:
-                return engine.forward(units, (Row(),), given)
-
+            run = partial(engine.forward, units, (Row(),), flowing[count])
             flowing[count], times[str(count)] = _timed(run, clock)
         return times
 
@@ -64,10 +61,8 @@ def profile_generation(
     def prefills(units: UnitRange) -> dict[str, float]:
         times = {}
         for count in tokens:
-            rows, given = (Row("prompt", 0, count),), prompts[count]
-            prompts[count], times[str(count)] = _timed(
-                lambda rows=rows, given=given: _step(engine, units, rows, given), clock
-            )
+            run = partial(_step, engine, units, (Row("prompt", 0, count),), prompts[count])
+            prompts[count], times[str(count)] = _timed(run, clock)
         engine.close("prompt")
         return times
 
@@ -78,10 +73,9 @@ def profile_generation(
         for name in names:
             fed = _step(engine, units, (Row(name, 0, known),), before)
         for count in sessions:
-            rows, given = tuple(Row(name, known, 1) for name in names[:count]), steps[count]
-            steps[count], times[str(count)] = _timed(
-                lambda rows=rows, given=given: _step(engine, units, rows, given), clock
-            )
+            rows = tuple(Row(name, known, 1) for name in names[:count])
+            run = partial(_step, engine, units, rows, steps[count])
+            steps[count], times[str(count)] = _timed(run, clock)
         for name in names:
             engine.close(name)
         return times

@@ -22,8 +22,8 @@ from dsi_mqtt.core.decisions import (
     PublishSpec,
 )
 from dsi_mqtt.core.leadership import GONE, DropLead, PublishLeader, TakeLead
-from dsi_mqtt.core.nonsense import NonsenseCount
 from dsi_mqtt.core.node import Leader
+from dsi_mqtt.core.nonsense import NonsenseCount
 from dsi_mqtt.core.orchestrator import Orchestrator, OrchestratorEffects
 from dsi_mqtt.errors import TooLargeError, TransportError, WireError, one_sentence
 from dsi_mqtt.transport.base import (
