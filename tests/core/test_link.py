@@ -6,10 +6,12 @@ import random
 from dataclasses import dataclass, field
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dsi_mqtt.core.link import BYTES_PER_MBIT, FULL_BYTES, LinkMeter
 from dsi_mqtt.core.node import LinkSample
-from dsi_mqtt.core.probes import BYTES_MAX
+from dsi_mqtt.core.probes import BYTES_MAX, Probe
 
 CHUNK = 256 * 1024
 
@@ -189,3 +191,42 @@ def test_what_was_out_when_the_connection_ended_is_forgotten() -> None:
     age = link.meter.age_s(link.now)
     link.meter.back(beat.number, link.now + 100)
     assert link.meter.age_s(link.now) == age
+
+
+# --- the budget, as a whole -------------------------------------------------------------------
+
+WHAT = st.tuples(
+    st.floats(0.0, 3.0),
+    st.sampled_from(["due", "back", "arrived", "wrote", "full", "lost", "refused"]),
+    st.floats(0.0, 1.0),
+)
+
+
+@given(st.lists(WHAT, max_size=80))
+def test_whatever_happens_no_second_has_more_probes_than_the_budget_and_all_figures_are_sound(
+    run: list[tuple[float, str, float]],
+) -> None:
+    meter, now = LinkMeter(), 0.0
+    sent: list[Probe] = []
+    for after_s, what, share in run:
+        now += after_s
+        if what in ("due", "full"):
+            sent += meter.due(now, full=what == "full")
+        elif what == "back" and sent:
+            meter.back(sent[int(share * (len(sent) - 1))].number, now)
+        elif what == "arrived":
+            meter.arrived(int(share * CHUNK), now, train="t", goes_on=share > 0.5)
+        elif what == "wrote":
+            meter.wrote(int(share * 9 * CHUNK), now)
+            meter.took(now)
+        elif what == "lost":
+            meter.lost()
+        elif what == "refused":
+            meter.unacknowledged()
+        told = meter.sample(now)
+        for figure in (told.rtt_ms, told.up_mbit_s, told.down_mbit_s, told.up_age_s):
+            assert figure is None or 0 <= figure < 1e12
+    for first in sent:
+        begin = first.sent_at
+        second = [probe.nbytes for probe in sent if begin <= probe.sent_at < begin + 1.0]
+        assert sum(second) <= BYTES_MAX
