@@ -47,9 +47,9 @@ def profile(
         bool, typer.Option("--generation", help="The folder's model is to generate text.")
     ] = False,
 ) -> None:
-    """Measure each unit of a model on this machine, one after the other.
+    """Measure what each unit of a model takes on this machine.
 
-    A nodes file names what is written: `compute: {profile: city.json}`.
+    One is loaded at a time. A nodes file names what is written: `compute: {profile: city.json}`.
     """
     batches, lengths = _counts(batch, "--batch"), _counts(tokens, "--tokens")
     deployment = _deployment(model, generation=generation)
