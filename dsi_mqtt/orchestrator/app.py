@@ -177,7 +177,7 @@ class OrchestratorProcess:
         telemetry = self._topics.telemetry.payload.decode(payload)
         odd = self._nonsense.saw(telemetry)
         if odd is not None:
-            log.warning("%s", odd)
+            log.warning("%s", one_sentence(odd))
         self._machine.telemetry_arrived(telemetry, time.monotonic())
         return []
 
