@@ -40,6 +40,7 @@ LATE_BYTES: Final = 32 * KIB
 _WORTH: Final = DEFAULT_MBIT_S * BYTES_PER_MBIT
 _LATE: Final = 4
 _BEATS: Final = 8
+_COUNTED: Final = 64
 _BEATS_KNOWN: Final = 4
 _TRAINS_MAX: Final = 64
 _FRESH_S: Final = 5.0
@@ -156,6 +157,7 @@ class LinkMeter:
         probes = self._probes.due(now, far=self._base() > NEAR_S, full=full)
         for probe in probes:
             self._counts[probe.number] = self._written, self._received
+            self._counts.pop(probe.number - _COUNTED, None)
         return probes
 
     def back(self, number: int, now: float) -> None:

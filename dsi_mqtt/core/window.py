@@ -14,6 +14,7 @@ class Window:
         self._total = 0
 
     def add(self, amount: int, now: float) -> None:
+        self.total(now)  # what is too old goes, so that nothing piles up where nobody asks
         self._entries.append((now, amount))
         self._total += amount
 
