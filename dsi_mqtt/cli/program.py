@@ -41,6 +41,7 @@ COMMANDS: Final = {
     "gateway": "gateway:gateway",
     "status": "status:status",
     "drain": "drain:drain",
+    "profile": "profile:profile",
     "doctor": "doctor:doctor",
     "bench": "bench:app",
 }

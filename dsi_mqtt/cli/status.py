@@ -28,7 +28,8 @@ from dsi_mqtt.cli.common import (
 from dsi_mqtt.cli.run_record import run_record
 from dsi_mqtt.cli.watching import Picture, watch
 from dsi_mqtt.core.membership import SILENT_S
-from dsi_mqtt.core.node import DoorLoad, NodeStatus, SegmentLoad, Telemetry
+from dsi_mqtt.core.node import DoorLoad, LinkSample, NodeStatus, SegmentLoad, Telemetry
+from dsi_mqtt.core.nonsense import nonsense
 from dsi_mqtt.core.sizes import MIB
 from dsi_mqtt.core.table import Forecast, Table
 from dsi_mqtt.errors import TransportError
@@ -124,6 +125,7 @@ def document(picture: Picture) -> dict[str, Any]:
         "leader": asdict(picture.leader) if picture.leader else None,
         "nodes": [asdict(status) for status in picture.live_nodes()],
         "telemetry": {name: asdict(t) for name, t in sorted(picture.telemetry.items())},
+        "nonsense": _nonsense(picture),
         "deployments": {name: asdict(doc) for name, doc in sorted(picture.documents.items())},
     }
 
@@ -133,7 +135,19 @@ def view(picture: Picture, now: float) -> RenderableType:
     parts: list[RenderableType] = [_headline(picture)]
     parts += [_deployment(picture, name) for name in sorted({*picture.specs, *picture.documents})]
     parts.append(_nodes(picture, now))
+    parts += [_odd(name, found) for name, found in _nonsense(picture).items()]
     return Group(*parts)
+
+
+def _nonsense(picture: Picture) -> dict[str, tuple[str, ...]]:
+    """By node, the figures of its newest telemetry that cannot be true."""
+    told = {name: nonsense(telemetry) for name, telemetry in sorted(picture.telemetry.items())}
+    return {name: found for name, found in told.items() if found}
+
+
+def _odd(node: str, found: tuple[str, ...]) -> Text:
+    are = "figure that is" if len(found) == 1 else "figures that are"
+    return Text(f"{node} tells {len(found)} {are} set aside: {', '.join(found)}"[:200], "yellow")
 
 
 def _headline(picture: Picture) -> Text:
@@ -168,7 +182,10 @@ def _deployment(picture: Picture, name: str) -> RenderableType:
     if table.segments:
         parts.append(_chain(picture, table))
     if table.door is not None:
-        parts.append(_door(table.door.node, _door_load(picture, table)))
+        load = _door_load(picture, table)
+        parts.append(_door(table.door.node, load))
+        if load is not None and load.p50_ms is not None:
+            parts.append(_measured(load, table.forecast))
     return Group(*parts)
 
 
@@ -190,6 +207,16 @@ def _door(node: str, load: DoorLoad | None) -> Text:
             style="red" if load.errors else "",
         )
         line.append(f", {load.retried} retried; {load.held} held, {load.in_flight} in the chain")
+    return line
+
+
+def _measured(load: DoorLoad, expected: Forecast | None) -> Text:
+    """What the forecast says, held against what the door has seen."""
+    line = Text(f"measured {load.p50_ms:.1f} ms in the middle of {load.samples}")
+    if expected is not None and expected.p50_ms > 0 and load.p50_ms is not None:
+        line.append(f" ({load.p50_ms / expected.p50_ms:.2g} times the forecast)")
+    if load.p95_ms is not None:
+        line.append(f", 95 % within {load.p95_ms:.1f} ms")
     return line
 
 
@@ -254,9 +281,18 @@ def _weights(node: NodeStatus) -> str:
 def _load(telemetry: Telemetry | None) -> tuple[str, str, str]:
     if telemetry is None:
         return "-", "-", "-"
-    rtt = telemetry.link.rtt_ms
     return (
         f"{telemetry.rss_bytes / MIB:.0f} MiB",
         f"{telemetry.cpu:.0%}",
-        f"{rtt:.1f} ms" if rtt is not None else "-",
+        _link(telemetry.link),
     )
+
+
+def _link(link: LinkSample) -> str:
+    """Round trip, then up and down in Mbit/s, where they are known."""
+    told = f"{link.rtt_ms:.1f} ms" if link.rtt_ms is not None else "-"
+    rates = (link.up_mbit_s, link.down_mbit_s)
+    if all(rate is None for rate in rates):
+        return told
+    up, down = ("-" if rate is None else f"{rate:.3g}" for rate in rates)
+    return f"{told}, {up} up, {down} down"

@@ -37,6 +37,7 @@ from dsi_mqtt.core.effects import (
     WriteRecord,
 )
 from dsi_mqtt.core.generations import Generations
+from dsi_mqtt.core.latencies import Latencies
 from dsi_mqtt.core.line import AGAIN_FIRST_S, Request
 from dsi_mqtt.core.message import Activation, Failure, Header
 from dsi_mqtt.core.model import ModelGraph
@@ -74,6 +75,7 @@ class Door:
         self._me = (node, incarnation)
         self._incarnation = incarnation
         self._peers = peers
+        self._latencies = Latencies()
         self._runs = self._fresh_runs()
         self._requests: dict[bytes, Request] = {}
         self._by_key: dict[str, Request] = {}
@@ -117,6 +119,9 @@ class Door:
             self._errors,
             self._runs.retried,
             self._repetitions,
+            self._latencies.p50_ms,
+            self._latencies.p95_ms,
+            len(self._latencies),
         )
 
     # --- tables and nodes ---------------------------------------------------------------------
@@ -138,6 +143,8 @@ class Door:
     def named(self, table: Table, now: float, *, coming: bool = False) -> Effects:
         """The table that counts names this door. coming: the next one is being prepared."""
         self._leaving, self._refusal = False, None
+        if self._runs.table is None or self._runs.table.stamp != table.stamp:
+            self._latencies.clear()
         self._unserved.table_is(table, now, coming=coming)
         self._runs.starting = True
         return [*self._runs.table_changed(table, now), *self._admit_passed_over(now)]
@@ -270,6 +277,7 @@ class Door:
 
     def _admit(self, request: Request, now: float) -> Effects:
         self._requests[request.id] = self._by_key[request.key] = request
+        request.admitted = now
         self._unserved.came(request.id, self._runs.table)
         # A door died holding it, or while it ran alone.
         record = self._deaths.of(request.key)
@@ -324,7 +332,9 @@ class Door:
         return self._runs.text_event(event, now)
 
     def _fresh_runs(self) -> Runs:
-        calls = Calls(self._give_up, self._conclude, self._retain, self._settle)
+        calls = Calls(
+            self._give_up, self._conclude, self._retain, self._settle, self._latencies.add
+        )
         if self._spec.kind == "one-pass":
             return Attempts(self._me, self._peers, calls)
         return Generations(self._me, self._spec, self._peers, self._numbers, calls)
@@ -338,6 +348,8 @@ class Door:
             return []
         self._forget(request)
         failure = request.reply.failure
+        if failure is None and request.admitted is not None and self._spec.kind == "one-pass":
+            self._latencies.add(now - request.admitted)  # from broker to broker, as is forecast
         # Other errors may pass, so their input may be tried again.
         if failure is None or failure == POISON:
             self._kept.keep(request.key, request.reply, now + self._spec.input.dedupe_s)

@@ -272,6 +272,8 @@ class Generations(Runs):
         if drawn is None:
             return [*self._recovery.failed(step, failure or _NO_TOKENS, now), *self.pump(now)]
         self._schedule.passed(step, now)
+        if step.is_decode:
+            self._calls.timed(now - step.started)
         effects: Effects = []
         texts: Effects = []
         for (session, row), token in zip(step.rows, drawn, strict=True):

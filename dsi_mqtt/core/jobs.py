@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from dsi_mqtt.core.edges import IncomingEdge, OutgoingEdge
+from dsi_mqtt.core.level import Level
 from dsi_mqtt.core.message import Activation, Header
 from dsi_mqtt.core.model import UnitRange
 from dsi_mqtt.core.sizes import MIB
@@ -44,12 +45,25 @@ def job_key(header: Header) -> JobKey:
 
 @dataclass(slots=True)
 class Totals:
-    """Traffic of one segment since the node started; compute_ms: smoothed."""
+    """Traffic of one segment since the node started, and how long it takes: `SegmentLoad`."""
 
     requests: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
-    compute_ms: float | None = None
+    prefills: int = 0
+    prefill_tokens: int = 0
+    row_ms: Level = field(default_factory=Level)
+    token_ms: Level = field(default_factory=Level)
+
+    def computed(self, header: Header, seconds: float) -> None:
+        """Each kind of work apart. A step for several sessions says nothing of one alone."""
+        if header.kind == "prefill":
+            tokens = sum(row.tokens for row in header.rows)
+            self.prefills += 1
+            self.prefill_tokens += tokens
+            self.token_ms.saw(seconds * 1000 / max(1, tokens))
+        elif len(header.rows) <= 1:
+            self.row_ms.saw(seconds * 1000)
 
 
 @dataclass(slots=True, eq=False)

@@ -33,7 +33,7 @@ class Request:
     deaths; stale: those that a node refused. suspect: a node died while it may have held this.
     suspect_to: of a generation: positions to compute before it is none. deaths: those that ended
     while it was alone. recorded: it is retained that this door has it in the chain, for the next
-    death may be the door's.
+    death may be the door's. admitted: when; None: it was answered without being run.
     """
 
     id: bytes
@@ -56,6 +56,7 @@ class Request:
     reply: Reply | None = None
     again_at: float = 0.0
     again_s: float = AGAIN_FIRST_S
+    admitted: float | None = None
 
     @property
     def key(self) -> str:

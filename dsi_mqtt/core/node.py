@@ -120,7 +120,11 @@ class NodeStatus:
 
 @dataclass(frozen=True, slots=True)
 class SegmentLoad:
-    """Traffic of one segment since the node started; compute_ms: of a request, smoothed."""
+    """Traffic of one segment since the node started.
+
+    compute_ms: of a request, or of a step of decoding for one session alone, as it is now.
+    prefills, prefill_tokens: steps that fed prompts, and their tokens; prefill_token_ms: of one.
+    """
 
     deployment: str
     segment: str
@@ -130,19 +134,32 @@ class SegmentLoad:
     bytes_out: int
     compute_ms: float | None
     queued: int
+    prefills: int = 0
+    prefill_tokens: int = 0
+    prefill_token_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class LinkSample:
-    """The link to the home broker. Rates are None until a probe has measured them."""
+    """The link to the home broker. Rates are None until they are measured (`core/link.py`).
+
+    up_age_s, down_age_s: since a transfer or a probe last said something of that rate.
+    """
 
     rtt_ms: float | None = None
     up_mbit_s: float | None = None
     down_mbit_s: float | None = None
+    up_age_s: float | None = None
+    down_age_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class DoorLoad:
+    """p50_ms, p95_ms: what the newest inputs with a result took on the present table, from their
+    arrival until the broker had the answer, or steps of decoding, as the table's forecast means
+    them; None: too few yet. samples: how many they are.
+    """
+
     deployment: str
     held: int
     in_flight: int
@@ -150,6 +167,9 @@ class DoorLoad:
     errors: int
     retried: int
     duplicates: int
+    p50_ms: float | None = None
+    p95_ms: float | None = None
+    samples: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import Final
 
 from dsi_mqtt.core.deployment import Deployment, SplitPart
 from dsi_mqtt.core.draft import places
+from dsi_mqtt.core.estimate import prompt_tokens
 from dsi_mqtt.core.failures import NodeKey
 from dsi_mqtt.core.formulation import question_of
 from dsi_mqtt.core.membership import Membership
@@ -144,7 +145,7 @@ class Outlook:
                 held.setdefault(replica.node, []).append(segment.units)
         usable = self._usable(self.online(), graph, frozenset(without))
         caches = cache_bytes(spec, graph)
-        seen = views(usable, graph, self.name, caches=caches)
+        seen = views(usable, graph, self.name, caches=caches, prompt=prompt_tokens(spec))
         unfit = self._unfit({view.node for view in seen}, graph, caches)
         return plan(
             spec,
@@ -168,7 +169,8 @@ class Outlook:
         rules = compile_rules(spec, graph)
         alive: list[Report] = [(replace(s, state="online"), t) for s, t in self.members.reports()]
         usable = self._usable(alive, graph, frozenset())
-        nodes = views(usable, graph, self.name, caches=cache_bytes(spec, graph))
+        caches, prompt = cache_bytes(spec, graph), prompt_tokens(spec)
+        nodes = views(usable, graph, self.name, caches=caches, prompt=prompt)
         door = serve.door.node if serve.door else None
         if not any(view.node == door and rules.may_be_door(view) for view in nodes):
             return None

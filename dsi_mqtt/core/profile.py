@@ -1,11 +1,9 @@
 """What the planner knows of a node: memory, seconds per unit, the link to its home broker.
 
-A node's seconds per unit are first estimated from what its hardware was measured to do when the
-worker started: the larger of arithmetic and reading of weights, and a fixed cost per unit. One
-factor then corrects the estimate, taken from segments of this model that the node has computed.
-One factor only: it moves a node against the others, and the shape over the units stays that of
-the model. A node that has computed nothing yet is corrected by the median of the others, for an
-error of the estimate that is common to all must not make an untried node look better.
+A node's seconds per unit are estimated from what its hardware was measured to do when the worker
+started, and corrected by what it has computed (`core/estimate.py`). A node that has computed
+nothing yet is corrected by the median of the others, for an error of the estimate that is common to
+all must not make an untried node look better.
 
 Telemetry is measured by others: what is nonsense in it (negative, infinite, not a number) is set
 aside, and defaults stand in. What a node says of its hardware has no substitute: without it a node
@@ -20,27 +18,24 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Final
 
-from dsi_mqtt.core.model import ModelGraph, Unit, UnitRange
-from dsi_mqtt.core.node import Capabilities, LinkSample, NodeStatus, Telemetry
-from dsi_mqtt.core.sizes import GIB
+from dsi_mqtt.core.estimate import (
+    CORRECTION_MAX,
+    correction,
+    estimate_prefill_s,
+    estimate_s,
+    learned,
+    sound,
+)
+from dsi_mqtt.core.model import ModelGraph
+from dsi_mqtt.core.node import LinkSample, NodeStatus, Telemetry
 from dsi_mqtt.errors import ConfigError
 
 # Of a link nobody has measured yet: a wired site network.
 DEFAULT_MBIT_S: Final = 100.0
 DEFAULT_RTT_MS: Final = 2.0
 
-# A correction beyond this says that the measurement is wrong, not the estimate.
-CORRECTION_MAX: Final = 50.0
-
-# Requests before serving says more than the warm pass: the first ones run on a busy start.
-SERVED_MIN: Final = 8
-
 # Measurements of one machine on a busy and on a quiet moment differ by about this factor.
 LIKENESS: Final = 1.5
-
-# A weight that is read takes part in a multiply-add at least: 2 operations for 8 bytes at most.
-# So an embedding, of which a request reads a few rows, is not charged for its whole table.
-BYTES_PER_FLOP: Final = 4.0
 
 # A unit that takes longer for one row is a mistake in what was measured. Sums over a model then
 # stay where nanoseconds are counted exactly (`core.problem`).
@@ -115,39 +110,12 @@ class NodeView:
     def __post_init__(self) -> None:
         if self.weight_bytes < 0:
             raise ConfigError(f"node {self.node}: weight_bytes is negative; give 0 or more")
-        for unit, seconds in enumerate(self.unit_s):
-            if not 0 <= seconds < math.inf:
-                raise ConfigError(
-                    f"node {self.node}: unit_s[{unit}] is {seconds}; give seconds, 0 or more"
-                )
-
-
-def estimate_s(capabilities: Capabilities, unit: Unit) -> float:
-    """Seconds of one reference row through `unit`, from hardware figures that are not 0."""
-    arithmetic = unit.flops / (capabilities.gflops * 1e9)
-    read = min(float(unit.weight_bytes), unit.flops * BYTES_PER_FLOP)
-    reading = read / (capabilities.memory_gib_s * GIB)
-    return max(arithmetic, reading) + capabilities.overhead_ms / 1e3
-
-
-def correction(
-    status: NodeStatus, telemetry: Telemetry | None, graph: ModelGraph, deployment: str
-) -> float | None:
-    """Measured over estimated seconds of the segments this node has computed; None: none yet.
-
-    Segments that have served count; the warm pass after loading does while nothing has served.
-    """
-    capabilities = _sound(status)
-    measured = _served(status, telemetry, graph, deployment) or _warmed(status, graph, deployment)
-    expected = sum(
-        estimate_s(capabilities, unit)
-        for units, _ in measured
-        for unit in graph.units[units.start : units.stop]
-    )
-    if not measured or expected <= 0:
-        return None
-    factor = sum(ms for _, ms in measured) / 1e3 / expected
-    return min(max(factor, 1 / CORRECTION_MAX), CORRECTION_MAX)
+        for name in ("unit_s", "prefill_s"):
+            for unit, seconds in enumerate(getattr(self, name)):
+                if not 0 <= seconds < math.inf:
+                    raise ConfigError(
+                        f"node {self.node}: {name}[{unit}] is {seconds}; give seconds, 0 or more"
+                    )
 
 
 def view(
@@ -158,17 +126,18 @@ def view(
     *,
     usual: float = 1.0,
     caches: int = 0,
+    prompt: int = 0,
 ) -> NodeView:
     """The node as the planner sees it for `deployment`, whose model is `graph`.
 
     telemetry: the newest of this node, or None; that of an earlier incarnation does not count.
     usual: the correction of a node that has computed nothing of this model.
-    caches: bytes to keep free for its sessions.
+    caches: bytes to keep free for its sessions. prompt: tokens of the reference text's prompt; 0:
+    the model answers in one pass.
     Raises ConfigError when the status does not say what the hardware can do.
     """
-    capabilities = _sound(status)
-    factor = correction(status, telemetry, graph, deployment)
-    factor = usual if factor is None else factor
+    capabilities = sound(status)
+    known = learned(status, telemetry, graph, deployment)
     left = capabilities.weight_bytes - _others_bytes(status, deployment) - caches
     sample = telemetry.link if _current(status, telemetry) and telemetry else LinkSample()
     return NodeView(
@@ -176,11 +145,18 @@ def view(
         incarnation=status.incarnation,
         zone=status.zone,
         weight_bytes=max(0, left),
-        unit_s=tuple(estimate_s(capabilities, unit) * factor for unit in graph.units),
+        unit_s=tuple(
+            estimate_s(capabilities, unit) * known.row_factor(i, usual)
+            for i, unit in enumerate(graph.units)
+        ),
         link=_link(sample),
         spare=status.spare,
         cache_bytes=caches,
         overdrawn_bytes=max(0, -left),
+        prefill_s=tuple(
+            estimate_prefill_s(capabilities, unit, prompt) * known.prefill_factor(i, usual)
+            for i, unit in enumerate(graph.units if prompt else ())
+        ),
     )
 
 
@@ -190,6 +166,7 @@ def views(
     deployment: str,
     *,
     caches: int = 0,
+    prompt: int = 0,
 ) -> tuple[NodeView, ...]:
     """The nodes that can be planned with: online, and telling what their hardware can do.
 
@@ -205,7 +182,10 @@ def views(
     ]
     known = [factor for s, t in able if (factor := correction(s, t, graph, deployment)) is not None]
     usual = median(known) if known else 1.0
-    return _alike([view(s, t, graph, deployment, usual=usual, caches=caches) for s, t in able])
+    seen = [
+        view(s, t, graph, deployment, usual=usual, caches=caches, prompt=prompt) for s, t in able
+    ]
+    return _alike(seen)
 
 
 def complaint(
@@ -229,71 +209,19 @@ def _alike(nodes: list[NodeView]) -> tuple[NodeView, ...]:
     middle = median(totals)
     shares = [total / middle for total in totals]
     return tuple(
-        replace(node, unit_s=tuple(s / share for s in node.unit_s))
+        replace(
+            node,
+            unit_s=tuple(s / share for s in node.unit_s),
+            prefill_s=tuple(s / share for s in node.prefill_s),
+        )
         if 1 / LIKENESS < share < LIKENESS
         else node
         for node, share in zip(nodes, shares, strict=True)
     )
 
 
-def _is_sound(capabilities: Capabilities | None) -> bool:
-    return (
-        capabilities is not None
-        and capabilities.gflops > 0
-        and capabilities.memory_gib_s > 0
-        and 0 <= capabilities.overhead_ms < math.inf
-        and capabilities.weight_bytes >= 0
-    )
-
-
-def _sound(status: NodeStatus) -> Capabilities:
-    if status.capabilities is None or not _is_sound(status.capabilities):
-        raise ConfigError(
-            f"node {status.node}: its status gives no usable capabilities; gflops and "
-            "memory_gib_s must be above 0, overhead_ms and weight_bytes 0 or more"
-        )
-    return status.capabilities
-
-
 def _current(status: NodeStatus, telemetry: Telemetry | None) -> bool:
     return telemetry is not None and telemetry.incarnation == status.incarnation
-
-
-def _served(
-    status: NodeStatus, telemetry: Telemetry | None, graph: ModelGraph, deployment: str
-) -> list[tuple[UnitRange, float]]:
-    if telemetry is None or not _current(status, telemetry):
-        return []
-    return [
-        (load.units, load.compute_ms)
-        for load in telemetry.segments
-        if load.deployment == deployment
-        and load.requests >= SERVED_MIN
-        and _inside(load.units, graph)
-        and load.compute_ms is not None
-        and _positive(load.compute_ms)
-    ]
-
-
-def _warmed(
-    status: NodeStatus, graph: ModelGraph, deployment: str
-) -> list[tuple[UnitRange, float]]:
-    return [
-        (holding.units, holding.warm_ms)
-        for holding in status.holdings
-        if holding.deployment == deployment
-        and _inside(holding.units, graph)
-        and holding.warm_ms is not None
-        and _positive(holding.warm_ms)
-    ]
-
-
-def _inside(units: UnitRange, graph: ModelGraph) -> bool:
-    return 0 <= units.start < units.stop <= len(graph.units)
-
-
-def _positive(value: float) -> bool:
-    return 0 < value < math.inf
 
 
 def _others_bytes(status: NodeStatus, deployment: str) -> int:
@@ -313,4 +241,4 @@ def _link(sample: LinkSample) -> Link:
 
 
 def _rate(measured: float | None) -> float:
-    return DEFAULT_MBIT_S if measured is None or not measured >= 0 else measured
+    return DEFAULT_MBIT_S if measured is None or not 0 <= measured < math.inf else measured

@@ -38,7 +38,6 @@ from dsi_mqtt.core.room import HeldRoom, held_room
 from dsi_mqtt.core.sizes import MIB
 from dsi_mqtt.core.table import DOOR
 
-SMOOTHING: Final = 0.2
 QUEUE_MAX: Final = 1024
 QUEUE_BYTES_MAX: Final = 256 * MIB
 UNLIMITED_S: Final = 600.0
@@ -75,7 +74,10 @@ class Relay:
                 totals.requests,
                 totals.bytes_in,
                 totals.bytes_out,
-                totals.compute_ms,
+                totals.row_ms.value,
+                prefills=totals.prefills,
+                prefill_tokens=totals.prefill_tokens,
+                prefill_token_ms=totals.token_ms.value,
                 queued=sum(
                     (job.header.target, job.units) == key[1:]
                     for job in self._queues.get(report.deployment, ())
@@ -128,7 +130,7 @@ class Relay:
             return []
         deployment = job.header.deployment
         self._computing.pop(deployment, None)
-        _measure(job.totals, event.seconds)
+        job.totals.computed(job.header, event.seconds)
         effects = self._free(job, now)
         if job.phase != "cancelled":
             effects += self._hand_on(job, event, now)
@@ -373,11 +375,6 @@ class Relay:
 
     def _addressed(self, header: Header) -> bool:
         return header.edge is None or header.edge.receiver == self._incarnation
-
-
-def _measure(totals: Totals, seconds: float) -> None:
-    spent, before = seconds * 1000, totals.compute_ms
-    totals.compute_ms = spent if before is None else before + SMOOTHING * (spent - before)
 
 
 def _to_door(

@@ -29,13 +29,14 @@ class Calls:
 
     give_up: the request ends without a result, and why. conclude: it has its answer. retain: it is
     a suspect's turn: that it runs here is retained before it does, and `retained` is the answer.
-    settle: it is not in the chain now, and may run again.
+    settle: it is not in the chain now, and may run again. timed: the seconds of a step of decoding.
     """
 
     give_up: Callable[[Request, Failure, float], Effects]
     conclude: Callable[[Request, Reply, float], Effects]
     retain: Callable[[Request, float], Effects]
     settle: Callable[[Request, float], Effects]
+    timed: Callable[[float], None]
 
 
 class Runs(Protocol):

@@ -31,6 +31,7 @@ class Step:
 
     attempt: Attempt
     rows: tuple[tuple[Session, Row], ...]
+    started: float
     probe_at: float
     alone: bool
     probes: int = 0
@@ -87,7 +88,8 @@ class Steps:
         alone = len(sessions) == 1 and not self._steps
         for other in self._steps.values():
             other.alone = False
-        step = Step(Attempt(id_, 1, table, self._door), rows, now + probe_after_s(table), alone)
+        attempt = Attempt(id_, 1, table, self._door)
+        step = Step(attempt, rows, now, now + probe_after_s(table), alone)
         self._steps[id_] = step
         for session in sessions:
             session.state = "stepping"

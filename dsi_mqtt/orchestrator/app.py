@@ -23,6 +23,7 @@ from dsi_mqtt.core.decisions import (
 )
 from dsi_mqtt.core.leadership import GONE, DropLead, PublishLeader, TakeLead
 from dsi_mqtt.core.node import Leader
+from dsi_mqtt.core.nonsense import NonsenseCount
 from dsi_mqtt.core.orchestrator import Orchestrator, OrchestratorEffects
 from dsi_mqtt.errors import TooLargeError, TransportError, WireError, one_sentence
 from dsi_mqtt.transport.base import (
@@ -77,6 +78,7 @@ class OrchestratorProcess:
             (self._topics.table, self._table),
             (self._topics.leader, self._leader),
         )
+        self._nonsense = NonsenseCount()
         self._perform: dict[type, Callable[[Any], None]] = {
             TakeLead: self._take_lead,
             DropLead: lambda _: self._drop_lead(),
@@ -173,6 +175,9 @@ class OrchestratorProcess:
 
     def _telemetry(self, _parts: Parts, payload: bytes) -> OrchestratorEffects:
         telemetry = self._topics.telemetry.payload.decode(payload)
+        odd = self._nonsense.saw(telemetry)
+        if odd is not None:
+            log.warning("%s", one_sentence(odd))
         self._machine.telemetry_arrived(telemetry, time.monotonic())
         return []
 

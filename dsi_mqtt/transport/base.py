@@ -130,6 +130,10 @@ class ControlConnection(Connection, Protocol):
 
 
 class DataConnection(Connection, Protocol):
+    @property
+    def congested(self) -> bool:
+        """Whether the socket takes no bytes at present; `drained` waits until it does."""
+
     def acknowledge(self, message: Message) -> None:
         """Acknowledges a QoS 1 message taken from `messages()`; without a receipt, nothing.
 

@@ -188,6 +188,10 @@ class MemoryDataConnection(MemoryConnection):
         check_without_answer(message)
         self._publish(message)
 
+    @property
+    def congested(self) -> bool:
+        return False
+
     async def drained(self) -> None:
         self._check_live()
 

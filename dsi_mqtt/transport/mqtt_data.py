@@ -123,6 +123,10 @@ class MqttDataConnection:
         check_without_answer(message)
         self._write(message, None)
 
+    @property
+    def congested(self) -> bool:
+        return self._stream.congested
+
     async def drained(self) -> None:
         await self._stream.drained()
         self._check_live()

@@ -92,6 +92,7 @@ class Topics:
         self.telemetry = Topic(f"{node}/telemetry", _TELEMETRY, 0, False, "the worker")
         self.desired = Topic(f"{node}/desired", _DESIRED, 1, True, "an operator")
         self.echo = _plain(f"{node}/echo", 0, "the worker, to itself")
+        self.probe = _plain(f"{node}/probe", 1, "the worker, to nobody")
         self.spec = Topic(f"{deploy}/spec", _SPEC, 1, True, "an operator")
         self.table = Topic(f"{deploy}/table", _TABLE, 1, True, "the orchestrator")
         self.redelivery = Topic(f"{deploy}/redelivery/{{key}}", _REDELIVERY, 1, True, "the door")

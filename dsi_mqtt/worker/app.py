@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from dsi_mqtt.core import effects as fx
 from dsi_mqtt.core import events as ev
+from dsi_mqtt.core.link import LinkMeter
 from dsi_mqtt.core.message import Activation, Header
 from dsi_mqtt.core.node import Telemetry
 from dsi_mqtt.core.sizes import MIB
@@ -43,7 +44,7 @@ from dsi_mqtt.transport.together import first_of
 from dsi_mqtt.wire.topics import Topics
 from dsi_mqtt.worker.alone import Alone
 from dsi_mqtt.worker.doorway import Doorway
-from dsi_mqtt.worker.echo import Echo
+from dsi_mqtt.worker.echo import Echo, probe_bytes
 from dsi_mqtt.worker.engines import EngineHost
 from dsi_mqtt.worker.home import Home
 from dsi_mqtt.worker.port import ActivationPort
@@ -99,14 +100,16 @@ class WorkerProcess:
         )
         self._engines = EngineHost(factory, self._dispatch, config.model_root)
         self._texts = TextHost(self._engines.engine, self._dispatch)
+        self._link = LinkMeter(probe_bytes(self._topics, config.node))
         self._port = ActivationPort(
             config.node,
             self._topics,
             arrived=self._arrived,
             broke=self._broke,
             clock=time.monotonic,
+            link=self._link,
         )
-        self._echo = Echo(self._topics.echo.name(node=config.node), time.monotonic)
+        self._echo = Echo(config.node, self._topics, self._link, time.monotonic)
         self._reader = ControlReader(self._topics, config.node)
         self._doorways: dict[str, Doorway] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -365,6 +368,7 @@ class WorkerProcess:
 
     def _telemetry(self) -> Telemetry:
         self._sequence += 1
+        now = time.monotonic()
         return Telemetry(
             node=self._config.node,
             incarnation=self._machine.incarnation,
@@ -373,8 +377,8 @@ class WorkerProcess:
             rss_bytes=self._vitals.rss_bytes(),
             peak_rss_bytes=peak_rss_bytes(),
             memory_free_bytes=self._vitals.memory_free_bytes(),
-            echo_age_s=self._echo.age_s(),
-            link=self._echo.link(),
+            echo_age_s=self._link.age_s(now),
+            link=self._link.sample(now),
             segments=self._machine.segment_loads(),
             doors=self._machine.door_loads(),
             sessions=self._machine.sessions(),

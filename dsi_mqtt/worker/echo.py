@@ -1,72 +1,83 @@
-"""Messages to oneself through the data connection: is it alive, how far and how wide is it."""
+"""Messages over the data connection that ask how it is: alive, how far and how wide.
+
+Which ones go when, and what follows from them, is decided in `core/probes.py` and `core/link.py`.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 from collections.abc import Callable
 from typing import Final
 
-from dsi_mqtt.core.node import LinkSample
-from dsi_mqtt.core.sizes import KIB
+from dsi_mqtt.core.link import LinkMeter
+from dsi_mqtt.core.probes import BYTES_MAX, Probe
+from dsi_mqtt.errors import ConnectionLostError, TransportError
 from dsi_mqtt.transport.base import DataConnection, Message
+from dsi_mqtt.wire.topics import Topics
+
+log = logging.getLogger(__name__)
 
 EVERY_S: Final = 1.0
-LARGE_EVERY: Final = 20
-LARGE_FIRST: Final = 2  # after the first small one
-LARGE_BYTES: Final = 64 * KIB
-KEEP: Final = 0.7
+# The longest beginning of a payload, and what MQTT, TCP and IP put around it.
+_HEADERS_BYTES: Final = 24 + 8 + 52
+
+
+def probe_bytes(topics: Topics, node: str) -> int:
+    """What a probe takes without filling."""
+    return _HEADERS_BYTES + max(len(topics.echo.name(node=node)), len(topics.probe.name(node=node)))
 
 
 class Echo:
-    """A small echo every second, a larger one every 20 s: under 4 KB/s of probes.
+    """The probes of one node. topic: where it hears those to itself."""
 
-    A large echo goes up and comes down; its extra time over a small one is split evenly, as one
-    end alone cannot tell the directions apart.
-    """
-
-    def __init__(self, topic: str, clock: Callable[[], float]) -> None:
-        self.topic = topic
+    def __init__(
+        self, node: str, topics: Topics, link: LinkMeter, clock: Callable[[], float]
+    ) -> None:
+        self.topic = topics.echo.name(node=node)
+        self._to_nobody = topics.probe.name(node=node)
+        self._link = link
         self._clock = clock
-        self._number = 0
-        self._sent: dict[int, float] = {}
-        self._last_back: float | None = None
-        self._rtt_s: float | None = None
-        self._mbit_s: float | None = None
+        self._overhead = probe_bytes(topics, node)
+        # Of chance, for what lies between may compress.
+        self._filling = os.urandom(BYTES_MAX)
 
     async def send(self, connection: DataConnection) -> None:
         """Runs while `connection` lives."""
-        while True:
-            self._number += 1
-            size = LARGE_BYTES if self._number % LARGE_EVERY == LARGE_FIRST else 0
-            payload = b"echo:%d:" % self._number + bytes(size)
-            self._sent = {n: t for n, t in self._sent.items() if n > self._number - 10}
-            self._sent[self._number] = self._clock()
-            await connection.publish(Message(self.topic, payload))
-            await asyncio.sleep(EVERY_S)
+        self._link.lost()
+        ups: set[asyncio.Task[None]] = set()
+        try:
+            while True:
+                for probe in self._link.due(self._clock(), full=connection.congested):
+                    if probe.kind == "up":
+                        task = asyncio.ensure_future(self._send_up(connection, probe))
+                        ups.add(task)
+                        task.add_done_callback(ups.discard)
+                    else:
+                        await connection.publish(Message(self.topic, self._payload(probe)))
+                await asyncio.sleep(EVERY_S)
+        finally:
+            for task in ups:
+                task.cancel()
+
+    async def _send_up(self, connection: DataConnection, probe: Probe) -> None:
+        """Its acknowledgement is the answer. That the connection is lost, the next beat finds."""
+        try:
+            await connection.publish(Message(self._to_nobody, self._payload(probe), qos=1))
+        except ConnectionLostError:
+            return
+        except TransportError as error:
+            log.debug("%s: no probes of the way up alone: %s", self._to_nobody, error)
+            self._link.unacknowledged()
+        else:
+            self._link.back(probe.number, self._clock())
 
     def returned(self, message: Message) -> None:
         kind, _, rest = bytes(message.payload[:32]).partition(b":")
         number = rest.partition(b":")[0]
-        if kind != b"echo" or not number.isdigit():
-            return
-        sent = self._sent.pop(int(number), None)
-        if sent is None:
-            return
-        now = self._clock()
-        self._last_back = now
-        took = now - sent
-        if len(message.payload) < LARGE_BYTES:
-            self._rtt_s = took if self._rtt_s is None else KEEP * self._rtt_s + (1 - KEEP) * took
-        elif self._rtt_s is not None and took > self._rtt_s:
-            one_way = (took - self._rtt_s) / 2
-            rate = len(message.payload) * 8 / one_way / 1e6
-            before = self._mbit_s
-            self._mbit_s = rate if before is None else KEEP * before + (1 - KEEP) * rate
+        if kind == b"echo" and number.isdigit():
+            self._link.back(int(number), self._clock())
 
-    def age_s(self) -> float | None:
-        """Seconds since an echo came back; None before the first."""
-        return None if self._last_back is None else self._clock() - self._last_back
-
-    def link(self) -> LinkSample:
-        rtt_ms = None if self._rtt_s is None else self._rtt_s * 1000
-        return LinkSample(rtt_ms, self._mbit_s, self._mbit_s)
+    def _payload(self, probe: Probe) -> bytes:
+        return b"echo:%d:" % probe.number + self._filling[: max(0, probe.nbytes - self._overhead)]

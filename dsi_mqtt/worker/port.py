@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from dsi_mqtt.core.link import LinkMeter
 from dsi_mqtt.core.message import Activation, Header
 from dsi_mqtt.core.sizes import KIB
 from dsi_mqtt.errors import ConnectionLostError, WireError
@@ -37,7 +38,7 @@ class ActivationPort:
 
     arrived, broke: called on the event loop for each activation and for each that cannot be
     completed; with `broke` the header says which attempt it was. unreadable: messages so far that
-    have no header to say it.
+    have no header to say it. link: what is told of all that goes out and comes in.
     """
 
     def __init__(
@@ -48,8 +49,10 @@ class ActivationPort:
         arrived: Callable[[Activation], None],
         broke: Callable[[Header], None],
         clock: Callable[[], float],
+        link: LinkMeter | None = None,
         chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
+        self._link = LinkMeter() if link is None else link
         self._node = node
         self._topics = topics
         self._arrived = arrived
@@ -98,7 +101,7 @@ class ActivationPort:
         if not self._waiting and activation.nbytes <= INLINE_MAX:
             try:
                 for payload in encode(activation, chunk_bytes=self._chunk_bytes):
-                    connection.publish_soon(Message(topic, payload))
+                    self._write(connection, Message(topic, payload))
             except ConnectionLostError:
                 log.debug("lost with the connection: %s for %s", header.kind, receiver)
             return
@@ -112,13 +115,21 @@ class ActivationPort:
             while self._waiting:
                 topic, activation = self._waiting[0]
                 for payload in encode(activation, chunk_bytes=self._chunk_bytes):
+                    was_full = connection.congested
                     await connection.drained()
-                    connection.publish_soon(Message(topic, payload))
+                    if was_full:
+                        self._link.took(self._clock())
+                    self._write(connection, Message(topic, payload))
                 self._waiting.popleft()
+            self._link.emptied()
             self._wake.clear()
 
     def receive(self, message: Message) -> None:
         """One message of the activation topic."""
+        nbytes = len(message.payload)
+        # A chunk that is full has others behind it, sent at the same time.
+        goes_on = nbytes >= self._chunk_bytes
+        self._link.arrived(nbytes, self._clock(), train=message.topic, goes_on=goes_on)
         try:
             activation = self._assembler.feed(message.payload, self._clock())
         except BrokenActivationError as error:
@@ -128,6 +139,10 @@ class ActivationPort:
         else:
             if activation is not None:
                 self._arrived(activation)
+
+    def _write(self, connection: DataConnection, message: Message) -> None:
+        connection.publish_soon(message)
+        self._link.wrote(len(message.payload), self._clock())
 
     def _refuse(self, topic: str, error: WireError) -> None:
         """Nobody can be told which attempt it was. Logged at each doubling, for it may go on."""

@@ -9,6 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dsi_mqtt.core.estimate import (
+    CORRECTION_MAX,
+    PREFILLS_MIN,
+    SERVED_MIN,
+    correction,
+    estimate_prefill_s,
+    estimate_s,
+    learned,
+)
 from dsi_mqtt.core.model import ModelGraph, Tie, Unit, UnitRange
 from dsi_mqtt.core.node import (
     Capabilities,
@@ -19,18 +28,7 @@ from dsi_mqtt.core.node import (
     SegmentLoad,
     Telemetry,
 )
-from dsi_mqtt.core.profile import (
-    CORRECTION_MAX,
-    LIKENESS,
-    SERVED_MIN,
-    Link,
-    NodeView,
-    complaint,
-    correction,
-    estimate_s,
-    view,
-    views,
-)
+from dsi_mqtt.core.profile import LIKENESS, Link, NodeView, complaint, view, views
 from dsi_mqtt.core.table import Stamp
 from dsi_mqtt.errors import ConfigError
 
@@ -210,7 +208,8 @@ def test_caches_of_this_deployment_and_of_others_take_memory() -> None:
     [
         (LinkSample(8.0, 50.0, None), Link(50.0, 100.0, 8.0)),
         (LinkSample(math.nan, math.nan, -1.0), Link(100.0, 100.0, 2.0)),
-        (LinkSample(math.inf, math.inf, 0.0), Link(math.inf, 0.0, 2.0)),
+        (LinkSample(math.inf, math.inf, 0.0), Link(100.0, 0.0, 2.0)),
+        (LinkSample(-0.1, -5.0, math.nan), Link(100.0, 100.0, 2.0)),
     ],
 )
 def test_link_samples(sample: LinkSample, link: Link) -> None:
@@ -263,3 +262,86 @@ def test_nodes_within_measurement_noise_count_as_equally_fast() -> None:
     seen = {view.node: sum(view.unit_s) for view in views(reports, GRAPH, "d")}
     assert seen["a"] == pytest.approx(seen["b"]) == pytest.approx(seen["c"])
     assert seen["d"] < seen["a"] / LIKENESS
+
+
+# --- each kind of work apart ------------------------------------------------------------------
+
+
+def prefilled(units: UnitRange, token_ms: float | None, tokens: int = 640) -> SegmentLoad:
+    return SegmentLoad(
+        "d", "s0", units, 20, 0, 0, None, 0, prefills=10, prefill_tokens=tokens,
+        prefill_token_ms=token_ms,
+    )  # fmt: skip
+
+
+def test_prompts_and_rows_are_corrected_apart() -> None:
+    expected_ms = 1000 * sum(estimate_prefill_s(HARDWARE, unit, 64) for unit in UNITS[1:]) / 64
+    both = telemetry(served(UnitRange(1, 3), 2 * 32.0), prefilled(UnitRange(1, 3), 5 * expected_ms))
+    found = learned(STATUS, both, GRAPH, "d")
+    assert found.row == pytest.approx(2.0, rel=1e-3)
+    assert found.prefill == pytest.approx(5.0)
+    seen = view(STATUS, both, GRAPH, "d", prompt=100)
+    assert seen.prefill_s == pytest.approx(
+        [5 * estimate_prefill_s(HARDWARE, unit, 100) for unit in UNITS]
+    )
+    assert view(STATUS, both, GRAPH, "d").prefill_s == ()
+
+
+def test_prompts_are_corrected_like_rows_until_some_were_fed() -> None:
+    few = replace(prefilled(UnitRange(1, 3), 1.0), prefills=PREFILLS_MIN - 1)
+    both = telemetry(served(UnitRange(1, 3), 64.0), few)
+    assert learned(STATUS, both, GRAPH, "d").prefill is None
+    seen = view(STATUS, both, GRAPH, "d", prompt=64)
+    assert seen.prefill_s[1] == pytest.approx(2 * estimate_prefill_s(HARDWARE, UNITS[1], 64), 1e-2)
+
+
+def test_a_prompt_pays_for_arithmetic_by_token_and_for_reading_by_slice() -> None:
+    arithmetic, reading = UNITS[1], UNITS[2]
+    assert estimate_prefill_s(HARDWARE, arithmetic, 10) == pytest.approx(0.101, rel=1e-3)
+    assert estimate_prefill_s(HARDWARE, reading, 2) == pytest.approx(0.021, rel=1e-2)
+    assert estimate_prefill_s(HARDWARE, arithmetic, 1) == estimate_s(HARDWARE, arithmetic)
+
+
+def test_a_unit_that_was_measured_alone_has_its_own_factor() -> None:
+    measured = telemetry(served(UnitRange(1, 2), 33.0), served(UnitRange(2, 3), 42.0))
+    seen = view(STATUS, measured, GRAPH, "d")
+    node = 75 / 32
+    assert seen.unit_s == pytest.approx([node * 0.001, 0.033, 0.042], rel=1e-2)
+
+
+def test_a_segment_far_from_the_others_is_set_aside() -> None:
+    units = tuple(Unit(f"u{i}", MIB, 1e8, 100) for i in range(6))
+    graph = ModelGraph("sha256:00", "layer", units)
+    honest = [served(UnitRange(i, i + 2), 44.0) for i in (0, 2)]
+    odd = served(UnitRange(4, 6), 800.0)
+    assert correction(STATUS, telemetry(*honest, odd), graph, "d") == pytest.approx(2.0)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(-3, 5),
+            st.integers(-3, 5),
+            st.floats(allow_nan=True, allow_infinity=True),
+            st.floats(allow_nan=True, allow_infinity=True),
+            st.integers(-5, 50),
+        ),
+        max_size=5,
+    ),
+    st.tuples(*[st.floats(allow_nan=True, allow_infinity=True)] * 3),
+)
+def test_no_telemetry_makes_a_node_that_cannot_be_planned_with(
+    loads: list[tuple[int, int, float, float, int]], link: tuple[float, float, float]
+) -> None:
+    segments = [
+        SegmentLoad(
+            "d", "s", UnitRange(start, stop), count, 0, 0, ms, 0, count, count, token_ms
+        )
+        for start, stop, ms, token_ms, count in loads
+    ]  # fmt: skip
+    (seen,) = views([(STATUS, telemetry(*segments, link=LinkSample(*link)))], GRAPH, "d", prompt=64)
+    plain = view(STATUS, None, GRAPH, "d", prompt=64)
+    for told, estimated in ((seen.unit_s, plain.unit_s), (seen.prefill_s, plain.prefill_s)):
+        for seconds, estimate in zip(told, estimated, strict=True):
+            assert estimate / CORRECTION_MAX * 0.99 <= seconds <= estimate * CORRECTION_MAX * 1.01
+    assert math.isfinite(seen.link.up_mbit_s + seen.link.down_mbit_s + seen.link.rtt_ms)

@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 
 from dsi_mqtt.core import jobs, relay
-from dsi_mqtt.core.activation import Tensor, pack_body
+from dsi_mqtt.core.activation import Row, Tensor, pack_body
 from dsi_mqtt.core.effects import Compute, Effects, Transmit
 from dsi_mqtt.core.encoding import encoded
 from dsi_mqtt.core.events import Computed
 from dsi_mqtt.core.holdings import Holdings
+from dsi_mqtt.core.jobs import Totals
 from dsi_mqtt.core.message import Activation, Credit, EdgeMark, Failure, Header, MessageKind
 from dsi_mqtt.core.model import UnitRange
 from dsi_mqtt.core.relay import Relay
@@ -248,6 +249,29 @@ def test_compute_time_belongs_to_the_units_that_were_computed() -> None:
     bench.leave(wider)
     (load,) = bench.relay.loads()
     assert (load.units, load.compute_ms, load.requests) == (UnitRange(0, 5), None, 0)
+
+
+def test_prompts_steps_and_steps_for_several_are_measured_apart() -> None:
+    totals, header = Totals(), make_work(FIRST, "s1").header
+    alone, other = Row("a", 9), Row("b", 9)
+    totals.computed(replace(header, kind="decode", rows=(alone,)), 0.02)
+    totals.computed(replace(header, kind="decode", rows=(alone, other)), 9.0)
+    totals.computed(replace(header, kind="prefill", rows=(Row("a", 0, 40),)), 0.08)
+    totals.computed(replace(header, kind="prefill", rows=(Row("b", 0, 60),)), 0.12)
+    assert totals.row_ms.value == pytest.approx(20.0)
+    assert totals.token_ms.value == pytest.approx(2.0)
+    assert (totals.prefills, totals.prefill_tokens) == (2, 100)
+
+
+def test_one_slow_request_does_not_move_what_a_segment_takes_and_a_lasting_change_does() -> None:
+    totals, header = Totals(), make_work(FIRST, "s1").header
+    for _ in range(9):
+        totals.computed(header, 0.01)
+    totals.computed(header, 5.0)
+    assert totals.row_ms.value == pytest.approx(10.0, rel=0.05)
+    for _ in range(3):
+        totals.computed(header, 0.05)
+    assert totals.row_ms.value == pytest.approx(50.0, rel=0.05)
 
 
 def test_a_segment_of_two_tables_is_one_load() -> None:

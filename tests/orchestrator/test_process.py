@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dsi_mqtt.core.node import NodeStatus
+from dsi_mqtt.core.node import LinkSample, NodeStatus, Telemetry
 from dsi_mqtt.core.orchestrator import OrchestratorEffects
 from dsi_mqtt.core.table import TableDocument
 from dsi_mqtt.errors import WireError
@@ -159,6 +159,24 @@ async def test_what_is_wrong_with_a_topic_is_logged_once(caplog: pytest.LogCaptu
     weight = "capabilities.weight_bytes: -1 must be 0 or more"
     assert len(told) == 3
     assert told[0] == told[2] == f"dsi/v1/node/x/status is ignored: NodeStatus: {weight}"
+
+
+async def test_figures_that_cannot_be_true_are_counted_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    link = LinkSample(2.0, -1.0, 5.0)
+    odd = TOPICS.telemetry.payload.encode(Telemetry("x", "x1", 1, 0.0, 0, 0, 0, None, link))
+    async with site() as live:
+        for _ in range(3):
+            await live.retain(TOPICS.telemetry.name(node="x"), odd)
+        await live.retain(SPEC_TOPIC, TOPICS.spec.payload.encode(SPEC))
+        await live.join(Node("a", "a1"))
+        await live.until(live.places)
+    told = [r.getMessage() for r in caplog.records if r.getMessage().startswith("x: ")]
+    assert told == [
+        "x: 1 figure is set aside that cannot be true, the last of link.up_mbit_s",
+        "x: 2 figures are set aside that cannot be true, the last of link.up_mbit_s",
+    ]
 
 
 async def test_a_node_speaks_for_itself_only() -> None:

@@ -37,6 +37,7 @@ def test_the_table_of_topics_is_the_code_s() -> None:
     told = {row[0].strip("`"): row[1:] for row in table("topic")}
     bytes_of = {
         "echo": "bytes",
+        "probe": "bytes",
         "in": "an input",
         "out": "an answer",
         "cancel": "an id",

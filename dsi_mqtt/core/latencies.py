@@ -1,0 +1,40 @@
+"""What the newest requests took, so that a forecast can be held against it all the time."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from statistics import median
+from typing import Final
+
+KEPT: Final = 256
+# Below this the 95th percentile would be one of the two slowest.
+P95_MIN: Final = 20
+
+
+class Latencies:
+    """Of one table, for the next one promises something else."""
+
+    def __init__(self) -> None:
+        self._seconds: deque[float] = deque(maxlen=KEPT)
+
+    def __len__(self) -> int:
+        return len(self._seconds)
+
+    def add(self, seconds: float) -> None:
+        self._seconds.append(seconds)
+
+    def clear(self) -> None:
+        self._seconds.clear()
+
+    @property
+    def p50_ms(self) -> float | None:
+        return median(self._seconds) * 1000 if self._seconds else None
+
+    @property
+    def p95_ms(self) -> float | None:
+        """The least that 95 % stay within; None: too few to say."""
+        if len(self._seconds) < P95_MIN:
+            return None
+        ordered = sorted(self._seconds)
+        return ordered[math.ceil(0.95 * len(ordered)) - 1] * 1000

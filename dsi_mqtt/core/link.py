@@ -1,0 +1,232 @@
+"""What a node's link to its home broker carries: from what passes anyway, and from probes.
+
+* **Round trip**: the median of the last beats (`core/probes.py`).
+* **Up**, from traffic: a socket that is full takes as fast as the link carries, so bytes between
+  two moments at which it took some again. What fits into buffers says nothing. From probes: what
+  an acknowledged message to nobody takes.
+* **Down**, from traffic: chunks of one activation, which were sent behind each other, come no
+  faster than the link carries: a lower bound, for the sender may be what is slow. And a beat that
+  comes late while others' bytes come has waited behind them: they are what the link carries. From
+  probes: what a message to oneself takes, less its way up.
+
+A probe that is there as soon as a beat, but for noise, has shown a lower bound as well. Lower
+bounds only ever raise a figure; those below 100 Mbit/s, which is what is assumed of a link that
+nobody has measured, are not told. Nothing is told of the first few samples, of which one may be an
+accident.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from statistics import median
+from typing import Final
+
+from dsi_mqtt.core.level import Level
+from dsi_mqtt.core.node import LinkSample
+from dsi_mqtt.core.probes import NEAR_S, Probe, Probes
+from dsi_mqtt.core.profile import DEFAULT_MBIT_S
+from dsi_mqtt.core.sizes import KIB, MIB
+
+BYTES_PER_MBIT: Final = 1e6 / 8
+# Clocks and event loops are no finer.
+RESOLUTION_S: Final = 0.0002
+# Buffers are emptied to somewhere below a quarter of this before they take more.
+FULL_BYTES: Final = MIB
+FULL_S: Final = 0.005
+TRAIN_S: Final = 0.02
+LATE_S: Final = 0.1
+LATE_BYTES: Final = 32 * KIB
+
+_WORTH: Final = DEFAULT_MBIT_S * BYTES_PER_MBIT
+_LATE: Final = 4
+_BEATS: Final = 8
+_COUNTED: Final = 64
+_BEATS_KNOWN: Final = 4
+_TRAINS_MAX: Final = 64
+_FRESH_S: Final = 5.0
+
+
+class _Way:
+    """One direction: what it carries in bytes a second, and when something last said so."""
+
+    def __init__(self, probes: Probes) -> None:
+        self._probes = probes
+        self._level = Level()
+        self._settled = False
+        self.at: float | None = None
+
+    @property
+    def mbit_s(self) -> float | None:
+        """None until it is known by more than a few samples, of which one may be an accident."""
+        value = self._level.value
+        if value is None or not (self._settled or value >= _WORTH):
+            return None
+        return value / BYTES_PER_MBIT
+
+    def spends(self, newest: float) -> float:
+        """Seconds a byte: as usual, but as in the newest probe where that puts it into doubt."""
+        value = self._level.value
+        return newest if value is None or self._level.in_doubt else 1 / value
+
+    def carries(self, byte_s: float, now: float) -> bool:
+        """A measurement; whether the level has jumped."""
+        self.at = now
+        jumped = self._level.saw(byte_s)
+        if jumped and self._level.value is not None:
+            self._probes.at_most(self._level.value)
+        self._settled = self._settled or self._level.steady
+        return jumped
+
+    def carries_at_least(self, byte_s: float, now: float) -> None:
+        """A lower bound. Where it disproves what was thought, only one worth telling remains."""
+        level = self._level.value
+        if byte_s < (_WORTH if level is None else level):
+            return
+        if self.carries(byte_s, now) and byte_s < _WORTH:
+            self._level, self._settled, self.at = Level(), False, None
+
+
+class LinkMeter:
+    """State machine; `now` in seconds of a monotonic clock. overhead: of a probe, in bytes."""
+
+    def __init__(self, overhead: int = 64) -> None:
+        self._probes = Probes(overhead)
+        self._beats: deque[float] = deque(maxlen=_BEATS)
+        self._up, self._down = _Way(self._probes), _Way(self._probes)
+        self._up_probe: tuple[float, float] | None = None  # when, and seconds a byte
+        self._back_at: float | None = None
+        self._written = self._received = 0
+        self._counts: dict[int, tuple[int, int]] = {}  # of a probe: written, received before it
+        self._full_since: tuple[float, int] | None = None
+        self._trains: dict[str, tuple[float, int]] = {}
+
+    # --- what is known ------------------------------------------------------------------------
+
+    def sample(self, now: float) -> LinkSample:
+        return LinkSample(
+            None if not self._beats else median(self._beats) * 1000,
+            self._up.mbit_s,
+            self._down.mbit_s,
+            None if self._up.at is None else now - self._up.at,
+            None if self._down.at is None else now - self._down.at,
+        )
+
+    def age_s(self, now: float) -> float | None:
+        """Since a message to oneself came back; None before the first."""
+        return None if self._back_at is None else now - self._back_at
+
+    # --- traffic ------------------------------------------------------------------------------
+
+    def wrote(self, nbytes: int, now: float) -> None:
+        """Bytes were given to the socket."""
+        self._written += nbytes
+        self._probes.carried(nbytes, now)
+
+    def took(self, now: float) -> None:
+        """The socket was full, and takes bytes again."""
+        if self._full_since is not None:
+            since, written = self._full_since
+            nbytes, seconds = self._written - written, now - since
+            if nbytes < FULL_BYTES:
+                return
+            if seconds >= FULL_S:
+                self._up.carries(nbytes / seconds, now)
+        self._full_since = now, self._written
+
+    def emptied(self) -> None:
+        """All there was to send has been given to the socket: it need not be full any more."""
+        self._full_since = None
+
+    def arrived(self, nbytes: int, now: float, *, train: str, goes_on: bool) -> None:
+        """A message came. goes_on: the next one of this train was sent right behind it."""
+        self._received += nbytes
+        self._probes.carried(nbytes, now)
+        began = self._trains.pop(train, None)
+        if goes_on:
+            if len(self._trains) >= _TRAINS_MAX:
+                self._trains.clear()
+            self._trains[train] = began or (now, self._received)
+        elif began is not None and now - began[0] >= TRAIN_S:
+            rate = (self._received - began[1]) / (now - began[0])
+            self._down.carries_at_least(rate, now)
+
+    # --- probes -------------------------------------------------------------------------------
+
+    def due(self, now: float, *, full: bool = False) -> tuple[Probe, ...]:
+        """Probes to send now. full: the socket takes nothing at present."""
+        probes = self._probes.due(now, far=self._base() > NEAR_S, full=full)
+        for probe in probes:
+            self._counts[probe.number] = self._written, self._received
+            self._counts.pop(probe.number - _COUNTED, None)
+        return probes
+
+    def back(self, number: int, now: float) -> None:
+        """A beat or a round came back, or an up was acknowledged."""
+        written, received = self._counts.pop(number, (0, 0))
+        known = self._probes.back(number)
+        if known is None:
+            return
+        probe, alone = known
+        self._back_at = now
+        seconds = now - probe.sent_at
+        if probe.kind == "beat":
+            self._beat(seconds, self._written - written, self._received - received, now)
+        elif alone and len(self._beats) >= _BEATS_KNOWN:
+            if probe.kind == "up":
+                self._went_up(probe, seconds, now)
+            else:
+                self._went_round(probe, seconds, now)
+
+    def unacknowledged(self) -> None:
+        """This broker does not let a node publish to nobody: there are rounds alone."""
+        self._probes.acknowledges = False
+
+    def lost(self) -> None:
+        """The connection has ended."""
+        self._probes.lost()
+        self._counts.clear()
+        self._trains.clear()
+        self._full_since = None
+
+    # --- parts --------------------------------------------------------------------------------
+
+    def _base(self) -> float:
+        return min(self._beats, default=NEAR_S)
+
+    def _usual(self) -> tuple[float, float]:
+        """What a beat takes, and by how much others differ from that; in s."""
+        middle = median(self._beats)
+        return middle, median(abs(seconds - middle) for seconds in self._beats)
+
+    def _beat(self, seconds: float, written: int, received: int, now: float) -> None:
+        late = bool(self._beats) and seconds >= max(LATE_S, _LATE * self._base())
+        if late and received >= LATE_BYTES:
+            if written <= received // 4:
+                self._down.carries(received / seconds, now)
+            return  # it has waited behind others' bytes: the way is no longer for that
+        self._beats.append(seconds)
+
+    def _went_up(self, probe: Probe, seconds: float, now: float) -> None:
+        extra = max(0.0, seconds - self._usual()[0])
+        self._probes.took(probe, extra)
+        self._up_probe = now, extra / probe.nbytes
+        self._saw(self._up, probe.nbytes, extra, now)
+
+    def _went_round(self, probe: Probe, seconds: float, now: float) -> None:
+        extra = max(0.0, seconds - self._usual()[0])
+        self._probes.took(probe, extra / 2)
+        # Beside the quickest beat, so that noise proves too little and not too much.
+        self._probes.proven(probe.nbytes / max(seconds - self._base(), RESOLUTION_S), now)
+        if self._up_probe is not None and self._up_probe[0] > now - _FRESH_S:
+            up_s = self._up.spends(self._up_probe[1]) * probe.nbytes
+            self._saw(self._down, probe.nbytes, max(0.0, extra - up_s), now)
+        else:  # one end alone cannot tell the directions apart
+            self._saw(self._up, probe.nbytes, extra / 2, now)
+            self._saw(self._down, probe.nbytes, extra / 2, now)
+
+    def _saw(self, way: _Way, nbytes: int, seconds: float, now: float) -> None:
+        noise = max(RESOLUTION_S, 2 * self._usual()[1])
+        if seconds <= noise:
+            way.carries_at_least(nbytes / noise, now)
+        else:
+            way.carries(nbytes / seconds, now)

@@ -1,0 +1,232 @@
+"""What a node says of its link: from probes, from what passes anyway, and what it does not say."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dsi_mqtt.core.link import BYTES_PER_MBIT, FULL_BYTES, LinkMeter
+from dsi_mqtt.core.node import LinkSample
+from dsi_mqtt.core.probes import BYTES_MAX, Probe
+
+CHUNK = 256 * 1024
+
+
+@dataclass
+class Link:
+    """A link on virtual time: rates in Mbit/s, times in s. noise: at most that share more time."""
+
+    up: float
+    down: float
+    rtt: float = 0.002
+    noise: float = 0.0
+    acknowledges: bool = True
+    meter: LinkMeter = field(default_factory=LinkMeter)
+    now: float = 0.0
+    seen: list[LinkSample] = field(default_factory=list)
+    _random: random.Random = field(default_factory=lambda: random.Random(7))
+
+    def run(self, seconds: int) -> LinkSample:
+        for _ in range(seconds):
+            for probe in self.meter.due(self.now):
+                up, down = self.spent(probe.nbytes, self.up), self.spent(probe.nbytes, self.down)
+                if probe.kind == "up" and not self.acknowledges:
+                    self.meter.unacknowledged()
+                    continue
+                way = self.rtt + up + (0.0 if probe.kind == "up" else down)
+                self.meter.back(probe.number, self.now + way)
+            self.now += 1.0
+            self.seen.append(self.meter.sample(self.now))
+        return self.seen[-1]
+
+    def spent(self, nbytes: int, mbit_s: float) -> float:
+        return nbytes / (mbit_s * BYTES_PER_MBIT) * (1 + self.noise * self._random.uniform(-1, 1))
+
+
+def test_both_directions_are_told_apart() -> None:
+    sample = Link(up=8.0, down=40.0).run(30)
+    assert sample.up_mbit_s == pytest.approx(8.0, rel=0.1)
+    assert sample.down_mbit_s == pytest.approx(40.0, rel=0.2)
+    assert sample.rtt_ms == pytest.approx(2.0, rel=0.2)
+    assert sample.up_age_s is not None
+    assert sample.up_age_s <= 3.0
+
+
+def test_where_nobody_acknowledges_both_directions_get_the_same() -> None:
+    sample = Link(up=20.0, down=20.0, acknowledges=False).run(30)
+    assert sample.up_mbit_s == sample.down_mbit_s == pytest.approx(20.0, rel=0.1)
+
+
+@pytest.mark.parametrize("way", ["up", "down"])
+def test_a_fall_to_a_tenth_is_followed_within_seconds(way: str) -> None:
+    link = Link(up=40.0, down=40.0, noise=0.3)
+    link.run(30)
+    setattr(link, way, 4.0)
+    sample = link.run(6)
+    assert getattr(sample, f"{way}_mbit_s") == pytest.approx(4.0, rel=0.5)
+
+
+def test_noise_of_a_third_is_not_chased() -> None:
+    link = Link(up=30.0, down=30.0, noise=0.3)
+    link.run(30)
+    del link.seen[:]
+    link.run(300)
+    for name in ("up_mbit_s", "down_mbit_s"):
+        told = [getattr(sample, name) for sample in link.seen]
+        assert max(told) / min(told) < 1.4
+
+
+def test_of_a_link_that_is_faster_than_can_be_resolved_a_lower_bound_is_told() -> None:
+    sample = Link(up=1e6, down=1e6).run(30)
+    assert sample.up_mbit_s is not None
+    assert 100 <= sample.up_mbit_s <= BYTES_MAX / 0.0002 / BYTES_PER_MBIT
+
+
+def test_what_no_probe_could_resolve_is_not_told_as_a_slow_link() -> None:
+    """The way takes now 1 ms and now 50, whatever is sent: that says nothing of its width."""
+    meter = LinkMeter()
+    for now in range(100):
+        for probe in meter.due(float(now)):
+            late = 0.02 if probe.kind != "beat" else 0.05 * (now % 2)
+            meter.back(probe.number, now + 0.001 + late)
+    assert meter.sample(100.0).up_mbit_s is None
+    assert meter.sample(100.0).down_mbit_s is None
+
+
+def test_an_accident_at_the_start_is_not_told() -> None:
+    """A probe of a few bytes that a busy machine held up for long would else be a slow link."""
+    link = Link(up=1000.0, down=1000.0, rtt=0.0005)
+    for probe in link.meter.due(-1.0):
+        link.meter.back(probe.number, -1.0 + (0.0005 if probe.kind == "beat" else 0.08))
+    link.run(40)
+    told = [rate for seen in link.seen for rate in (seen.up_mbit_s, seen.down_mbit_s)]
+    assert min(rate for rate in told if rate is not None) >= 100
+
+
+# --- traffic ----------------------------------------------------------------------------------
+
+
+def test_a_socket_that_is_full_tells_the_way_up() -> None:
+    meter, now = LinkMeter(), 0.0
+    for _ in range(8):
+        for _ in range(4):
+            meter.wrote(CHUNK, now)
+        now += 4 * CHUNK / (16 * BYTES_PER_MBIT)
+        meter.took(now)
+    assert meter.sample(now).up_mbit_s == pytest.approx(16.0)
+    assert meter.sample(now).down_mbit_s is None
+
+
+def test_what_fits_into_buffers_says_nothing_of_the_way_up() -> None:
+    meter = LinkMeter()
+    for turn in range(50):
+        meter.wrote(FULL_BYTES - 1, turn * 0.001)
+        meter.emptied()
+    meter.took(1.0)  # full once, and never again within the same transfer
+    meter.wrote(100 * FULL_BYTES, 1.0)
+    meter.emptied()
+    meter.took(2.0)
+    assert meter.sample(3.0) == LinkSample()
+
+
+def arrive(meter: LinkMeter, mbit_s: float, now: float, chunks: int = 4) -> float:
+    for index in range(chunks):
+        meter.arrived(CHUNK, now, train="a", goes_on=index < chunks - 1)
+        now += CHUNK / (mbit_s * BYTES_PER_MBIT)
+    return now
+
+
+def test_chunks_behind_each_other_are_a_lower_bound_of_the_way_down() -> None:
+    meter = LinkMeter()
+    now = arrive(meter, 60.0, 0.0)
+    assert meter.sample(now).down_mbit_s is None  # the sender may have been what was slow
+    for _ in range(4):
+        now = arrive(meter, 200.0, now)
+    assert meter.sample(now).down_mbit_s == pytest.approx(200.0)
+    for _ in range(20):
+        now = arrive(meter, 10.0, now)
+    assert meter.sample(now).down_mbit_s == pytest.approx(200.0)
+    for _ in range(5):
+        now = arrive(meter, 900.0, now, chunks=16)
+    assert meter.sample(now).down_mbit_s == pytest.approx(900.0)
+
+
+def test_a_beat_that_waited_behind_what_came_tells_the_way_down() -> None:
+    link = Link(up=40.0, down=40.0)
+    link.run(30)
+    meter, now = link.meter, link.now
+    for _ in range(3):
+        (beat, *_) = meter.due(now)
+        for _ in range(8):
+            meter.arrived(62_500, now, train="b", goes_on=False)
+        meter.back(beat.number, now + 1.0)
+        now += 1.0
+    assert meter.sample(now).down_mbit_s == pytest.approx(4.0, rel=0.1)
+    assert meter.sample(now).up_mbit_s == pytest.approx(40.0, rel=0.2)
+    assert meter.sample(now).rtt_ms == pytest.approx(2.0, rel=0.2)  # the way is no longer
+
+
+def test_a_probe_that_met_other_traffic_says_nothing() -> None:
+    link = Link(up=40.0, down=40.0)
+    before = link.run(30)
+    meter = link.meter
+    for turn in range(10):
+        for probe in meter.due(link.now + turn):
+            if probe.kind != "beat":
+                meter.arrived(200_000, link.now + turn, train="b", goes_on=False)
+                meter.back(probe.number, link.now + turn + 0.5)
+    after = meter.sample(link.now)
+    assert (after.up_mbit_s, after.down_mbit_s) == (before.up_mbit_s, before.down_mbit_s)
+
+
+def test_what_was_out_when_the_connection_ended_is_forgotten() -> None:
+    link = Link(up=40.0, down=40.0)
+    link.run(3)
+    (beat, *_) = link.meter.due(link.now)
+    link.meter.lost()
+    age = link.meter.age_s(link.now)
+    link.meter.back(beat.number, link.now + 100)
+    assert link.meter.age_s(link.now) == age
+
+
+# --- the budget, as a whole -------------------------------------------------------------------
+
+WHAT = st.tuples(
+    st.floats(0.0, 3.0),
+    st.sampled_from(["due", "back", "arrived", "wrote", "full", "lost", "refused"]),
+    st.floats(0.0, 1.0),
+)
+
+
+@given(st.lists(WHAT, max_size=80))
+def test_whatever_happens_no_second_has_more_probes_than_the_budget_and_all_figures_are_sound(
+    run: list[tuple[float, str, float]],
+) -> None:
+    meter, now = LinkMeter(), 0.0
+    sent: list[Probe] = []
+    for after_s, what, share in run:
+        now += after_s
+        if what in ("due", "full"):
+            sent += meter.due(now, full=what == "full")
+        elif what == "back" and sent:
+            meter.back(sent[int(share * (len(sent) - 1))].number, now)
+        elif what == "arrived":
+            meter.arrived(int(share * CHUNK), now, train="t", goes_on=share > 0.5)
+        elif what == "wrote":
+            meter.wrote(int(share * 9 * CHUNK), now)
+            meter.took(now)
+        elif what == "lost":
+            meter.lost()
+        elif what == "refused":
+            meter.unacknowledged()
+        told = meter.sample(now)
+        for figure in (told.rtt_ms, told.up_mbit_s, told.down_mbit_s, told.up_age_s):
+            assert figure is None or 0 <= figure < 1e12
+    for first in sent:
+        begin = first.sent_at
+        second = [probe.nbytes for probe in sent if begin <= probe.sent_at < begin + 1.0]
+        assert sum(second) <= BYTES_MAX
