@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final
 
+from dsi_mqtt.core.aim import Phase
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.infeasible import Infeasible, Situation, explain
 from dsi_mqtt.core.model import ModelGraph, UnitRange
@@ -48,7 +49,7 @@ class PlannedHop:
     target: str
     nbytes: int
     transfer_s: float
-    codecs: Mapping[str, str] = field(default_factory=dict)
+    codecs: tuple[tuple[Phase, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
