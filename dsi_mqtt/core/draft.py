@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Final
 
 from dsi_mqtt.core.activation import RAW
+from dsi_mqtt.core.aim import Phase
 from dsi_mqtt.core.decisions import DecisionKind
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.model import ModelGraph, UnitRange
@@ -77,7 +78,7 @@ def draft_table(draft: Draft, stamp: Stamp, nodes: Mapping[str, NodeStatus], ses
         DoorPlace(plan.door, keeper.incarnation, brokers[plan.door].control, session, WINDOW),
         segments,
         tuple(
-            _hop(before, after, planned.codecs, draft)
+            _hop(before, after, dict(planned.codecs), draft)
             for (before, after), planned in zip(pairwise(segments), plan.hops[1:-1], strict=True)
         ),
         brokers,
@@ -85,10 +86,10 @@ def draft_table(draft: Draft, stamp: Stamp, nodes: Mapping[str, NodeStatus], ses
     )
 
 
-def _hop(before: Segment, after: Segment, codecs: Mapping[str, str], draft: Draft) -> Hop:
+def _hop(before: Segment, after: Segment, codecs: Mapping[Phase, str], draft: Draft) -> Hop:
     """codecs: as planned, by phase. Within a node nothing is encoded, whatever they say."""
     crossing = draft.graph.boundary_bytes(after.units.start)
-    phases: tuple[str, ...] = ("request",)
+    phases: tuple[Phase, ...] = ("request",)
     if draft.graph.vocabulary is not None:
         phases = ("prefill", "decode")
         largest = crossing * max(SLICE_TOKENS, BATCH_MAX)
@@ -96,7 +97,7 @@ def _hop(before: Segment, after: Segment, codecs: Mapping[str, str], draft: Draf
         largest = crossing * draft.spec.input.batch_max
     if before.replicas[0].node == after.replicas[0].node:
         codecs = {}
-    codec = {phase: codecs.get(phase, RAW) for phase in phases}
+    codec: dict[str, str] = {phase: codecs.get(phase, RAW) for phase in phases}
     return Hop(before.id, after.id, codec, *credit_window(largest))
 
 

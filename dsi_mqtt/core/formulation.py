@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsi_mqtt.core.aim import ONE_PASS, ONE_STEP, Aim, Trip
-from dsi_mqtt.core.codecs import RAW, Codec, Coding, codings
+from dsi_mqtt.core.codecs import COSINE, RAW, Codec, Coding, codings, known_for
 from dsi_mqtt.core.deployment import Deployment, Prices
 from dsi_mqtt.core.memory import Memory
 from dsi_mqtt.core.model import ModelGraph
@@ -71,13 +71,32 @@ def question_of(deployment: Deployment) -> Question:
     Of a generation that is the time of one step of decoding, at rest: what a load of several texts
     means for each step is not part of the model.
     """
-    limit = deployment.privacy.max_exposure
+    limit, weights = deployment.privacy.max_exposure, deployment.objective
     exposure_max = limit if limit < 1 else None
+    codecs, error_max = _codecs_of(deployment)
     if deployment.kind == "generation":
-        weights = deployment.objective
         aim = Aim(latency=weights.latency, exposure=weights.exposure)
-        return Question(aim, ONE_STEP, exposure_max=exposure_max)
-    return Question(Aim.of(deployment), prices=deployment.prices, exposure_max=exposure_max)
+        return Question(aim, ONE_STEP, codecs, error_max, exposure_max)
+    return Question(
+        Aim.of(deployment),
+        codecs=codecs,
+        error_max=error_max,
+        exposure_max=exposure_max,
+        prices=deployment.prices,
+    )
+
+
+def _codecs_of(deployment: Deployment) -> tuple[tuple[Codec, ...], float | None]:
+    """Those that hops may use, and what their errors may add up to.
+
+    What a codec does to a model's perplexity is known of no model before it was measured, so that a
+    deployment which limits that goes raw.
+    """
+    allowed, asked = deployment.codecs.allow, deployment.codecs.error
+    if asked is not None and asked.metric != COSINE:
+        return (RAW,), None
+    error_max = 1 - asked.min if asked is not None and asked.min is not None else None
+    return known_for(deployment.model.dtype, allowed), error_max
 
 
 def formulate(

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from dsi_mqtt.core.account import Account, account
-from dsi_mqtt.core.aim import Aim
+from dsi_mqtt.core.aim import Aim, Phase
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.formulation import Question
 from dsi_mqtt.core.infeasible import Infeasible, Situation, explain
@@ -54,7 +54,7 @@ class PlannedHop:
     target: str
     nbytes: int
     transfer_s: float
-    codecs: Mapping[str, str] = field(default_factory=dict)
+    codecs: tuple[tuple[Phase, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,9 +219,9 @@ class _Route:
                     target,
                     int(problem.bytes_at[way, cut]),
                     spent / 1e9,
-                    dict(problem.codings[way].names(question.trips))
+                    tuple(problem.codings[way].names(question.trips).items())
                     if 0 < cut < problem.units
-                    else {},
+                    else (),
                 )
                 for source, target, cut, way, spent in zip(
                     (DOOR, *names), (*names, DOOR), (0, *stops), ways, hops, strict=True

@@ -96,7 +96,7 @@ def test_a_step_of_generations_is_forecast_without_waits() -> None:
 
 def test_hops_have_the_codecs_that_were_planned_but_none_within_a_node() -> None:
     assert [hop.codec for hop in drafted().hops] == [{"request": "raw"}] * 2
-    first = replace(PLAN.hops[1], codecs={"request": "int8g64", "decode": "fp16"})
+    first = replace(PLAN.hops[1], codecs=(("request", "int8g64"), ("decode", "fp16")))
     planned = replace(PLAN, hops=(PLAN.hops[0], first, *PLAN.hops[2:]))
     assert [hop.codec for hop in drafted(plan=planned).hops] == [
         {"request": "int8g64"},
