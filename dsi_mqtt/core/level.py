@@ -2,8 +2,8 @@
 
 A two-sided CUSUM over logarithms. Each sample is compared with the level; what lies beyond `SLACK`
 adds up on its side, what lies within takes away from it, and beyond `ALARM` the level jumps to the
-median of the samples that led there. Why not a windowed median alone: one long enough to be steady
-follows late, and one short enough to be quick swings with the noise. Here both are set apart:
+median of the newest samples that led there. Why not a windowed median alone: one long enough to be
+steady follows late, and one short enough to be quick swings with the noise. Both are set apart:
 
 * samples within 30 % below (43 % above) the level never add up, however many there are;
 * one sample counts for at most `CLIP`, so that a single one never moves the level by itself, and
@@ -15,7 +15,7 @@ Between jumps the level goes a tenth of the way to each sample, at most `SLACK` 
 from __future__ import annotations
 
 import math
-from statistics import median
+from statistics import median_high, median_low
 from typing import Final
 
 SLACK: Final = math.log(1 / 0.7)
@@ -23,6 +23,7 @@ CLIP: Final = 1.5
 ALARM: Final = 2.0
 GAIN: Final = 0.1
 AGREED: Final = 3
+NEWEST: Final = 3
 
 
 class Level:
@@ -58,7 +59,9 @@ class Level:
         apart = value - self._log
         for sign, side in self._sides.items():
             if side.adds(sign * apart, value):
-                self._settle(median(side.samples))
+                # Of an even number the farther: noise of the former level may be the other.
+                middle = median_high if sign > 0 else median_low
+                self._settle(middle(side.samples[-NEWEST:]))
                 return True
         self._count += 1
         within = min(max(apart, -SLACK), SLACK)
