@@ -42,6 +42,7 @@ COMMANDS: Final = {
     "status": "status:status",
     "drain": "drain:drain",
     "doctor": "doctor:doctor",
+    "simulate": "simulate:simulate",
     "bench": "bench:app",
 }
 

@@ -58,7 +58,6 @@ class Listener(Protocol):
 
 @dataclass(slots=True)
 class Delivery:
-
     correlation: bytes
     device: str
     nbytes: int

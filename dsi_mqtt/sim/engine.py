@@ -58,7 +58,8 @@ class Processor:
         known = self._costs.get((graph.digest, units))
         if known is None:
             known = self.group.slowdown * sum(
-                estimate_s(self.capabilities, unit) for unit in graph.units[units.start : units.stop]
+                estimate_s(self.capabilities, unit)
+                for unit in graph.units[units.start : units.stop]
             )
             self._costs[graph.digest, units] = known
         return known
@@ -66,7 +67,9 @@ class Processor:
     def load_s(self, graph: ModelGraph, units: UnitRange) -> float:
         return graph.weight_bytes(units) / MIB / self.group.load_mib_s
 
-    def computes(self, graph: ModelGraph, units: UnitRange, now: float) -> tuple[float, float, float]:
+    def computes(
+        self, graph: ModelGraph, units: UnitRange, now: float
+    ) -> tuple[float, float, float]:
         """Takes its turn: when it begins, when it is over, and the seconds that units took."""
         spent = self.cost_s(graph, units) * self._wavers()
         start = max(now, self.free_at)

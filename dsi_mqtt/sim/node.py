@@ -261,7 +261,9 @@ class Node:
 
     def receive(self, event: ev.Event, nbytes: int, begins: float) -> None:
         """From the broker, which passes it on at `begins`."""
-        self._clock.at(self.link.down.send(nbytes, begins), self._delivered, self._connection, event)
+        self._clock.at(
+            self.link.down.send(nbytes, begins), self._delivered, self._connection, event
+        )
 
     def receive_input(self, deployment: str, receipt: int, delivery: Delivery) -> None:
         given = Input(
@@ -304,9 +306,7 @@ class Node:
         self._aside(8, self._broker.acknowledged, effect.deployment, self, effect.receipt)
 
     def _write_record(self, effect: fx.WriteRecord) -> None:
-        self._aside(
-            2 * PACKET_BYTES, self._broker.record, effect.deployment, self, effect.record
-        )
+        self._aside(2 * PACKET_BYTES, self._broker.record, effect.deployment, self, effect.record)
 
     def _echo_nonce(self, effect: fx.EchoNonce) -> None:
         self._aside(PACKET_BYTES, self.receive_aside, ev.NonceReturned(effect.deployment))

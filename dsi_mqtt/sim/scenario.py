@@ -122,5 +122,3 @@ class Scenario:
     orchestrators: int = 1
     open_s: float = 0.5
     schema: str = SCHEMA
-
-
