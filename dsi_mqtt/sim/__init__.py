@@ -1,1 +1,1 @@
-"""A whole site on virtual time, with the machines and the planner that serve: docs/simulation.md."""
+"""A site on virtual time, with the machines and the planner that serve: docs/simulation.md."""

@@ -80,7 +80,7 @@ class Broker:
 
     def __init__(self, clock: Clock, journal: Journal) -> None:
         self._clock = clock
-        self._journal = journal
+        self.journal = journal
         self._topics = Topics()
         self.nodes: dict[str, Node] = {}
         self.watchers: list[Watcher] = []

@@ -14,7 +14,6 @@ from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.request import Reply
 from dsi_mqtt.sim.broker import Broker, Delivery
 from dsi_mqtt.sim.clock import TICKS_PER_S, Clock, tick_behind, tick_not_before
-from dsi_mqtt.sim.journal import Journal
 
 # A client waits longer than its door may take, or an answer could be on its way.
 WAITS_BEYOND_S: Final = 15.0
@@ -35,24 +34,27 @@ class Answers:
         return len(self.latencies_s) + self.errors.total() + self.abandoned
 
 
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Inputs of so many bytes for one deployment. times: when they come."""
+
+    spec: Deployment
+    nbytes: int
+    times: Iterator[float]
+
+
 class Device:
-    """One client, with the inputs of one stream of requests. times: when they come."""
+    """One client, with the inputs of one stream."""
 
     def __init__(
-        self,
-        name: str,
-        spec: Deployment,
-        nbytes: int,
-        times: Iterator[float],
-        place: tuple[Clock, Broker, Journal],
-        answers: Answers,
+        self, name: str, stream: Stream, answers: Answers, *, clock: Clock, broker: Broker
     ) -> None:
         self.name = name
         self.answers = answers
-        self._spec = spec
-        self._nbytes = nbytes
-        self._times = times
-        self._clock, self._broker, self._journal = place
+        self._stream = stream
+        self._clock = clock
+        self._broker = broker
+        self._journal = broker.journal
         self._machine = PendingInputs()
         self._machine.connected(0.0)
         self._sent: dict[bytes, float] = {}
@@ -62,7 +64,7 @@ class Device:
         self._await_next()
 
     def _await_next(self) -> None:
-        time = next(self._times, math.inf)
+        time = next(self._stream.times, math.inf)
         self._clock.at(time, self._ask)
 
     def _ask(self) -> None:
@@ -71,7 +73,7 @@ class Device:
         id_ = self._number.to_bytes(16, "big")
         self._sent[id_] = now
         self.answers.asked += 1
-        deadline = now + self._spec.deadline_s + WAITS_BEYOND_S
+        deadline = now + self._stream.spec.deadline_s + WAITS_BEYOND_S
         self._act(self._machine.submitted(id_, deadline, now))
         self._plan_tick()
         self._await_next()
@@ -93,7 +95,7 @@ class Device:
         self._journal.write(
             self._clock.now,
             "answered",
-            deployment=self._spec.name,
+            deployment=self._stream.spec.name,
             device=self.name,
             input=int.from_bytes(id_, "big"),
             outcome=outcome,
@@ -103,8 +105,8 @@ class Device:
     def _act(self, effects: ClientEffects) -> None:
         for effect in effects:
             if isinstance(effect, SendInput):
-                delivery = Delivery(effect.id, self.name, self._nbytes)
-                self._broker.publish_input(self._spec.name, delivery)
+                delivery = Delivery(effect.id, self.name, self._stream.nbytes)
+                self._broker.publish_input(self._stream.spec.name, delivery)
             elif isinstance(effect, Abandon):
                 self.answers.abandoned += 1
                 self._tell(effect.id, "abandoned", self._clock.now - self._sent.pop(effect.id))

@@ -32,7 +32,7 @@ from dsi_mqtt.sim.links import Link
 LISTENS_S: Final = 1.2
 # Before a lost connection is opened again.
 RECONNECTS_S: Final = 1.0
-# What `worker.echo` does: so large a message to itself, so often, of which so much counts as before.
+# What `worker.echo` does: a message to itself, so large, so often; how much of the last one counts.
 ECHO_BYTES: Final = 64 * KIB
 ECHO_EVERY_S: Final = 20.0
 ECHO_KEEPS: Final = 0.7
@@ -75,6 +75,7 @@ class Node:
         self._status_due = False
         self._openings: dict[str, int] = {}
         self._telemetry: Telemetry | None = None
+        self._telemetry_sizes: dict[tuple[int, int], int] = {}
         self._measured: float | None = None
         self._measure_at = 0.0
         self._told_since = 0
@@ -403,7 +404,15 @@ class Node:
             self._measure(now)
         if self._telemetry is None or not self.link.steady:
             self._telemetry = self._tell(self.machine, now)
+        self.link.up.control_bytes += self._telemetry_bytes(self._telemetry)
         return self._telemetry
+
+    def _telemetry_bytes(self, told: Telemetry) -> int:
+        """Of its parts there are as many as before, nearly always, and so are its bytes."""
+        parts = len(told.segments), len(told.doors)
+        if parts not in self._telemetry_sizes:
+            self._telemetry_sizes[parts] = self._broker.telemetry_bytes(told)
+        return self._telemetry_sizes[parts]
 
     def _tell(self, machine: Worker, now: float) -> Telemetry:
         return Telemetry(
@@ -423,6 +432,8 @@ class Node:
     def _measure(self, now: float) -> None:
         """One rate for both directions, as a message to oneself tells no more."""
         self._measure_at = now + ECHO_EVERY_S
+        self.link.up.control_bytes += ECHO_BYTES
+        self.link.down.control_bytes += ECHO_BYTES
         up, down = self.link.up.mbit_s(now), self.link.down.mbit_s(now)
         if up <= 0 or down <= 0:
             return

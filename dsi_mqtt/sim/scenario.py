@@ -62,7 +62,7 @@ class Requests:
 
     rate_per_s: the mean, whatever the pattern. bursts: `burst` inputs at once, at random times.
     diurnal: the rate follows a sine of `period_s` between 1 - `swing` and 1 + `swing` of the mean.
-    devices: that take turns. bytes: of an input; None: as the model's reference input.
+    bytes: of an input; None: as the model's reference input.
     """
 
     deployment: str
@@ -70,7 +70,6 @@ class Requests:
     rate_per_s: float = 1.0
     from_s: float = 15.0
     until_s: float | None = None
-    devices: int = 1
     bytes: int | None = None
     burst: int = 8
     period_s: float = 86_400.0

@@ -15,7 +15,7 @@ from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.rules import check
 from dsi_mqtt.errors import ConfigError
 from dsi_mqtt.sim.engine import graph_of
-from dsi_mqtt.sim.scenario import SCHEMA, Fault, Group, Requests, Scenario
+from dsi_mqtt.sim.scenario import SCHEMA, Fault, Requests, Scenario
 from dsi_mqtt.wire.files import FORBID, deployment_of, read_yaml, validated
 from dsi_mqtt.wire.topics import check_name
 

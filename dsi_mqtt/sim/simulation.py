@@ -16,7 +16,7 @@ from dsi_mqtt.errors import ConfigError
 from dsi_mqtt.sim.arrivals import arrivals
 from dsi_mqtt.sim.broker import Broker
 from dsi_mqtt.sim.clock import Clock
-from dsi_mqtt.sim.devices import WAITS_BEYOND_S, Answers, Device
+from dsi_mqtt.sim.devices import WAITS_BEYOND_S, Answers, Device, Stream
 from dsi_mqtt.sim.engine import Processor, graph_of
 from dsi_mqtt.sim.journal import Journal
 from dsi_mqtt.sim.links import Disturbance, Figures, Link
@@ -119,7 +119,7 @@ class Simulation:
 
     def random(self, purpose: str) -> Random:
         """Of its own for each purpose, so that one draws no other's numbers."""
-        return Random(f"{self.scenario.seed}/{purpose}")
+        return Random(f"{self.scenario.seed}/{purpose}")  # noqa: S311 - it must be repeatable
 
     def _node(self, place: Place, name: str, group: Group) -> Node:
         line, random = group.link, self.random(f"node {name}")
@@ -180,7 +180,6 @@ class Simulation:
 
     def _add_devices(self, input_bytes: Mapping[str, int]) -> None:
         specs = {spec.name: spec for spec in self.scenario.deployments}
-        place = self.clock, self.broker, self.journal
         for name in specs:
             self.outcome.answers[name] = Answers()
         for number, asked in enumerate(self.scenario.requests):
@@ -189,7 +188,9 @@ class Simulation:
             until = self.scenario.duration_s if asked.until_s is None else asked.until_s
             device = f"device-{number + 1}"
             times = arrivals(asked, until, self.random(f"arrivals {number}"))
-            Device(device, specs[name], nbytes, times, place, self.outcome.answers[name])
+            stream = Stream(specs[name], nbytes, times)
+            answers = self.outcome.answers[name]
+            Device(device, stream, answers, clock=self.clock, broker=self.broker)
 
     # --- what goes on -------------------------------------------------------------------------
 

@@ -101,7 +101,7 @@ def test_the_nodes_of_the_table_do_the_work_and_no_other() -> None:
     made = run(scenario(rate_per_s=2.0))
     table, answers = made.outcome.serving(NAME), made.outcome.answers[NAME]
     assert table is not None
-    work = {name: 0 for name in made.nodes}
+    work = dict.fromkeys(made.nodes, 0)
     for _, node in places(table):
         work[node] += answers.asked
     assert {name: node.processor.computed for name, node in made.nodes.items()} == work
