@@ -9,13 +9,13 @@ from random import Random
 import pytest
 
 from dsi_mqtt.sim.arrivals import arrivals
-from dsi_mqtt.sim.scenario import Requests
+from dsi_mqtt.sim.scenario import Pattern, Requests
 
 ASKED = Requests("hazards", rate_per_s=5.0, from_s=100.0)
 
 
 @pytest.mark.parametrize("pattern", ["poisson", "bursts", "diurnal"])
-def test_they_come_in_order_within_their_time_at_their_rate(pattern: str) -> None:
+def test_they_come_in_order_within_their_time_at_their_rate(pattern: Pattern) -> None:
     asked = replace(ASKED, arrivals=pattern, period_s=500.0)
     times = list(arrivals(asked, 1100.0, Random(1)))
     assert times == sorted(times)

@@ -9,7 +9,8 @@ import subprocess
 import sys
 from dataclasses import replace
 from itertools import pairwise
-from typing import ClassVar
+from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -18,11 +19,12 @@ from hypothesis import strategies as st
 from dsi_mqtt.core.deployment import SplitPart
 from dsi_mqtt.core.draft import places
 from dsi_mqtt.core.model import ModelGraph, UnitRange
+from dsi_mqtt.core.node import Capabilities
 from dsi_mqtt.core.plan import Plan, plan
 from dsi_mqtt.core.profile import Link, NodeView, estimate_s
 from dsi_mqtt.sim.engine import Processor, graph_of
 from dsi_mqtt.sim.journal import Journal
-from dsi_mqtt.sim.scenario import Fault, Line, Requests, Scenario
+from dsi_mqtt.sim.scenario import Fault, Group, Line, Requests, Scenario
 from dsi_mqtt.sim.simulation import Simulation
 from tests.sim.sites import NAME, deployment, other, run, scenario
 from tests.thoroughness import examples
@@ -170,8 +172,9 @@ def faults(draw: st.DrawFn) -> Fault:
     kind = draw(st.sampled_from(["kill", "freeze", "cut", "throttle", "orchestrator"]))
     if kind == "orchestrator":
         return Fault(at_s, for_s, orchestrator=True)
-    named = {kind: draw(_NODES)}
-    return Fault(at_s, for_s, factor=draw(st.floats(0.05, 0.9)), **named)
+    fault = Fault(at_s, for_s, factor=draw(st.floats(0.05, 0.9)))
+    named: dict[str, Any] = {kind: draw(_NODES)}
+    return replace(fault, **named)
 
 
 @settings(max_examples=examples(24))
@@ -191,7 +194,9 @@ def test_each_input_has_one_answer_whatever_happens(befall: list[Fault], seed: i
 class Watched(Processor):
     """Keeps the times of all that it computes."""
 
-    turns: ClassVar[list[tuple[float, float]]]
+    def __init__(self, group: Group, capabilities: Capabilities, random: Random) -> None:
+        super().__init__(group, capabilities, random)
+        self.turns: list[tuple[float, float]] = []
 
     def computes(
         self, graph: ModelGraph, units: UnitRange, now: float
@@ -210,11 +215,9 @@ def test_a_node_computes_one_segment_at_a_time(seed: int, rate_per_s: float) -> 
     made = Simulation(other(chosen, deployments=both, requests=asked))
     watched = []
     for node in made.nodes.values():
-        kind = type("WatchedNode", (Watched,), {"turns": []})
-        node.processor = kind(
-            node.processor.group, node.processor.capabilities, node.processor.random
-        )
-        watched.append(node.processor.turns)
+        before = node.processor
+        node.processor = now = Watched(before.group, before.capabilities, before.random)
+        watched.append(now.turns)
     made.run()
     assert sum(map(len, watched)) > 20
     for turns in watched:
