@@ -38,7 +38,7 @@ def simulate(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Simulate a site: the real planner and machines, virtual time, links and nodes."""
+    """Simulate a site: the planner and machines that serve, on virtual time."""
     chosen = read_scenario(scenario)
     if seed is not None:
         chosen = replace(chosen, seed=seed)
@@ -77,9 +77,7 @@ def _show(found: Report, console: Console) -> None:
         _show_deployment(deployment, console)
     console.print()
     console.print(_nodes(found.nodes))
-    if found.decisions:
-        console.print()
-        console.print(_decisions(found))
+    _show_decisions(found)
 
 
 def _show_deployment(found: DeploymentReport, console: Console) -> None:
@@ -125,14 +123,13 @@ def _nodes(nodes: tuple[NodeReport, ...]) -> RichTable:
     return shown
 
 
-def _decisions(found: Report) -> RichTable:
-    shown = _columns("at", "deployment", "decision", "reason")
+def _show_decisions(found: Report) -> None:
+    print()
     for decision in found.decisions[:SHOWN_MAX]:
-        at = f"{decision.at_s:.1f} s"
-        shown.add_row(at, decision.deployment, decision.kind, decision.reason)
+        at = f"{decision.at_s:.2f} s"
+        print(f"{at:>10}  {decision.deployment}: {decision.kind}, {decision.reason}")
     if len(found.decisions) > SHOWN_MAX:
-        shown.add_row(f"and {len(found.decisions) - SHOWN_MAX} more")
-    return shown
+        print(f"and {len(found.decisions) - SHOWN_MAX} more decisions")
 
 
 def _columns(*names: str) -> RichTable:

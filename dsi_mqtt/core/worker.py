@@ -351,11 +351,13 @@ class Worker:
     def _note_oldest(self, name: str, now: float) -> Effects:
         """Passes on to the holdings which tables are still used, as far as all doors say."""
         keeper, since = self._keepers.get(name, (None, 0.0))
+        if keeper is None or keeper != self._keeper(name):
+            return []
         reports = self._peers.oldest(name)
         door = self._doors.get(name)
         if door is not None:
             reports[self._me] = door.oldest()
-        if keeper is None or keeper not in reports or keeper != self._keeper(name):
+        if keeper not in reports:
             return []
         spec = self._holdings.spec(name)
         deadline_s = spec.deadline_s if spec is not None else 0.0

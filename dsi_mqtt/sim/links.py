@@ -61,6 +61,8 @@ class Link:
         return self._trace.rtts[int(now + self._offset) % len(self._trace)] / 1e3
 
     def is_cut(self, now: float) -> bool:
+        if not self._disturbances:
+            return False
         return any(d.factor == 0 and d.start <= now < d.stop for d in self._disturbances)
 
     @property

@@ -76,6 +76,7 @@ class Node:
         self._openings: dict[str, int] = {}
         self._telemetry: Telemetry | None = None
         self._telemetry_sizes: dict[tuple[int, int], int] = {}
+        self._telemetry_size = 0
         self._measured: float | None = None
         self._measure_at = 0.0
         self._told_since = 0
@@ -404,15 +405,12 @@ class Node:
             self._measure(now)
         if self._telemetry is None or not self.link.steady:
             self._telemetry = self._tell(self.machine, now)
-        self.link.up.control_bytes += self._telemetry_bytes(self._telemetry)
+            parts = len(self._telemetry.segments), len(self._telemetry.doors)
+            if parts not in self._telemetry_sizes:  # of so many parts it has always about as many
+                self._telemetry_sizes[parts] = self._broker.telemetry_bytes(self._telemetry)
+            self._telemetry_size = self._telemetry_sizes[parts]
+        self.link.up.control_bytes += self._telemetry_size
         return self._telemetry
-
-    def _telemetry_bytes(self, told: Telemetry) -> int:
-        """Of its parts there are as many as before, nearly always, and so are its bytes."""
-        parts = len(told.segments), len(told.doors)
-        if parts not in self._telemetry_sizes:
-            self._telemetry_sizes[parts] = self._broker.telemetry_bytes(told)
-        return self._telemetry_sizes[parts]
 
     def _tell(self, machine: Worker, now: float) -> Telemetry:
         return Telemetry(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import subprocess
 import sys
@@ -19,11 +20,14 @@ from hypothesis import strategies as st
 from dsi_mqtt.core.deployment import SplitPart
 from dsi_mqtt.core.draft import places
 from dsi_mqtt.core.model import ModelGraph, UnitRange
-from dsi_mqtt.core.node import Capabilities
+from dsi_mqtt.core.node import Capabilities, NodeStatus
 from dsi_mqtt.core.plan import Plan, plan
 from dsi_mqtt.core.profile import Link, NodeView, estimate_s
+from dsi_mqtt.core.worker import Worker
+from dsi_mqtt.sim.broker import Broker
 from dsi_mqtt.sim.engine import Processor, graph_of
 from dsi_mqtt.sim.journal import Journal
+from dsi_mqtt.sim.node import Node
 from dsi_mqtt.sim.scenario import Fault, Group, Line, Requests, Scenario
 from dsi_mqtt.sim.simulation import Simulation
 from tests.sim.sites import NAME, deployment, other, run, scenario
@@ -235,7 +239,7 @@ run(eventful(), Journal(sys.stdout))
 """
 
 
-def eventful(seed: int = 7) -> Scenario:
+def eventful(seed: int = 7, trace: str | None = "drive") -> Scenario:
     return scenario(
         Fault(14.0, 5.0, kill="gw-1"),
         Fault(20.0, 9.0, cut="gw-2"),
@@ -244,7 +248,7 @@ def eventful(seed: int = 7) -> Scenario:
         rate_per_s=3.0,
         duration_s=40.0,
         seed=seed,
-        link=Line(trace="drive"),
+        link=Line(trace=trace),
         spread=0.2,
     )
 
@@ -266,3 +270,49 @@ def test_two_runs_give_the_same_bytes_in_whatever_order_sets_are() -> None:
 def test_another_seed_is_another_run() -> None:
     digests = {run(eventful(seed)).journal.digest for seed in (1, 2)}
     assert len(digests) == 2
+
+
+# --- what the simulator leaves out changes nothing --------------------------------------------
+
+
+def written(chosen: Scenario) -> str:
+    told = io.StringIO()
+    run(chosen, Journal(told))
+    return told.getvalue()
+
+
+@pytest.mark.parametrize("seed", [7, 9, 12])
+def test_ticks_that_are_left_out_change_nothing(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    asleep = written(eventful(seed))
+    monkeypatch.setattr(Worker, "next_tick", lambda *_: -math.inf)
+    assert written(eventful(seed)) == asleep
+
+
+# Where a link is slow, what a node says of a table that it has no part in takes its time.
+@pytest.mark.parametrize("seed", [7, 9, 11])
+def test_words_that_nodes_without_a_part_are_spared_change_nothing(
+    monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    spared = written(eventful(seed, None))
+    started = Node.start
+
+    def start(node: Node) -> None:
+        started(node)
+        node.wake()
+
+    monkeypatch.setattr(Node, "start", start)
+    assert written(eventful(seed, None)) == spared
+
+
+def test_statuses_without_news_for_other_nodes_change_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spared = written(eventful())
+    published = Broker.publish_status
+
+    def publish(broker: Broker, status: NodeStatus) -> None:
+        broker._words.clear()
+        published(broker, status)
+
+    monkeypatch.setattr(Broker, "publish_status", publish)
+    assert written(eventful()) == spared
