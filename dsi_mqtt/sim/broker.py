@@ -120,10 +120,22 @@ class Broker:
         for table in document.tables():
             for name, _ in sorted(table.members()):
                 self.nodes[name].wake()
+        self._write_table(deployment, document)
         nbytes = PACKET_BYTES + len(self._topics.table.payload.encode(document))
         self._tell(ev.TableArrived(deployment, document), nbytes)
         for watcher in list(self.watchers):
             watcher.document(deployment, document)
+
+    def _write_table(self, deployment: str, document: TableDocument) -> None:
+        serve, prepare = document.serve, document.prepare
+        self.journal.write(
+            self._clock.now,
+            "table",
+            deployment=deployment,
+            state=serve.state if serve is not None else None,
+            epoch=serve.epoch if serve is not None else None,
+            prepared=prepare.epoch if prepare is not None else None,
+        )
 
     def status_bytes(self, status: NodeStatus) -> int:
         return PACKET_BYTES + len(self._topics.status.payload.encode(status))

@@ -65,6 +65,11 @@ class Link:
             return False
         return any(d.factor == 0 and d.start <= now < d.stop for d in self._disturbances)
 
+    def is_cut_since(self, start: float, now: float) -> bool:
+        """Whether a cut that began at `start` lasts."""
+        cuts = [d.stop for d in self._disturbances if d.factor == 0 and d.start == start]
+        return any(now < stop for stop in cuts)
+
     @property
     def steady(self) -> bool:
         """Whether its rates never change."""

@@ -54,6 +54,18 @@ class Place:
     number: Callable[[], int]
 
 
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """Of an engine. stood_s: for how long the node had stood still when it began."""
+
+    due: float
+    stood_s: float
+    life: int
+    deployment: str
+    opening: int
+    event: ev.Event
+
+
 class Node:
     """One node, through all its lives. `connected`: the broker has its connections."""
 
@@ -70,7 +82,9 @@ class Node:
         self._connection = 0
         self._awake = False
         self._frozen_at: float | None = None
+        self._stood_s = 0.0
         self._inbox: list[ev.Event] = []
+        self._halted: list[_Work] = []
         self._tick: int | None = None
         self._status_due = False
         self._openings: dict[str, int] = {}
@@ -124,6 +138,7 @@ class Node:
         self._awake = self._status_due = False
         self._telemetry = self._measured = None
         self._inbox.clear()
+        self._halted.clear()
         self._openings.clear()
         self._clock.after(LISTENS_S, self._connect, self._life)
 
@@ -136,14 +151,19 @@ class Node:
     def freeze(self) -> None:
         if self.machine is not None and self._frozen_at is None:
             self._frozen_at = self._clock.now
-            self._clock.after(SILENT_S, self._silent, self._life, self._connection)
+            self._clock.after(SILENT_S, self._silent, self._connection, self._clock.now)
 
     def thaw(self) -> None:
         """All that it has not read yet comes at once."""
         if self._frozen_at is None:
             return
-        self._frozen_at = None
+        stood_s, self._frozen_at = self._clock.now - self._frozen_at, None
+        self._stood_s += stood_s
+        self.processor.free_at += stood_s
         inbox, self._inbox = self._inbox, []
+        halted, self._halted = self._halted, []
+        for work in halted:
+            self._finished(work)
         for event in inbox:
             self.handle(event)
         self._tick_at(tick_behind(self._clock.now))
@@ -152,12 +172,12 @@ class Node:
 
     def link_cut(self) -> None:
         """Nothing passes any more: a long cut ends the connections."""
-        self._clock.after(SILENT_S, self._silent, self._life, self._connection)
+        self._clock.after(SILENT_S, self._silent, self._connection, self._clock.now)
 
-    def _silent(self, life: int, connection: int) -> None:
-        """The broker has heard nothing for long: unless it has, it ends the connections."""
-        mute = self._frozen_at is not None or self.link.is_cut(self._clock.now)
-        if self.machine is None or (life, connection) != (self._life, self._connection) or not mute:
+    def _silent(self, connection: int, since: float) -> None:
+        """The broker has heard nothing since then, if it is still so: it ends the connections."""
+        mute = self._frozen_at == since or self.link.is_cut_since(since, self._clock.now)
+        if self.machine is None or connection != self._connection or not mute:
             return
         self._lose_connection(self.machine.will())
         if self._frozen_at is None:
@@ -348,9 +368,9 @@ class Node:
 
     def _open_model(self, deployment: Deployment) -> None:
         name = deployment.name
-        number = self._openings[name] = self._openings.get(name, 0) + 1
+        self._openings[name] = self._openings.get(name, 0) + 1
         opened = ev.ModelOpened(name, self._place.graphs[name])
-        self._clock.after(self._place.open_s, self._in_opening(name, number), opened)
+        self._finish(self._clock.now + self._place.open_s, name, opened)
 
     def _close_model(self, deployment: str) -> None:
         self._openings[deployment] = self._openings.get(deployment, 0) + 1
@@ -360,28 +380,31 @@ class Node:
         warm_s = self.processor.cost_s(graph, effect.units)
         loaded = ev.UnitsLoaded(name, effect.units, warm_s * 1e3)
         takes_s = self.processor.load_s(graph, effect.units) + warm_s
-        self._clock.after(takes_s, self._in_opening(name, self._openings[name]), loaded)
+        self._finish(self._clock.now + takes_s, name, loaded)
 
     def _compute(self, job: fx.Compute) -> None:
         graph = self._place.graphs[job.deployment]
         _, over, spent = self.processor.computes(graph, job.units, self._clock.now)
-        event = ev.Computed(job.job, leaving(graph, job.units.stop), spent)
-        opening = self._openings[job.deployment]
-        self._clock.at(over, self._in_opening(job.deployment, opening), event)
+        computed = ev.Computed(job.job, leaving(graph, job.units.stop), spent)
+        self._finish(over, job.deployment, computed)
 
-    def _in_opening(self, deployment: str, number: int) -> Callable[[ev.Event], None]:
-        """Hands on what an engine did, unless it was closed meanwhile."""
-        life = self._life
+    def _finish(self, due: float, deployment: str, event: ev.Event) -> None:
+        """`event` at `due`, and later by as long as the node stands still until then."""
+        opening = self._openings[deployment]
+        work = _Work(due, self._stood_s, self._life, deployment, opening, event)
+        self._clock.at(due, self._finished, work)
 
-        def over(event: ev.Event) -> None:
-            if life != self._life or self._openings.get(deployment) != number:
-                return
-            if self._frozen_at is not None:  # it stood still as well
-                self._clock.at(self._clock.now + 0.05, over, event)
-                return
-            self.handle(event)
-
-        return over
+    def _finished(self, work: _Work) -> None:
+        if work.life != self._life or self._openings.get(work.deployment) != work.opening:
+            return  # of another life, or the engine was closed meanwhile
+        if self._frozen_at is not None:
+            self._halted.append(work)
+            return
+        due = work.due + (self._stood_s - work.stood_s)
+        if due > self._clock.now:
+            self._clock.at(due, self._finished, work)
+        else:
+            self.handle(work.event)
 
     def _in_life(self, act: Callable[..., None]) -> Callable[..., None]:
         life = self._life

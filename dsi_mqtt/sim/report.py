@@ -64,7 +64,9 @@ class NodeReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """journal: digest of every event. events: that happened on the clock."""
+    """journal: digest of every event. events: that happened on the clock. notices: what else the
+    orchestrator had to say.
+    """
 
     seed: int
     simulated_s: float
@@ -73,6 +75,7 @@ class Report:
     deployments: tuple[DeploymentReport, ...]
     nodes: tuple[NodeReport, ...]
     decisions: tuple[Decision, ...]
+    notices: tuple[Decision, ...]
 
     def as_dict(self) -> dict[str, object]:
         return asdict(self)
@@ -88,6 +91,7 @@ def report_of(run: Simulation) -> Report:
         tuple(_deployment(run, spec.name) for spec in run.scenario.deployments),
         tuple(_node(run, name) for name in run.nodes),
         tuple(run.outcome.decisions),
+        tuple(run.outcome.notices),
     )
 
 

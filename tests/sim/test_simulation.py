@@ -316,3 +316,23 @@ def test_statuses_without_news_for_other_nodes_change_nothing(
 
     monkeypatch.setattr(Broker, "publish_status", publish)
     assert written(eventful()) == spared
+
+
+def test_a_node_that_stands_still_loses_that_time_and_no_work() -> None:
+    calm = written(scenario(memory_mib=70.0, nodes=1, duration_s=30.0))
+    still = written(
+        scenario(Fault(20.0, 2.0, freeze="gw"), memory_mib=70.0, nodes=1, duration_s=30.0)
+    )
+    before, after = (
+        {
+            line["input"]: line["t"]
+            for line in map(json.loads, text.splitlines())
+            if line["event"] == "answered"
+        }
+        for text in (calm, still)
+    )
+    assert before.keys() == after.keys()
+    late = {number: after[number] - at for number, at in before.items()}
+    assert all(late[number] == 0 for number, at in before.items() if at < 20.0)
+    assert all(0 <= seconds <= 2.2 for seconds in late.values())
+    assert max(late.values()) > 0.5
