@@ -38,7 +38,7 @@ def simulate(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Simulate a site: the planner and machines that serve, on virtual time."""
+    """Simulate a site on virtual time, as it would be served."""
     chosen = read_scenario(scenario)
     if seed is not None:
         chosen = replace(chosen, seed=seed)
