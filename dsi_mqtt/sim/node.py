@@ -16,10 +16,9 @@ from dsi_mqtt.core import events as ev
 from dsi_mqtt.core.activation import OCTETS
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.model import ModelGraph
-from dsi_mqtt.core.node import LinkSample, NodeStatus, Telemetry
+from dsi_mqtt.core.node import NodeStatus, Telemetry
 from dsi_mqtt.core.problem import HOP_S
 from dsi_mqtt.core.request import Input, ParsedInput
-from dsi_mqtt.core.sizes import KIB
 from dsi_mqtt.core.table import BrokerUrls
 from dsi_mqtt.core.worker import Worker
 from dsi_mqtt.sim.broker import PACKET_BYTES, SILENT_S, Broker, Delivery
@@ -27,15 +26,12 @@ from dsi_mqtt.sim.clock import TICKS_PER_S, Clock, tick_behind, tick_not_before
 from dsi_mqtt.sim.engine import Processor, leaving, zeros
 from dsi_mqtt.sim.journal import Journal
 from dsi_mqtt.sim.links import Link
+from dsi_mqtt.sim.vitals import Vitals
 
 # A node listens for others of its name before its first word.
 LISTENS_S: Final = 1.2
 # Before a lost connection is opened again.
 RECONNECTS_S: Final = 1.0
-# What `worker.echo` does: a message to itself, so large, so often; how much of the last one counts.
-ECHO_BYTES: Final = 64 * KIB
-ECHO_EVERY_S: Final = 20.0
-ECHO_KEEPS: Final = 0.7
 # The first chunk's header of an activation, with its topic; one without tensors.
 HEADER_BYTES: Final = 420
 SIGNAL_BYTES: Final = 300
@@ -88,11 +84,7 @@ class Node:
         self._tick: int | None = None
         self._status_due = False
         self._openings: dict[str, int] = {}
-        self._telemetry: Telemetry | None = None
-        self._telemetry_sizes: dict[tuple[int, int], int] = {}
-        self._telemetry_size = 0
-        self._measured: float | None = None
-        self._measure_at = 0.0
+        self._vitals = Vitals(link, place.broker.telemetry_bytes)
         self._told_since = 0
         self.told_bytes = 0
         self._perform = self._performers()
@@ -136,7 +128,7 @@ class Node:
         )
         self.processor.free_at = self._clock.now
         self._awake = self._status_due = False
-        self._telemetry = self._measured = None
+        self._vitals.begin()
         self._inbox.clear()
         self._halted.clear()
         self._openings.clear()
@@ -210,7 +202,7 @@ class Node:
         self._told_since = self._broker.told_bytes
         self.link.up.reset(self._clock.now)
         self.link.down.reset(self._clock.now)
-        self._measure_at = self._clock.now + 1.0
+        self._vitals.connected(self._clock.now)
         self._place.journal.write(self._clock.now, "connected", node=self.name, life=self._life)
         for spec in self._broker.specs.values():
             self.handle(ev.SpecArrived(spec))
@@ -245,7 +237,7 @@ class Node:
         if self._frozen_at is not None:
             self._inbox.append(event)
             return
-        self._telemetry = None
+        self._vitals.changed()
         for effect in machine.handle(event, self._clock.now):
             self._perform[type(effect)](effect)
         self._tick_at(tick_behind(self._clock.now))
@@ -263,7 +255,7 @@ class Node:
         if machine is None or self._frozen_at is not None:
             return
         for effect in machine.handle(ev.Ticked(), now):
-            self._telemetry = None
+            self._vitals.changed()
             self._perform[type(effect)](effect)
         if self.machine is machine and (due := machine.next_tick(now)) < math.inf:
             self._tick_at(max(number + 1, tick_not_before(due)) if due > now else number + 1)
@@ -424,44 +416,7 @@ class Node:
             return None
         if self.link.is_cut(now):
             return None
-        if now >= self._measure_at:
-            self._measure(now)
-        if self._telemetry is None or not self.link.steady:
-            self._telemetry = self._tell(self.machine, now)
-            parts = len(self._telemetry.segments), len(self._telemetry.doors)
-            if parts not in self._telemetry_sizes:  # of so many parts it has always about as many
-                self._telemetry_sizes[parts] = self._broker.telemetry_bytes(self._telemetry)
-            self._telemetry_size = self._telemetry_sizes[parts]
-        self.link.up.control_bytes += self._telemetry_size
-        return self._telemetry
-
-    def _tell(self, machine: Worker, now: float) -> Telemetry:
-        return Telemetry(
-            self.name,
-            machine.incarnation,
-            0,
-            0.0,
-            0,
-            0,
-            0,
-            0.0,
-            LinkSample(self.link.rtt_s(now) * 1e3, self._measured, self._measured),
-            machine.segment_loads(),
-            machine.door_loads(),
-        )
-
-    def _measure(self, now: float) -> None:
-        """One rate for both directions, as a message to oneself tells no more."""
-        self._measure_at = now + ECHO_EVERY_S
-        self.link.up.control_bytes += ECHO_BYTES
-        self.link.down.control_bytes += ECHO_BYTES
-        up, down = self.link.up.mbit_s(now), self.link.down.mbit_s(now)
-        if up <= 0 or down <= 0:
-            return
-        rate = 2 / (1 / up + 1 / down)
-        before = self._measured
-        self._measured = rate if before is None else ECHO_KEEPS * before + (1 - ECHO_KEEPS) * rate
-        self._telemetry = None
+        return self._vitals.telemetry(self.machine, now)
 
     # --- what is seen -------------------------------------------------------------------------
 
