@@ -43,6 +43,7 @@ COMMANDS: Final = {
     "drain": "drain:drain",
     "profile": "profile:profile",
     "doctor": "doctor:doctor",
+    "simulate": "simulate:simulate",
     "bench": "bench:app",
 }
 

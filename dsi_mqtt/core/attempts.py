@@ -201,6 +201,10 @@ class Attempts(Runs):
                 effects += self._probe(request, now)
         return [*effects, *self.pump(now)]
 
+    def next_tick(self) -> float:
+        probes = [r.probe_at for r in self._running.values() if r.attempt is not None]
+        return min([self._line.next_due(), *probes])
+
     def pump(self, now: float) -> Effects:
         table = self._table
         if table is None or table.state != "serving" or table.door is None or not self.starting:

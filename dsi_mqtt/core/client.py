@@ -11,6 +11,7 @@ cancel is sent until it is answered, or long enough. While any runs, its door is
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -152,6 +153,17 @@ class PendingInputs:
                 leaving.resend_at = now + CANCEL_EVERY_S
                 effects.append(SendCancel(id_, leaving.deployment))
         return effects + self._alive(now)
+
+    def next_tick(self) -> float:
+        """The earliest time at which a tick does anything, unless something else comes before."""
+        due = [pending.deadline for pending in self._pending.values()]
+        if self._connected:
+            due += [pending.resend_at for pending in self._pending.values()]
+            due += [leaving.resend_at for leaving in self._leaving.values()]
+            if any(pending.generates for pending in self._pending.values()):
+                due.append(self._alive_at)
+        due += [leaving.until for leaving in self._leaving.values()]
+        return min(due, default=math.inf)
 
     def _leave(self, id_: bytes, pending: _Pending, now: float) -> ClientEffects:
         if pending.generates is None or not pending.sent:

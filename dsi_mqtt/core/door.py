@@ -21,6 +21,7 @@ nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -383,6 +384,21 @@ class Door:
             self._told_oldest = self.oldest()
             effects.append(ReportStatus())
         return effects
+
+    def next_tick(self) -> float:
+        """The earliest time at which a tick does anything, unless an event comes before.
+
+        What it would only forget waits for the next one.
+        """
+        if self._leaving or self.oldest() != self._told_oldest or len(self._deaths):
+            return -math.inf
+        due = [self._runs.next_tick(), self._unserved.next_tick()]
+        for request in self._requests.values():
+            if request.reply is None:
+                due.append(request.deadline)
+            if request.reply is not None or self._runs.is_recording(request):
+                due.append(request.again_at)
+        return min(due)
 
     def _give_up_all(self, failure: Failure, now: float) -> Effects:
         effects: Effects = []

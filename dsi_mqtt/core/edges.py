@@ -18,6 +18,7 @@ An activation larger than the window passes alone: when all that was sent before
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -103,6 +104,11 @@ class OutgoingEdge:
         if self._next_probe is not None and self._next_probe <= now:
             effects += self.reconnected(now)
         return effects, late
+
+    def next_tick(self) -> float:
+        """The earliest time at which a tick does anything, unless an event comes before."""
+        probe = math.inf if self._next_probe is None else self._next_probe
+        return min([probe, *(waiting.deadline for waiting in self._waiting)])
 
     def probe(self, request: bytes, attempt: int) -> Transmit:
         """Asks for a fresh grant and, with a request, whether that attempt is alive."""
@@ -194,6 +200,11 @@ class IncomingEdge:
     def tick(self, now: float) -> Effects:
         """Repeats the grant from time to time: one at QoS 0 may have been lost."""
         return self.reconnected(now) if now >= self._next_repeat else []
+
+    def next_tick(self, now: float) -> float:
+        """The earliest time at which a tick does anything, unless an event comes before."""
+        used = max(self._next_repeat, now) <= self._active_until
+        return self._next_repeat if used else math.inf
 
     def _close_gap(self, sent_bytes: int, sent_messages: int) -> None:
         lost = (
@@ -289,6 +300,14 @@ class Edges:
         for incoming in self._incoming.values():
             effects += incoming.tick(now)
         return effects, late
+
+    def next_tick(self, now: float) -> float:
+        """The earliest time at which a tick does anything, unless an event comes before."""
+        if not all(map(self._known, (*self._outgoing, *self._incoming))):
+            return -math.inf
+        due = [edge.next_tick() for edge in self._outgoing.values()]
+        due += [edge.next_tick(now) for edge in self._incoming.values()]
+        return min(due, default=math.inf)
 
     def forget_gone(self) -> list[Activation]:
         """Forgets the edges of tables this node no longer knows; returns what waited there."""

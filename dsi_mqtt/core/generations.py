@@ -14,6 +14,7 @@ wrong, and nothing is told twice.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Final
 
@@ -312,6 +313,10 @@ class Generations(Runs):
         effects += self.pump(now)
         self._places.expire(now)
         return effects + self._roll.tick(self._living, now)
+
+    def next_tick(self) -> float:
+        """At every tick: what the depth and the roll do is a matter of time."""
+        return -math.inf
 
     def pump(self, now: float) -> Effects:
         table, graph = self._table, self._graph

@@ -199,6 +199,12 @@ class Holdings:
                 effects.append(OpenModel(model.spec))
         return effects
 
+    def next_tick(self) -> float:
+        """The earliest time at which a tick does anything, unless an event comes before."""
+        return min(
+            (m.again_at for m in self._models.values() if m.spec is not None), default=math.inf
+        )
+
     def document_arrived(self, deployment: str, document: TableDocument) -> Effects:
         """Adopts a document that is newer than any seen; others change nothing."""
         model = self._models.setdefault(deployment, _Model())

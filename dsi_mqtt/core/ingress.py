@@ -14,6 +14,7 @@ back (the control broker is there, and hears us) and the table still names this 
 
 from __future__ import annotations
 
+import math
 from typing import Final, Literal
 
 from dsi_mqtt.core.effects import CloseIngress, EchoNonce, Effects, OpenIngress
@@ -101,6 +102,10 @@ class Ingress:
             self._due = now + PROVE_S
             return [EchoNonce(self._deployment)]
         return self._open_if_free(now)
+
+    def next_tick(self) -> float:
+        """The earliest time at which a tick does anything, unless an event comes before."""
+        return self._due if self.state in ("waiting", "proving") else math.inf
 
     def _open_if_free(self, now: float) -> Effects:
         if self.state != "waiting" or (self._held_elsewhere and now < self._due):

@@ -7,6 +7,7 @@ has named for a while is freed, whatever steps come for it: anybody may publish 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -207,6 +208,11 @@ class HeldSessions:
             old = [name for name, held in known.items() if now - held.told_at >= SILENT_S]
             effects += self._free(deployment, old)
         return effects
+
+    def next_tick(self) -> float:
+        """The earliest time at which a tick does anything, unless an event comes before."""
+        told = (held.told_at for known in self._held.values() for held in known.values())
+        return min(told, default=math.inf) + SILENT_S
 
     def forget(self, deployment: str) -> None:
         """Its engine is gone, and all sessions with it."""

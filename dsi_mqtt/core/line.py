@@ -10,6 +10,7 @@ nothing else runs. Suspects go before the others, or a busy door would never com
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -90,6 +91,11 @@ class Line:
         return next(
             (r for line in (self._suspects, self._others) for r in line if r.id == request), None
         )
+
+    def next_due(self) -> float:
+        """When the first of them may start, as far as it is a matter of time."""
+        lines = (*self._suspects, *self._others)
+        return min((request.not_before for request in lines), default=math.inf)
 
     def next_up(self, running: Collection[Request], window: int, now: float) -> Request | None:
         """Takes out the one that may start beside those running, if any may."""

@@ -40,6 +40,8 @@ class Peers:
 
     def __init__(self, words_max: int = WORDS_MAX) -> None:
         self._words: OrderedDict[str, _Word] = OrderedDict()
+        # Which nodes speak of a door, by deployment: asked at every tick, among all words.
+        self._with_door: dict[str, dict[str, None]] = {}
         self._weight = 0
         self._words_max = words_max
 
@@ -60,6 +62,8 @@ class Peers:
         word = _Word(status.incarnation, status.state, status.doors, lived)
         self._words[status.node] = word
         self._weight += word.weight
+        for door in word.doors:
+            self._with_door.setdefault(door.deployment, {})[status.node] = None
         while self._weight > self._words_max:
             self.removed(next(iter(self._words)))
         return True
@@ -67,8 +71,14 @@ class Peers:
     def removed(self, node: str) -> None:
         """Its status is retained no more: it is as one never heard of."""
         word = self._words.pop(node, None)
-        if word is not None:
-            self._weight -= word.weight
+        if word is None:
+            return
+        self._weight -= word.weight
+        for deployment in {door.deployment for door in word.doors}:
+            nodes = self._with_door[deployment]
+            del nodes[node]
+            if not nodes:
+                del self._with_door[deployment]
 
     def is_replaced(self, member: Member) -> bool:
         """Proof: this node lives, or has lived since, as another incarnation."""
@@ -110,7 +120,8 @@ class Peers:
         return {member: door.oldest for member, door in self._doors(deployment)}
 
     def _doors(self, deployment: str) -> Iterator[tuple[Member, DoorReport]]:
-        for node, word in self._words.items():
+        for node in self._with_door.get(deployment, ()):
+            word = self._words[node]
             if word.state != "offline":
                 for door in word.doors:
                     if door.deployment == deployment:

@@ -227,6 +227,11 @@ class Relay:
             effects.append(_to_door(activation.header, "stale"))
         return effects + self._sessions.tick(now)
 
+    def next_tick(self, now: float) -> float:
+        """The earliest time at which a tick does anything, unless an event comes before."""
+        late = [job.deadline for queue in self._queues.values() for job in queue]
+        return min([self._edges.next_tick(now), self._sessions.next_tick(), *late])
+
     def _asked(self, header: Header) -> Effects:
         """A probe for one attempt has come along the chain."""
         job = self._jobs.get(header)

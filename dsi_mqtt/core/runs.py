@@ -128,5 +128,8 @@ class Runs(Protocol):
     def tick(self, now: float) -> Effects:
         """Time has passed."""
 
+    def next_tick(self) -> float:
+        """The earliest time at which a tick does anything, unless an event comes before."""
+
     def pump(self, now: float) -> Effects:
         """Starts what may run, while there is a chain to run it on."""

@@ -9,6 +9,7 @@ the whole time that its deadline gives.
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 from dsi_mqtt.core.message import Failure
@@ -41,6 +42,12 @@ class Unserved:
     def over(self, request: bytes) -> None:
         """Answered, or left to another door."""
         self._requests.pop(request, None)
+
+    def next_tick(self) -> float:
+        """When those that wait become hopeless, unless a table comes before."""
+        if self._since is None or not self._requests:
+            return math.inf
+        return self._since + HOPE_S
 
     def hopeless(self, now: float) -> list[bytes]:
         """Requests that need not wait any longer."""

@@ -180,6 +180,21 @@ class Worker:
     def door_loads(self) -> tuple[DoorLoad, ...]:
         return tuple(door.load() for _, door in sorted(self._doors.items()))
 
+    def next_tick(self, now: float) -> float:
+        """The earliest time at which `Ticked` has effects, unless another event comes before.
+
+        Asked behind a tick: what an event leaves to the next tick is done by then. A shell that
+        ticks all the time need not ask; one for which a tick costs something may.
+        """
+        due = [self._holdings.next_tick(), self._relay.next_tick(now)]
+        due += [door.next_tick() for door in self._doors.values()]
+        due += [ingress.next_tick() for ingress in self._ingresses.values()]
+        for name, (_, since) in self._keepers.items():
+            spec = self._holdings.spec(name)
+            ends = since + (spec.deadline_s if spec is not None else 0.0) + HAND_OVER_S
+            due += [ends] if ends >= now else []
+        return min(due)
+
     # --- tables and doors ---------------------------------------------------------------------
 
     def _spec_arrived(self, event: ev.SpecArrived, now: float) -> Effects:
@@ -336,11 +351,13 @@ class Worker:
     def _note_oldest(self, name: str, now: float) -> Effects:
         """Passes on to the holdings which tables are still used, as far as all doors say."""
         keeper, since = self._keepers.get(name, (None, 0.0))
+        if keeper is None or keeper != self._keeper(name):
+            return []
         reports = self._peers.oldest(name)
         door = self._doors.get(name)
         if door is not None:
             reports[self._me] = door.oldest()
-        if keeper is None or keeper not in reports or keeper != self._keeper(name):
+        if keeper not in reports:
             return []
         spec = self._holdings.spec(name)
         deadline_s = spec.deadline_s if spec is not None else 0.0

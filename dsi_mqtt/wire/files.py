@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -26,6 +26,8 @@ from dsi_mqtt.wire.topics import check_name
 FILE_MAX: Final = MIB
 INFINITY: Final = float("inf")
 PACKAGE: Final = "package:"
+T = TypeVar("T")
+
 _DTYPES: Final = ("float32", "float16", "bfloat16")
 
 _WHOLE: Final = "must be a whole number, not <given>"
@@ -44,17 +46,17 @@ _WORDS: Final = {
     **dict.fromkeys(("bool_type", "bool_parsing"), _SWITCH),
 }
 # In a file an unknown key is a spelling mistake, unlike on the wire. (Why a tuple: wire.control.)
-_FORBID: Final = ConfigDict(extra="forbid")
+FORBID: Final = ConfigDict(extra="forbid")
 
 
 @cache
 def _deployments() -> TypeAdapter[tuple[Deployment]]:
-    return TypeAdapter(tuple[Deployment], config=_FORBID)
+    return TypeAdapter(tuple[Deployment], config=FORBID)
 
 
 @cache
 def _sites() -> TypeAdapter[tuple[SiteFile]]:
-    return TypeAdapter(tuple[SiteFile], config=_FORBID)
+    return TypeAdapter(tuple[SiteFile], config=FORBID)
 
 
 class _Loader(yaml.SafeLoader):
@@ -98,17 +100,32 @@ def read_yaml(path: Path) -> list[dict[str, Any]]:
     return documents
 
 
+def validated(
+    document: dict[str, Any],
+    file: str,
+    expected: str,
+    adapter: TypeAdapter[tuple[T]],
+    check: Callable[[T], None],
+) -> T:
+    """One YAML document of the schema `expected`, as `adapter` and `check` have it.
+
+    Raises ConfigError naming file and field.
+    """
+    try:
+        _expect_schema(document, expected)
+        (value,) = adapter.validate_python((document,))
+        check(value)
+    except ValidationError as error:
+        raise ConfigError(_all_that_fit(file, complaints(error, _WORDS))) from None
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from None
+    return value
+
+
 def deployment_of(document: dict[str, Any], path: Path) -> Deployment:
     """Validates one YAML document. `path` is named in errors; its folder anchors paths in it."""
-    try:
-        _expect_schema(document, schema.SCHEMA)
-        (deployment,) = _deployments().validate_python((document,))
-        _check(deployment)
-    except ValidationError as error:
-        raise ConfigError(_all_that_fit(path.name, complaints(error, _WORDS))) from None
-    except ConfigError as error:
-        raise ConfigError(f"{path.name}: {error}") from None
-    return _anchored(deployment, path)
+    found = validated(document, path.name, schema.SCHEMA, _deployments(), _check)
+    return _anchored(found, path)
 
 
 def _anchored(deployment: Deployment, file: Path) -> Deployment:
@@ -178,14 +195,7 @@ def read_nodes(path: Path) -> SiteFile:
 
 def site_of(document: dict[str, Any], path: Path) -> SiteFile:
     """Validates one YAML document of nodes."""
-    try:
-        (site,) = _sites().validate_python((document,))
-        _check_site(site)
-    except ValidationError as error:
-        raise ConfigError(_all_that_fit(path.name, complaints(error, _WORDS))) from None
-    except ConfigError as error:
-        raise ConfigError(f"{path.name}: {error}") from None
-    return site
+    return validated(document, path.name, nodes_schema.SCHEMA, _sites(), _check_site)
 
 
 def _all_that_fit(file: str, complaints: list[str]) -> str:

@@ -218,3 +218,18 @@ class Delivery(RuleBasedStateMachine):
 
 
 TestDelivery = Delivery.TestCase
+
+
+def test_a_tick_before_its_time_does_nothing() -> None:
+    inputs = PendingInputs()
+    inputs.connected(0.0)
+    inputs.submitted(b"a", 9.0, 0.0)
+    inputs.submitted(b"b", 30.0, 0.0, generates="chat")
+    inputs.left(b"b", 0.5)
+    slept = 0
+    for now in (i * 0.25 for i in range(80)):
+        asleep = now < inputs.next_tick()
+        assert not (inputs.tick(now) and asleep)
+        slept += asleep
+    assert slept > 60
+    assert inputs.next_tick() == float("inf")

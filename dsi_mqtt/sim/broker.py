@@ -1,0 +1,247 @@
+"""The simulated broker: retained state, wills, durable ingress sessions; QoS 1 where it matters.
+
+It passes on values instead of bytes. Orchestrators and devices sit beside it; nodes are a link
+away. What a node reads of others' statuses is who lives, as which incarnation, and what their
+doors say (`core.peers`), so a status goes to the other nodes when one of these is new. And a node
+that no table names keeps what it hears for later (`Node.wake`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final, Protocol
+
+from dsi_mqtt.core import events as ev
+from dsi_mqtt.core.deployment import Deployment
+from dsi_mqtt.core.message import Activation
+from dsi_mqtt.core.node import Leader, NodeStatus, Telemetry
+from dsi_mqtt.core.problem import HOP_S
+from dsi_mqtt.core.request import Redelivery, Reply
+from dsi_mqtt.core.table import TableDocument
+from dsi_mqtt.sim.clock import Clock
+from dsi_mqtt.sim.journal import Journal
+from dsi_mqtt.wire.topics import Topics
+
+if TYPE_CHECKING:
+    from dsi_mqtt.sim.node import Node
+
+# A broker ends a connection that has been silent for one and a half of the keep-alives of 4 s.
+SILENT_S: Final = 6.0
+# Of a packet beside its payload: topic, properties, fixed header.
+PACKET_BYTES: Final = 100
+
+Word = tuple[str, str, object]
+
+
+class Watcher(Protocol):
+    """An orchestrator, as the broker sees it."""
+
+    def status(self, status: NodeStatus) -> None: ...
+
+    def telemetry(self, telemetry: Telemetry) -> None: ...
+
+    def spec(self, spec: Deployment) -> None: ...
+
+    def document(self, deployment: str, document: TableDocument) -> None: ...
+
+    def leader(self, leader: Leader) -> None: ...
+
+    def lead_lost(self) -> None: ...
+
+
+class Listener(Protocol):
+    """Devices, as the broker sees them."""
+
+    def answered(self, reply: Reply) -> None: ...
+
+
+@dataclass(slots=True)
+class Delivery:
+    correlation: bytes
+    device: str
+    nbytes: int
+    duplicate: bool = False
+
+
+@dataclass(slots=True)
+class Session:
+    """The durable MQTT session of one deployment's inputs."""
+
+    queue: deque[Delivery] = field(default_factory=deque)
+    unacknowledged: dict[int, Delivery] = field(default_factory=dict)
+    records: dict[str, Redelivery] = field(default_factory=dict)
+    holder: Node | None = None
+    hold_count: int = 0
+
+
+class Broker:
+    """State of the site that outlives nodes and orchestrators."""
+
+    def __init__(self, clock: Clock, journal: Journal) -> None:
+        self._clock = clock
+        self.journal = journal
+        self._topics = Topics()
+        self.nodes: dict[str, Node] = {}
+        self.watchers: list[Watcher] = []
+        self.listeners: dict[str, Listener] = {}
+        self.statuses: dict[str, NodeStatus] = {}
+        self.documents: dict[str, TableDocument] = {}
+        self.specs: dict[str, Deployment] = {}
+        self.leader: Leader | None = None
+        self.sessions: dict[str, Session] = {}
+        self.told_bytes = 0  # of statuses, to each node
+        self._words: dict[str, Word] = {}
+        self._lead: Watcher | None = None
+        self._receipts = 0
+
+    # --- retained state -----------------------------------------------------------------------
+
+    def publish_status(self, status: NodeStatus) -> None:
+        self.statuses[status.node] = status
+        for watcher in list(self.watchers):
+            watcher.status(status)
+        self.told_bytes += self.status_bytes(status)
+        word = status.incarnation, status.state, status.doors
+        if self._words.get(status.node) != word:
+            self._words[status.node] = word
+            self._tell(ev.StatusArrived(status), 0)
+
+    def publish_spec(self, spec: Deployment) -> None:
+        self.specs[spec.name] = spec
+        for watcher in list(self.watchers):
+            watcher.spec(spec)
+        nbytes = PACKET_BYTES + len(self._topics.spec.payload.encode(spec))
+        for node in self.nodes.values():
+            node.told(ev.SpecArrived(spec), nbytes)
+
+    def publish_document(self, deployment: str, document: TableDocument) -> None:
+        self.documents[deployment] = document
+        for table in document.tables():
+            for name, _ in sorted(table.members()):
+                self.nodes[name].wake()
+        self._write_table(deployment, document)
+        nbytes = PACKET_BYTES + len(self._topics.table.payload.encode(document))
+        self._tell(ev.TableArrived(deployment, document), nbytes)
+        for watcher in list(self.watchers):
+            watcher.document(deployment, document)
+
+    def _write_table(self, deployment: str, document: TableDocument) -> None:
+        serve, prepare = document.serve, document.prepare
+        self.journal.write(
+            self._clock.now,
+            "table",
+            deployment=deployment,
+            state=serve.state if serve is not None else None,
+            epoch=serve.epoch if serve is not None else None,
+            prepared=prepare.epoch if prepare is not None else None,
+        )
+
+    def status_bytes(self, status: NodeStatus) -> int:
+        return PACKET_BYTES + len(self._topics.status.payload.encode(status))
+
+    def telemetry_bytes(self, telemetry: Telemetry) -> int:
+        return PACKET_BYTES + len(self._topics.telemetry.payload.encode(telemetry))
+
+    def _tell(self, event: ev.StatusArrived | ev.TableArrived, nbytes: int) -> None:
+        """Every node: those that are awake now, the others when they are woken."""
+        for node in self.nodes.values():
+            node.told(event, nbytes)
+
+    # --- who leads ----------------------------------------------------------------------------
+
+    def take_lead(self, taker: Watcher) -> None:
+        """The client id of the leader is one: whoever has it loses it."""
+        before, self._lead = self._lead, taker
+        if before is not None and before is not taker:
+            before.lead_lost()
+
+    def publish_leader(self, leader: Leader) -> None:
+        self.leader = leader
+        for watcher in list(self.watchers):
+            watcher.leader(leader)
+
+    def watcher_gone(self, watcher: Watcher) -> None:
+        """Its connections end; the leader's will is published."""
+        self.watchers.remove(watcher)
+        if self._lead is watcher:
+            self._lead = None
+            if self.leader is not None:
+                self.publish_leader(replace(self.leader, beat=0))
+
+    # --- connections --------------------------------------------------------------------------
+
+    def lost(self, node: Node, will: NodeStatus) -> None:
+        """A node's connections have ended: its will is published, its sessions are free."""
+        for session in self.sessions.values():
+            if session.holder is node:
+                self._release(session)
+        self.publish_status(will)
+
+    def forward(self, receiver: str, activation: Activation, nbytes: int) -> None:
+        """An activation is at the broker; who is not connected does not get it."""
+        node = self.nodes[receiver]
+        if node.connected:
+            node.receive(ev.ActivationArrived(activation), nbytes, self._clock.now + HOP_S)
+
+    # --- inputs and answers -------------------------------------------------------------------
+
+    def publish_input(self, deployment: str, delivery: Delivery) -> None:
+        """Nobody keeps it before a first door has made the session."""
+        session = self.sessions.get(deployment)
+        if session is not None:
+            session.queue.append(delivery)
+            self._push(deployment, session)
+
+    def open_session(self, deployment: str, node: Node, hold_count: int) -> None:
+        """Whoever connects has it, and is told what is retained of suspects."""
+        session = self.sessions.setdefault(deployment, Session())
+        before = session.holder
+        if before is not None and before is not node:
+            before.receive_aside(ev.IngressLost(deployment))
+        self._release(session)
+        session.holder, session.hold_count = node, hold_count
+        for record in session.records.values():
+            node.receive_aside(ev.RecordFound(deployment, record))
+        node.receive_aside(ev.IngressOpened(deployment))
+        self._push(deployment, session)
+
+    def close_session(self, deployment: str, node: Node) -> None:
+        session = self.sessions.get(deployment)
+        if session is not None and session.holder is node:
+            self._release(session)
+
+    def acknowledged(self, deployment: str, node: Node, receipt: int) -> None:
+        session = self.sessions[deployment]
+        if session.holder is node and session.unacknowledged.pop(receipt, None) is not None:
+            self._push(deployment, session)
+
+    def record(self, deployment: str, node: Node, record: Redelivery) -> None:
+        records = self.sessions.setdefault(deployment, Session()).records
+        if record.void:
+            records.pop(record.key, None)
+        else:
+            records[record.key] = record
+            node.receive_aside(ev.RecordWritten(deployment, record))
+
+    def answer(self, deployment: str, node: Node, request: bytes, reply: Reply) -> None:
+        """Devices sit beside the broker: they have the answer when it has."""
+        self.listeners[reply.device].answered(reply)
+        node.receive_aside(ev.ReplyPublished(deployment, request))
+
+    def _release(self, session: Session) -> None:
+        """What nobody has acknowledged is the next door's, marked as given out before."""
+        session.holder = None
+        again = [replace(d, duplicate=True) for d in session.unacknowledged.values()]
+        session.unacknowledged.clear()
+        session.queue.extendleft(reversed(again))
+
+    def _push(self, deployment: str, session: Session) -> None:
+        node = session.holder
+        while node is not None and session.queue:
+            if len(session.unacknowledged) >= session.hold_count:
+                return
+            self._receipts += 1
+            delivery = session.queue.popleft()
+            session.unacknowledged[self._receipts] = delivery
+            node.receive_input(deployment, self._receipts, delivery)

@@ -1,0 +1,87 @@
+"""What computes on a simulated node: nothing, for as long as the cost model says.
+
+One segment at a time, in the order of asking; the fixed cost of a segment is the planner's.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import cache
+from random import Random
+
+from dsi_mqtt.core.activation import OCTETS, Tensor, Tensors, pack_body
+from dsi_mqtt.core.deployment import Deployment
+from dsi_mqtt.core.model import ModelGraph, UnitRange
+from dsi_mqtt.core.node import Capabilities
+from dsi_mqtt.core.problem import SEGMENT_S
+from dsi_mqtt.core.profile import estimate_s
+from dsi_mqtt.core.sizes import MIB
+from dsi_mqtt.engine.fake import describe
+from dsi_mqtt.engine.fake_options import read_options
+from dsi_mqtt.sim.scenario import Group
+
+
+def graph_of(deployment: Deployment) -> ModelGraph:
+    """The model as nodes describe it. Raises ConfigError where it is not a fake one."""
+    return describe(read_options(deployment.model.options))
+
+
+@cache
+def zeros(nbytes: int) -> bytes:
+    return bytes(nbytes)
+
+
+@cache
+def leaving(graph: ModelGraph, stop: int) -> Tensors:
+    """What leaves a segment that ends before unit `stop`: nothing but its size is true of it."""
+    if stop == len(graph.units):
+        return pack_body(OCTETS, zeros(graph.result_bytes))
+    nbytes = graph.boundary_bytes(stop)
+    return (Tensor("hidden_states", "uint8", (nbytes,), zeros(nbytes)),)
+
+
+@dataclass(slots=True)
+class Processor:
+    """A node's. free_at: when it has computed all that it was asked for. busy_s: so far."""
+
+    group: Group
+    capabilities: Capabilities
+    random: Random
+    free_at: float = 0.0
+    busy_s: float = 0.0
+    computed: int = 0
+    _costs: dict[tuple[str, UnitRange], float] = field(default_factory=dict)
+
+    def cost_s(self, graph: ModelGraph, units: UnitRange) -> float:
+        """The mean of what `units` take here for one row."""
+        known = self._costs.get((graph.digest, units))
+        if known is None:
+            known = self.group.slowdown * sum(
+                estimate_s(self.capabilities, unit)
+                for unit in graph.units[units.start : units.stop]
+            )
+            self._costs[graph.digest, units] = known
+        return known
+
+    def load_s(self, graph: ModelGraph, units: UnitRange) -> float:
+        return graph.weight_bytes(units) / MIB / self.group.load_mib_s
+
+    def computes(
+        self, graph: ModelGraph, units: UnitRange, now: float
+    ) -> tuple[float, float, float]:
+        """Takes its turn: when it begins, when it is over, and the seconds that units took."""
+        spent = self.cost_s(graph, units) * self._wavers()
+        start = max(now, self.free_at)
+        self.free_at = start + spent + SEGMENT_S
+        self.busy_s += spent + SEGMENT_S
+        self.computed += 1
+        return start, self.free_at, spent
+
+    def _wavers(self) -> float:
+        """Drawn from a lognormal distribution of mean 1."""
+        spread = self.group.spread
+        if not spread:
+            return 1.0
+        variance = math.log1p(spread * spread)
+        return self.random.lognormvariate(-variance / 2, math.sqrt(variance))

@@ -1,0 +1,121 @@
+"""A simulated orchestrator: the machine, beside the broker, ticked as its process ticks it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from dsi_mqtt.core.decisions import (
+    ClearDocument,
+    Decided,
+    Noticed,
+    PublishDocument,
+    PublishSpec,
+)
+from dsi_mqtt.core.deployment import Deployment
+from dsi_mqtt.core.leadership import DropLead, PublishLeader, TakeLead
+from dsi_mqtt.core.node import Leader, NodeStatus, Telemetry
+from dsi_mqtt.core.orchestrator import Orchestrator, OrchestratorEffects
+from dsi_mqtt.core.table import TableDocument
+from dsi_mqtt.sim.broker import Broker
+from dsi_mqtt.sim.clock import TICKS_PER_S, Clock, tick_behind
+
+# To open a connection to the broker beside it.
+CONNECTS_S: Final = 0.005
+# The wall clock at the beginning, from which terms are made.
+UNIX_S: Final = 1_700_000_000
+
+
+class SimOrchestrator:
+    """One process. told: what a log gets."""
+
+    def __init__(
+        self,
+        name: str,
+        clock: Clock,
+        broker: Broker,
+        told: Callable[[Decided | Noticed], None],
+    ) -> None:
+        self.name = name
+        self._clock = clock
+        self._broker = broker
+        self._machine = Orchestrator(name, secrets(name).__next__)
+        self._alive = True
+        self._perform: dict[type, Callable[[Any], object]] = {
+            TakeLead: lambda _: clock.after(CONNECTS_S, self._take_lead),
+            DropLead: lambda _: None,
+            PublishLeader: lambda e: broker.publish_leader(e.leader),
+            PublishDocument: lambda e: broker.publish_document(e.deployment, e.document),
+            PublishSpec: lambda e: broker.publish_spec(e.spec),
+            ClearDocument: lambda _: None,
+            Decided: told,
+            Noticed: told,
+        }
+        clock.after(CONNECTS_S, self._connect)
+
+    @property
+    def leading(self) -> bool:
+        return self._machine.leading
+
+    def end(self) -> None:
+        self._alive = False
+        self._broker.watcher_gone(self)
+
+    def _connect(self) -> None:
+        """All that is retained comes at once."""
+        machine, broker, now = self._machine, self._broker, self._clock.now
+        machine.connected(now)
+        broker.watchers.append(self)
+        for status in list(broker.statuses.values()):
+            self._act(machine.status_arrived(status, now))
+        for spec in broker.specs.values():
+            machine.spec_arrived(spec)
+        for name, document in list(broker.documents.items()):
+            self._act(machine.document_seen(name, document, now))
+        if broker.leader is not None:
+            self._act(machine.leader_seen(broker.leader, now))
+        machine.retained_read(now)
+        self._tick(tick_behind(now))
+
+    def _tick(self, number: int) -> None:
+        if self._alive:
+            now = self._clock.now
+            self._act(self._machine.tick(now, UNIX_S + int(now)))
+            self._clock.at((number + 1) / TICKS_PER_S, self._tick, number + 1)
+
+    def _take_lead(self) -> None:
+        if self._alive:
+            self._broker.take_lead(self)
+            self._act(self._machine.lead_taken(self._clock.now))
+
+    def _act(self, effects: OrchestratorEffects) -> None:
+        for effect in effects:
+            self._perform[type(effect)](effect)
+
+    # --- what the broker says -----------------------------------------------------------------
+
+    def status(self, status: NodeStatus) -> None:
+        self._act(self._machine.status_arrived(status, self._clock.now))
+
+    def telemetry(self, telemetry: Telemetry) -> None:
+        self._machine.telemetry_arrived(telemetry, self._clock.now)
+
+    def spec(self, spec: Deployment) -> None:
+        self._machine.spec_arrived(spec)
+
+    def document(self, deployment: str, document: TableDocument) -> None:
+        self._act(self._machine.document_seen(deployment, document, self._clock.now))
+
+    def leader(self, leader: Leader) -> None:
+        self._act(self._machine.leader_seen(leader, self._clock.now))
+
+    def lead_lost(self) -> None:
+        self._act(self._machine.lead_lost(self._clock.now))
+
+
+def secrets(name: str) -> Iterator[str]:
+    """None of them is one: nobody can guess in a simulation, and runs must be alike."""
+    number = 0
+    while True:
+        number += 1
+        yield f"{name}-{number}"

@@ -1,0 +1,248 @@
+"""A scenario, run: everything put together, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import count
+from random import Random
+from typing import Final
+
+from dsi_mqtt.core.decisions import Decided, Noticed
+from dsi_mqtt.core.node import Capabilities
+from dsi_mqtt.core.sizes import MIB
+from dsi_mqtt.core.table import Table, TableDocument
+from dsi_mqtt.errors import ConfigError
+from dsi_mqtt.sim.arrivals import arrivals
+from dsi_mqtt.sim.broker import Broker
+from dsi_mqtt.sim.clock import Clock
+from dsi_mqtt.sim.devices import WAITS_BEYOND_S, Answers, Device, Stream
+from dsi_mqtt.sim.engine import Processor, graph_of
+from dsi_mqtt.sim.journal import Journal
+from dsi_mqtt.sim.links import Disturbance, Figures, Link
+from dsi_mqtt.sim.node import Node, Place
+from dsi_mqtt.sim.orchestrator import SimOrchestrator
+from dsi_mqtt.sim.scenario import Fault, Group, Scenario
+from dsi_mqtt.sim.traces import SYNTHETIC, Trace, made_up
+
+TELEMETRY_S: Final = 0.5
+# Nodes start within so long.
+START_S: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """At `at_s` of the simulation."""
+
+    at_s: float
+    deployment: str
+    kind: str
+    reason: str
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of a scenario, by deployment and by node."""
+
+    answers: dict[str, Answers] = field(default_factory=dict)
+    decisions: list[Decision] = field(default_factory=list)
+    notices: list[Decision] = field(default_factory=list)
+    documents: dict[str, TableDocument] = field(default_factory=dict)
+    published: int = 0
+
+    def serving(self, deployment: str) -> Table | None:
+        document = self.documents.get(deployment)
+        return document.serve if document else None
+
+    def moves(self, deployment: str) -> int:
+        kinds = [d.kind for d in self.decisions if d.deployment == deployment]
+        return sum(kind in ("remap", "resplit") for kind in kinds)
+
+
+class Simulation:
+    """One run. traces: by name, of a folder; `journal` gets every event.
+
+    Raises ConfigError where the scenario names what is not there.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        traces: Mapping[str, Trace] | None = None,
+        journal: Journal | None = None,
+    ) -> None:
+        self.scenario = scenario
+        self.clock = Clock()
+        self.journal = journal or Journal()
+        self.broker = Broker(self.clock, self.journal)
+        self.outcome = Outcome(documents=self.broker.documents)
+        self.orchestrators: list[SimOrchestrator] = []
+        self._traces = traces or {}
+        self._started = 0
+        graphs = {spec.name: graph_of(spec) for spec in scenario.deployments}
+        numbers = count(1)
+        place = Place(
+            self.clock,
+            self.broker,
+            self.journal,
+            graphs,
+            scenario.open_s,
+            lambda: next(numbers),
+        )
+        for group in scenario.nodes:
+            for name in group.names():
+                self.broker.nodes[name] = self._node(place, name, group)
+        self._begin()
+        self._add_devices({name: graph.input_bytes for name, graph in graphs.items()})
+        for fault in scenario.faults:
+            self.clock.at(fault.at_s, self._befall, fault)
+
+    @property
+    def nodes(self) -> dict[str, Node]:
+        return self.broker.nodes
+
+    def run(self) -> Outcome:
+        """To the end of the requests, and until each has its answer."""
+        self.clock.run(self.scenario.duration_s)
+        longest = max((spec.deadline_s for spec in self.scenario.deployments), default=0.0)
+        end = self.clock.now + longest + 2 * WAITS_BEYOND_S
+        while self.clock.now < end and self.unsettled:
+            self.clock.run(min(self.clock.now + 1.0, end))
+        return self.outcome
+
+    @property
+    def unsettled(self) -> int:
+        """Inputs without an answer."""
+        return sum(found.asked - found.settled for found in self.outcome.answers.values())
+
+    # --- the beginning ------------------------------------------------------------------------
+
+    def random(self, purpose: str) -> Random:
+        """Of its own for each purpose, so that one draws no other's numbers."""
+        return Random(f"{self.scenario.seed}/{purpose}")  # noqa: S311 - it must be repeatable
+
+    def _node(self, place: Place, name: str, group: Group) -> Node:
+        line, random = group.link, self.random(f"node {name}")
+        figures = Figures(line.up_mbit_s, line.down_mbit_s, line.rtt_ms)
+        trace = self._trace(line.trace, random)
+        offset = random.randrange(len(trace)) if trace is not None else 0
+        link = Link(figures, trace, offset, self._disturbances(name))
+        capabilities = Capabilities(
+            weight_bytes=int(group.memory_mib * MIB),
+            memory_bytes=int(group.memory_mib * MIB),
+            gflops=group.gflops,
+            memory_gib_s=group.memory_gib_s,
+            overhead_ms=group.overhead_ms,
+        )
+        node = Node(place, name, link, Processor(group, capabilities, random))
+        self.clock.at(random.random() * START_S, node.start)
+        return node
+
+    def _trace(self, name: str | None, random: Random) -> Trace | None:
+        if name is None:
+            return None
+        if name in self._traces:
+            return self._traces[name]
+        if name == "any" and self._traces:
+            return self._traces[random.choice(sorted(self._traces))]
+        if name in SYNTHETIC:
+            return made_up(name, random)
+        known = ", ".join((*SYNTHETIC, *(("any",) if self._traces else ()), *sorted(self._traces)))
+        raise ConfigError(f"link.trace: there is no trace {name!r:.40}; known are {known}")
+
+    def _disturbances(self, node: str) -> list[Disturbance]:
+        return [
+            Disturbance(
+                fault.at_s,
+                fault.at_s + (fault.for_s or 0.0),
+                0.0 if fault.cut else fault.factor,
+            )
+            for fault in self.scenario.faults
+            if node in (fault.cut, fault.throttle)
+        ]
+
+    def _begin(self) -> None:
+        for _ in range(self.scenario.orchestrators):
+            self._add_orchestrator()
+        for spec in self.scenario.deployments:
+            self.clock.at(START_S, self.broker.publish_spec, spec)
+            self.clock.at(START_S, self._deployed, spec.name)
+        self.clock.after(TELEMETRY_S, self._tell_telemetry)
+
+    def _add_orchestrator(self) -> None:
+        self._started += 1
+        name = f"orchestrator-{self._started}"
+        told = SimOrchestrator(name, self.clock, self.broker, self._told)
+        self.orchestrators.append(told)
+
+    def _deployed(self, deployment: str) -> None:
+        self.journal.write(self.clock.now, "deployed", deployment=deployment)
+
+    def _add_devices(self, input_bytes: Mapping[str, int]) -> None:
+        specs = {spec.name: spec for spec in self.scenario.deployments}
+        for name in specs:
+            self.outcome.answers[name] = Answers()
+        for number, asked in enumerate(self.scenario.requests):
+            name = asked.deployment
+            nbytes = input_bytes[name] if asked.bytes is None else asked.bytes
+            until = self.scenario.duration_s if asked.until_s is None else asked.until_s
+            device = f"device-{number + 1}"
+            times = arrivals(asked, until, self.random(f"arrivals {number}"))
+            stream = Stream(specs[name], nbytes, times)
+            answers = self.outcome.answers[name]
+            Device(device, stream, answers, clock=self.clock, broker=self.broker)
+
+    # --- what goes on -------------------------------------------------------------------------
+
+    def _tell_telemetry(self) -> None:
+        for node in self.nodes.values():
+            telemetry = node.telemetry()
+            if telemetry is not None:
+                for watcher in self.broker.watchers:
+                    watcher.telemetry(telemetry)
+        self.clock.after(TELEMETRY_S, self._tell_telemetry)
+
+    def _told(self, told: Decided | Noticed) -> None:
+        now = self.clock.now
+        if isinstance(told, Decided):
+            decision = Decision(now, told.deployment, told.kind, told.reason)
+            self.outcome.decisions.append(decision)
+            nodes = [segment.node for segment in told.plan.segments] if told.plan else []
+        else:
+            decision = Decision(now, told.deployment, "notice", told.sentence)
+            self.outcome.notices.append(decision)
+            nodes = []
+        self.journal.write(
+            now,
+            "decided",
+            deployment=decision.deployment,
+            kind=decision.kind,
+            reason=decision.reason,
+            nodes=nodes,
+        )
+
+    # --- faults -------------------------------------------------------------------------------
+
+    def _befall(self, fault: Fault) -> None:
+        self.journal.write(self.clock.now, fault.kind, node=fault.node, for_s=fault.for_s)
+        if fault.kind == "orchestrator":
+            self._end_leader(fault.for_s)
+            return
+        node = self.nodes[fault.node]
+        if fault.kind == "kill":
+            node.kill()
+            if fault.for_s is not None:
+                self.clock.after(fault.for_s, node.start)
+        elif fault.kind == "freeze":
+            node.freeze()
+            self.clock.after(fault.for_s or 0.0, node.thaw)
+        elif fault.kind == "cut":
+            node.link_cut()
+
+    def _end_leader(self, for_s: float | None) -> None:
+        leaders = [one for one in self.orchestrators if one.leading] or self.orchestrators
+        if leaders:
+            leaders[0].end()
+            self.orchestrators.remove(leaders[0])
+            if for_s is not None:
+                self.clock.after(for_s, self._add_orchestrator)

@@ -1,0 +1,123 @@
+"""Scenario files: what they may say, and one clear sentence for what they may not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dsi_mqtt.errors import MESSAGE_MAX, ConfigError
+from dsi_mqtt.sim.scenario import Fault, Line
+from dsi_mqtt.sim.scenario_file import read_scenario, scenario_of
+from dsi_mqtt.sim.simulation import Simulation
+from dsi_mqtt.sim.traces import Trace
+
+FILE = Path("site.yaml")
+MODEL = {"tier": "fake", "options": {"units": 4, "unit_ms": 5}}
+
+
+def document(**changes: Any) -> dict[str, Any]:
+    whole = {
+        "schema": "dsi.scenario/1",
+        "duration_s": 60,
+        "nodes": [{"id": "gw", "count": 3}],
+        "deployments": [{"name": "hazards", "model": MODEL}],
+        "requests": [{"deployment": "hazards", "rate_per_s": 2}],
+    }
+    return {name: value for name, value in {**whole, **changes}.items() if value is not ...}
+
+
+def test_defaults_are_filled_in() -> None:
+    found = scenario_of(document(faults=[{"at_s": 5, "kill": "gw-3"}]), FILE)
+    assert found.nodes[0].names() == ("gw-1", "gw-2", "gw-3")
+    assert found.nodes[0].link == Line()
+    assert found.deployments[0].deadline_s == 10.0
+    assert found.faults == (Fault(5.0, kill="gw-3"),)
+    assert found.faults[0].kind == "kill"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"schema": ...}, 'schema: is missing; begin the file with "schema: dsi.scenario/1"'),
+        ({"schema": "dsi.nodes/1"}, "schema: 'dsi.nodes/1' is not supported; this program reads"),
+        ({"speed": 3}, "speed: is no field here; check its spelling and indentation"),
+        ({"nodes": []}, "nodes: is empty; name one at least, like {id: gateway, count: 3}"),
+        ({"nodes": [{"id": "a"}, {"id": "a"}]}, "nodes: two nodes have the same name"),
+        ({"nodes": [{"id": "a", "count": 20_000}]}, "nodes[0].count: 20000 must be at most 10,000"),
+        ({"nodes": [{"id": "a b"}]}, "nodes[0].id"),
+        ({"nodes": [{"id": "a", "link": {"rtt_ms": -1}}]}, "nodes[0].link.rtt_ms: -1.0 must be 0"),
+        ({"nodes": [{"id": "a", "gflops": "x"}]}, "nodes[0].gflops: must be a number, not 'x'"),
+        (
+            {"nodes": [{"id": "a", "spread": float("nan")}]},
+            "nodes[0].spread: nan must be 0 or more",
+        ),
+        ({"duration_s": 0}, "duration_s: 0.0 must be greater than 0"),
+        ({"deployments": [{"name": "hazards"}]}, "deployments[0]: model: is missing"),
+        (
+            {"deployments": [{"name": "hazards", "model": {"path": "x"}}]},
+            "deployments[0].model.tier: layer computes; a simulation takes tier fake",
+        ),
+        (
+            {"deployments": [{"name": "hazards", "model": MODEL, "kind": "generation"}]},
+            "deployments[0].kind: generation is not simulated yet; take one-pass",
+        ),
+        (
+            {"deployments": [{"name": "hazards", "model": {"tier": "fake", "options": {"x": 1}}}]},
+            "model.options has unknown x",
+        ),
+        (
+            {
+                "deployments": [
+                    {"name": "hazards", "model": MODEL, "privacy": {"units": {"0:9": ["edge"]}}}
+                ]
+            },
+            "deployments[0]: privacy.units",
+        ),
+        ({"deployments": [{"name": "hazards", "model": MODEL}] * 2}, "deployments: two of them"),
+        ({"requests": [{"deployment": "other"}]}, "requests[0].deployment: there is no deployment"),
+        ({"requests": [{"deployment": "hazards", "from_s": 60}]}, "requests[0].from_s: 60 is not"),
+        (
+            {"requests": [{"deployment": "hazards", "bytes": 2_000_000}]},
+            "requests[0].bytes: 2000000",
+        ),
+        (
+            {"requests": [{"deployment": "hazards", "arrivals": "storm"}]},
+            "requests[0].arrivals: must be 'poisson', 'bursts' or 'diurnal', not 'storm'",
+        ),
+        ({"faults": [{"at_s": 1}]}, "faults[0]: give exactly one of kill, freeze, cut, throttle"),
+        ({"faults": [{"at_s": 1, "kill": "gw"}]}, "faults[0].kill: there is no node 'gw'"),
+        ({"faults": [{"at_s": 1, "cut": "gw-1"}]}, "faults[0].for_s: is missing; say for how long"),
+        (
+            {"faults": [{"at_s": 1, "for_s": 1, "kill": "gw-1", "cut": "gw-1"}]},
+            "faults[0]: give exactly one of",
+        ),
+    ],
+)
+def test_what_is_wrong_is_one_sentence_that_names_the_field(
+    changes: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ConfigError) as raised:
+        scenario_of(document(**changes), FILE)
+    sentence = str(raised.value)
+    assert sentence.startswith("site.yaml: ")
+    assert told in sentence
+    assert len(sentence) <= MESSAGE_MAX
+
+
+def test_a_file_holds_one_scenario(tmp_path: Path) -> None:
+    path = tmp_path / "two.yaml"
+    path.write_text("schema: dsi.scenario/1\n---\nschema: dsi.scenario/1\n", "utf-8")
+    with pytest.raises(ConfigError, match=r"two\.yaml: holds 2 documents; a scenario is one"):
+        read_scenario(path)
+
+
+def test_a_link_takes_a_trace_of_the_folder_or_one_that_is_made_up() -> None:
+    recorded = {"way": Trace((5.0,), (9.0,))}
+    asked = document(nodes=[{"id": "a", "link": {"trace": name}} for name in ("way",)])
+    assert Simulation(scenario_of(asked, FILE), recorded).nodes["a"].link.rtt_s(0.0) == 0.009
+    asked = document(nodes=[{"id": "a", "link": {"trace": "any"}}])
+    assert Simulation(scenario_of(asked, FILE), recorded).nodes["a"].link.rtt_s(0.0) == 0.009
+    with pytest.raises(ConfigError, match=r"there is no trace 'any'; known are drive, walk, wire"):
+        Simulation(scenario_of(asked, FILE))
