@@ -202,7 +202,6 @@ def without_effect(deployment: Deployment) -> tuple[str, ...]:
             "new_tokens",
         ),
         "policy": ("use", "horizon_s", "standbys"),
-        "codecs": ("allow", "error"),
     }
     found = [
         f"{part}.{name}"
@@ -210,7 +209,10 @@ def without_effect(deployment: Deployment) -> tuple[str, ...]:
         for name in names
         if getattr(getattr(deployment, part), name) != getattr(getattr(default, part), name)
     ]
-    found += [name for name in ("fallback",) if getattr(deployment, name) != getattr(default, name)]
+    if deployment.codecs.error is not None and deployment.codecs.error.metric != "cosine":
+        found.append("codecs")  # what they do to a perplexity has yet to be measured where it runs
+    if deployment.fallback is not None:
+        found.append("fallback")
     return tuple(found)
 
 

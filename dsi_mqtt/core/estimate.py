@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from dsi_mqtt.core.aim import PROMPT_TOKENS
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.model import ModelGraph, Unit, UnitRange
 from dsi_mqtt.core.node import Capabilities, NodeStatus, SegmentLoad, Telemetry
@@ -35,9 +36,6 @@ PREFILLS_MIN: Final = 3
 # A weight that is read takes part in a multiply-add at least: 2 operations for 8 bytes at most.
 # So an embedding, of which a request reads a few rows, is not charged for its whole table.
 BYTES_PER_FLOP: Final = 4.0
-
-# Of a prompt where the deployment does not say.
-PROMPT_TOKENS: Final = 64
 
 
 def prompt_tokens(deployment: Deployment) -> int:

@@ -107,6 +107,8 @@ def _view(node: SiteNode, times: Times, link: Link, whole: int, caches: int) -> 
         cache_bytes=caches,
         overdrawn_bytes=max(0, -left),
         prefill_s=prefill_s,
+        price=node.price,
+        watts=(node.watts.idle, node.watts.busy) if node.watts else (0.0, 0.0),
     )
 
 

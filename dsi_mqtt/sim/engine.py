@@ -12,10 +12,10 @@ from random import Random
 
 from dsi_mqtt.core.activation import OCTETS, Tensor, Tensors, pack_body
 from dsi_mqtt.core.deployment import Deployment
+from dsi_mqtt.core.estimate import estimate_s
 from dsi_mqtt.core.model import ModelGraph, UnitRange
 from dsi_mqtt.core.node import Capabilities
 from dsi_mqtt.core.problem import SEGMENT_S
-from dsi_mqtt.core.profile import estimate_s
 from dsi_mqtt.core.sizes import MIB
 from dsi_mqtt.engine.fake import describe
 from dsi_mqtt.engine.fake_options import read_options

@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 
 from dsi_mqtt.core.deployment import SplitPart
 from dsi_mqtt.core.draft import places
+from dsi_mqtt.core.estimate import estimate_s
 from dsi_mqtt.core.model import ModelGraph, UnitRange
 from dsi_mqtt.core.node import Capabilities, NodeStatus
 from dsi_mqtt.core.plan import Plan, plan
-from dsi_mqtt.core.profile import Link, NodeView, estimate_s
+from dsi_mqtt.core.profile import Link, NodeView
 from dsi_mqtt.core.worker import Worker
 from dsi_mqtt.sim.broker import Broker
 from dsi_mqtt.sim.engine import Processor, graph_of
