@@ -294,5 +294,12 @@ def _link(link: LinkSample) -> str:
     rates = (link.up_mbit_s, link.down_mbit_s)
     if all(rate is None for rate in rates):
         return told
-    up, down = ("-" if rate is None else f"{rate:.3g}" for rate in rates)
-    return f"{told}, {up} up, {down} down"
+    up, down = (_rate(rate) for rate in rates)
+    return f"{told} ↑{up} ↓{down}"
+
+
+def _rate(rate: float | None) -> str:
+    """Short, for a node's line has to fit 80 columns."""
+    if rate is None:
+        return "-"
+    return f"{rate:.0f}" if rate >= 10 else f"{rate:.1f}"  # noqa: PLR2004 - two digits say enough

@@ -83,7 +83,7 @@ def test_links_are_shown_as_far_as_they_are_known_and_nonsense_is_named() -> Non
     picture = Picture(site.specs, site.documents, site.statuses, leader=site.leader)
     load = DoorLoad(NAME, 0, 0, 0, 0, 0, 0)
     told = shown(measured(picture, load, LinkSample(1.25, 41.52, None)))
-    assert "1.2 ms, 41.5 up, - down" in told
+    assert "1.2 ms ↑42 ↓-" in told
     assert "set aside" not in told
     odd = measured(picture, load, LinkSample(1.25, -3.0, None))
     assert "a tells 1 figure that is set aside: link.up_mbit_s" in shown(odd)

@@ -41,7 +41,7 @@ GRAPH = ModelGraph(
     "sha256:1", "fake", tuple(Unit(f"u{i}", 10 * MIB, 1e8, 4096) for i in range(UNITS))
 )
 # At rest: where load would count, a test says so.
-SPEC = Deployment(NAME, ModelSpec(tier="fake"), sla=Sla(rate_per_s=0.0))
+SPEC = Deployment(NAME, ModelSpec(tier="fake"), sla=Sla(rate_per_s=0.01))
 
 
 @dataclass

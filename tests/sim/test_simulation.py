@@ -101,7 +101,7 @@ def test_under_load_95_percent_take_about_what_the_table_says() -> None:
     assert table.forecast is not None
     p95 = sorted(answers.latencies_s)[int(0.95 * len(answers.latencies_s))] * 1e3
     assert p95 == pytest.approx(table.forecast.p95_ms, rel=0.15)
-    assert p95 > 1.5 * table.forecast.p50_ms
+    assert p95 > 1.2 * table.forecast.p50_ms
 
 
 def test_the_nodes_of_the_table_do_the_work_and_no_other() -> None:
@@ -157,7 +157,7 @@ def test_a_throttled_link_is_felt() -> None:
 
 
 def test_deployments_share_their_nodes() -> None:
-    both = (deployment("one"), deployment("two", seed=1))
+    both = tuple(deployment(name, rate_per_s=0.1, seed=i) for i, name in enumerate(("one", "two")))
     asked = tuple(Requests(each.name, rate_per_s=1.0, from_s=10.0) for each in both)
     made = run(other(scenario(memory_mib=70.0, nodes=2), deployments=both, requests=asked))
     for each in both:
@@ -214,7 +214,7 @@ class Watched(Processor):
 @settings(max_examples=examples(10))
 @given(st.integers(0, 1000), st.sampled_from([5.0, 15.0, 40.0]))
 def test_a_node_computes_one_segment_at_a_time(seed: int, rate_per_s: float) -> None:
-    both = (deployment("one"), deployment("two", seed=1))
+    both = tuple(deployment(name, rate_per_s=0.1, seed=i) for i, name in enumerate(("one", "two")))
     asked = tuple(Requests(each.name, rate_per_s=rate_per_s, from_s=10.0) for each in both)
     chosen = scenario(memory_mib=70.0, nodes=2, duration_s=15.0, spread=0.3, seed=seed)
     made = Simulation(other(chosen, deployments=both, requests=asked))
