@@ -41,6 +41,7 @@ COMMANDS: Final = {
     "gateway": "gateway:gateway",
     "status": "status:status",
     "drain": "drain:drain",
+    "plan": "plan:plan",
     "profile": "profile:profile",
     "doctor": "doctor:doctor",
     "simulate": "simulate:simulate",

@@ -135,7 +135,7 @@ def _too_slow(situation: Situation) -> tuple[Gap, str] | None:
     if least <= aim.latency_max_s * 1000:
         return None
     message = (
-        f"{aim.share:.4g} of the requests are to take {aim.latency_max_s * 1000:g} ms at most, "
+        f"{aim.share * 100:g} % of requests are to take {aim.latency_max_s * 1000:g} ms at most, "
         f"and the fastest placement takes {least:g} ms at {aim.rate_per_s:g} requests a second"
     )
     return Gap("latency", "sla.latency_ms", message), f"raise sla.latency_ms to {least:g}"

@@ -113,6 +113,7 @@ def plan(
     held: Mapping[str, Iterable[UnitRange]] | None = None,
     expansions: int = EXPANSIONS,
     question: Question = IDLE,
+    told: Question | None = None,
 ) -> Plan | Infeasible:
     """The best placement that satisfies the deployment, or why there is none.
 
@@ -124,6 +125,7 @@ def plan(
     question: what is asked of it besides; by default the least latency of one row at rest. A load
         that nothing sustains is answered with the placement that sustains most, unless there is a
         target to meet.
+    told: by whose load and prices its wait and account are told, where not by those of `question`.
 
     Raises ConfigError when the deployment contradicts itself or the model (see `rules.check`),
     or when a node is given twice or its `unit_s` does not match the model.
@@ -144,8 +146,9 @@ def plan(
             route = _Route.of(problem, found.path, question)
             least = None if alone is None else alone[0]
             planned = _planned(route, found, least, deployment.sla.latency_ms, certain=complete)
-            wait = Pressure(question.aim).wait_ns(route.busiest_ns) / 1e9
-            costs = account(problem, found.path, rules, question)
+            basis = question if told is None else told
+            wait = Pressure(basis.aim).wait_ns(route.busiest_ns) / 1e9
+            costs = account(problem, found.path, rules, basis)
             return replace(planned, wait_s=wait, account=costs)
         complete = complete and found.complete
     return explain(every, proven=complete)

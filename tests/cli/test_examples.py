@@ -20,10 +20,11 @@ from dsi_mqtt.cli.site import nodes_for
 from dsi_mqtt.core.activation import JSON, Row, pack_body, unpack_body
 from dsi_mqtt.core.deployment import without_effect
 from dsi_mqtt.core.model import ModelGraph
+from dsi_mqtt.core.offers import offers
 from dsi_mqtt.core.plan import Plan, plan
 from dsi_mqtt.core.profile import NodeView
 from dsi_mqtt.core.room import cache_bytes
-from dsi_mqtt.core.site import SiteFile, SiteNode, nodes_without_effect
+from dsi_mqtt.core.site import SiteFile, SiteNode, node_views, nodes_without_effect
 from dsi_mqtt.engine.base import Engine
 from dsi_mqtt.engine.select import TierFactory
 from dsi_mqtt.wire.files import read_nodes, read_site
@@ -90,6 +91,16 @@ def test_each_example_stands_in_the_readme_with_commands_that_name_it(name: str)
         assert infer.startswith("dsi-mqtt infer ")
         assert up in readme
         assert infer in readme
+
+
+def test_the_nodes_to_be_split_the_model_within_its_target(graph: ModelGraph) -> None:
+    (deployment,), site = read_site(EXAMPLES / "planned.yaml")
+    assert site is not None
+    assert without_effect(deployment) == ()
+    told = offers(deployment, graph, node_views(site, graph, deployment))
+    chosen = told.offers[0]
+    assert len(chosen.plan.segments) > 1
+    assert chosen.slow_s * 1000 <= (deployment.sla.latency_ms or 0.0)
 
 
 def test_the_split_by_hand_is_the_one_that_serves(graph: ModelGraph) -> None:
