@@ -37,9 +37,9 @@ def plan(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Show what nodes could do for a deployment, side by side; nothing is started.
+    """Show what nodes could do for a deployment, before they serve.
 
-    Each node needs figures: a profile (`dsi-mqtt profile`), or what its hardware does. The target
+    Placements stand side by side, and nothing is started. Each node needs figures: a profile (`dsi-mqtt profile`), or what its hardware does. The target
     is a condition here: what misses it is not chosen.
     """
     deployments, site = read_site(file)

@@ -64,11 +64,18 @@ def _moment(tilt: float, variation: float) -> float:
     """E exp(tilt·S) of a gamma distribution with mean 1."""
     if variation <= _CONSTANT:
         return math.exp(tilt)
-    return float((1.0 - variation * tilt) ** (-1.0 / variation))
+    return _power(1.0 - variation * tilt, -1.0 / variation)
 
 
 def _tilted(tilt: float, variation: float) -> float:
     """E S·exp(tilt·S), its derivative."""
     if variation <= _CONSTANT:
         return math.exp(tilt)
-    return float((1.0 - variation * tilt) ** (-1.0 / variation - 1.0))
+    return _power(1.0 - variation * tilt, -1.0 / variation - 1.0)
+
+
+def _power(base: float, exponent: float) -> float:
+    try:
+        return math.pow(base, exponent)
+    except OverflowError:
+        return math.inf

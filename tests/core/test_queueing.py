@@ -6,7 +6,7 @@ import math
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dsi_mqtt.core.queueing import waiting_s
@@ -44,6 +44,7 @@ def test_exponential_service_waits_as_the_textbook_says(
     assert told == pytest.approx(expected, rel=1e-5, abs=1e-9)
 
 
+@example(rate=1.0, service=0.5, more=1.0, share=0.75, variation=0.0004)
 @given(
     rate=st.floats(0.01, 5.0),
     service=st.floats(0.01, 5.0),
