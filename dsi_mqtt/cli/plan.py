@@ -37,10 +37,11 @@ def plan(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Show what nodes could do for a deployment, before they serve.
+    """Show what nodes could do for a deployment.
 
-    Placements stand side by side, and nothing is started. Each node needs figures: a profile (`dsi-mqtt profile`), or what its hardware does. The target
-    is a condition here: what misses it is not chosen.
+    Placements stand side by side, and nothing is started. Each node needs figures: a profile
+    (`dsi-mqtt profile`), or what its hardware does. The target is a condition here: what misses it
+    is not chosen.
     """
     deployments, site = read_site(file)
     if nodes_file is not None:
