@@ -238,10 +238,11 @@ def _chain(picture: Picture, table: Table) -> RichTable:
 
 
 def _columns(*names: str) -> RichTable:
-    """A table without lines whose rows stay one line each: names are cut where it is narrow."""
+    """A table without lines whose rows stay one line each, but for what a link tells."""
     shown = RichTable(box=None, pad_edge=False)
     for name in names:
-        shown.add_column(name, no_wrap=True, overflow="ellipsis")
+        # Where there is no room for all, a link's rates go to a second line.
+        shown.add_column(name, no_wrap=name != "link", overflow="ellipsis")
     return shown
 
 
