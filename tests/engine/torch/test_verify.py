@@ -181,7 +181,7 @@ def test_what_was_found_exact_is_remembered_by_kind(
     check("BertModel", hidden_size=1024, num_attention_heads=16)
     check("BertModel", dtype=torch.float16)
     assert tried == ["BertModel"] * 3
-    monkeypatch.setattr(verify.transformers, "__version__", "0")
+    monkeypatch.setattr(f"{verify.__name__}.transformers.__version__", "0")
     check("BertModel")
     assert tried == ["BertModel"] * 4
     (own_cache / "verified.json").write_text("[]")
