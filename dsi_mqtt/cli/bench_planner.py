@@ -18,9 +18,10 @@ from dsi_mqtt.cli import bench_planner_brute, bench_planner_milp
 from dsi_mqtt.cli.bench_planner_brute import Solution
 from dsi_mqtt.cli.bench_planner_cases import OBJECTIVES, Instance, instance
 from dsi_mqtt.core.formulation import EQUALS, formulate
-from dsi_mqtt.core.pressure import Found, best, busiest_ns, latency_ns
+from dsi_mqtt.core.pressure import best, busiest_ns, latency_ns
 from dsi_mqtt.core.problem import Problem
 from dsi_mqtt.core.rules import compile_rules
+from dsi_mqtt.core.search import Outcome
 
 SCHEMA: Final = "dsi.bench.planner/1"
 # Of a search that must prove itself, and of one that is timed.
@@ -102,13 +103,13 @@ class Timed:
     bound_gap_p95: float
 
 
-def planned(case: Instance, expansions: int) -> tuple[Problem, Found]:
+def planned(case: Instance, expansions: int) -> tuple[Problem, Outcome]:
     rules = compile_rules(case.deployment, case.graph)
     problem = formulate(case.graph, rules, case.nodes, {}, case.question)
     return problem, best(problem, case.question.aim, expansions)
 
 
-def objective(case: Instance, problem: Problem, found: Found) -> float:
+def objective(case: Instance, problem: Problem, found: Outcome) -> float:
     """The score in seconds, without what tells equal placements apart."""
     assert found.path is not None  # noqa: S101 - the caller has looked
     if case.objective == "throughput":

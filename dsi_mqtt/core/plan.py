@@ -18,11 +18,11 @@ from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.formulation import Question
 from dsi_mqtt.core.infeasible import Infeasible, Situation, explain
 from dsi_mqtt.core.model import ModelGraph, UnitRange
-from dsi_mqtt.core.pressure import Found, Pressure, best, busiest_ns
+from dsi_mqtt.core.pressure import Pressure, best, busiest_ns
 from dsi_mqtt.core.problem import Problem
 from dsi_mqtt.core.profile import NodeView
 from dsi_mqtt.core.rules import check, compile_rules
-from dsi_mqtt.core.search import Path
+from dsi_mqtt.core.search import Outcome, Path
 from dsi_mqtt.core.table import DOOR
 from dsi_mqtt.errors import ConfigError
 
@@ -154,7 +154,7 @@ def plan(
     return explain(every, proven=complete)
 
 
-def _found(situation: Situation, expansions: int) -> tuple[Problem, Found]:
+def _found(situation: Situation, expansions: int) -> tuple[Problem, Outcome]:
     question, problem = situation.question, situation.problem()
     found = best(problem, question.aim, expansions)
     if found.path is not None or not question.aim.rate_per_s or question.aim.latency_max_s:
@@ -238,7 +238,7 @@ class _Route:
 
 def _planned(
     route: _Route,
-    found: Found,
+    found: Outcome,
     alone_ns: float | None,
     target_ms: float | None,
     *,

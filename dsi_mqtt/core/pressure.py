@@ -20,7 +20,7 @@ from dsi_mqtt.core.aim import Aim
 from dsi_mqtt.core.duties import duties_along
 from dsi_mqtt.core.problem import Budget, Problem
 from dsi_mqtt.core.queueing import waiting_s
-from dsi_mqtt.core.search import CEILING, Outcome, Path, cheapest
+from dsi_mqtt.core.search import CEILING, NOTHING, Outcome, Path, cheapest
 
 # Steps towards the demand up to which a better placement may be looked for; what is left of the
 # last step is searched in vain.
@@ -65,30 +65,16 @@ class Pressure:
         return high
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """path: the best, or None. score: with what its demand adds. lower: no placement has less.
+def best(problem: Problem, aim: Aim, limit: int) -> Outcome:
+    """The placement with the least score, what its demand adds included.
 
-    complete: the path is the best, or None means that there is none.
+    limit: about so many expansions.
     """
-
-    path: Path | None
-    score: float
-    considered: int
-    complete: bool
-    lower: float
-
-
-def best(problem: Problem, aim: Aim, limit: int) -> Found:
-    """The placement with the least score, within about `limit` expansions."""
     pressure = Pressure(aim)
     if pressure.idle:
-        outcome = cheapest(problem, limit)
-        return Found(
-            outcome.path, outcome.score, outcome.considered, outcome.complete, outcome.lower
-        )
+        return cheapest(problem, limit)
     if not problem.doors:
-        return Found(None, math.inf, 0, complete=True, lower=math.inf)
+        return NOTHING
     return _Intervals(problem, pressure, limit).best()
 
 
@@ -108,7 +94,7 @@ class _Intervals:
     considered: int = 0
     lower: float = math.inf
 
-    def best(self) -> Found:
+    def best(self) -> Outcome:
         heapq.heappush(self.heap, (-math.inf, least_demand(self.problem), self._most()))
         while self.heap and self.heap[0][0] < self.score:
             if self.considered >= self.limit:
@@ -120,8 +106,8 @@ class _Intervals:
         complete = self.lower >= self.score
         if self.path is None:
             complete = math.isinf(self.lower) and self.lower > 0
-            return Found(None, math.inf, self.considered, complete, self.lower)
-        return Found(self.path, self.score, self.considered, complete, lower)
+            return Outcome(None, math.inf, self.considered, complete, self.lower)
+        return Outcome(self.path, self.score, self.considered, complete, lower)
 
     def _most(self) -> float:
         """No demand that is sustained is beyond it."""
@@ -141,22 +127,18 @@ class _Intervals:
         if outcome.path is None:
             return
         demand = busiest_ns(self.problem, outcome.path)
-        if self._take(outcome, demand):
-            known = self.score
-        else:
-            known = self.score
-            if math.isfinite(self.pressure.wait_ns(demand)):
-                bound = outcome.score + self.pressure.adds(demand)
-                heapq.heappush(self.heap, (bound, demand, high))
-        self._below(outcome, low, demand - 1, known)
+        if not self._take(outcome, demand) and math.isfinite(self.pressure.wait_ns(demand)):
+            bound = outcome.score + self.pressure.adds(demand)
+            heapq.heappush(self.heap, (bound, demand, high))
+        self._below(outcome, low, demand - 1)
 
-    def _below(self, outcome: Outcome, low: float, high: float, known: float) -> None:
+    def _below(self, outcome: Outcome, low: float, high: float) -> None:
         """What has less demand than the outcome and may yet be better than what is known."""
         least = outcome.score if outcome.complete else outcome.lower
         if high < low or math.isinf(least):
             return
-        if known < CEILING:
-            high = math.floor(self.pressure.up_to(low, high, known - least))
+        if self.score < CEILING:
+            high = math.floor(self.pressure.up_to(low, high, self.score - least))
         if high < low:
             return
         middle = math.floor((low + high) / 2)
