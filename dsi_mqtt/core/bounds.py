@@ -84,6 +84,11 @@ def ends_of(doors: Sequence[int]) -> tuple[End, ...]:
     return (*exact(doors[:OWN]), *rest)
 
 
+def nearest(roots: dict[int, float]) -> int:
+    """The door with the least root; of equal ones the first."""
+    return min(roots, key=lambda door: (roots[door], door))
+
+
 def grouped(doors: Sequence[int]) -> tuple[End, ...]:
     """Two for all of them, unless they are few."""
     if len(doors) <= OWN:

@@ -15,7 +15,7 @@ from typing import Final
 
 import numpy as np
 
-from dsi_mqtt.core.bounds import Bounds, End, Prices, even_rents, exact, grouped
+from dsi_mqtt.core.bounds import Bounds, End, Prices, even_rents, exact, grouped, nearest
 from dsi_mqtt.core.duties import duties_along
 from dsi_mqtt.core.problem import Nanoseconds, Problem
 
@@ -41,7 +41,7 @@ def tuned(problem: Problem, doors: Sequence[int], ceiling: float) -> Prices:
     shares = np.zeros(len(ascent.limits))
     while len(looked) < _DOORS:
         roots = Bounds.of(problem, ascent.prices(shares), grouped(doors)).roots()
-        door = min(roots, key=lambda door: (roots[door], door))
+        door = nearest(roots)
         if door in looked:
             break
         looked = (*looked, door)
@@ -79,7 +79,7 @@ class _Ascent:
         for _ in range(_ROUNDS):
             bounds = Bounds.of(self.problem, self.prices(shares), self.ends)
             roots = bounds.roots()
-            door = min(roots, key=lambda door: (roots[door], door))
+            door = nearest(roots)
             bound = roots[door]
             if bound > highest:
                 best, highest, idle = shares, bound, 0

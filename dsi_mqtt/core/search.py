@@ -28,7 +28,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from dsi_mqtt.core.bounds import MORE, Bounds, Prices, ends_of, exact, grouped
+from dsi_mqtt.core.bounds import MORE, Bounds, Prices, ends_of, exact, grouped, nearest
 from dsi_mqtt.core.duties import Duties
 from dsi_mqtt.core.memory import Loads
 from dsi_mqtt.core.prices import tuned
@@ -175,7 +175,7 @@ def cheapest(
         return NOTHING
     none = Prices.none(problem)
     roots = Bounds.of(problem, none, grouped(problem.doors)).roots()
-    door = min(roots, key=lambda door: (roots[door], door))
+    door = nearest(roots)
     alone = Bounds.of(problem, none, exact([door]))
     known = _descend(alone, door, ceiling, limit)
     if known.path is None:
@@ -192,7 +192,7 @@ def cheapest(
         target = 2 * known.lower
     priced = Bounds.of(problem, tuned(problem, doors, target), bounds.ends)
     roots = priced.roots()
-    door = min(roots, key=lambda door: (roots[door], door))
+    door = nearest(roots)
     most = min(_DESCENT, limit - known.considered)
     alone = Bounds.of(problem, priced.prices, exact([door]))
     better = _descend(alone, door, min(known.score, ceiling), most)
