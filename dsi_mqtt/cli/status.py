@@ -37,6 +37,7 @@ from dsi_mqtt.transport.base import ConnectOptions, ControlConnection
 from dsi_mqtt.transport.lasting import Backoff, keep_connected
 from dsi_mqtt.transport.loop import run
 from dsi_mqtt.transport.mqtt import MqttTransport
+from dsi_mqtt.transport.together import first_of
 from dsi_mqtt.wire.topics import Topics
 
 SCHEMA: Final = "dsi.status/1"
@@ -88,26 +89,32 @@ async def _live(url: str, topics: Topics, console: Console) -> None:
     async with control_connection(url):
         pass  # where there is no broker from the first, it is said at once
     shown: RenderableType = ""
-    last = 0.0
 
     async def connect() -> ControlConnection:
         return await MqttTransport().control(url, ConnectOptions())
 
     with Live(console=console, auto_refresh=False, screen=False) as live:
 
-        def show(picture: Picture) -> bool:
-            nonlocal shown, last
-            now = time.monotonic()
-            if now - last >= REFRESH_S:
-                last = now
-                shown = view(picture, now)
-                live.update(shown, refresh=True)
-            return False
-
         async def follow(connection: ControlConnection) -> None:
-            nonlocal last
-            last = 0.0
-            await watch(connection, topics, show, marker(topics))
+            """Draws by the clock and not by message: a last message is seen though none comes
+            after it, and so is that a node has fallen silent.
+            """
+            seen: asyncio.Future[Picture] = asyncio.get_running_loop().create_future()
+
+            def note(picture: Picture) -> bool:
+                if not seen.done():
+                    seen.set_result(picture)
+                return False
+
+            async def draw() -> None:
+                nonlocal shown
+                picture = await seen
+                while True:
+                    shown = view(picture, time.monotonic())
+                    live.update(shown, refresh=True)
+                    await asyncio.sleep(REFRESH_S)
+
+            await first_of(watch(connection, topics, note, marker(topics)), draw())
 
         def say(error: TransportError, _wait_s: float) -> None:
             told = f"\nas it last was; waits for the broker: {error}"
