@@ -13,7 +13,7 @@ from dsi_mqtt.core.decisions import DecisionKind
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.model import ModelGraph, UnitRange
 from dsi_mqtt.core.node import NodeStatus
-from dsi_mqtt.core.plan import Plan
+from dsi_mqtt.core.plan import Chain, Plan
 from dsi_mqtt.core.queueing import waiting_s
 from dsi_mqtt.core.schedule import BATCH_MAX
 from dsi_mqtt.core.session import SLICE_TOKENS
@@ -130,6 +130,24 @@ def _forecast(plan: Plan, spec: Deployment) -> Forecast:
 def places(table: Table) -> tuple[tuple[UnitRange, str], ...]:
     """What serves where: (units, node) in order."""
     return tuple((s.units, s.replicas[0].node) for s in table.segments)
+
+
+def chain_of(table: Table) -> Chain | None:
+    """What serves, as the planner is asked about it; None: nothing does."""
+    if table.door is None or not table.segments:
+        return None
+    return Chain(table.door.node, places(table), tuple(hop.codec for hop in table.hops))
+
+
+def does(table: Table, plan: Plan) -> bool:
+    """Whether the table is what is planned: door, segments, nodes and codecs."""
+    chain = chain_of(table)
+    if chain is None or (chain.door, chain.segments) != (plan.door, planned_places(plan)):
+        return False
+    return all(
+        codec == {**dict.fromkeys(codec, RAW), **dict(hop.codecs)} or hop.source == hop.target
+        for codec, hop in zip(chain.codecs, plan.hops[1:-1], strict=True)
+    )
 
 
 def planned_places(plan: Plan) -> tuple[tuple[UnitRange, str], ...]:

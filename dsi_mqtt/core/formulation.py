@@ -65,9 +65,10 @@ class Question:
         return replace(self, aim=at_rest, error_max=None, exposure_max=None, trip_max_s=())
 
 
-def question_of(deployment: Deployment) -> Question:
+def question_of(deployment: Deployment, rate_per_s: float = 0.0) -> Question:
     """What a deployment that serves asks for: its target is a wish.
 
+    rate_per_s: of requests that come, where they are more than was expected.
     Of a generation that is the time of one step of decoding, at rest: what a load of several texts
     means for each step is not part of the model.
     """
@@ -77,8 +78,9 @@ def question_of(deployment: Deployment) -> Question:
     if deployment.kind == "generation":
         aim = Aim(latency=weights.latency, exposure=weights.exposure)
         return Question(aim, ONE_STEP, codecs, error_max, exposure_max)
+    aim = Aim.of(deployment)
     return Question(
-        Aim.of(deployment),
+        replace(aim, rate_per_s=max(aim.rate_per_s, rate_per_s)),
         codecs=codecs,
         error_max=error_max,
         exposure_max=exposure_max,

@@ -80,11 +80,14 @@ class Membership:
         member.status, member.heard, member.will_at = status, now, None
         return changed or revived
 
-    def telemetry_arrived(self, telemetry: Telemetry, now: float) -> None:
+    def telemetry_arrived(self, telemetry: Telemetry, now: float) -> bool:
+        """Returns whether it is of a node that is known."""
         self._heard = now
         member = self._members.get(telemetry.node)
-        if member is not None and member.status.incarnation == telemetry.incarnation:
-            member.telemetry, member.heard = telemetry, now
+        if member is None or member.status.incarnation != telemetry.incarnation:
+            return False
+        member.telemetry, member.heard = telemetry, now
+        return True
 
     def tick(self, now: float) -> list[NodeStatus]:
         """Forgets the dead and returns their last status."""

@@ -153,7 +153,9 @@ class Orchestrator:
         return effects
 
     def telemetry_arrived(self, telemetry: Telemetry, now: float) -> None:
-        self._members.telemetry_arrived(telemetry, now)
+        if self._members.telemetry_arrived(telemetry, now):
+            for served in self._served.values():
+                served.telemetry_arrived(telemetry, now)
 
     def tick(self, now: float, unix_s: int) -> OrchestratorEffects:
         """Due about every 50 ms; does next to nothing while nothing has changed."""

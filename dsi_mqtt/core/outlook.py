@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from dsi_mqtt.core.deployment import Deployment, SplitPart
-from dsi_mqtt.core.draft import places
+from dsi_mqtt.core.draft import chain_of, places
 from dsi_mqtt.core.estimate import prompt_tokens
 from dsi_mqtt.core.failures import NodeKey
 from dsi_mqtt.core.formulation import question_of
 from dsi_mqtt.core.membership import Membership
 from dsi_mqtt.core.model import ModelGraph, UnitRange
 from dsi_mqtt.core.node import ModelReport, NodeStatus, Telemetry
-from dsi_mqtt.core.plan import EXPANSIONS, Infeasible, Plan, plan
+from dsi_mqtt.core.plan import EXPANSIONS, Infeasible, Plan, plan, promised
 from dsi_mqtt.core.profile import NodeView, complaint, view, views
 from dsi_mqtt.core.room import cache_bytes
 from dsi_mqtt.core.rules import compile_rules
@@ -63,6 +63,26 @@ class Outlook:
             or any(door.deployment == self.name for door in status.doors)
             for status, _ in self.members.reports()
         )
+
+    def loading_bytes(self, found: Plan) -> int:
+        """The most that a node of `found` has yet to load for it."""
+        wanted: dict[str, set[int]] = {}
+        for segment in found.segments:
+            wanted.setdefault(segment.node, set()).update(range(*segment.units))
+        return max((self._lacking_bytes(*asked) for asked in wanted.items()), default=0)
+
+    def _lacking_bytes(self, node: str, units: set[int]) -> int:
+        status = self.members.status(node)
+        graph = self._graph(status) if status is not None else None
+        if status is None or graph is None:
+            return 0
+        there = {
+            unit
+            for holding in status.holdings
+            if holding.deployment == self.name and holding.state == "ready"
+            for unit in range(*holding.units)
+        }
+        return graph.held_bytes(there | units) - graph.held_bytes(there)
 
     def uses_spare(self, nodes: Iterable[str]) -> bool:
         return any((s := self.members.status(n)) is not None and s.spare for n in nodes)
@@ -133,10 +153,16 @@ class Outlook:
     # --- placements ---------------------------------------------------------------------------
 
     def best(
-        self, spec: Deployment, graph: ModelGraph, serve: Table | None, without: Iterable[NodeKey]
+        self,
+        spec: Deployment,
+        graph: ModelGraph,
+        serve: Table | None,
+        without: Iterable[NodeKey],
+        rate_per_s: float = 0.0,
     ) -> Plan | Infeasible:
         """The best placement on the online nodes, except `without`, beside all of `serve`.
 
+        rate_per_s: of requests that come, where they are more than the deployment expects.
         Raises ConfigError when the deployment contradicts itself or the model.
         """
         held: dict[str, list[UnitRange]] = {}
@@ -153,11 +179,13 @@ class Outlook:
             [*seen, *unfit],
             held=held,
             expansions=_expansions(graph),
-            question=question_of(spec),
+            question=question_of(spec, rate_per_s),
         )
 
-    def present(self, spec: Deployment, graph: ModelGraph, serve: Table) -> Plan | None:
-        """What `serve` promises under today's rules and links; None: it breaks the rules.
+    def present(
+        self, spec: Deployment, graph: ModelGraph, serve: Table, rate_per_s: float = 0.0
+    ) -> Plan | None:
+        """What `serve` promises under today's rules, links and load; None: it breaks the rules.
 
         A node that drains may stay until there is another place.
         """
@@ -166,23 +194,18 @@ class Outlook:
         other_model = serve.model is None or serve.model.digest != graph.digest
         if too_many or other_model or not _follows(serve, spec.split):
             return None
-        rules = compile_rules(spec, graph)
+        chain = chain_of(serve)
+        if chain is None:
+            return None
         alive: list[Report] = [(replace(s, state="online"), t) for s, t in self.members.reports()]
         usable = self._usable(alive, graph, frozenset())
         caches, prompt = cache_bytes(spec, graph), prompt_tokens(spec)
         nodes = views(usable, graph, self.name, caches=caches, prompt=prompt)
-        door = serve.door.node if serve.door else None
-        if not any(view.node == door and rules.may_be_door(view) for view in nodes):
-            return None
-        as_it_is = tuple(SplitPart(str(units), (node,)) for units, node in places(serve))
-        asked = replace(spec, split=as_it_is, policy=replace(spec.policy, max_segments=None))
+        part = [view for view in nodes if view.node in chain.nodes]
         try:
-            found = plan(
-                asked, graph, nodes, expansions=_expansions(graph), question=question_of(spec)
-            )
-        except ConfigError:  # as cuts given by hand they would contradict the deployment
+            return promised(spec, graph, part, chain, question=question_of(spec, rate_per_s))
+        except ConfigError:  # the deployment contradicts itself
             return None
-        return found if isinstance(found, Plan) else None
 
     def may_go_on(self, spec: Deployment, graph: ModelGraph, serve: Table) -> bool:
         """Whether `serve` breaks none of the rules that protect: zones, forbidden nodes, memory.

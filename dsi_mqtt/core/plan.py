@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Final
 
 from dsi_mqtt.core.account import Account, account
 from dsi_mqtt.core.aim import Aim, Phase
+from dsi_mqtt.core.codecs import RAW
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.formulation import Question
 from dsi_mqtt.core.infeasible import Infeasible, Situation, explain
@@ -22,11 +24,20 @@ from dsi_mqtt.core.pressure import Pressure, best, busiest_ns
 from dsi_mqtt.core.problem import Problem
 from dsi_mqtt.core.profile import NodeView
 from dsi_mqtt.core.rules import check, compile_rules
-from dsi_mqtt.core.search import Outcome, Path
+from dsi_mqtt.core.search import Outcome, Path, Step
 from dsi_mqtt.core.table import DOOR
 from dsi_mqtt.errors import ConfigError
 
-__all__ = ["Infeasible", "Plan", "PlannedHop", "PlannedSegment", "check", "plan"]
+__all__ = [
+    "Chain",
+    "Infeasible",
+    "Plan",
+    "PlannedHop",
+    "PlannedSegment",
+    "check",
+    "plan",
+    "promised",
+]
 
 # Expansions after which the search gives the best it has; less than a second.
 EXPANSIONS: Final = 5_000
@@ -164,14 +175,82 @@ def _found(situation: Situation, expansions: int) -> tuple[Problem, Outcome]:
     return problem, best(problem, widest, max(1, expansions - found.considered))
 
 
-def gain(old: Plan, new: Plan) -> float:
-    """The share of what a request takes that `new` saves; of the busiest station's time where the
-    load is more than one of them can bear.
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A placement that is given: its door, its segments in order, and by phase the codec of each
+    hop between two of them.
     """
-    before, after = old.latency_s + old.wait_s, new.latency_s + new.wait_s
-    if not math.isfinite(before) or not math.isfinite(after):
-        before, after = old.busiest_s, new.busiest_s
-    return 1.0 - after / before if before > 0 else 0.0
+
+    door: str
+    segments: tuple[tuple[UnitRange, str], ...]
+    codecs: tuple[Mapping[Phase, str], ...]
+
+    @property
+    def nodes(self) -> frozenset[str]:
+        return frozenset({self.door, *(node for _, node in self.segments)})
+
+
+def promised(
+    deployment: Deployment,
+    graph: ModelGraph,
+    nodes: Sequence[NodeView],
+    chain: Chain,
+    *,
+    question: Question = IDLE,
+) -> Plan | None:
+    """What `chain` promises, whatever would be better; None where it breaks the rules.
+
+    Cuts given by hand and the number of segments do not count. Raises ConfigError as `plan` does.
+    """
+    rules = compile_rules(deployment, graph).without_split()
+    _require_matching(graph, nodes)
+    problem = Situation(graph, rules, tuple(nodes), {}, question).problem()
+    path = _path_of(problem, chain, question)
+    if path is None or not _obeys(problem, graph, path):
+        return None
+    route = _Route.of(problem, path, question)
+    found = Outcome(path, math.inf, 0, complete=False, lower=0.0)
+    planned = _planned(route, found, None, deployment.sla.latency_ms, certain=False)
+    wait = Pressure(question.aim).wait_ns(route.busiest_ns) / 1e9
+    return replace(planned, wait_s=wait, account=account(problem, path, rules, question))
+
+
+def _path_of(problem: Problem, chain: Chain, question: Question) -> Path | None:
+    """None where a node takes no part, or a codec is not allowed."""
+    numbers = {node.node: i for i, node in enumerate(problem.nodes)}
+    ways = [coding.names(question.trips) for coding in problem.codings]
+    if not {chain.door, *(node for _, node in chain.segments)} <= numbers.keys():
+        return None
+    entered = [0]
+    for ((_, source), (_, target)), codecs in zip(
+        pairwise(chain.segments), chain.codecs, strict=True
+    ):
+        asked = {phase: codecs.get(phase, RAW.name) for phase in ways[0]}
+        if source != target and asked not in ways:
+            return None
+        entered.append(ways.index(asked) if source != target else 0)
+    steps = (
+        Step(numbers[node], units.stop, way)
+        for (units, node), way in zip(chain.segments, entered, strict=True)
+    )
+    return numbers[chain.door], tuple(steps)
+
+
+def _obeys(problem: Problem, graph: ModelGraph, path: Path) -> bool:
+    door, steps = path
+    starts = [0, *(step.stop for step in steps[:-1])]
+    held: dict[int, set[int]] = {}
+    for start, step in zip(starts, steps, strict=True):
+        held.setdefault(step.node, set()).update(range(start, step.stop))
+    return (
+        door in problem.doors
+        and all(problem.allowed[sorted(units), node].all() for node, units in held.items())
+        and all(
+            graph.held_bytes(units) <= problem.nodes[node].weight_bytes
+            for node, units in held.items()
+        )
+        and all(budget.sums.along(door, steps) <= budget.limit for budget in problem.budgets)
+    )
 
 
 def _require_matching(graph: ModelGraph, nodes: Sequence[NodeView]) -> None:

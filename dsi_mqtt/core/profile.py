@@ -149,7 +149,7 @@ def view(
             estimate_s(capabilities, unit) * known.row_factor(i, usual)
             for i, unit in enumerate(graph.units)
         ),
-        link=_link(sample),
+        link=link_of(sample),
         spare=status.spare,
         cache_bytes=caches,
         overdrawn_bytes=max(0, -left),
@@ -230,7 +230,8 @@ def _others_bytes(status: NodeStatus, deployment: str) -> int:
     return sum(status.held_bytes(name) + status.cache_bytes(name) for name in others)
 
 
-def _link(sample: LinkSample) -> Link:
+def link_of(sample: LinkSample) -> Link:
+    """As it was measured; as is usual, where it was not or where a figure is nonsense."""
     return Link(
         up_mbit_s=_rate(sample.up_mbit_s),
         down_mbit_s=_rate(sample.down_mbit_s),

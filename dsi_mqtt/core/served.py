@@ -24,16 +24,19 @@ from dsi_mqtt.core.decisions import (
     ServedEffects,
 )
 from dsi_mqtt.core.deployment import Deployment
-from dsi_mqtt.core.draft import Draft, draft_table, kind_of, places, planned_places
+from dsi_mqtt.core.draft import Draft, does, draft_table, kind_of
 from dsi_mqtt.core.failures import PREPARE_S, Failures, NodeKey
 from dsi_mqtt.core.issuer import Issuer
 from dsi_mqtt.core.kept import Kept
 from dsi_mqtt.core.membership import Membership
 from dsi_mqtt.core.model import ModelGraph
-from dsi_mqtt.core.node import NodeStatus
+from dsi_mqtt.core.moving import Move
+from dsi_mqtt.core.node import NodeStatus, Telemetry
+from dsi_mqtt.core.offered import Offered
 from dsi_mqtt.core.outlook import Outlook
 from dsi_mqtt.core.patience import SETTLE_S, Patience
-from dsi_mqtt.core.plan import Infeasible, Plan, gain
+from dsi_mqtt.core.plan import Infeasible, Plan
+from dsi_mqtt.core.sensing import Sensing
 from dsi_mqtt.core.table import DoorPlace, Table, TableDocument
 from dsi_mqtt.errors import ConfigError, one_sentence
 
@@ -59,6 +62,8 @@ class Served:
         self._changed = False  # the deployment itself, since the last plan
         self._look_again: tuple[float, str] | None = None
         self._patience = Patience(members, self._outlook)
+        self._sensing = Sensing(name)
+        self._offered = Offered()
         self._moved_at = float("-inf")
         self._failures = Failures()
         self._spec_kept = Kept()
@@ -138,6 +143,26 @@ class Served:
         elif self._is_outrun():
             self.mark("what was retained is older than what nodes have seen")
 
+    def telemetry_arrived(self, telemetry: Telemetry, now: float) -> None:
+        """Another look, where the placement was chosen by other figures than this node tells."""
+        serve = self.document.serve if self.document else None
+        if self.spec is None or serve is None or not self._serves():
+            return
+        changed = None
+        door = serve.door
+        if door is not None and (telemetry.node, telemetry.incarnation) == (
+            door.node,
+            door.incarnation,
+        ):
+            for load in telemetry.doors:
+                if load.deployment == self.name:
+                    self._offered.counted((door.node, door.incarnation), load, now)
+                    changed = self._sensing.offered(self._rate_per_s)
+        serves = any(node == telemetry.node for node, _ in serve.members())
+        changed = changed or self._sensing.heard(telemetry, serves=serves)
+        if changed is not None:
+            self._look(max(now, self._sensing.look_at()), changed)
+
     # --- deciding -----------------------------------------------------------------------------
 
     def reconsider(self, authority: Authority, now: float) -> ServedEffects:
@@ -166,6 +191,17 @@ class Served:
             return []
         reason, self._dirty, self._later, self._look_again = self._dirty, None, None, None
         return [*self._noticed(), *self._replan(self.spec, reason, authority, now)]
+
+    @property
+    def _rate_per_s(self) -> float:
+        """Of requests: as many as come, and no fewer than were announced."""
+        announced = self.spec.sla.rate_per_s if self.spec is not None else 0.0
+        return max(announced, self._offered.rate_per_s)
+
+    def _look(self, at: float, reason: str) -> None:
+        """Another look then, unless there is one before."""
+        if self._look_again is None or at < self._look_again[0]:
+            self._look_again = (at, reason)
 
     def _must_wait(self, now: float) -> bool:
         """Whether those who are about to speak should be heard first."""
@@ -213,10 +249,12 @@ class Served:
         self._failures.forgive(now)
         without = self._failures.nodes()
         old = self.document.serve if self.document else None
-        found = self._outlook.best(spec, graph, old, without)
-        present = self._outlook.present(spec, graph, serve) if serve is not None else None
+        rate = self._rate_per_s
+        self._sensing.chosen(self._members.reports(), rate, now)
+        found = self._outlook.best(spec, graph, old, without, rate)
+        present = None if serve is None else self._outlook.present(spec, graph, serve, rate)
         if isinstance(found, Infeasible) and present is None and old is not None and old.segments:
-            return self._outlook.best(spec, graph, None, without), present, False
+            return self._outlook.best(spec, graph, None, without, rate), present, False
         return found, present, True
 
     def _stays(
@@ -230,13 +268,14 @@ class Served:
         uses_spare = self._outlook.uses_spare
         if uses_spare(node for node, _ in serve.members()) and not uses_spare(found.nodes):
             return False
-        policy = spec.policy
-        same = places(serve) == planned_places(found)
-        if same or gain(present, found) <= policy.min_gain:
+        if does(serve, found):
             return True
-        wait = self._moved_at + policy.cooldown_s
+        move = Move.of(spec, present, found, self._outlook.loading_bytes(found))
+        if not move.pays(spec.policy.min_gain):
+            return True
+        wait = self._moved_at + spec.policy.cooldown_s
         if now < wait:
-            self._look_again = (wait, "a better placement was held back by the cooldown")
+            self._look(wait, "a better placement was held back by the cooldown")
         return now < wait
 
     # --- what goes wrong ----------------------------------------------------------------------

@@ -90,6 +90,15 @@ class Link:
         return rate, until
 
 
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """Of one message: when its first bit leaves, when its last one has left, when it is there."""
+
+    began: float
+    left: float
+    arrives: float
+
+
 class Direction:
     """One way of a link. nbytes: sent in order; control_bytes: aside. busy_s: of the former."""
 
@@ -106,15 +115,25 @@ class Direction:
     def mbit_s(self, now: float) -> float:
         return self._link.rate(self._mbit_s, now)[0] / BITS_PER_MBIT
 
-    def send(self, nbytes: int, now: float) -> float:
-        """When a message that is given to the link at `now` is at its other end."""
+    def send(self, nbytes: int, now: float) -> Passage:
+        """A message that is given to the link at `now`."""
         start = max(now, self._free_at)
         left = self._left_at(nbytes, start)
         self._free_at = left
         self.nbytes += nbytes
         self.busy_s += left - start
         self._arrived = max(self._arrived, left + self._link.rtt_s(now) / 2)
-        return self._arrived
+        return Passage(start, left, self._arrived)
+
+    def probe(self, nbytes: int, now: float) -> float:
+        """When a message is at the other end that waits for those before it and delays none."""
+        self.control_bytes += nbytes
+        start = max(now, self._free_at)
+        return self._left_at(nbytes, start) + self._link.rtt_s(now) / 2
+
+    def waits(self, now: float) -> bool:
+        """Whether what is given to the link now has to wait."""
+        return self._free_at > now
 
     def send_aside(self, nbytes: int, now: float) -> float:
         """The same for what waits for no other message; those that go aside keep their order."""

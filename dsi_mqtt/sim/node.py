@@ -275,9 +275,9 @@ class Node:
 
     def receive(self, event: ev.Event, nbytes: int, begins: float) -> None:
         """From the broker, which passes it on at `begins`."""
-        self._clock.at(
-            self.link.down.send(nbytes, begins), self._delivered, self._connection, event
-        )
+        passage = self.link.down.send(nbytes, begins)
+        self._vitals.receives(nbytes, passage)
+        self._clock.at(passage.arrives, self._delivered, self._connection, event)
 
     def receive_input(self, deployment: str, receipt: int, delivery: Delivery) -> None:
         given = Input(
@@ -306,13 +306,19 @@ class Node:
         elif self.connected and effect.receiver in self._broker.nodes:
             size = activation.nbytes
             nbytes = size + HEADER_BYTES if size else SIGNAL_BYTES
-            at = self.link.up.send(nbytes, self._clock.now)
+            at = self._sends(nbytes)
             self._at_broker(at, self._broker.forward, effect.receiver, activation, nbytes)
+
+    def _sends(self, nbytes: int) -> float:
+        """When it is at the broker."""
+        passage = self.link.up.send(nbytes, self._clock.now)
+        self._vitals.sends(nbytes, self._clock.now, passage)
+        return passage.arrives
 
     def _reply(self, effect: fx.PublishReply) -> None:
         nbytes = len(effect.reply.body) + PACKET_BYTES
         if self.connected:
-            at = self.link.up.send(nbytes, self._clock.now) + HOP_S
+            at = self._sends(nbytes) + HOP_S
             given = effect.deployment, self, effect.request, effect.reply
             self._at_broker(at, self._broker.answer, *given)
 

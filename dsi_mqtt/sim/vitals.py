@@ -1,20 +1,31 @@
-"""What a simulated node measures and tells: its telemetry, and the link as it looks from there."""
+"""What a simulated node measures and tells: its telemetry, and the link as it looks from there.
+
+The meter is the worker's own (`core.link`). What it would see happen at its socket is known here
+beforehand, for a link is first come, first served; so it is told in order whenever somebody asks.
+"""
 
 from __future__ import annotations
 
+import heapq
+import math
 from collections.abc import Callable
+from itertools import count
 from typing import Final
 
-from dsi_mqtt.core.node import LinkSample, Telemetry
+from dsi_mqtt.core.link import LinkMeter
+from dsi_mqtt.core.node import Telemetry
 from dsi_mqtt.core.sizes import KIB
 from dsi_mqtt.core.worker import Worker
-from dsi_mqtt.sim.links import Link
+from dsi_mqtt.sim.links import Link, Passage
 
-# What `worker.echo` does: a message to itself, so large, so often; how much of the last one counts.
-ECHO_BYTES: Final = 64 * KIB
-ECHO_FIRST_S: Final = 1.0
-ECHO_EVERY_S: Final = 20.0
-ECHO_KEEPS: Final = 0.7
+# As `worker.echo` does it.
+PROBE_S: Final = 1.0
+PROBE_OVERHEAD: Final = 150
+ACKNOWLEDGED_BYTES: Final = 60
+# An activation comes in chunks, whose first says when the others began to come.
+CHUNK_BYTES: Final = 256 * KIB
+# After so long a meter of a link that never changes and that nothing passes knows what it will.
+SETTLED_S: Final = 60.0
 
 
 class Vitals:
@@ -26,25 +37,64 @@ class Vitals:
         self._told: Telemetry | None = None
         self._sizes: dict[tuple[int, int], int] = {}
         self._size = 0
-        self._mbit_s: float | None = None
-        self._measure_at = 0.0
+        self._meter = LinkMeter(PROBE_OVERHEAD)
+        self._to_come: list[tuple[float, int, Callable[[float], None]]] = []
+        self._order = count()
+        self._connected_at = 0.0
+        self._probe_at = math.inf
+        self._used = False
 
     def begin(self) -> None:
         """Another life: nothing is known of the link."""
-        self._told = self._mbit_s = None
+        self._meter = LinkMeter(PROBE_OVERHEAD)
+        self._to_come.clear()
+        self._told, self._probe_at, self._used = None, math.inf, False
 
     def connected(self, now: float) -> None:
-        self._measure_at = now + ECHO_FIRST_S
+        self._meter.lost()
+        self._to_come.clear()
+        self._connected_at = self._probe_at = now
 
     def changed(self) -> None:
         """Something has happened that telemetry may tell of."""
         self._told = None
 
+    # --- what passes --------------------------------------------------------------------------
+
+    def sends(self, nbytes: int, given: float, passage: Passage) -> None:
+        """Given to the link at that time; what waits behind another finds a full socket."""
+        self._used = True
+        if passage.began > given:
+            self._at(passage.began, self._meter.took)
+        else:
+            self._at(given, lambda _: self._meter.emptied())
+        self._at(passage.left, lambda at: self._meter.wrote(nbytes, at))
+
+    def receives(self, nbytes: int, passage: Passage) -> None:
+        self._used = True
+        train = str(next(self._order))
+        if nbytes > CHUNK_BYTES and passage.left < math.inf:
+            rest = nbytes - CHUNK_BYTES
+            spent = (passage.left - passage.began) * rest / nbytes
+
+            def begins(at: float) -> None:
+                self._meter.arrived(CHUNK_BYTES, at, train=train, goes_on=True)
+
+            self._at(passage.arrives - spent, begins)
+        else:
+            rest = nbytes
+        self._at(
+            passage.arrives, lambda at: self._meter.arrived(rest, at, train=train, goes_on=False)
+        )
+
+    # --- what is told -------------------------------------------------------------------------
+
     def telemetry(self, machine: Worker, now: float) -> Telemetry:
-        if now >= self._measure_at:
+        if not self._is_settled(now):
             self._measure(now)
+            self._told = None
         told = self._told
-        if told is None or not self._link.steady:
+        if told is None:
             told = self._told = self._tell(machine, now)
             parts = len(told.segments), len(told.doors)
             if parts not in self._sizes:  # with so many parts it has always about as many bytes
@@ -62,21 +112,41 @@ class Vitals:
             rss_bytes=0,
             peak_rss_bytes=0,
             memory_free_bytes=0,
-            echo_age_s=0.0,
-            link=LinkSample(self._link.rtt_s(now) * 1e3, self._mbit_s, self._mbit_s),
+            echo_age_s=self._meter.age_s(now),
+            link=self._meter.sample(now),
             segments=machine.segment_loads(),
             doors=machine.door_loads(),
         )
 
+    # --- probes -------------------------------------------------------------------------------
+
+    def _is_settled(self, now: float) -> bool:
+        """Whether measuring on would find nothing new."""
+        idle = self._link.steady and not self._used
+        return idle and now > self._connected_at + SETTLED_S
+
     def _measure(self, now: float) -> None:
-        """One rate for both directions, as a message to oneself tells no more."""
-        self._measure_at = now + ECHO_EVERY_S
+        self._until(now)
+        if self._probe_at <= now:
+            self._probe(now)
+            self._probe_at = now + PROBE_S
+
+    def _probe(self, now: float) -> None:
         up, down = self._link.up, self._link.down
-        up.control_bytes += ECHO_BYTES
-        down.control_bytes += ECHO_BYTES
-        if not up.mbit_s(now) or not down.mbit_s(now):
-            return
-        rate = 2 / (1 / up.mbit_s(now) + 1 / down.mbit_s(now))
-        before = self._mbit_s
-        self._mbit_s = rate if before is None else ECHO_KEEPS * before + (1 - ECHO_KEEPS) * rate
-        self._told = None
+        for probe in self._meter.due(now, full=up.waits(now)):
+            there = up.probe(probe.nbytes, now)
+            if there == math.inf:
+                continue
+            back_bytes = ACKNOWLEDGED_BYTES if probe.kind == "up" else probe.nbytes
+            back = down.probe(back_bytes, there)
+            number = probe.number
+            self._at(back, lambda at, number=number: self._meter.back(number, at))
+
+    def _at(self, time: float, tell: Callable[[float], None]) -> None:
+        if time < math.inf:
+            heapq.heappush(self._to_come, (time, next(self._order), tell))
+
+    def _until(self, now: float) -> None:
+        while self._to_come and self._to_come[0][0] <= now:
+            at, _, tell = heapq.heappop(self._to_come)
+            tell(at)

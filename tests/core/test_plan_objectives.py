@@ -15,7 +15,8 @@ from dsi_mqtt.cli.bench_planner_cases import OBJECTIVES, Instance, instance
 from dsi_mqtt.core.aim import Aim
 from dsi_mqtt.core.bounds import OWN
 from dsi_mqtt.core.deployment import Policy, Privacy
-from dsi_mqtt.core.plan import Infeasible, Plan, gain, plan
+from dsi_mqtt.core.moving import gain
+from dsi_mqtt.core.plan import Infeasible, Plan, plan
 from tests.thoroughness import examples
 
 # Enough for every search of these sizes to end by itself.
@@ -85,7 +86,7 @@ def test_where_more_come_than_any_can_bear_it_takes_what_bears_most() -> None:
     assert isinstance(most, Plan)
     assert math.isinf(found.wait_s)
     assert found.busiest_s == most.busiest_s
-    assert gain(found, found) == 0.0
+    assert gain(found, found, flood.aim) == 0.0
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,86 @@
+"""Keep, remap or re-split: whether a better placement is worth the way there.
+
+A move costs what users feel of it. The next chain is prepared beside the present one, so nothing
+stands still; but while nodes load weights they compute more slowly, and requests that are under way
+when the tables change wait for it. Both are shares of what requests take meanwhile, and so is what
+a move saves afterwards:
+
+    saved = gain * horizon                     gain: the share of the score that is saved
+    paid  = SWITCH_S + LOADING * seconds of loading
+
+A gain within `policy.min_gain` may be an error of the figures and moves nothing, unless it brings
+requests back within the deployment's target, which is worth more than its share.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from dsi_mqtt.core.aim import Aim
+from dsi_mqtt.core.deployment import Deployment
+from dsi_mqtt.core.plan import Plan
+from dsi_mqtt.core.sizes import MIB
+
+# What requests under way lose when the tables change: about a round trip and a beat.
+SWITCH_S: Final = 0.25
+# By how much a node that loads weights computes more slowly, and bytes that it loads in a second.
+LOADING: Final = 0.3
+LOAD_BYTE_S: Final = 100 * MIB
+# A gain that is less is an error of the figures, whatever it would bring.
+NOISE: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """From what serves to what was found. gain: share of the score that it saves (`gain`). saved_s,
+    paid_s: seconds of service, as above. mends: it meets the target that the present placement
+    misses.
+    """
+
+    gain: float
+    saved_s: float
+    paid_s: float
+    mends: bool
+
+    @classmethod
+    def of(cls, spec: Deployment, present: Plan, found: Plan, loading_bytes: int) -> Move:
+        """loading_bytes: the most that one node has to load before."""
+        share = gain(present, found, Aim.of(spec))
+        target_s = math.inf if spec.sla.latency_ms is None else spec.sla.latency_ms / 1e3
+        return cls(
+            gain=share,
+            saved_s=share * spec.policy.horizon_s,
+            paid_s=SWITCH_S + LOADING * loading_bytes / LOAD_BYTE_S,
+            mends=_within_s(found) <= target_s < _within_s(present),
+        )
+
+    def pays(self, min_gain: float) -> bool:
+        least = min(NOISE, min_gain) if self.mends else min_gain
+        return self.gain > least and self.saved_s > self.paid_s
+
+
+def gain(old: Plan, new: Plan, aim: Aim) -> float:
+    """The share of the score that `new` saves; of the busiest station's time where the load is
+    more than one of them can bear.
+    """
+    before, after = _score_s(old, aim), _score_s(new, aim)
+    if not math.isfinite(before) or not math.isfinite(after):
+        before, after = old.busiest_s, new.busiest_s
+    return 1.0 - after / before if before > 0 else 0.0
+
+
+def _score_s(plan: Plan, aim: Aim) -> float:
+    """As `core.aim` defines it."""
+    if math.isinf(plan.wait_s):
+        return math.inf
+    score = aim.latency * _within_s(plan) + aim.busiest * plan.busiest_s
+    if plan.account is not None:
+        score += aim.cost * plan.account.cost_per_hour + aim.exposure * plan.account.exposure
+    return score
+
+
+def _within_s(plan: Plan) -> float:
+    """What the deployment's percentile of the requests stays within."""
+    return plan.latency_s + plan.wait_s

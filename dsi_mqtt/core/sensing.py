@@ -1,0 +1,126 @@
+"""When a placement should be thought over: what it was chosen by is no longer so.
+
+A plan depends on figures of nodes: how far and how wide their links are, how fast they compute; and
+on how many requests come. Those that it was chosen by are kept, and each that is told anew is held
+against them. Figures are levels already (`core/level.py`), which noise does not move, so a
+difference of a quarter calls for another look. That costs a comparison for each word of a node;
+nothing is computed while nothing changes. Whether anything should be moved, the look decides.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from dsi_mqtt.core.estimate import SERVED_MIN
+from dsi_mqtt.core.node import LinkSample, NodeStatus, Telemetry
+from dsi_mqtt.core.profile import link_of
+
+# A figure that differs by less calls for nothing.
+FACTOR: Final = 1.25
+# Nor does a round trip that differs by less: within a site nothing is nearer.
+RTT_MS: Final = 1.0
+# Seconds between looks, and how many more for each node that a look has to consider: it then takes
+# about a hundredth of the time of one core.
+LOOK_S: Final = 1.0
+LOOK_NODE_S: Final = 0.01
+
+Loads = Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What a node has told. rates: up and down, in Mbit/s. compute_ms: of a request, by units."""
+
+    incarnation: str
+    rtt_ms: float
+    rates: tuple[float, float]
+    compute_ms: Loads
+
+    @classmethod
+    def of(cls, telemetry: Telemetry, deployment: str) -> Figures:
+        link = link_of(telemetry.link)
+        return cls(
+            telemetry.incarnation,
+            link.rtt_ms,
+            (link.up_mbit_s, link.down_mbit_s),
+            {
+                str(load.units): load.compute_ms
+                for load in telemetry.segments
+                if load.deployment == deployment
+                and load.requests >= SERVED_MIN
+                and load.compute_ms is not None
+                and 0 < load.compute_ms < math.inf
+            },
+        )
+
+
+class Sensing:
+    """Of one deployment. deployment: its name."""
+
+    def __init__(self, deployment: str) -> None:
+        self._deployment = deployment
+        self._known: dict[str, Figures] = {}
+        self._rate = 0.0
+        self._at = -math.inf
+
+    def chosen(
+        self,
+        reports: Iterable[tuple[NodeStatus, Telemetry | None]],
+        rate_per_s: float,
+        now: float,
+    ) -> None:
+        """A placement was thought about, with what nodes have told and so many requests."""
+        self._known = {
+            status.node: Figures.of(telemetry, self._deployment)
+            for status, telemetry in reports
+            if telemetry is not None and telemetry.incarnation == status.incarnation
+        }
+        self._rate, self._at = rate_per_s, now
+
+    def look_at(self) -> float:
+        """When to think about it again at the earliest."""
+        return self._at + LOOK_S + LOOK_NODE_S * len(self._known)
+
+    def heard(self, telemetry: Telemetry, *, serves: bool) -> str | None:
+        """What has changed; None: nothing that matters. serves: the node is part of the chain."""
+        figures = Figures.of(telemetry, self._deployment)
+        known = self._known.get(telemetry.node)
+        if known is None or known.incarnation != figures.incarnation:
+            known = Figures.of(replace(telemetry, link=LinkSample(), segments=()), "")
+        return next(
+            (
+                f"node {telemetry.node}: {name} is {after:.3g} {unit}, {before:.3g} before"
+                for name, unit, before, after, better in _pairs(known, figures)
+                if (serves or better) and _differs(before, after, unit)
+            ),
+            None,
+        )
+
+    def offered(self, rate_per_s: float) -> str | None:
+        """The same of how many requests come."""
+        before = self._rate
+        if not _differs(before, rate_per_s, "requests/s"):
+            return None
+        return f"{rate_per_s:.3g} requests/s come, {before:.3g} before"
+
+
+def _pairs(known: Figures, figures: Figures) -> Iterable[tuple[str, str, float, float, bool]]:
+    """(name, unit, before, after, whether after is better)."""
+    for name, before, after in zip(
+        ("its uplink", "its downlink"), known.rates, figures.rates, strict=True
+    ):
+        yield name, "Mbit/s", before, after, after > before
+    yield "its round trip", "ms", known.rtt_ms, figures.rtt_ms, figures.rtt_ms < known.rtt_ms
+    for units, after in figures.compute_ms.items():
+        before = known.compute_ms.get(units, 0.0)  # 0: it was estimated
+        yield f"computing {units}", "ms", before, after, after < before
+
+
+def _differs(before: float, after: float, unit: str) -> bool:
+    if unit == "ms" and abs(after - before) < RTT_MS:
+        return False
+    low, high = sorted((before, after))
+    return high > FACTOR * low
