@@ -144,10 +144,13 @@ def does(table: Table, plan: Plan) -> bool:
     chain = chain_of(table)
     if chain is None or (chain.door, chain.segments) != (plan.door, planned_places(plan)):
         return False
-    return all(
-        codec == {**dict.fromkeys(codec, RAW), **dict(hop.codecs)} or hop.source == hop.target
-        for codec, hop in zip(chain.codecs, plan.hops[1:-1], strict=True)
-    )
+    for codec, hop in zip(chain.codecs, plan.hops[1:-1], strict=True):
+        planned: dict[str, str] = dict(hop.codecs)
+        if hop.source != hop.target and any(
+            name != planned.get(phase, RAW) for phase, name in codec.items()
+        ):
+            return False
+    return True
 
 
 def planned_places(plan: Plan) -> tuple[tuple[UnitRange, str], ...]:

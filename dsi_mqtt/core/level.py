@@ -32,6 +32,7 @@ class Level:
     def __init__(self) -> None:
         self._log: float | None = None
         self._count = 0
+        self._wavers = 0.0
         self._sides = {1: _Side(), -1: _Side()}
 
     @property
@@ -42,6 +43,11 @@ class Level:
     def in_doubt(self) -> bool:
         """Whether the newest samples lie so far to one side that more of them would move it."""
         return any(side.total > 0 for side in self._sides.values())
+
+    @property
+    def wavers(self) -> float:
+        """By how much samples differ from the level, in the mean of their logarithms."""
+        return self._wavers
 
     @property
     def steady(self) -> bool:
@@ -64,6 +70,7 @@ class Level:
                 self._settle(middle(side.samples[-NEWEST:]))
                 return True
         self._count += 1
+        self._wavers += (min(abs(apart), CLIP) - self._wavers) * max(GAIN, 1 / self._count)
         within = min(max(apart, -SLACK), SLACK)
         self._log += within * max(GAIN, 1 / self._count)  # the first few weigh the same
         return False

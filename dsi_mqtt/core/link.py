@@ -1,6 +1,6 @@
 """What a node's link to its home broker carries: from what passes anyway, and from probes.
 
-* **Round trip**: the median of the last beats (`core/probes.py`).
+* **Round trip**: the median of the quicker half of the last beats (`core/probes.py`).
 * **Up**, from traffic: a socket that is full takes as fast as the link carries, so bytes between
   two moments at which it took some again. What fits into buffers says nothing. From probes: what
   an acknowledged message to nobody takes.
@@ -17,6 +17,7 @@ accident.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from statistics import median
 from typing import Final
@@ -44,6 +45,7 @@ _COUNTED: Final = 64
 _BEATS_KNOWN: Final = 4
 _TRAINS_MAX: Final = 64
 _FRESH_S: Final = 5.0
+_NOISE_MAX: Final = 0.5
 
 
 class _Way:
@@ -63,10 +65,29 @@ class _Way:
             return None
         return value / BYTES_PER_MBIT
 
+    def expects(self, nbytes: int) -> float | None:
+        """What so many bytes take; None: nothing was measured, or the newest samples doubt it."""
+        if self._level.value is None or self._level.in_doubt:
+            return None
+        return nbytes / self._level.value
+
+    @property
+    def noise(self) -> float:
+        """Share by which a sample may well differ from the level."""
+        return min(_NOISE_MAX, 2 * self._level.wavers)
+
     def spends(self, newest: float) -> float:
         """Seconds a byte: as usual, but as in the newest probe where that puts it into doubt."""
         value = self._level.value
         return newest if value is None or self._level.in_doubt else 1 / value
+
+    def seconds(self, nbytes: int) -> float:
+        """What so many bytes take, as far as is known."""
+        return nbytes / (self._level.value or _WORTH)
+
+    def slowed(self, share: float, now: float) -> None:
+        """It seems to carry that share of what was thought."""
+        self.carries(share * (self._level.value or _WORTH), now)
 
     def carries(self, byte_s: float, now: float) -> bool:
         """A measurement; whether the level has jumped."""
@@ -104,7 +125,7 @@ class LinkMeter:
 
     def sample(self, now: float) -> LinkSample:
         return LinkSample(
-            None if not self._beats else median(self._beats) * 1000,
+            self._rtt_ms(),
             self._up.mbit_s,
             self._down.mbit_s,
             None if self._up.at is None else now - self._up.at,
@@ -117,10 +138,10 @@ class LinkMeter:
 
     # --- traffic ------------------------------------------------------------------------------
 
-    def wrote(self, nbytes: int, now: float) -> None:
+    def wrote(self, nbytes: int) -> None:
         """Bytes were given to the socket."""
         self._written += nbytes
-        self._probes.carried(nbytes, now)
+        self._probes.carried(nbytes)
 
     def took(self, now: float) -> None:
         """The socket was full, and takes bytes again."""
@@ -140,7 +161,7 @@ class LinkMeter:
     def arrived(self, nbytes: int, now: float, *, train: str, goes_on: bool) -> None:
         """A message came. goes_on: the next one of this train was sent right behind it."""
         self._received += nbytes
-        self._probes.carried(nbytes, now)
+        self._probes.carried(nbytes)
         began = self._trains.pop(train, None)
         if goes_on:
             if len(self._trains) >= _TRAINS_MAX:
@@ -154,11 +175,22 @@ class LinkMeter:
 
     def due(self, now: float, *, full: bool = False) -> tuple[Probe, ...]:
         """Probes to send now. full: the socket takes nothing at present."""
+        self._miss_beats(now)
         probes = self._probes.due(now, far=self._base() > NEAR_S, full=full)
         for probe in probes:
             self._counts[probe.number] = self._written, self._received
             self._counts.pop(probe.number - _COUNTED, None)
         return probes
+
+    def _miss_beats(self, now: float) -> None:
+        """A beat that is not back by now has waited for so long at least."""
+        beat = self._probes.oldest_beat()
+        if beat is None or not self._is_late(now - beat.sent_at):
+            return
+        written, received = self._counts.get(beat.number, (self._written, self._received))
+        written, received = self._written - written, self._received - received
+        if written + received >= LATE_BYTES:
+            self._waited(now - beat.sent_at, written, received, now)
 
     def back(self, number: int, now: float) -> None:
         """A beat or a round came back, or an up was acknowledged."""
@@ -190,6 +222,11 @@ class LinkMeter:
 
     # --- parts --------------------------------------------------------------------------------
 
+    def _rtt_ms(self) -> float | None:
+        """Of the quicker half of beats, for others have waited behind what passes."""
+        ordered = sorted(self._beats)
+        return median(ordered[: (len(ordered) + 1) // 2]) * 1000 if ordered else None
+
     def _base(self) -> float:
         return min(self._beats, default=NEAR_S)
 
@@ -199,12 +236,25 @@ class LinkMeter:
         return middle, median(abs(seconds - middle) for seconds in self._beats)
 
     def _beat(self, seconds: float, written: int, received: int, now: float) -> None:
-        late = bool(self._beats) and seconds >= max(LATE_S, _LATE * self._base())
-        if late and received >= LATE_BYTES:
-            if written <= received // 4:
-                self._down.carries(received / seconds, now)
-            return  # it has waited behind others' bytes: the way is no longer for that
-        self._beats.append(seconds)
+        if self._is_late(seconds) and written + received >= LATE_BYTES:
+            self._waited(seconds, written, received, now)
+        else:
+            self._beats.append(seconds)
+
+    def _is_late(self, seconds: float) -> bool:
+        return bool(self._beats) and seconds >= max(LATE_S, _LATE * self._base())
+
+    def _waited(self, seconds: float, written: int, received: int, now: float) -> None:
+        """A beat has waited behind others' bytes for so long: that is what they need."""
+        if written <= received // 4:
+            self._down.carries(received / seconds, now)
+        elif received <= written // 4:
+            self._up.carries(written / seconds, now)
+        else:  # which way is slow it cannot tell, so that both are as much slower
+            expected = self._up.seconds(written) + self._down.seconds(received)
+            if seconds >= 2 * expected:
+                self._up.slowed(expected / seconds, now)
+                self._down.slowed(expected / seconds, now)
 
     def _went_up(self, probe: Probe, seconds: float, now: float) -> None:
         extra = max(0.0, seconds - self._usual()[0])
@@ -217,15 +267,29 @@ class LinkMeter:
         self._probes.took(probe, extra / 2)
         # Beside the quickest beat, so that noise proves too little and not too much.
         self._probes.proven(probe.nbytes / max(seconds - self._base(), RESOLUTION_S), now)
-        if self._up_probe is not None and self._up_probe[0] > now - _FRESH_S:
-            up_s = self._up.spends(self._up_probe[1]) * probe.nbytes
-            self._saw(self._down, probe.nbytes, max(0.0, extra - up_s), now)
-        else:  # one end alone cannot tell the directions apart
+        if self._up_probe is None or self._up_probe[0] <= now - _FRESH_S:
+            # One end alone cannot tell the directions apart.
             self._saw(self._up, probe.nbytes, extra / 2, now)
             self._saw(self._down, probe.nbytes, extra / 2, now)
+            return
+        up_s = self._up.spends(self._up_probe[1]) * probe.nbytes
+        down_s = self._down.expects(probe.nbytes)
+        if (
+            extra > 0
+            and down_s is not None
+            and abs(math.log(extra / (up_s + down_s))) <= self._up.noise
+        ):
+            # As expected, but for noise, which a difference of the two would make larger.
+            self._saw(self._down, probe.nbytes, down_s * extra / (up_s + down_s), now)
+        else:
+            left = max(0.0, extra - up_s)
+            self._saw(self._down, probe.nbytes, left, now, unsure_s=up_s * self._up.noise)
 
-    def _saw(self, way: _Way, nbytes: int, seconds: float, now: float) -> None:
-        noise = max(RESOLUTION_S, 2 * self._usual()[1])
+    def _saw(
+        self, way: _Way, nbytes: int, seconds: float, now: float, *, unsure_s: float = 0.0
+    ) -> None:
+        """unsure_s: by how much `seconds` may be wrong, besides what beats differ by."""
+        noise = max(RESOLUTION_S, 2 * self._usual()[1], unsure_s)
         if seconds <= noise:
             way.carries_at_least(nbytes / noise, now)
         else:

@@ -10,7 +10,7 @@ from dsi_mqtt.core.node import DoorLoad
 # A sample of a rate: so many arrivals, which come at random, differ by a quarter from the mean; or
 # all of so long, where they are few.
 ARRIVALS: Final = 16
-SAMPLE_S: Final = 20.0
+SAMPLE_S: Final = 10.0
 
 
 class Offered:

@@ -183,7 +183,7 @@ class Chain:
 
     door: str
     segments: tuple[tuple[UnitRange, str], ...]
-    codecs: tuple[Mapping[Phase, str], ...]
+    codecs: tuple[Mapping[str, str], ...]
 
     @property
     def nodes(self) -> frozenset[str]:

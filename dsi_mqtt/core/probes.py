@@ -7,12 +7,12 @@ has subscribed to, so that its acknowledgement alone comes back: what that takes
 for going up. Rounds and ups take turns.
 
     any second of probes <= the least of 64 KB and 1 % of what the link has been proven to carry
-    in a second, and 256 bytes where that is less (the beat)
+    in a second; where that is less, 256 bytes, or two probes without payload
 
 A link is proven to carry what a round has shown in the last 10 s. So a probe begins small, and the
 next is twice as large only when the last one was at once there: one way in a hundredth of a second.
-None is sent while other traffic takes over a twentieth of the link, while the socket is full, or
-while another is out.
+None is sent while the socket is full or while another is out. One that meets other traffic has cost
+its part of the budget and says nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from dsi_mqtt.core.sizes import KIB
 from dsi_mqtt.core.window import Window
 
 BYTES_MAX: Final = 64_000
@@ -36,9 +35,6 @@ NEAR_S: Final = 0.002
 
 _START: Final = 128
 _OVERDUE_S: Final = 10.0
-_BUSY_SPAN_S: Final = 0.5
-_BUSY_SHARE: Final = 0.05
-_BUSY_MIN: Final = KIB
 
 Kind = Literal["beat", "round", "up"]
 
@@ -59,22 +55,21 @@ class Probes:
 
     def __init__(self, overhead: int) -> None:
         self._overhead = overhead
+        self._least = max(BYTES_MIN, 2 * overhead)
         self._number = 0
         self._size = _START
         self._next: Kind = "round"
         self._out: dict[int, Probe] = {}
         self._spent = Window(1.0)
-        self._traffic = Window(_BUSY_SPAN_S)
         self._carried = 0
         self._proven: list[tuple[float, float]] = []
         self.acknowledges = True
 
     # --- what is told -------------------------------------------------------------------------
 
-    def carried(self, nbytes: int, now: float) -> None:
+    def carried(self, nbytes: int) -> None:
         """Other traffic, in either direction."""
         self._carried += nbytes
-        self._traffic.add(nbytes, now)
 
     def proven(self, byte_s: float, now: float) -> None:
         """Both directions have carried so much in a second."""
@@ -90,6 +85,11 @@ class Probes:
         if probe is None:
             return None
         return probe, self._carried - probe.carried <= probe.nbytes // 4
+
+    def oldest_beat(self) -> Probe | None:
+        """Of those that are not back yet."""
+        beats = (probe for probe in self._out.values() if probe.kind == "beat")
+        return min(beats, key=lambda probe: probe.number, default=None)
 
     def took(self, probe: Probe, one_way_s: float) -> None:
         """How long it was on its way more than a beat."""
@@ -108,17 +108,17 @@ class Probes:
         """Bytes of probes within a second."""
         self._proven = [(at, rate) for at, rate in self._proven if at > now - PROVEN_S]
         rate = max((rate for _, rate in self._proven), default=0.0)
-        return min(BYTES_MAX, max(BYTES_MIN, int(SHARE * rate)))
+        return min(BYTES_MAX, max(self._least, int(SHARE * rate)))
 
     def due(self, now: float, *, far: bool, full: bool) -> tuple[Probe, ...]:
         """What to send now. far: beyond `NEAR_S`. full: the socket takes no more at present."""
         self._out = {n: p for n, p in self._out.items() if p.sent_at > now - _OVERDUE_S}
         sent = [self._send("beat", self._overhead, now)]
         waits = any(probe.kind != "beat" for probe in self._out.values())
-        if not (full or waits or self._busy(now)):
+        if not (full or waits):
             free = self.limit(now) - self._spent.total(now)
             size = min(self._size, free, FLIGHT_BYTES if far else BYTES_MAX)
-            if size >= min(_START, self._size):
+            if size >= min(max(_START, self._overhead), self._size):
                 sent.append(self._send(self._turn(), size, now))
         return tuple(probe for probe in sent if probe is not None)
 
@@ -136,7 +136,3 @@ class Probes:
         kind = self._next
         self._next = "up" if kind == "round" and self.acknowledges else "round"
         return kind
-
-    def _busy(self, now: float) -> bool:
-        share = int(self.limit(now) / SHARE * _BUSY_SHARE * _BUSY_SPAN_S)
-        return self._traffic.total(now) > max(_BUSY_MIN, share)

@@ -3,7 +3,8 @@
 A node's seconds per unit are estimated from what its hardware was measured to do when the worker
 started, and corrected by what it has computed (`core/estimate.py`). A node that has computed
 nothing yet is corrected by the median of the others, for an error of the estimate that is common to
-all must not make an untried node look better.
+all must not make an untried node look better. So it is with links: one that nobody has measured yet
+is taken to be like the others.
 
 Telemetry is measured by others: what is nonsense in it (negative, infinite, not a number) is set
 aside, and defaults stand in. What a node says of its hardware has no substitute: without it a node
@@ -125,13 +126,15 @@ def view(
     deployment: str,
     *,
     usual: float = 1.0,
+    usual_link: Link = Link(),
     caches: int = 0,
     prompt: int = 0,
 ) -> NodeView:
     """The node as the planner sees it for `deployment`, whose model is `graph`.
 
     telemetry: the newest of this node, or None; that of an earlier incarnation does not count.
-    usual: the correction of a node that has computed nothing of this model.
+    usual: the correction of a node that has computed nothing of this model. usual_link: where its
+    own has not been measured.
     caches: bytes to keep free for its sessions. prompt: tokens of the reference text's prompt; 0:
     the model answers in one pass.
     Raises ConfigError when the status does not say what the hardware can do.
@@ -149,7 +152,7 @@ def view(
             estimate_s(capabilities, unit) * known.row_factor(i, usual)
             for i, unit in enumerate(graph.units)
         ),
-        link=link_of(sample),
+        link=link_of(sample, usual_link),
         spare=status.spare,
         cache_bytes=caches,
         overdrawn_bytes=max(0, -left),
@@ -182,8 +185,16 @@ def views(
     ]
     known = [factor for s, t in able if (factor := correction(s, t, graph, deployment)) is not None]
     usual = median(known) if known else 1.0
+    link = _usual_link(t.link for s, t in able if t is not None and _current(s, t))
     seen = [
-        view(s, t, graph, deployment, usual=usual, caches=caches, prompt=prompt) for s, t in able
+        view(
+            *(s, t, graph, deployment),
+            usual=usual,
+            usual_link=link,
+            caches=caches,
+            prompt=prompt,
+        )
+        for s, t in able
     ]
     return _alike(seen)
 
@@ -230,16 +241,30 @@ def _others_bytes(status: NodeStatus, deployment: str) -> int:
     return sum(status.held_bytes(name) + status.cache_bytes(name) for name in others)
 
 
-def link_of(sample: LinkSample) -> Link:
+def link_of(sample: LinkSample, usual: Link = Link()) -> Link:
     """As it was measured; as is usual, where it was not or where a figure is nonsense."""
+    up, down, rtt = sample.up_mbit_s, sample.down_mbit_s, sample.rtt_ms
     return Link(
-        up_mbit_s=_rate(sample.up_mbit_s),
-        down_mbit_s=_rate(sample.down_mbit_s),
-        rtt_ms=DEFAULT_RTT_MS
-        if sample.rtt_ms is None or not 0 <= sample.rtt_ms < math.inf
-        else sample.rtt_ms,
+        up if up is not None and _is_sound(up) else usual.up_mbit_s,
+        down if down is not None and _is_sound(down) else usual.down_mbit_s,
+        rtt if rtt is not None and _is_sound(rtt) else usual.rtt_ms,
     )
 
 
-def _rate(measured: float | None) -> float:
-    return DEFAULT_MBIT_S if measured is None or not 0 <= measured < math.inf else measured
+def _usual_link(samples: Iterable[LinkSample]) -> Link:
+    """The median of what was measured of each figure."""
+    told = list(samples)
+
+    def middle(figures: Iterable[float | None], default: float) -> float:
+        known = [figure for figure in figures if figure is not None and _is_sound(figure)]
+        return median(known) if known else default
+
+    return Link(
+        middle((s.up_mbit_s for s in told), DEFAULT_MBIT_S),
+        middle((s.down_mbit_s for s in told), DEFAULT_MBIT_S),
+        middle((s.rtt_ms for s in told), DEFAULT_RTT_MS),
+    )
+
+
+def _is_sound(figure: float) -> bool:
+    return 0 <= figure < math.inf

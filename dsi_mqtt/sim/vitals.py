@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from typing import Final
 
@@ -20,7 +21,7 @@ from dsi_mqtt.sim.links import Link, Passage
 
 # As `worker.echo` does it.
 PROBE_S: Final = 1.0
-PROBE_OVERHEAD: Final = 150
+PROBE_OVERHEAD: Final = 110
 ACKNOWLEDGED_BYTES: Final = 60
 # An activation comes in chunks, whose first says when the others began to come.
 CHUNK_BYTES: Final = 256 * KIB
@@ -68,7 +69,7 @@ class Vitals:
             self._at(passage.began, self._meter.took)
         else:
             self._at(given, lambda _: self._meter.emptied())
-        self._at(passage.left, lambda at: self._meter.wrote(nbytes, at))
+        self._at(passage.left, lambda _: self._meter.wrote(nbytes))
 
     def receives(self, nbytes: int, passage: Passage) -> None:
         self._used = True
@@ -139,8 +140,7 @@ class Vitals:
                 continue
             back_bytes = ACKNOWLEDGED_BYTES if probe.kind == "up" else probe.nbytes
             back = down.probe(back_bytes, there)
-            number = probe.number
-            self._at(back, lambda at, number=number: self._meter.back(number, at))
+            self._at(back, partial(self._meter.back, probe.number))
 
     def _at(self, time: float, tell: Callable[[float], None]) -> None:
         if time < math.inf:

@@ -142,7 +142,7 @@ class ActivationPort:
 
     def _write(self, connection: DataConnection, message: Message) -> None:
         connection.publish_soon(message)
-        self._link.wrote(len(message.payload), self._clock())
+        self._link.wrote(len(message.payload))
 
     def _refuse(self, topic: str, error: WireError) -> None:
         """Nobody can be told which attempt it was. Logged at each doubling, for it may go on."""

@@ -21,9 +21,11 @@ from dsi_mqtt.core.leadership import DropLead, PublishLeader, TakeLead
 from dsi_mqtt.core.model import ModelGraph, ModelSpec, Unit
 from dsi_mqtt.core.node import (
     Capabilities,
+    DoorLoad,
     HoldingReport,
     HoldingState,
     Leader,
+    LinkSample,
     ModelReport,
     NodeState,
     NodeStatus,
@@ -48,7 +50,7 @@ SPEC = Deployment(NAME, ModelSpec(tier="fake"), sla=Sla(rate_per_s=0.01))
 class Node:
     """gflops: its speed. room: how many units' weights it holds. describes, loads: seconds it
     takes; None: never. refuses: the model, and why. fails: what loading ends with. releases:
-    whether it lets go of parts.
+    whether it lets go of parts. link, doors: as it tells of them.
     """
 
     name: str
@@ -62,6 +64,8 @@ class Node:
     refuses: str | None = None
     fails: str | None = None
     releases: bool = True
+    link: LinkSample = field(default_factory=LinkSample)
+    doors: tuple[DoorLoad, ...] = ()
     state: NodeState = "online"
     graph: ModelGraph = GRAPH
     opening: str = ""
@@ -237,7 +241,11 @@ class Site:
                 self.statuses[node.name] = status
                 self._act(self.orchestrator.status_arrived(status, self.now))
             if beat:
-                said = Telemetry(node.name, node.incarnation, 1, 0.0, 1, 1, 1, None)
+                said = Telemetry(
+                    *(node.name, node.incarnation, 1, 0.0, 1, 1, 1, None),
+                    link=node.link,
+                    doors=node.doors,
+                )
                 self.orchestrator.telemetry_arrived(said, self.now)
         self._act(self.orchestrator.tick(self.now, 1_700_000_000))
 

@@ -48,7 +48,7 @@ class Link:
 
 
 def test_both_directions_are_told_apart() -> None:
-    sample = Link(up=8.0, down=40.0).run(30)
+    sample = Link(up=8.0, down=40.0).run(90)
     assert sample.up_mbit_s == pytest.approx(8.0, rel=0.1)
     assert sample.down_mbit_s == pytest.approx(40.0, rel=0.2)
     assert sample.rtt_ms == pytest.approx(2.0, rel=0.2)
@@ -114,7 +114,7 @@ def test_a_socket_that_is_full_tells_the_way_up() -> None:
     meter, now = LinkMeter(), 0.0
     for _ in range(8):
         for _ in range(4):
-            meter.wrote(CHUNK, now)
+            meter.wrote(CHUNK)
         now += 4 * CHUNK / (16 * BYTES_PER_MBIT)
         meter.took(now)
     assert meter.sample(now).up_mbit_s == pytest.approx(16.0)
@@ -123,11 +123,11 @@ def test_a_socket_that_is_full_tells_the_way_up() -> None:
 
 def test_what_fits_into_buffers_says_nothing_of_the_way_up() -> None:
     meter = LinkMeter()
-    for turn in range(50):
-        meter.wrote(FULL_BYTES - 1, turn * 0.001)
+    for _ in range(50):
+        meter.wrote(FULL_BYTES - 1)
         meter.emptied()
     meter.took(1.0)  # full once, and never again within the same transfer
-    meter.wrote(100 * FULL_BYTES, 1.0)
+    meter.wrote(100 * FULL_BYTES)
     meter.emptied()
     meter.took(2.0)
     assert meter.sample(3.0) == LinkSample()
@@ -176,10 +176,52 @@ def test_a_probe_that_met_other_traffic_says_nothing() -> None:
     meter = link.meter
     for turn in range(10):
         for probe in meter.due(link.now + turn):
-            if probe.kind != "beat":
-                meter.arrived(200_000, link.now + turn, train="b", goes_on=False)
+            if probe.kind == "beat":
+                meter.back(probe.number, link.now + turn + 0.002)
+            else:
+                meter.arrived(200_000, link.now + turn + 0.4, train="b", goes_on=False)
                 meter.back(probe.number, link.now + turn + 0.5)
     after = meter.sample(link.now)
+    assert (after.up_mbit_s, after.down_mbit_s) == (before.up_mbit_s, before.down_mbit_s)
+
+
+def passes(link: Link, sent: int, received: int, seconds: int, *, back: bool) -> LinkSample:
+    """For so long, so much passes in a second, and each beat takes one, or none comes back."""
+    meter = link.meter
+    for _ in range(seconds):
+        beats = [probe for probe in meter.due(link.now) if probe.kind == "beat"]
+        link.now += 1.0
+        meter.wrote(sent)
+        meter.arrived(received, link.now, train="b", goes_on=False)
+        for beat in beats if back else ():
+            meter.back(beat.number, link.now)
+    return meter.sample(link.now)
+
+
+@pytest.mark.parametrize("back", [True, False])
+@pytest.mark.parametrize(
+    ("sent", "received", "up", "down"),
+    [
+        (0, 500_000, 40.0, 4.0),
+        (500_000, 0, 4.0, 40.0),
+        (250_000, 250_000, 4.0, 4.0),
+    ],
+)
+def test_beats_that_wait_behind_other_bytes_tell_what_the_link_carries(
+    sent: int, received: int, up: float, down: float, *, back: bool
+) -> None:
+    link = Link(up=40.0, down=40.0)
+    link.run(30)
+    sample = passes(link, sent, received, 4, back=back)
+    assert sample.up_mbit_s == pytest.approx(up, rel=0.3)
+    assert sample.down_mbit_s == pytest.approx(down, rel=0.3)
+
+
+def test_beats_that_come_late_as_expected_change_nothing() -> None:
+    """Of 40 Mbit/s each way a second has room for 4 MB each way, and no more."""
+    link = Link(up=40.0, down=40.0)
+    before = link.run(30)
+    after = passes(link, 2_400_000, 2_400_000, 10, back=True)
     assert (after.up_mbit_s, after.down_mbit_s) == (before.up_mbit_s, before.down_mbit_s)
 
 
@@ -217,7 +259,7 @@ def test_whatever_happens_no_second_has_more_probes_than_the_budget_and_all_figu
         elif what == "arrived":
             meter.arrived(int(share * CHUNK), now, train="t", goes_on=share > 0.5)
         elif what == "wrote":
-            meter.wrote(int(share * 9 * CHUNK), now)
+            meter.wrote(int(share * 9 * CHUNK))
             meter.took(now)
         elif what == "lost":
             meter.lost()

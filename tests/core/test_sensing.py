@@ -1,0 +1,202 @@
+"""A placement is thought over when what it was chosen by has changed, and moved when that pays."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dsi_mqtt.core.deployment import Codecs, Policy, Sla
+from dsi_mqtt.core.model import UnitRange
+from dsi_mqtt.core.node import DoorLoad, LinkSample, NodeStatus, SegmentLoad, Telemetry
+from dsi_mqtt.core.offered import ARRIVALS, SAMPLE_S, Offered
+from dsi_mqtt.core.sensing import FACTOR, LOOK_NODE_S, LOOK_S, Sensing
+from tests.core.orchestra import NAME, SPEC, Node, moving, placed, serving
+
+FAST = LinkSample(2.0, 100.0, 100.0)
+
+
+def telemetry(
+    node: str = "a",
+    link: LinkSample = FAST,
+    compute_ms: float | None = None,
+    requests: int = 100,
+) -> Telemetry:
+    loads = ()
+    if compute_ms is not None:
+        loads = (SegmentLoad(NAME, "s0", UnitRange(0, 3), requests, 0, 0, compute_ms, 0),)
+    return Telemetry(node, f"{node}1", 1, 0.0, 1, 1, 1, None, link=link, segments=loads)
+
+
+def chosen(*told: Telemetry, rate_per_s: float = 1.0) -> Sensing:
+    sensing = Sensing(NAME)
+    reports = [(NodeStatus(said.node, said.incarnation, "online"), said) for said in told]
+    sensing.chosen(reports, rate_per_s, 10.0)
+    return sensing
+
+
+RATES = st.floats(0.01, 10_000.0)
+
+
+@given(rate=RATES, factor=st.floats(1 / FACTOR + 0.01, FACTOR - 0.01))
+def test_what_differs_by_less_than_a_quarter_calls_for_nothing(rate: float, factor: float) -> None:
+    sensing = chosen(telemetry(link=LinkSample(20.0, rate, rate), compute_ms=40.0))
+    now = telemetry(link=LinkSample(20.0 * factor, rate * factor, rate), compute_ms=40.0 * factor)
+    assert sensing.heard(now, serves=True) is None
+    assert sensing.offered(factor) is None
+
+
+@pytest.mark.parametrize(
+    ("now", "says"),
+    [
+        (telemetry(link=LinkSample(2.0, 10.0, 100.0)), "its uplink is 10 Mbit/s, 100 before"),
+        (telemetry(link=LinkSample(2.0, 100.0, 10.0)), "its downlink is 10 Mbit/s, 100 before"),
+        (telemetry(link=LinkSample(20.0, 100.0, 100.0)), "its round trip is 20 ms, 2 before"),
+        (telemetry(compute_ms=90.0), "computing 0:3 is 90 ms, 30 before"),
+    ],
+)
+def test_what_became_worse_matters_where_it_serves(now: Telemetry, says: str) -> None:
+    sensing = chosen(telemetry(compute_ms=30.0))
+    assert sensing.heard(now, serves=True) == f"node a: {says}"
+    assert sensing.heard(now, serves=False) is None
+
+
+def test_what_became_better_matters_anywhere() -> None:
+    sensing = chosen(telemetry(link=LinkSample(2.0, 10.0, 10.0)))
+    assert sensing.heard(telemetry(), serves=False) == (
+        "node a: its uplink is 100 Mbit/s, 10 before"
+    )
+
+
+def test_a_first_word_is_held_against_what_is_assumed_of_a_node_that_said_nothing() -> None:
+    assert chosen().heard(telemetry(link=LinkSample()), serves=True) is None
+    assert chosen().heard(telemetry(link=LinkSample(2.0, 5.0, 100.0)), serves=True) is not None
+
+
+def test_a_segment_that_has_hardly_computed_says_nothing() -> None:
+    sensing = chosen(telemetry())
+    assert sensing.heard(telemetry(compute_ms=900.0, requests=1), serves=True) is None
+    assert sensing.heard(telemetry(compute_ms=900.0), serves=True) is not None
+
+
+def test_looks_keep_their_distance_the_more_nodes_the_longer() -> None:
+    one, many = chosen(telemetry()), chosen(*(telemetry(f"n{i}") for i in range(1000)))
+    assert one.look_at() == pytest.approx(10.0 + LOOK_S + LOOK_NODE_S)
+    assert many.look_at() == pytest.approx(10.0 + LOOK_S + 1000 * LOOK_NODE_S)
+
+
+# --- how many requests come -------------------------------------------------------------------
+
+
+def door(total: int, held: int = 0) -> DoorLoad:
+    return DoorLoad(NAME, held, 0, total - held, 0, 0, 0)
+
+
+def counted(*samples: tuple[float, int]) -> Offered:
+    offered = Offered()
+    for at, total in samples:
+        offered.counted(("a", "a1"), door(total), at)
+    return offered
+
+
+def test_a_rate_is_known_after_a_sample_of_arrivals() -> None:
+    assert counted((0.0, 0), (1.0, ARRIVALS - 1)).rate_per_s == 0.0
+    assert counted((0.0, 0), (4.0, ARRIVALS)).rate_per_s == pytest.approx(ARRIVALS / 4)
+
+
+def test_a_silence_is_a_sample_too() -> None:
+    assert counted((0.0, 0), (SAMPLE_S, 0)).rate_per_s == pytest.approx(0.5 / SAMPLE_S)
+
+
+def test_what_is_held_has_come_as_well() -> None:
+    offered = Offered()
+    offered.counted(("a", "a1"), door(0), 0.0)
+    offered.counted(("a", "a1"), door(40, held=40), 2.0)
+    assert offered.rate_per_s == pytest.approx(20.0)
+
+
+def test_another_door_begins_at_nothing_and_the_rate_stays() -> None:
+    offered = counted((0.0, 0), (4.0, 40))
+    offered.counted(("b", "b1"), door(3), 5.0)
+    offered.counted(("b", "b1"), door(7), 5.5)
+    assert offered.rate_per_s == pytest.approx(10.0)
+    offered.counted(("b", "b1"), door(3 + ARRIVALS), 5.0 + ARRIVALS / 10)
+    assert offered.rate_per_s == pytest.approx(10.0)
+
+
+# --- the orchestrator -------------------------------------------------------------------------
+
+
+def test_a_link_that_falls_to_a_tenth_moves_the_chain_within_seconds() -> None:
+    a, b = Node("a", "a1", link=FAST), Node("b", "b1", link=LinkSample(2.5, 90.0, 90.0))
+    site = serving(a, b, spec=moving())
+    assert site.serves("a")
+    began = site.now
+    a.link = LinkSample(400.0, 10.0, 10.0)
+    site.until(lambda: site.serves("b"), within=5.0)
+    assert site.now - began <= 5.0
+    assert "node a: its uplink is 10 Mbit/s, 100 before" in [d.reason for d in site.decided]
+
+
+def test_a_better_placement_that_gains_little_is_left() -> None:
+    a, b = Node("a", "a1", link=FAST), Node("b", "b1", link=FAST)
+    site = serving(a, b, spec=moving())
+    epoch = site.serve.epoch
+    a.link = LinkSample(4.0, 100.0, 100.0)
+    site.run(60.0)
+    assert site.serves("a")
+    assert site.serve.epoch == epoch
+
+
+def test_no_move_whose_way_costs_more_than_the_horizon_brings() -> None:
+    spec = replace(SPEC, policy=Policy(cooldown_s=0.0, horizon_s=0.1))
+    a, b = Node("a", "a1", link=FAST), Node("b", "b1", link=FAST)
+    site = serving(a, b, spec=spec)
+    a.link = LinkSample(400.0, 10.0, 10.0)
+    assert site.run(60.0).serves("a")
+
+
+def test_what_the_cooldown_holds_back_comes_after_it() -> None:
+    a, b = Node("a", "a1", link=FAST), Node("b", "b1", link=FAST)
+    site = serving(a, b, spec=moving(cooldown_s=30.0))
+    a.link = LinkSample(400.0, 10.0, 10.0)
+    assert site.run(15.0).serves("a")
+    site.until(lambda: site.serves("b"), within=20.0)
+
+
+def test_a_gain_within_noise_moves_where_it_brings_requests_back_to_their_target() -> None:
+    """Of about 63 ms, 7 are a tenth: less than `min_gain`, and what the target asks for."""
+    near, far = LinkSample(2.0, 100.0, 100.0), LinkSample(9.0, 100.0, 100.0)
+    for target_ms, moves in ((None, False), (66.0, True), (10.0, False)):
+        a, b = Node("a", "a1", link=near), Node("b", "b1", link=near)
+        sla = Sla(rate_per_s=0.01, latency_ms=target_ms)
+        site = serving(a, b, spec=replace(moving(), sla=sla))
+        a.link = far
+        assert site.run(20.0).serves("b" if moves else "a")
+
+
+def test_more_requests_than_were_announced_are_planned_for() -> None:
+    """One node is quicker at rest, two share what is too much for one."""
+    a, b = Node("a", "a1", link=FAST), Node("b", "b1", link=FAST)
+    site = serving(a, b, spec=moving())
+    assert site.serves("a")
+    for second in range(30):
+        a.doors = (door(second * 15),)
+        site.run(1.0)
+    assert site.serves("a", "b")
+
+
+def test_a_slow_link_changes_how_hops_are_written() -> None:
+    """Nodes and cuts stay: 4 KiB of activation pass a wide link sooner than they are encoded."""
+    spec = replace(moving(), codecs=Codecs(("raw", "int8g64")))
+    wide = LinkSample(2.0, 10_000.0, 10_000.0)
+    a, b = Node("a", "a1", room=3, link=wide), Node("b", "b1", room=3, link=wide)
+    site = serving(a, b, spec=spec)
+    assert [hop.codec for hop in site.serve.hops] == [{"request": "raw"}]
+    before = placed(site.serve)
+    a.link = b.link = LinkSample(2.0, 0.5, 0.5)
+    site.until(lambda: site.serve.hops[0].codec == {"request": "int8g64"}, within=10.0)
+    assert placed(site.serve) == before
+    assert site.kinds()[-1] == "remap"

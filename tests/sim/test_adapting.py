@@ -1,0 +1,78 @@
+"""The orchestrator follows links and load while it serves, and leaves alone what is steady."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from random import Random
+
+import pytest
+
+from dsi_mqtt.core.draft import places
+from dsi_mqtt.sim.scenario import Fault, Line, Requests, Scenario
+from dsi_mqtt.sim.simulation import Simulation
+from dsi_mqtt.sim.traces import Trace
+from tests.sim.sites import NAME, deployment, scenario
+
+# 64 KiB between two nodes, of three.
+WIDE = {"hidden": 16384}
+AT_S = 60.0
+LINE = Line(20.0, 20.0, 10.0)
+
+
+def site(*faults: Fault, link: Line = LINE, rate_per_s: float = 4.0, **changes: float) -> Scenario:
+    made = scenario(*faults, rate_per_s=rate_per_s, nodes=3, duration_s=120.0, link=link)
+    spec = deployment(rate_per_s=rate_per_s, **WIDE)
+    return replace(made, deployments=(spec,), **changes)
+
+
+def members(made: Simulation) -> set[str]:
+    table = made.outcome.serving(NAME)
+    assert table is not None
+    return {node for _, node in places(table)}
+
+
+@pytest.mark.parametrize("node", ["gw-1", "gw-2", "gw-3"])
+def test_a_link_that_falls_to_a_tenth_is_left_within_five_seconds(node: str) -> None:
+    steady = Simulation(site())
+    steady.run()
+    made = Simulation(site(Fault(AT_S, 60.0, throttle=node, factor=0.1)))
+    made.run()
+    moves = [d for d in made.outcome.decisions if d.at_s > AT_S]
+    answers = made.outcome.answers[NAME]
+    assert answers.asked == len(answers.latencies_s)
+    if node in members(steady):
+        assert [d.kind for d in moves] == ["remap"]
+        assert moves[0].at_s <= AT_S + 5.0
+        assert node not in members(made)
+    else:
+        assert moves == []
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_noise_of_a_third_moves_nothing_for_ten_minutes(seed: int) -> None:
+    """At most once: the first placement knows of some links only."""
+    random = Random(seed)
+    noisy = Trace(
+        tuple(20.0 * random.uniform(0.7, 1.3) for _ in range(601)),
+        tuple(10.0 * random.uniform(0.7, 1.3) for _ in range(601)),
+    )
+    chosen = site(link=Line(trace="noisy"), duration_s=600.0, seed=seed)
+    made = Simulation(chosen, {"noisy": noisy})
+    made.run()
+    assert made.outcome.moves(NAME) <= 1
+    assert not any(d.kind != "place" for d in made.outcome.decisions if d.at_s > AT_S)
+
+
+def test_a_load_that_one_node_cannot_bear_is_shared_while_it_lasts() -> None:
+    """60 ms on one node without hops: at rest it is the best, at 15 a second it is nearly full."""
+    chosen = scenario(nodes=3, memory_mib=70.0, duration_s=180.0, rate_per_s=0.5)
+    spike = Requests(NAME, rate_per_s=15.0, from_s=AT_S, until_s=100.0)
+    made = Simulation(replace(chosen, requests=(*chosen.requests, spike)))
+    made.clock.run(AT_S)
+    assert len(members(made)) == 1
+    made.clock.run(95.0)
+    assert len(members(made)) > 1
+    made.run()
+    assert len(members(made)) == 1
+    answers = made.outcome.answers[NAME]
+    assert answers.asked == len(answers.latencies_s)
