@@ -24,7 +24,7 @@ def telemetry(
     compute_ms: float | None = None,
     requests: int = 100,
 ) -> Telemetry:
-    loads = ()
+    loads: tuple[SegmentLoad, ...] = ()
     if compute_ms is not None:
         loads = (SegmentLoad(NAME, "s0", UnitRange(0, 3), requests, 0, 0, compute_ms, 0),)
     return Telemetry(node, f"{node}1", 1, 0.0, 1, 1, 1, None, link=link, segments=loads)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ AT_S = 60.0
 LINE = Line(20.0, 20.0, 10.0)
 
 
-def site(*faults: Fault, link: Line = LINE, rate_per_s: float = 4.0, **changes: float) -> Scenario:
+def site(*faults: Fault, link: Line = LINE, rate_per_s: float = 4.0, **changes: Any) -> Scenario:
     made = scenario(*faults, rate_per_s=rate_per_s, nodes=3, duration_s=120.0, link=link)
     spec = deployment(rate_per_s=rate_per_s, **WIDE)
     return replace(made, deployments=(spec,), **changes)
