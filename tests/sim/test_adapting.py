@@ -15,7 +15,7 @@ from dsi_mqtt.sim.traces import Trace
 from tests.sim.sites import NAME, deployment, scenario
 
 # 64 KiB between two nodes, of three.
-WIDE = {"hidden": 16384}
+WIDE: dict[str, Any] = {"hidden": 16384}
 AT_S = 60.0
 LINE = Line(20.0, 20.0, 10.0)
 
