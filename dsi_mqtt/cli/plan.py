@@ -18,9 +18,11 @@ from dsi_mqtt.cli.run_record import run_record
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.offers import CHOSEN, Offer, Offers, offers
 from dsi_mqtt.core.plan import Plan
+from dsi_mqtt.core.policy import asked
 from dsi_mqtt.core.site import node_views
 from dsi_mqtt.engine.select import TierFactory
 from dsi_mqtt.errors import ConfigError, InfeasibleError, one_sentence
+from dsi_mqtt.orchestrator.policies import installed_policies
 from dsi_mqtt.wire.files import read_nodes, read_site
 from dsi_mqtt.wire.profiles import site_profiles
 from dsi_mqtt.worker.engines import opened
@@ -57,7 +59,9 @@ def plan(
     with waiting(Console(stderr=True), f"{deployment.name}: opening the model"):
         graph = opened(deployment, TierFactory()).graph
     profiles = site_profiles(site, nodes_file or file)
-    found = offers(deployment, graph, node_views(site, graph, deployment, profiles))
+    views = node_views(site, graph, deployment, profiles)
+    deployment = asked(installed_policies(), deployment, views)
+    found = offers(deployment, graph, views)
     if json:
         print(json_module.dumps({"schema": SCHEMA, **record, **document(deployment, found)}))
     else:

@@ -77,7 +77,9 @@ class Objective:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """cooldown_s: least time between moves; min_gain: share of latency a move must win."""
+    """use: whose rules (`core.policy`). cooldown_s: least time between moves. min_gain: share of
+    the score that one must save. horizon_s: for how long what it saves is counted.
+    """
 
     use: str = "builtin"
     cooldown_s: float = 5.0
@@ -201,7 +203,7 @@ def without_effect(deployment: Deployment) -> tuple[str, ...]:
             "prompt_tokens",
             "new_tokens",
         ),
-        "policy": ("use", "horizon_s", "standbys"),
+        "policy": ("standbys",),
     }
     found = [
         f"{part}.{name}"

@@ -39,6 +39,9 @@ class Move:
     misses.
     """
 
+    deployment: Deployment
+    present: Plan
+    found: Plan
     gain: float
     saved_s: float
     paid_s: float
@@ -50,13 +53,16 @@ class Move:
         share = gain(present, found, Aim.of(spec))
         target_s = math.inf if spec.sla.latency_ms is None else spec.sla.latency_ms / 1e3
         return cls(
+            *(spec, present, found),
             gain=share,
             saved_s=share * spec.policy.horizon_s,
             paid_s=SWITCH_S + LOADING * loading_bytes / LOAD_BYTE_S,
             mends=_within_s(found) <= target_s < _within_s(present),
         )
 
-    def pays(self, min_gain: float) -> bool:
+    @property
+    def pays(self) -> bool:
+        min_gain = self.deployment.policy.min_gain
         least = min(NOISE, min_gain) if self.mends else min_gain
         return self.gain > least and self.saved_s > self.paid_s
 

@@ -25,6 +25,7 @@ from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.leadership import Leadership, LeadershipEffect
 from dsi_mqtt.core.membership import Membership
 from dsi_mqtt.core.node import Leader, NodeStatus, Telemetry
+from dsi_mqtt.core.policy import BUILTIN_ONLY, Policies
 from dsi_mqtt.core.served import Served
 from dsi_mqtt.core.table import TableDocument
 from dsi_mqtt.errors import one_sentence
@@ -43,10 +44,16 @@ class _Reading:
 
 
 class Orchestrator:
-    """State machine. `nonce` is fresh for every process, `secret` makes unguessable text."""
+    """State machine. `nonce` is fresh for every process, `secret` makes unguessable text.
 
-    def __init__(self, nonce: str, secret: Callable[[], str]) -> None:
+    policies: those that deployments may name, by name.
+    """
+
+    def __init__(
+        self, nonce: str, secret: Callable[[], str], policies: Policies = BUILTIN_ONLY
+    ) -> None:
         self._secret = secret
+        self._policies = policies
         self._leadership = Leadership(nonce)
         self._members = Membership()
         self._served: dict[str, Served] = {}
@@ -181,7 +188,7 @@ class Orchestrator:
     def _of(self, deployment: str) -> Served:
         served = self._served.get(deployment)
         if served is None:
-            served = self._served[deployment] = Served(deployment, self._members)
+            served = self._served[deployment] = Served(deployment, self._members, self._policies)
         return served
 
     def _all_dirty(self, reason: str) -> None:

@@ -150,6 +150,12 @@ class Outlook:
             return "no node has described the model yet; look at the workers' logs"
         return "no node is online yet; if none is being started, use `dsi-mqtt worker`"
 
+    def nodes(self, spec: Deployment, graph: ModelGraph) -> tuple[NodeView, ...]:
+        """Those that can be planned with."""
+        usable = self._usable(self.online(), graph, frozenset())
+        caches, prompt = cache_bytes(spec, graph), prompt_tokens(spec)
+        return views(usable, graph, self.name, caches=caches, prompt=prompt)
+
     # --- placements ---------------------------------------------------------------------------
 
     def best(

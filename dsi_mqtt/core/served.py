@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
+from dsi_mqtt.core.choosing import Alternatives, Choice, LookAgain
 from dsi_mqtt.core.decisions import (
     Authority,
     ClearDocument,
@@ -24,19 +25,17 @@ from dsi_mqtt.core.decisions import (
     ServedEffects,
 )
 from dsi_mqtt.core.deployment import Deployment
-from dsi_mqtt.core.draft import Draft, does, draft_table, kind_of
+from dsi_mqtt.core.draft import Draft, draft_table, kind_of
 from dsi_mqtt.core.failures import PREPARE_S, Failures, NodeKey
 from dsi_mqtt.core.issuer import Issuer
 from dsi_mqtt.core.kept import Kept
 from dsi_mqtt.core.membership import Membership
 from dsi_mqtt.core.model import ModelGraph
-from dsi_mqtt.core.moving import Move
 from dsi_mqtt.core.node import NodeStatus, Telemetry
-from dsi_mqtt.core.offered import Offered
 from dsi_mqtt.core.outlook import Outlook
 from dsi_mqtt.core.patience import SETTLE_S, Patience
-from dsi_mqtt.core.plan import Infeasible, Plan
-from dsi_mqtt.core.sensing import Sensing
+from dsi_mqtt.core.plan import Infeasible
+from dsi_mqtt.core.policy import BUILTIN_ONLY, Policies
 from dsi_mqtt.core.table import DoorPlace, Table, TableDocument
 from dsi_mqtt.errors import ConfigError, one_sentence
 
@@ -48,7 +47,7 @@ FOUND: Final = "a table was found"
 class Served:
     """State machine of one deployment."""
 
-    def __init__(self, name: str, members: Membership) -> None:
+    def __init__(self, name: str, members: Membership, policies: Policies = BUILTIN_ONLY) -> None:
         self.name = name
         self.spec: Deployment | None = None
         self.document: TableDocument | None = None
@@ -60,11 +59,9 @@ class Served:
         self._later: str | None = None  # what a preparation was not given up for
         self._unreadable = False  # what is retained as the deployment
         self._changed = False  # the deployment itself, since the last plan
-        self._look_again: tuple[float, str] | None = None
+        self._look_again: LookAgain | None = None
         self._patience = Patience(members, self._outlook)
-        self._sensing = Sensing(name)
-        self._offered = Offered()
-        self._moved_at = float("-inf")
+        self._choice = Choice(name, members, self._outlook, policies)
         self._failures = Failures()
         self._spec_kept = Kept()
         self._table_kept = Kept()
@@ -144,24 +141,11 @@ class Served:
             self.mark("what was retained is older than what nodes have seen")
 
     def telemetry_arrived(self, telemetry: Telemetry, now: float) -> None:
-        """Another look, where the placement was chosen by other figures than this node tells."""
         serve = self.document.serve if self.document else None
-        if self.spec is None or serve is None or not self._serves():
-            return
-        changed = None
-        door = serve.door
-        if door is not None and (telemetry.node, telemetry.incarnation) == (
-            door.node,
-            door.incarnation,
-        ):
-            for load in telemetry.doors:
-                if load.deployment == self.name:
-                    self._offered.counted((door.node, door.incarnation), load, now)
-                    changed = self._sensing.offered(self._rate_per_s)
-        serves = any(node == telemetry.node for node, _ in serve.members())
-        changed = changed or self._sensing.heard(telemetry, serves=serves)
-        if changed is not None:
-            self._look(max(now, self._sensing.look_at()), changed)
+        if self.spec is not None and serve is not None and self._serves():
+            again = self._choice.heard(self.spec, serve, telemetry, now)
+            if again is not None:
+                self._look(again)
 
     # --- deciding -----------------------------------------------------------------------------
 
@@ -175,8 +159,8 @@ class Served:
 
     def _decided(self, authority: Authority, now: float) -> ServedEffects:
         self._notice_late(now)
-        if self._look_again is not None and self._look_again[0] <= now:
-            self._dirty, self._look_again = self._dirty or self._look_again[1], None
+        if self._look_again is not None and self._look_again.at <= now:
+            self._dirty, self._look_again = self._dirty or self._look_again.reason, None
         if self._dirty is None:
             return []
         if self.spec is None:
@@ -192,16 +176,10 @@ class Served:
         reason, self._dirty, self._later, self._look_again = self._dirty, None, None, None
         return [*self._noticed(), *self._replan(self.spec, reason, authority, now)]
 
-    @property
-    def _rate_per_s(self) -> float:
-        """Of requests: as many as come, and no fewer than were announced."""
-        announced = self.spec.sla.rate_per_s if self.spec is not None else 0.0
-        return max(announced, self._offered.rate_per_s)
-
-    def _look(self, at: float, reason: str) -> None:
+    def _look(self, again: LookAgain) -> None:
         """Another look then, unless there is one before."""
-        if self._look_again is None or at < self._look_again[0]:
-            self._look_again = (at, reason)
+        if self._look_again is None or again.at < self._look_again.at:
+            self._look_again = again
 
     def _must_wait(self, now: float) -> bool:
         """Whether those who are about to speak should be heard first."""
@@ -218,65 +196,44 @@ class Served:
         serve, graph = self._intact(), self._outlook.graph()
         if graph is None:
             return self._give_up(self._outlook.why_no_graph(), None, authority)
+        old = self.document.serve if self.document else None
+        self._failures.forgive(now)
+        without = self._failures.nodes()
         try:
-            found, present, beside = self._compare(spec, graph, serve, now)
+            spec = self._choice.asked(spec, graph)
+            choice = self._choice.compare(spec, graph, old, serve, without=without, now=now)
         except ConfigError as error:
             return self._refuse(spec, graph, str(error), authority)
-        if serve is not None and present is not None:
-            if self._stays(spec, serve, present, found, now):
-                why = self._why(found) if isinstance(found, Infeasible) else None
-                return self._keep(serve, why, authority)
+        found = choice.found
+        if serve is not None and choice.present is not None:
+            kept = self._keeps(spec, serve, choice, now)
+            if kept is not None:
+                return self._keep(serve, kept or None, authority)
         elif (
             isinstance(found, Infeasible)
             and not self._is_pressing(spec, graph, serve)
             and (self._patience.still_arriving(now) or self._patience.is_early(self.document, now))
         ):
-            self._look_again = (now + SETTLE_S, reason)
+            self._look_again = LookAgain(now + SETTLE_S, reason)
             return []
         if isinstance(found, Infeasible):
             return self._refuse(spec, graph, self._why(found), authority)
         draft = Draft(spec, graph, found, self._issuer.decision(authority), reason)
-        return self._prepare(draft, authority, now, beside=beside)
+        return self._prepare(draft, authority, now, beside=choice.beside)
 
-    def _compare(
-        self, spec: Deployment, graph: ModelGraph, serve: Table | None, now: float
-    ) -> tuple[Plan | Infeasible, Plan | None, bool]:
-        """The best placement, what the present one promises, whether there is room for both.
-
-        A chain that is broken or against the rules is worth nothing: where there is no room
-        beside it, it goes first.
-        """
-        self._failures.forgive(now)
-        without = self._failures.nodes()
-        old = self.document.serve if self.document else None
-        rate = self._rate_per_s
-        self._sensing.chosen(self._members.reports(), rate, now)
-        found = self._outlook.best(spec, graph, old, without, rate)
-        present = None if serve is None else self._outlook.present(spec, graph, serve, rate)
-        if isinstance(found, Infeasible) and present is None and old is not None and old.segments:
-            return self._outlook.best(spec, graph, None, without, rate), present, False
-        return found, present, True
-
-    def _stays(
-        self, spec: Deployment, serve: Table, present: Plan, found: Plan | Infeasible, now: float
-    ) -> bool:
-        """Whether an intact chain is kept rather than replaced by what was found."""
-        if isinstance(found, Infeasible):
-            return True
-        if self._outlook.drains(serve):
-            return False
-        uses_spare = self._outlook.uses_spare
-        if uses_spare(node for node, _ in serve.members()) and not uses_spare(found.nodes):
-            return False
-        if does(serve, found):
-            return True
-        move = Move.of(spec, present, found, self._outlook.loading_bytes(found))
-        if not move.pays(spec.policy.min_gain):
-            return True
-        wait = self._moved_at + spec.policy.cooldown_s
-        if now < wait:
-            self._look(wait, "a better placement was held back by the cooldown")
-        return now < wait
+    def _keeps(
+        self, spec: Deployment, serve: Table, choice: Alternatives, now: float
+    ) -> str | None:
+        """Why the chain is kept, empty where there is nothing to tell; None: it is replaced."""
+        if isinstance(choice.found, Infeasible):
+            return self._why(choice.found)
+        try:
+            kept = self._choice.keeps(spec, serve, choice, now)
+        except ConfigError as error:
+            return str(error)
+        if isinstance(kept, LookAgain):
+            self._look(kept)
+        return "" if kept else None
 
     # --- what goes wrong ----------------------------------------------------------------------
 
@@ -327,7 +284,7 @@ class Served:
                 self.document, "makes room for the next table", table.door, authority
             )
             table = replace(table, epoch=serve.epoch + 1)
-        self._moved_at = now
+        self._choice.moved(now)
         kind = kind_of(old, draft.plan)
         return [
             Decided(draft.decision, self.name, kind, draft.reason, draft.plan),
@@ -335,7 +292,7 @@ class Served:
         ]
 
     def _promote(self, prepare: Table, now: float) -> ServedEffects:
-        self._moved_at = now
+        self._choice.moved(now)
         self._dirty, self._later = self._later, None
         return [self._decide(TableDocument(replace(prepare, state="serving")))]
 

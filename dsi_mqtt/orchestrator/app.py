@@ -26,6 +26,7 @@ from dsi_mqtt.core.node import Leader
 from dsi_mqtt.core.nonsense import NonsenseCount
 from dsi_mqtt.core.orchestrator import Orchestrator, OrchestratorEffects
 from dsi_mqtt.errors import TooLargeError, TransportError, WireError, one_sentence
+from dsi_mqtt.orchestrator.policies import installed_policies
 from dsi_mqtt.transport.base import (
     ConnectOptions,
     ControlConnection,
@@ -67,7 +68,9 @@ class OrchestratorProcess:
         self._topics = Topics(root)
         self._decided = decided or _log_decision
         self._on_wait = on_wait
-        self._machine = Orchestrator(os.urandom(4).hex(), lambda: secrets.token_hex(8))
+        self._machine = Orchestrator(
+            os.urandom(4).hex(), lambda: secrets.token_hex(8), installed_policies()
+        )
         self._lead: asyncio.Task[None] | None = None
         self._outgoing: asyncio.Queue[Message] = asyncio.Queue()
         self._complaints: dict[str, str] = {}

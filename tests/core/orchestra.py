@@ -32,6 +32,7 @@ from dsi_mqtt.core.node import (
     Telemetry,
 )
 from dsi_mqtt.core.orchestrator import Orchestrator, OrchestratorEffects
+from dsi_mqtt.core.policy import BUILTIN_ONLY, Policies
 from dsi_mqtt.core.table import BrokerUrls, Stamp, Table, TableDocument
 
 NAME = "hazards"
@@ -141,8 +142,12 @@ class Site:
     """One broker, its nodes, and one orchestrator at a time. `run` lets virtual time pass."""
 
     def __init__(
-        self, *nodes: Node, check: Callable[[Site, TableDocument], None] | None = None
+        self,
+        *nodes: Node,
+        check: Callable[[Site, TableDocument], None] | None = None,
+        policies: Policies = BUILTIN_ONLY,
     ) -> None:
+        self._policies = policies
         self.now = 100.0
         self.nodes: dict[str, Node] = {}
         self.specs: dict[str, Deployment] = {}
@@ -166,7 +171,7 @@ class Site:
         """Another orchestrator in place of the one before, which leaves nothing but topics."""
         self._started += 1
         secrets = iter(f"secret-{self._started}-{i}" for i in range(1000))
-        self.orchestrator = Orchestrator(f"n{self._started}", lambda: next(secrets))
+        self.orchestrator = Orchestrator(f"n{self._started}", lambda: next(secrets), self._policies)
         if self.leader is not None:
             self.leader = replace(self.leader, beat=0)
         self.reconnect()

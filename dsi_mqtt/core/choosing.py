@@ -1,0 +1,133 @@
+"""What a deployment's chain is held against: the best placement there is, and whether to keep it.
+
+The figures that the chain was chosen by are remembered, so that news of them calls for another
+look; and when it last moved, so that it does not move too often.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from dsi_mqtt.core import policy as rules_of_ones_own
+from dsi_mqtt.core.deployment import Deployment
+from dsi_mqtt.core.draft import does
+from dsi_mqtt.core.failures import NodeKey
+from dsi_mqtt.core.membership import Membership
+from dsi_mqtt.core.model import ModelGraph
+from dsi_mqtt.core.moving import Move
+from dsi_mqtt.core.node import Telemetry
+from dsi_mqtt.core.offered import Offered
+from dsi_mqtt.core.outlook import Outlook
+from dsi_mqtt.core.plan import Infeasible, Plan
+from dsi_mqtt.core.policy import BUILTIN, Policies
+from dsi_mqtt.core.sensing import Sensing
+from dsi_mqtt.core.table import Table
+
+
+@dataclass(frozen=True, slots=True)
+class Alternatives:
+    """found: the best placement. present: what the chain that serves promises; None: none does, or
+    it breaks the rules. beside: there is room for both.
+    """
+
+    found: Plan | Infeasible
+    present: Plan | None
+    beside: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LookAgain:
+    at: float
+    reason: str
+
+
+class Choice:
+    """Of one deployment."""
+
+    def __init__(
+        self, name: str, members: Membership, outlook: Outlook, policies: Policies
+    ) -> None:
+        self._name = name
+        self._members = members
+        self._outlook = outlook
+        self._policies = policies
+        self._sensing = Sensing(name)
+        self._offered = Offered()
+        self._moved_at = float("-inf")
+
+    def moved(self, now: float) -> None:
+        """Another chain is prepared, or serves."""
+        self._moved_at = now
+
+    # --- sensing ------------------------------------------------------------------------------
+
+    def heard(
+        self, spec: Deployment, serve: Table, telemetry: Telemetry, now: float
+    ) -> LookAgain | None:
+        """Another look, where `serve` was chosen by other figures than this node tells."""
+        changed = None
+        node = (telemetry.node, telemetry.incarnation)
+        if serve.door is not None and node == (serve.door.node, serve.door.incarnation):
+            for load in telemetry.doors:
+                if load.deployment == self._name:
+                    self._offered.counted(node, load, now)
+                    changed = self._sensing.offered(self._rate_per_s(spec))
+        part = any(name == telemetry.node for name, _ in serve.members())
+        changed = changed or self._sensing.heard(telemetry, serves=part)
+        return None if changed is None else LookAgain(max(now, self._sensing.look_at()), changed)
+
+    def _rate_per_s(self, spec: Deployment) -> float:
+        """Of requests: as many as come, and no fewer than were announced."""
+        return max(spec.sla.rate_per_s, self._offered.rate_per_s)
+
+    # --- looking ------------------------------------------------------------------------------
+
+    def asked(self, spec: Deployment, graph: ModelGraph) -> Deployment:
+        """As the deployment's policy wants it planned. Raises ConfigError."""
+        nodes = () if spec.policy.use == BUILTIN else self._outlook.nodes(spec, graph)
+        return rules_of_ones_own.asked(self._policies, spec, nodes)
+
+    def compare(
+        self,
+        spec: Deployment,
+        graph: ModelGraph,
+        old: Table | None,
+        serve: Table | None,
+        *,
+        without: Iterable[NodeKey],
+        now: float,
+    ) -> Alternatives:
+        """old: what holds memory until another serves. serve: the same, where it is intact.
+
+        A chain that is broken or against the rules is worth nothing: where there is no room
+        beside it, it goes first. Raises ConfigError when the deployment contradicts itself.
+        """
+        rate, without = self._rate_per_s(spec), tuple(without)
+        self._sensing.chosen(self._members.reports(), rate, now)
+        found = self._outlook.best(spec, graph, old, without, rate)
+        present = None if serve is None else self._outlook.present(spec, graph, serve, rate)
+        if isinstance(found, Infeasible) and present is None and old is not None and old.segments:
+            found = self._outlook.best(spec, graph, None, without, rate)
+            return Alternatives(found, None, beside=False)
+        return Alternatives(found, present, beside=True)
+
+    def keeps(
+        self, spec: Deployment, serve: Table, choice: Alternatives, now: float
+    ) -> LookAgain | bool:
+        """Whether an intact chain is kept rather than replaced by what was found; for now, where it
+        says when to look again. Raises ConfigError when the deployment's policy fails.
+        """
+        found, present = choice.found, choice.present
+        if isinstance(found, Infeasible) or present is None:
+            return True
+        uses_spare = self._outlook.uses_spare
+        frees_spare = uses_spare(n for n, _ in serve.members()) and not uses_spare(found.nodes)
+        if self._outlook.drains(serve) or frees_spare:
+            return False
+        move = Move.of(spec, present, found, self._outlook.loading_bytes(found))
+        if does(serve, found) or not rules_of_ones_own.moves(self._policies, spec, move):
+            return True
+        wait = self._moved_at + spec.policy.cooldown_s
+        held_back = LookAgain(wait, "a better placement was held back by the cooldown")
+        return held_back if now < wait else False
