@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as json_module
 import math
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -16,10 +17,12 @@ from dsi_mqtt.cli.common import JsonOption, size, waiting
 from dsi_mqtt.cli.deploy import say_without_effect
 from dsi_mqtt.cli.run_record import run_record
 from dsi_mqtt.core.deployment import Deployment
-from dsi_mqtt.core.offers import CHOSEN, Offer, Offers, offers
+from dsi_mqtt.core.joint import Wish, left, together
+from dsi_mqtt.core.offers import CHOSEN, Offer, Offers, condition, offers
 from dsi_mqtt.core.plan import Plan
 from dsi_mqtt.core.policy import asked
-from dsi_mqtt.core.site import node_views
+from dsi_mqtt.core.profiled import ModelProfile
+from dsi_mqtt.core.site import SiteFile, node_views
 from dsi_mqtt.engine.select import TierFactory
 from dsi_mqtt.errors import ConfigError, InfeasibleError, one_sentence
 from dsi_mqtt.orchestrator.policies import installed_policies
@@ -39,36 +42,56 @@ def plan(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Show what nodes could do for a deployment.
+    """Show what nodes could do for deployments.
 
     Placements stand side by side, and nothing is started. Each node needs figures: a profile
     (`dsi-mqtt profile`), or what its hardware does. The target is a condition here: what misses it
-    is not chosen.
+    is not chosen. Several deployments in one file are planned together, each beside the others.
     """
     deployments, site = read_site(file)
     if nodes_file is not None:
         site = read_nodes(nodes_file)
     if site is None or not site.nodes:
         raise ConfigError(f"{file.name}: names no nodes; give some with --nodes FILE")
-    if len(deployments) > 1:
-        raise ConfigError(f"{file.name}: holds {len(deployments)} deployments; give one alone")
-    deployment = deployments[0]
-    say_without_effect(deployment)
     record = run_record("plan")
     sys.path.insert(0, str(file.parent.resolve()))  # where `up` looks for a factory, too
+    profiles = site_profiles(site, nodes_file or file)
+    wishes = [_wish(deployment, site, profiles) for deployment in deployments]
+    bound = None
+    if len(wishes) > 1:
+        joint = together(wishes)
+        bound = joint.bound
+        wishes = [left(wishes, joint.answers, i) for i in range(len(wishes))]
+    shown = [(w.deployment, offers(w.deployment, w.graph, w.nodes)) for w in wishes]
+    if json:
+        told = [document(*one) for one in shown]
+        parts = told[0] if bound is None else {"deployments": told, "bound": bound}
+        print(json_module.dumps({"schema": SCHEMA, **record, **parts}))
+    else:
+        _show_all(shown, bound)
+    for deployment, found in shown:
+        why = dict(found.refused).get(CHOSEN)
+        if why is not None:
+            raise InfeasibleError(one_sentence(f"{deployment.name}: {why.sentence}"))
+
+
+def _wish(deployment: Deployment, site: SiteFile, profiles: Mapping[str, ModelProfile]) -> Wish:
+    say_without_effect(deployment)
     with waiting(Console(stderr=True), f"{deployment.name}: opening the model"):
         graph = opened(deployment, TierFactory()).graph
-    profiles = site_profiles(site, nodes_file or file)
     views = node_views(site, graph, deployment, profiles)
     deployment = asked(installed_policies(), deployment, views)
-    found = offers(deployment, graph, views)
-    if json:
-        print(json_module.dumps({"schema": SCHEMA, **record, **document(deployment, found)}))
-    else:
+    return Wish(deployment, graph, views, condition(deployment))
+
+
+def _show_all(shown: Sequence[tuple[Deployment, Offers]], bound: float | None) -> None:
+    """bound: of several that were planned together."""
+    for i, (deployment, found) in enumerate(shown):
+        if i:
+            print()
         _show(deployment, found)
-    why = dict(found.refused).get(CHOSEN)
-    if why is not None:
-        raise InfeasibleError(one_sentence(f"{deployment.name}: {why.sentence}"))
+    if bound is not None and bound < 1:
+        print(f"\neach beside the others; together they could save {bound:.1%} at most")
 
 
 def _show(deployment: Deployment, found: Offers) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 
+from dsi_mqtt.core.duties import duties_along
 from dsi_mqtt.core.formulation import HOUR_S, Question, price_of
 from dsi_mqtt.core.model import UnitRange
-from dsi_mqtt.core.problem import Problem
+from dsi_mqtt.core.problem import Duty, Problem
 from dsi_mqtt.core.rules import Rules
 from dsi_mqtt.core.search import Path
 from dsi_mqtt.core.sizes import GIB
@@ -25,6 +26,7 @@ class Account:
     sent_bytes: dict[str, int]
     exposure: float
     exposed: tuple[tuple[UnitRange, str], ...]
+    busy_s: dict[str, tuple[float, float, float]]
 
     @property
     def request_bytes(self) -> int:
@@ -57,7 +59,17 @@ def account(problem: Problem, path: Path, rules: Rules, question: Question) -> A
         {problem.nodes[node].node: round(nbytes) for node, nbytes in sorted(sent.items())},
         outside / problem.units,
         tuple(exposed),
+        {
+            problem.nodes[node].node: _unstretched(duty, problem.nodes[node].taken)
+            for node, duty in duties_along(problem, door, steps).of
+        },
     )
+
+
+def _unstretched(duty: Duty, taken: tuple[float, float, float]) -> tuple[float, float, float]:
+    """Seconds; demands are stretched by what others take."""
+    work, up, down = (ns / 1e9 * (1 - share) for ns, share in zip(duty, taken, strict=True))
+    return work, up, down
 
 
 def _cost(problem: Problem, node: int, nbytes: float, busy_s: float, question: Question) -> float:

@@ -22,6 +22,7 @@ from dsi_mqtt.core.outlook import Outlook
 from dsi_mqtt.core.plan import Infeasible, Plan
 from dsi_mqtt.core.policy import BUILTIN, Policies
 from dsi_mqtt.core.sensing import Sensing
+from dsi_mqtt.core.sharing import Shares
 from dsi_mqtt.core.table import Table
 
 
@@ -56,6 +57,16 @@ class Choice:
         self._offered = Offered()
         self._moved_at = float("-inf")
 
+    def takes(self, spec: Deployment, plan: Plan | None) -> None:
+        """What serves, or is about to, keeps its nodes busy. None: nothing serves.
+
+        How busy generations keep a node, whose steps run in batches, no plan says.
+        """
+        shares: Shares = {}
+        if plan is not None and spec.kind == "one-pass":
+            shares = plan.shares(self._rate_per_s(spec))
+        self._outlook.sharing.takes(self._name, shares)
+
     def moved(self, now: float) -> None:
         """Another chain is prepared, or serves."""
         self._moved_at = now
@@ -76,6 +87,11 @@ class Choice:
         part = any(name == telemetry.node for name, _ in serve.members())
         changed = changed or self._sensing.heard(telemetry, serves=part)
         return None if changed is None else LookAgain(max(now, self._sensing.look_at()), changed)
+
+    def others_moved(self, other: str, now: float) -> LookAgain:
+        """Another look, where another deployment takes other shares of the nodes."""
+        at = max(now, self._sensing.look_at())
+        return LookAgain(at, f"deployment {other} takes other shares of the nodes")
 
     def _rate_per_s(self, spec: Deployment) -> float:
         """Of requests: as many as come, and no fewer than were announced."""

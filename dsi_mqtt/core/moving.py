@@ -71,20 +71,10 @@ def gain(old: Plan, new: Plan, aim: Aim) -> float:
     """The share of the score that `new` saves; of the busiest station's time where the load is
     more than one of them can bear.
     """
-    before, after = _score_s(old, aim), _score_s(new, aim)
+    before, after = old.score_s(aim), new.score_s(aim)
     if not math.isfinite(before) or not math.isfinite(after):
         before, after = old.busiest_s, new.busiest_s
     return 1.0 - after / before if before > 0 else 0.0
-
-
-def _score_s(plan: Plan, aim: Aim) -> float:
-    """As `core.aim` defines it."""
-    if math.isinf(plan.wait_s):
-        return math.inf
-    score = aim.latency * _within_s(plan) + aim.busiest * plan.busiest_s
-    if plan.account is not None:
-        score += aim.cost * plan.account.cost_per_hour + aim.exposure * plan.account.exposure
-    return score
 
 
 def _within_s(plan: Plan) -> float:

@@ -74,7 +74,7 @@ def offers(deployment: Deployment, graph: ModelGraph, nodes: Sequence[NodeView])
 
     Raises ConfigError when the deployment contradicts itself, the model or its prices.
     """
-    asked = _asked(deployment)
+    asked = condition(deployment)
     found: dict[object, Offer] = {}
     refused: list[tuple[str, Infeasible]] = []
     for name, spec, question in _questions(deployment, asked):
@@ -87,7 +87,7 @@ def offers(deployment: Deployment, graph: ModelGraph, nodes: Sequence[NodeView])
             known = found[place]
             found[place] = replace(known, names=(*known.names, name))
         else:
-            found[place] = Offer((name,), answer, _score(answer, asked.aim))
+            found[place] = Offer((name,), answer, answer.score_s(asked.aim))
     every = list(found.values())
     chosen = next((offer for offer in every if CHOSEN in offer.names), None)
     judged = [
@@ -101,7 +101,8 @@ def offers(deployment: Deployment, graph: ModelGraph, nodes: Sequence[NodeView])
     return Offers(tuple(judged), tuple(refused))
 
 
-def _asked(deployment: Deployment) -> Question:
+def condition(deployment: Deployment) -> Question:
+    """What a deployment asks for, with its target as a condition."""
     question = question_of(deployment)
     if deployment.kind == "generation":
         return question
@@ -126,17 +127,6 @@ def _questions(
     yield "traffic", deployment, replace(each_byte, aim=traffic)
     alone = replace(deployment, policy=replace(deployment.policy, max_segments=1), split=None)
     yield "one node", alone, replace(asked, aim=load)
-
-
-def _score(found: Plan, aim: Aim) -> float:
-    account = found.account
-    assert account is not None  # noqa: S101 - every plan has one
-    return (
-        aim.latency * (found.latency_s + found.wait_s)
-        + aim.busiest * found.busiest_s
-        + aim.cost * account.cost_per_hour
-        + aim.exposure * account.exposure
-    )
 
 
 def _dominates(other: Offer, offer: Offer) -> bool:

@@ -27,6 +27,7 @@ from dsi_mqtt.core.membership import Membership
 from dsi_mqtt.core.node import Leader, NodeStatus, Telemetry
 from dsi_mqtt.core.policy import BUILTIN_ONLY, Policies
 from dsi_mqtt.core.served import Served
+from dsi_mqtt.core.sharing import Sharing
 from dsi_mqtt.core.table import TableDocument
 from dsi_mqtt.errors import one_sentence
 
@@ -56,6 +57,7 @@ class Orchestrator:
         self._policies = policies
         self._leadership = Leadership(nonce)
         self._members = Membership()
+        self._sharing = Sharing()
         self._served: dict[str, Served] = {}
         self._was_leading = False
         self._reading: _Reading | None = None
@@ -181,6 +183,10 @@ class Orchestrator:
             effects += _reconsidered(name, served, authority, now)
             if served.removed:
                 del self._served[name]
+        for moved in sorted(self._sharing.news()):
+            for name, served in self._served.items():
+                if name != moved:
+                    served.others_moved(moved, now)
         return effects
 
     # --- parts --------------------------------------------------------------------------------
@@ -188,7 +194,9 @@ class Orchestrator:
     def _of(self, deployment: str) -> Served:
         served = self._served.get(deployment)
         if served is None:
-            served = self._served[deployment] = Served(deployment, self._members, self._policies)
+            served = self._served[deployment] = Served(
+                deployment, self._members, self._policies, self._sharing
+            )
         return served
 
     def _all_dirty(self, reason: str) -> None:

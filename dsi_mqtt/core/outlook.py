@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from dsi_mqtt.core.deployment import Deployment, SplitPart
@@ -22,6 +22,7 @@ from dsi_mqtt.core.plan import EXPANSIONS, Infeasible, Plan, plan, promised
 from dsi_mqtt.core.profile import NodeView, complaint, view, views
 from dsi_mqtt.core.room import cache_bytes
 from dsi_mqtt.core.rules import compile_rules
+from dsi_mqtt.core.sharing import Sharing
 from dsi_mqtt.core.table import TERM_MAX, Stamp, Table
 from dsi_mqtt.errors import ConfigError
 
@@ -36,11 +37,13 @@ class Outlook:
     """Questions about deployment `name`.
 
     opening: of its model; what nodes say of another that had its name does not count. Empty: any.
+    sharing: what other deployments take of the nodes.
     """
 
     name: str
     members: Membership
     opening: str = ""
+    sharing: Sharing = field(default_factory=Sharing)
 
     # --- nodes --------------------------------------------------------------------------------
 
@@ -152,9 +155,18 @@ class Outlook:
 
     def nodes(self, spec: Deployment, graph: ModelGraph) -> tuple[NodeView, ...]:
         """Those that can be planned with."""
-        usable = self._usable(self.online(), graph, frozenset())
+        return self._views(spec, graph, self._usable(self.online(), graph, frozenset()))
+
+    def _views(
+        self, spec: Deployment, graph: ModelGraph, reports: Iterable[Report]
+    ) -> tuple[NodeView, ...]:
+        """As others leave them."""
         caches, prompt = cache_bytes(spec, graph), prompt_tokens(spec)
-        return views(usable, graph, self.name, caches=caches, prompt=prompt)
+        taken = self.sharing.beside(self.name)
+        return tuple(
+            replace(view, taken=taken[view.node]) if view.node in taken else view
+            for view in views(reports, graph, self.name, caches=caches, prompt=prompt)
+        )
 
     # --- placements ---------------------------------------------------------------------------
 
@@ -176,9 +188,8 @@ class Outlook:
             for replica in segment.replicas:
                 held.setdefault(replica.node, []).append(segment.units)
         usable = self._usable(self.online(), graph, frozenset(without))
-        caches = cache_bytes(spec, graph)
-        seen = views(usable, graph, self.name, caches=caches, prompt=prompt_tokens(spec))
-        unfit = self._unfit({view.node for view in seen}, graph, caches)
+        seen = self._views(spec, graph, usable)
+        unfit = self._unfit({view.node for view in seen}, graph, cache_bytes(spec, graph))
         return plan(
             spec,
             graph,
@@ -204,9 +215,7 @@ class Outlook:
         if chain is None:
             return None
         alive: list[Report] = [(replace(s, state="online"), t) for s, t in self.members.reports()]
-        usable = self._usable(alive, graph, frozenset())
-        caches, prompt = cache_bytes(spec, graph), prompt_tokens(spec)
-        nodes = views(usable, graph, self.name, caches=caches, prompt=prompt)
+        nodes = self._views(spec, graph, self._usable(alive, graph, frozenset()))
         part = [view for view in nodes if view.node in chain.nodes]
         try:
             return promised(spec, graph, part, chain, question=question_of(spec, rate_per_s))

@@ -115,6 +115,23 @@ class Plan:
     def transfer_s(self) -> float:
         return sum(hop.transfer_s for hop in self.hops)
 
+    def score_s(self, aim: Aim) -> float:
+        """As `core.aim` defines it; infinite where more come than can be served."""
+        if math.isinf(self.wait_s):
+            return math.inf
+        score = aim.latency * (self.latency_s + self.wait_s) + aim.busiest * self.busiest_s
+        if self.account is not None:
+            score += aim.cost * self.account.cost_per_hour + aim.exposure * self.account.exposure
+        return score
+
+    def shares(self, rate_per_s: float) -> dict[str, tuple[float, float, float]]:
+        """By node, of the time that so many requests keep its processor and both ways busy."""
+        busy = self.account.busy_s if self.account is not None else {}
+        return {
+            node: (rate_per_s * work, rate_per_s * up, rate_per_s * down)
+            for node, (work, up, down) in busy.items()
+        }
+
 
 def plan(
     deployment: Deployment,

@@ -36,6 +36,7 @@ from dsi_mqtt.core.outlook import Outlook
 from dsi_mqtt.core.patience import SETTLE_S, Patience
 from dsi_mqtt.core.plan import Infeasible
 from dsi_mqtt.core.policy import BUILTIN_ONLY, Policies
+from dsi_mqtt.core.sharing import Sharing
 from dsi_mqtt.core.table import DoorPlace, Table, TableDocument
 from dsi_mqtt.errors import ConfigError, one_sentence
 
@@ -47,12 +48,18 @@ FOUND: Final = "a table was found"
 class Served:
     """State machine of one deployment."""
 
-    def __init__(self, name: str, members: Membership, policies: Policies = BUILTIN_ONLY) -> None:
+    def __init__(
+        self,
+        name: str,
+        members: Membership,
+        policies: Policies = BUILTIN_ONLY,
+        sharing: Sharing | None = None,
+    ) -> None:
         self.name = name
         self.spec: Deployment | None = None
         self.document: TableDocument | None = None
         self.removed = False
-        self._outlook = Outlook(name, members)
+        self._outlook = Outlook(name, members, sharing=sharing or Sharing())
         self._issuer = Issuer(name, self._outlook)
         self._members = members
         self._dirty: str | None = None
@@ -147,6 +154,11 @@ class Served:
             if again is not None:
                 self._look(again)
 
+    def others_moved(self, other: str, now: float) -> None:
+        """Another deployment takes other shares of the nodes."""
+        if self.spec is not None and self._serves():
+            self._look(self._choice.others_moved(other, now))
+
     # --- deciding -----------------------------------------------------------------------------
 
     def reconsider(self, authority: Authority, now: float) -> ServedEffects:
@@ -208,6 +220,7 @@ class Served:
         if serve is not None and choice.present is not None:
             kept = self._keeps(spec, serve, choice, now)
             if kept is not None:
+                self._choice.takes(spec, choice.present)
                 return self._keep(serve, kept or None, authority)
         elif (
             isinstance(found, Infeasible)
@@ -218,6 +231,7 @@ class Served:
             return []
         if isinstance(found, Infeasible):
             return self._refuse(spec, graph, self._why(found), authority)
+        self._choice.takes(spec, found)
         draft = Draft(spec, graph, found, self._issuer.decision(authority), reason)
         return self._prepare(draft, authority, now, beside=choice.beside)
 
@@ -338,6 +352,7 @@ class Served:
             self._changed = False
             self._patience.ends()
             return []
+        self._outlook.sharing.takes(self.name, {})
         table = self._issuer.unavailable(self.document, reason, door, authority)
         decided = Decided(table.decision, self.name, "unavailable", reason)
         return [decided, self._decide(TableDocument(table))]
@@ -345,6 +360,7 @@ class Served:
     def _remove(self, authority: Authority) -> ServedEffects:
         """Undeployed: take the chain out of service, then clear what is retained."""
         self._dirty = None
+        self._outlook.sharing.takes(self.name, {})
         serve = self.document.serve if self.document else None
         if self.document is None:
             self.removed = True

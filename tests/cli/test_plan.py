@@ -69,3 +69,40 @@ def test_it_refuses(run: Run, tmp_path: Path, rules: str, nodes: str, sentence: 
     ended = run("plan", written(tmp_path, rules, nodes))
     assert ended.code == 3
     assert sentence in ended.sentence()
+
+
+TWO = """
+schema: dsi.deployment/1
+name: free
+model: {tier: fake, options: {units: 4, unit_ms: 2}}
+sla: {rate_per_s: 0.1}
+---
+schema: dsi.deployment/1
+name: bound
+model: {tier: fake, options: {units: 4, unit_ms: 2, seed: 1}}
+sla: {rate_per_s: 0.1}
+privacy: {units: {"0:4": [plant]}}
+---
+schema: dsi.nodes/1
+nodes:
+  - {id: near, zone: plant, memory_mib: 4, compute: {gflops: 20, memory_gib_s: 2}}
+  - {id: next, zone: hall, memory_mib: 4, compute: {gflops: 10, memory_gib_s: 2}}
+"""
+
+
+def test_several_deployments_are_planned_together(run: Run, tmp_path: Path) -> None:
+    """Each would take the quicker node, which has room for one; the other may be nowhere else."""
+    file = tmp_path / "two.yaml"
+    file.write_text(TWO)
+    ended = run("plan", file, "--json")
+    assert (ended.code, ended.err) == (0, "")
+    told = json.loads(ended.out)
+    placed = {
+        one["deployment"]: [part["node"] for part in one["offers"][0]["segments"]]
+        for one in told["deployments"]
+    }
+    assert placed == {"free": ["next"], "bound": ["near"]}
+    assert 0 < told["bound"] < 1
+    shown = run("plan", file)
+    assert "each beside the others; together they could save" in shown.out
+    assert "door on next" in shown.out

@@ -77,3 +77,20 @@ def test_a_load_that_one_node_cannot_bear_is_shared_while_it_lasts() -> None:
     assert len(members(made)) == 1
     answers = made.outcome.answers[NAME]
     assert answers.asked == len(answers.latencies_s)
+
+
+def test_deployments_that_would_fill_one_node_spread_over_two() -> None:
+    """Six units of 5 ms at 20 a second keep a node busy for 0.6 of the time."""
+    options = {"unit_ms": 5.0, "weight_mib": 4.0}
+    specs = tuple(deployment(name, rate_per_s=20.0, **options) for name in ("one", "two"))
+    chosen = scenario(nodes=2, memory_mib=200.0, duration_s=60.0)
+    requests = tuple(Requests(spec.name, rate_per_s=20.0, from_s=10.0) for spec in specs)
+    made = Simulation(replace(chosen, deployments=specs, requests=requests))
+    made.run()
+    busy = {name: node.processor.busy_s for name, node in made.nodes.items()}
+    assert max(busy.values()) < 1.4 * min(busy.values())
+    for spec in specs:
+        answers = made.outcome.answers[spec.name]
+        assert answers.asked == len(answers.latencies_s)
+        assert sorted(answers.latencies_s)[int(0.95 * answers.asked)] < 0.2
+        assert made.outcome.moves(spec.name) <= 2
