@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Final
@@ -25,10 +25,15 @@ SYNTHETIC_S: Final = 600
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """One figure for each second: Mbit/s and ms."""
+    """One figure for each second: Mbit/s and ms.
+
+    rows: of the file, as they stand in it. gaps_filled: seconds of which it says nothing.
+    """
 
     rates: tuple[float, ...]
     rtts: tuple[float, ...]
+    rows: int = 0
+    gaps_filled: int = 0
 
     def __len__(self) -> int:
         return len(self.rates)
@@ -47,7 +52,8 @@ def read_trace(path: Path) -> Trace:
     missing = [name for name in COLUMNS if name not in (rows.fieldnames or ())]
     if missing:
         raise ConfigError(f"{path.name}: its first line lacks the column {missing[0]}")
-    return _per_second(_averaged(_figures(rows, path.name)), path.name)
+    figures = list(_figures(rows, path.name))
+    return replace(_per_second(_averaged(figures), path.name), rows=len(figures))
 
 
 def read_folder(folder: Path) -> dict[str, Trace]:
@@ -73,9 +79,9 @@ def _figures(rows: csv.DictReader[str], file: str) -> Iterator[Row]:
 
 
 def _figure(row: Mapping[str, str | None], name: str, where: str) -> float:
-    given = row[name]
+    given = row[name] or ""
     try:
-        value = float(given or "")
+        value = float(given)
     except ValueError:
         raise ConfigError(f"{where}: {name} is {given!r:.40}; give a number") from None
     if not 0 <= value < math.inf:
@@ -104,13 +110,15 @@ def _per_second(rows: list[Row], file: str) -> Trace:
         raise ConfigError(f"{file}: is {seconds} s long; {SECONDS_MAX} s are the most")
     if not any(rate for _, rate, _ in rows):
         raise ConfigError(f"{file}: its rates are all 0; nothing could ever be sent")
-    rates, rtts, at = [], [], 0
+    rates, rtts, at, held = [], [], 0, 0
     for second in range(seconds):
+        before = at
         while at + 1 < len(rows) and rows[at + 1][0] - first <= second:
             at += 1
+        held += second > 0 and at == before
         rates.append(rows[at][1])
         rtts.append(rows[at][2])
-    return Trace(tuple(rates), tuple(rtts))
+    return Trace(tuple(rates), tuple(rtts), gaps_filled=held)
 
 
 # --- made up ----------------------------------------------------------------------------------
