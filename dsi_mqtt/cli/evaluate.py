@@ -17,6 +17,8 @@ from dsi_mqtt.cli.common import JsonOption
 from dsi_mqtt.cli.run_record import run_record
 from dsi_mqtt.evaluate import scenarios
 from dsi_mqtt.evaluate.outcome import Judged, as_json, judged, recordings
+from dsi_mqtt.evaluate.plots import require_plots
+from dsi_mqtt.evaluate.report import write_report
 from dsi_mqtt.evaluate.running import cores, play_all
 from dsi_mqtt.sim.traces import read_folder
 
@@ -45,16 +47,22 @@ def evaluate(
     chosen = tuple(dict.fromkeys(scenario or scenarios.names()))
     for name in chosen:
         scenarios.site_of(name)
+    folder = out or (None if json else FOLDER)
+    if folder is not None:
+        require_plots()
     recorded = read_folder(traces)
     record = run_record("evaluate", seed=1)
     files = recordings(traces, recorded)
     results = play_all(chosen, range(1, seeds + 1), recorded, said=_progress(len(chosen) * seeds))
     found = judged(results)
     told = {**as_json(files, found), **record}
+    page = None if folder is None else write_report(folder, told, files, found, recorded)
     if json:
         print(json_module.dumps(told))
     else:
         _show(found, Console())
+    if page is not None:
+        print(f"report: {page}", file=sys.stderr)
 
 
 def _progress(total: int) -> Callable[[str, int], None]:
@@ -79,7 +87,7 @@ def _progress(total: int) -> Callable[[str, int], None]:
 def _show(found: tuple[Judged, ...], console: Console) -> None:
     for each in found:
         console.print()
-        console.print(_headline(each), highlight=False)
+        print(_headline(each))
         console.print(_table(each))
 
 
@@ -88,8 +96,8 @@ def _headline(each: Judged) -> str:
     parts = [f"{len(each.seeds)} seeds", f"{each.requests} requests"]
     if each.constant:
         parts.append(f"{verdict.late_moves} moves after 30 s")
-        if verdict.p95_over_static is not None:
-            parts.append(f"p95 {verdict.p95_over_static:.3f} of static")
+        if verdict.p95_over_start is not None:
+            parts.append(f"p95 {verdict.p95_over_start:.3f} of static-start's")
     else:
         parts.append("informative" if verdict.informative else "not informative")
         if verdict.regret is not None:

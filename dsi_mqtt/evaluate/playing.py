@@ -21,7 +21,7 @@ from dsi_mqtt.sim.simulation import Decision, Simulation
 from dsi_mqtt.sim.traces import Trace
 
 # Fixed placements that are simulated whole to find the best, besides start, cloud and edge.
-CANDIDATES: Final = 5
+CANDIDATES: Final = 4
 # Of the run, from which placements are taken and links are averaged.
 SAMPLE_S: Final = 10
 SETTLED_S: Final = 30.0

@@ -67,12 +67,12 @@ def _model(
 
 
 def _vit_small() -> ModelSpec:
-    """ViT-S/16 at 224 pixels: 197 tokens of 384 features, 12 blocks, 22 million parameters."""
+    """ViT-S/16 at 224 pixels: 197 tokens of 384 features, 22 million parameters; two blocks a unit."""
     crossing = round(197 * 384 * 4 * _INT8 / 1024, 1)
     return _model(
-        (0.23, *[0.75] * 12, 0.01),
-        (1.5, *[6.8] * 12, 1.5),
-        [crossing] * 14,
+        (0.23, *[1.5] * 6, 0.01),
+        (1.5, *[13.6] * 6, 1.5),
+        [crossing] * 8,
         40.0,
     )
 
@@ -102,7 +102,7 @@ def _smart_city() -> Site:
         Group("mast", 2, zone="district", memory_mib=512, gflops=120, spread=0.05, link=TRACED),
         Group("cloud", zone="cloud", memory_mib=16384, gflops=900, spread=0.05, link=TRACED),
     )
-    privacy = Privacy({"0:2": ("city",), "13:14": ("city",)})
+    privacy = Privacy({"0:1": ("city",), "7:8": ("city",)})
     return Site(
         "smart-city",
         "Camera frames into a vision transformer: the first units, which see them, and the last "
@@ -143,7 +143,7 @@ def _industry() -> Site:
         "Inspection of parts by a vision transformer that may not leave the plant and that no "
         "node can hold alone: slow gateways at the lines, servers in halls coupled by 5G.",
         groups,
-        _deployment("parts", _vit_small(), 600.0, 2.5, Privacy({"0:14": ("plant",)})),
+        _deployment("parts", _vit_small(), 600.0, 2.5, Privacy({"0:8": ("plant",)})),
         2.5,
     )
 

@@ -58,14 +58,15 @@ class Verdict:
     """Medians over seeds. None: the scenario does not say it.
 
     regret: of violations. p95_over_causal: adaptive over the causal oracle. late_moves: of
-    adaptive, after `SETTLED_S`, in all seeds. p95_over_static: over the best fixed placement
-    played; over static-start on constant links.
+    adaptive, after `SETTLED_S`, in all seeds. p95_over_start, p95_over_best: over static-start and
+    static-hindsight. recuts: of the clairvoyant.
     """
 
     informative: bool
     regret: float | None
     p95_over_causal: float | None
-    p95_over_static: float | None
+    p95_over_start: float | None
+    p95_over_best: float | None
     late_moves: int
     recuts: float | None
 
@@ -111,12 +112,12 @@ def verdict_of(seeds: Sequence[Seed], target: Target) -> Verdict:
         if seeds and all(name in seed for seed in seeds)
     }
     informative = is_informative(shares.get("static-hindsight"), shares.get("clairvoyant"))
-    fixed: Name = "static-hindsight" if "static-hindsight" in shares else "static-start"
     return Verdict(
         informative,
         _median(regret_of(seed, target) for seed in seeds),
         _median(_p95_over(seed, "causal-oracle", target) for seed in seeds),
-        _median(_p95_over(seed, fixed, target) for seed in seeds),
+        _median(_p95_over(seed, "static-start", target) for seed in seeds),
+        _median(_p95_over(seed, "static-hindsight", target) for seed in seeds),
         sum(
             seed["adaptive"].moves(kind, SETTLED_S)
             for seed in seeds
