@@ -115,14 +115,14 @@ class _Stage:
     def statics(self, found: Mapping[Name, Played], known: list[Plan]) -> dict[Name, Played]:
         """Cloud, edge, and the best fixed placement of all that anybody thought of."""
         run = Simulation(self._scenario, self._traces, scripts={})
-        mean = self._truth.views(run.nodes, range(0, int(self._scenario.duration_s), SAMPLE_S))
+        usual = self._truth.typical(run.nodes, range(0, int(self._scenario.duration_s), SAMPLE_S))
         played: dict[Name, Played] = {}
         for name, choose in (("cloud", policies.on_cloud), ("edge", policies.on_edge)):
-            placement = choose(self._truth, mean)
+            placement = choose(self._truth, usual)
             if placement is not None:
                 played[name] = self.fixed(name, placement)  # type: ignore[index]  # names of policies
                 known = [*known, placement]
-        known += policies.on_single_nodes(self._truth, mean)
+        known += policies.on_single_nodes(self._truth, usual)
         likely = likely_best(self._truth, run.nodes, known, CANDIDATES)
         tried = [self.fixed("static-hindsight", placement) for placement in likely]
         others = (*played.values(), found.get("static-start"))

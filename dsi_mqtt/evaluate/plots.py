@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from dsi_mqtt.errors import MachineError
@@ -58,7 +59,7 @@ class Picture:
 def require_plots() -> None:
     """Raises MachineError where matplotlib is missing."""
     try:
-        import matplotlib as _  # noqa: F401, PLC0415 - an extra of the package
+        import_module("matplotlib")  # an extra of the package
     except ModuleNotFoundError:
         raise MachineError(
             "the report is drawn with matplotlib; pip install '.[evaluate]' in the checkout, or "
@@ -118,6 +119,9 @@ def _draw_links(axis: Axes, scenario: Scenario, traced: Sequence[str], traces: T
         rates = [link.up.mbit_s(second) for second in seconds]
         axis.step(seconds, rates, where="post", color=color, linewidth=0.9, label=name)
     axis.set_yscale("log")
+    low, high = axis.get_ylim()
+    axis.set_ylim(low / 2, high * 4)
+    _plain(axis.yaxis, axis.get_ylim(), bases=(1,))
     axis.set_ylabel("link, Mbit/s")
     axis.legend(loc="upper right", ncols=len(traced), fontsize=8)
 
@@ -203,11 +207,13 @@ def _draw_violations(axis: Axes, each: Judged) -> None:
     axis.legend(loc="upper left", fontsize=7, ncols=2)
 
 
-def _plain(axis: XAxis | YAxis, limits: tuple[float, float]) -> None:
+def _plain(
+    axis: XAxis | YAxis, limits: tuple[float, float], bases: Sequence[int] = (1, 2, 5)
+) -> None:
     """Numbers as people write them, not powers of ten."""
-    steps = [base * 10**power for power in range(6) for base in (1, 2, 5)]
+    steps = [base * 10.0**power for power in range(-4, 6) for base in bases]
     axis.set_ticks([step for step in steps if limits[0] <= step <= limits[1]])
-    axis.set_major_formatter("{x:.0f}")
+    axis.set_major_formatter("{x:g}")
     axis.set_minor_locator(_no_ticks())
 
 

@@ -24,17 +24,40 @@ PAGE: Final = "report.html"
 FIGURES: Final = "evaluation.json"
 
 _STYLE: Final = """
-body{font:15px/1.5 system-ui,sans-serif;color:#1d2430;max-width:1120px;margin:2rem auto;padding:0 1rem}
-h1{font-size:1.7rem;margin:0 0 .2rem}h2{margin:2.6rem 0 .3rem;border-top:1px solid #ddd;padding-top:1.4rem}
+body{font:15px/1.5 system-ui,sans-serif;color:#1d2430;max-width:1120px;
+margin:2rem auto;padding:0 1rem}
+h1{font-size:1.7rem;margin:0 0 .2rem}
+h2{margin:2.6rem 0 .3rem;border-top:1px solid #ddd;padding-top:1.4rem}
 p{max-width:78ch}small,.quiet{color:#5c6675}
-table{border-collapse:collapse;margin:1rem 0;font-variant-numeric:tabular-nums}
-td,th{padding:.28rem .8rem .28rem 0;text-align:right;border-bottom:1px solid #eee;white-space:nowrap}
-th{font-weight:600;color:#5c6675;border-bottom:1px solid #bbb}td:first-child,th:first-child{text-align:left}
+table{border-collapse:collapse;margin:1rem 0;font-size:.9rem;font-variant-numeric:tabular-nums}
+td,th{padding:.28rem .8rem .28rem 0;text-align:right;border-bottom:1px solid #eee}
+td{white-space:nowrap}
+th{font-weight:600;color:#5c6675;border-bottom:1px solid #bbb;vertical-align:bottom}
+td:first-child,th:first-child{text-align:left}
 tr.adaptive td{font-weight:600;background:#eef4fd}
 .dot{display:inline-block;width:.7em;height:.7em;border-radius:50%;margin-right:.5em}
 .yes{color:#17803d}.no{color:#b00020}
 img{width:100%;height:auto;margin:.6rem 0}
 """
+_INTRODUCTION: Final = (
+    "<p>The orchestrator against fixed placements and oracles, on recorded links, in the "
+    "simulator: the machines of doors, nodes and clients and the planner are those that serve. "
+    "All policies see the same inputs, links and faults; moves, probes and decisions cost "
+    "<i>adaptive</i> what they cost, and the others nothing. A violation is an input without an "
+    "answer, answered with an error, or later than the target.</p>"
+)
+_RULES: Final = (
+    "<h2>How it is judged</h2><p>Each link starts at a second of its own in a recording drawn by "
+    "the seed; equal times are averaged, gaps held. <b>static-start</b>: what the orchestrator had "
+    "placed when the first input came. <b>static-hindsight</b>: the best fixed placement of the "
+    "run, known afterwards. <b>cloud</b>, <b>edge</b>: as much on the cloud as zones allow, and "
+    "none. <b>causal-oracle</b>: the planner on the true rates and loads of 2 s ago, each second, "
+    "moving for free. <b>clairvoyant</b>: the same on what is and will be in the next second. A "
+    "scenario is <i>informative</i> when the best fixed placement violates at least 5 % and the "
+    "clairvoyant at most a third of that (medians over seeds). Regret is (adaptive - causal) / "
+    "(static-hindsight - causal) in violations, the median over seeds. Percentiles count an input "
+    "without a result as one that took the deadline.</p>"
+)
 
 
 def write_report(
@@ -44,7 +67,10 @@ def write_report(
     found: Sequence[Judged],
     traces: Traces,
 ) -> Path:
-    """Writes the folder; the page's path. Raises ConfigError, and MachineError without the extra."""
+    """Writes the folder, and gives the page's path.
+
+    Raises ConfigError, and MachineError where the extra is missing.
+    """
     drawn = {each.scenario: pictures(each, traces) for each in found}
     page = _page(told, files, found, drawn)
     try:
@@ -72,18 +98,15 @@ def _page(
         "<meta name='viewport' content='width=device-width,initial-scale=1'>",
         f"<title>Evaluation of dsi-mqtt</title><style>{_STYLE}</style>",
         "<h1>Does rewiring pay?</h1>",
-        "<p>The orchestrator against fixed placements and oracles, on recorded links, in the "
-        "simulator: the machines of doors, nodes and clients and the planner are those that serve. "
-        "All policies see the same inputs, links and faults; moves, probes and decisions cost "
-        "<i>adaptive</i> what they cost, and the others nothing. "
-        "A violation is an input without an answer, answered with an error, or later than the "
-        "target.</p>",
-        f"<p class=quiet>dsi-mqtt {escape(told['version'])}, {escape(told['started_at'])}, "
-        f"{escape(str(host['cpu']))}, {host['cores']} cores</p>",
+        _INTRODUCTION,
+        _quiet(
+            f"dsi-mqtt {told['version']}, {told['started_at']}, {host['cpu']}, "
+            f"{host['cores']} cores"
+        ),
         _summary(found),
         *(_section(each, drawn[each.scenario]) for each in found),
         _recorded(files),
-        _rules(),
+        _RULES,
         "</html>",
     ]
     return "\n".join(parts) + "\n"
@@ -150,17 +173,16 @@ def _summary(found: Sequence[Judged]) -> str:
 
 
 def _section(each: Judged, drawn: Iterable[Picture]) -> str:
-    verdict = each.verdict
-    recuts = (
-        ""
-        if verdict.recuts is None
-        else f" The clairvoyant re-cuts {verdict.recuts:.0f} times a run."
-    )
+    recuts = each.verdict.recuts
+    told = [
+        f"{len(each.seeds)} seeds of {each.duration_s:.0f} s, {each.requests:,} inputs in all",
+        f"target {each.target.latency_s * 1e3:.0f} ms",
+        f"an error after {each.target.deadline_s * 1e3:.0f} ms",
+        *([] if recuts is None else [f"the clairvoyant re-cuts {recuts:.0f} times a run"]),
+    ]
     lines = [
         f"<h2>{escape(each.scenario)}</h2><p>{escape(each.about)}</p>",
-        f"<p class=quiet>{len(each.seeds)} seeds of {each.duration_s:.0f} s, {each.requests} inputs "
-        f"in all; target {each.target.latency_s * 1e3:.0f} ms, an error after "
-        f"{each.target.deadline_s * 1e3:.0f} ms.{recuts}</p>",
+        _quiet("; ".join(told) + "."),
         _policies(each),
     ]
     for picture in drawn:
@@ -229,19 +251,8 @@ def _recorded(files: Iterable[Recording]) -> str:
     return "<h2>The recorded links</h2>" + _table(("file", "rows", "gaps, s", "sha256"), rows)
 
 
-def _rules() -> str:
-    return (
-        "<h2>How it is judged</h2><p>Each link starts at a second of its own in a recording drawn by "
-        "the seed; equal times are averaged, gaps held. <b>static-start</b>: what the orchestrator "
-        "had placed when the first input came. <b>static-hindsight</b>: the best fixed placement of "
-        "the run, known afterwards. <b>cloud</b>, <b>edge</b>: as much on the cloud as zones allow, "
-        "and none. <b>causal-oracle</b>: the planner on the true rates and loads of 2 s ago, each "
-        "second, moving for free. <b>clairvoyant</b>: the same on what is and will be in the next "
-        "second. A scenario is <i>informative</i> when the best fixed placement violates at least "
-        "5 % and the clairvoyant at most a third of that (medians over seeds). Regret is (adaptive − "
-        "causal) / (static-hindsight − causal) in violations, the median over seeds. Percentiles "
-        "count an input without a result as one that took the deadline.</p>"
-    )
+def _quiet(text: str) -> str:
+    return f"<p class=quiet>{escape(text)}</p>"
 
 
 def _share(row: Row | None) -> str:
@@ -250,7 +261,7 @@ def _share(row: Row | None) -> str:
 
 def _aimed(value: float | None, most: float, *, aim: bool) -> str:
     if value is None:
-        return "–"
+        return "-"
     told = f"{value:d}" if isinstance(value, int) else f"{value:.3g}"
     if not aim:
         return told

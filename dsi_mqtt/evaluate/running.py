@@ -5,19 +5,21 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from typing import Final
+from multiprocessing.connection import wait
 
 from dsi_mqtt.evaluate.playing import Played, Traces, play
 from dsi_mqtt.evaluate.policies import Name
+from dsi_mqtt.sim.traces import Trace
 
 Results = dict[str, list[dict[Name, Played]]]
 Job = tuple[str, int]
 
-_traces: Traces = {}
-_PATIENCE_S: Final = 5.0
+# Of a process of the pool.
+_shared: dict[str, Trace] = {}
 
 
 def play_all(
@@ -69,10 +71,18 @@ def _pool(count: int, traces: Traces) -> Iterator[ProcessPoolExecutor]:
 
 
 def _begin(traces: Traces) -> None:
-    """The terminal's interrupt is for the process that waits for us."""
+    """The terminal's interrupt is for the process that waits for us; we end when it does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    globals()["_traces"] = traces
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _shared.update(traces)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
 
 
 def _play(name: str, seed: int) -> dict[Name, Played]:
-    return play(name, seed, _traces)
+    return play(name, seed, _shared)

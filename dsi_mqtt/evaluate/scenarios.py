@@ -67,7 +67,7 @@ def _model(
 
 
 def _vit_small() -> ModelSpec:
-    """ViT-S/16 at 224 pixels: 197 tokens of 384 features, 22 million parameters; two blocks a unit."""
+    """ViT-S/16 at 224 pixels, two blocks a unit: 197 tokens of 384 features, 22 M parameters."""
     crossing = round(197 * 384 * 4 * _INT8 / 1024, 1)
     return _model(
         (0.23, *[1.5] * 6, 0.01),

@@ -15,9 +15,9 @@ from dsi_mqtt.evaluate.playing import SETTLED_S, Played
 from dsi_mqtt.evaluate.policies import NAMES, Name
 
 # A scenario is informative when the best fixed placement violates so much at least, and the
-# clairvoyant at most this part of that.
+# clairvoyant at most one of so many parts of that.
 STATIC_MIN: Final = 0.05
-CLAIRVOYANT_MAX: Final = 1 / 3
+CLAIRVOYANT_PARTS: Final = 3
 # What is aimed at in informative scenarios, and on constant links.
 REGRET_AIM: Final = 1 / 3
 P95_AIM: Final = 1.25
@@ -134,7 +134,7 @@ def is_informative(static: float | None, clairvoyant: float | None) -> bool:
     """By their shares of violations."""
     if static is None or clairvoyant is None:
         return False
-    return static >= STATIC_MIN and clairvoyant <= CLAIRVOYANT_MAX * static
+    return static >= STATIC_MIN and clairvoyant * CLAIRVOYANT_PARTS <= static
 
 
 def regret_of(seed: Seed, target: Target) -> float | None:

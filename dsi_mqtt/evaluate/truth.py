@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from statistics import median
 
 from dsi_mqtt.core.formulation import Question, question_of
 from dsi_mqtt.core.model import UnitRange
@@ -38,6 +39,14 @@ class Truth:
         moments = tuple(seconds)
         return tuple(self._view(node, moments) for node in nodes.values())
 
+    def typical(self, nodes: Mapping[str, Node], seconds: Iterable[float]) -> tuple[NodeView, ...]:
+        """The nodes with the medians of their links over these moments."""
+        moments = tuple(seconds)
+        return tuple(
+            replace(self._view(node, moments[:1]), link=usual_link(node.link, moments))
+            for node in nodes.values()
+        )
+
     def _view(self, node: Node, moments: tuple[float, ...]) -> NodeView:
         known = self._views.get(node.name)
         if known is None:
@@ -64,6 +73,15 @@ def link_of(link: SimLink, moments: tuple[float, ...]) -> Link:
     down = [link.down.mbit_s(at) for at in moments]
     rtt = sum(link.rtt_s(at) for at in moments) / len(moments)
     return Link(_together(up), _together(down), rtt * 1e3)
+
+
+def usual_link(link: SimLink, moments: tuple[float, ...]) -> Link:
+    """The median of each figure over these moments."""
+    return Link(
+        median(link.up.mbit_s(at) for at in moments),
+        median(link.down.mbit_s(at) for at in moments),
+        median(link.rtt_s(at) for at in moments) * 1e3,
+    )
 
 
 def _together(rates: list[float]) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -89,7 +89,7 @@ def _figure(row: Mapping[str, str | None], name: str, where: str) -> float:
     return value
 
 
-def _averaged(rows: Iterator[Row]) -> list[Row]:
+def _averaged(rows: Iterable[Row]) -> list[Row]:
     """One row for each time."""
     same: dict[float, list[Row]] = {}
     for row in rows:
