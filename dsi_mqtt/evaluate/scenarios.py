@@ -24,7 +24,7 @@ CONSTANT_S: Final = 300.0
 FROM_S: Final = 15.0
 TRACED: Final = Line(trace="any")
 # A link of each kind where nothing changes: about the median of recorded drives.
-CONSTANT: Final = (12.0, 10.0, 8.0)
+CONSTANT: Final = (12.0, 10.0, 9.0, 8.0)
 CONSTANT_RTT_MS: Final = 76.0
 SUFFIX: Final = "-constant"
 PRICES: Final = Prices("EUR", {"default": 0.02, "cloud": 0.6}, {"default": 0.0, "cloud": 0.09})
@@ -117,13 +117,13 @@ def _v2x() -> Site:
     wired = Line(100.0, 100.0, 3.0)
     groups = (
         Group("rsu", 3, zone="road", memory_mib=12, gflops=12, spread=0.05, link=wired),
-        Group("mec", 2, zone="mec", memory_mib=512, gflops=150, spread=0.05, link=TRACED),
+        Group("mec", 3, zone="mec", memory_mib=512, gflops=150, spread=0.05, link=TRACED),
         Group("cloud", zone="cloud", memory_mib=16384, gflops=900, spread=0.05, link=TRACED),
     )
     return Site(
         "v2x",
         "Frames at a crossing into a residual network: small roadside units see them and hold its "
-        "first stages only; two edge servers and the cloud are reached over 5G. Later cuts send "
+        "first stages only; three edge servers and the cloud are reached over 5G. Later cuts send "
         "less and compute more at the road.",
         groups,
         _deployment("hazards", _resnet18(), 500.0, 3.0, Privacy({"0:1": ("road",)})),
