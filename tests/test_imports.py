@@ -136,6 +136,13 @@ def test_only_its_own_room_imports_torch() -> None:
     assert users - allowed <= {"dsi_mqtt.cli.demo_reference", "dsi_mqtt.cli.bench_decode_plain"}
 
 
+def test_only_plots_draw_and_only_when_they_do() -> None:
+    users = {m for m, path in MODULES.items() if "matplotlib" in path.read_text("utf-8")}
+    assert users == {"dsi_mqtt.evaluate.plots"}
+    started = imports(MODULES["dsi_mqtt.evaluate.plots"], started=True)
+    assert not [name for name in started if name.startswith("matplotlib")]
+
+
 def test_no_module_imports_itself_through_others() -> None:
     graph = {
         module: {name for name in imports(path, started=True) if name in MODULES} - {module}

@@ -35,7 +35,15 @@ from dsi_mqtt.core.activation import (
 )
 from dsi_mqtt.core.deployment import Generation
 from dsi_mqtt.core.generation import Sampling
-from dsi_mqtt.core.model import ModelGraph, ModelSpec, Unit, UnitRange, Vocabulary
+from dsi_mqtt.core.model import (
+    INPUT_BYTES,
+    RESULT_BYTES,
+    ModelGraph,
+    ModelSpec,
+    Unit,
+    UnitRange,
+    Vocabulary,
+)
 from dsi_mqtt.core.sizes import KIB
 from dsi_mqtt.engine.base import no_sessions, no_text
 from dsi_mqtt.engine.batch import check_batch
@@ -292,15 +300,13 @@ def describe(options: FakeOptions, generation: Generation | None = None) -> Mode
     told = json.dumps(asdict(options) | context, sort_keys=True).encode()
     digest = "sha256:" + hashlib.sha256(told).hexdigest()
     if generation is None:
-        sizes = {
-            name: int(told * KIB)
-            for name, told in (
-                ("input_bytes", options.input_kib),
-                ("result_bytes", options.result_kib),
-            )
-            if told
-        }
-        return ModelGraph(digest, "fake", units, **sizes)
+        return ModelGraph(
+            digest,
+            "fake",
+            units,
+            input_bytes=int(options.input_kib * KIB) or INPUT_BYTES,
+            result_bytes=int(options.result_kib * KIB) or RESULT_BYTES,
+        )
     vocabulary = Vocabulary(generation.context, options.hidden, options.ends)
     return ModelGraph(digest, "fake", units, vocabulary=vocabulary)
 

@@ -10,6 +10,7 @@ from typing import Final
 
 from dsi_mqtt.core.formulation import HOUR_S
 from dsi_mqtt.core.plan import Plan
+from dsi_mqtt.core.profile import NodeView
 from dsi_mqtt.core.sizes import GIB
 from dsi_mqtt.evaluate import policies, scenarios
 from dsi_mqtt.evaluate.forecast import likely_best
@@ -27,6 +28,12 @@ SAMPLE_S: Final = 10
 SETTLED_S: Final = 30.0
 
 Traces = Mapping[str, Trace]
+Choose = Callable[[Truth, tuple[NodeView, ...]], Plan | None]
+ORACLES: Final[tuple[tuple[Name, bool], ...]] = (("causal-oracle", False), ("clairvoyant", True))
+FIXED: Final[tuple[tuple[Name, Choose], ...]] = (
+    ("cloud", policies.on_cloud),
+    ("edge", policies.on_edge),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +85,8 @@ def play_scenario(
     if at_start is not None:
         found["static-start"] = stage.fixed("static-start", at_start)
     known = [] if at_start is None else [at_start]
-    for name, ahead in (("causal-oracle", False), ("clairvoyant", True)):
-        found[name], chosen = stage.oracle(name, ahead=ahead)  # type: ignore[index]  # names of policies
+    for name, ahead in ORACLES:
+        found[name], chosen = stage.oracle(name, ahead=ahead)
         known += chosen
     return found | stage.statics(found, known)
 
@@ -117,10 +124,10 @@ class _Stage:
         run = Simulation(self._scenario, self._traces, scripts={})
         usual = self._truth.typical(run.nodes, range(0, int(self._scenario.duration_s), SAMPLE_S))
         played: dict[Name, Played] = {}
-        for name, choose in (("cloud", policies.on_cloud), ("edge", policies.on_edge)):
+        for name, choose in FIXED:
             placement = choose(self._truth, usual)
             if placement is not None:
-                played[name] = self.fixed(name, placement)  # type: ignore[index]  # names of policies
+                played[name] = self.fixed(name, placement)
                 known = [*known, placement]
         known += policies.on_single_nodes(self._truth, usual)
         likely = likely_best(self._truth, run.nodes, known, CANDIDATES)

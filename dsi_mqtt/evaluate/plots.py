@@ -33,7 +33,7 @@ COLORS: Final[dict[Name, str]] = {
     "clairvoyant": "#0b5d44",
 }
 LINKS: Final = ("#7b3fa0", "#c2417c", "#3d7ea6", "#5b6b2f")
-STYLE: Final[dict[str, Any]] = {
+STYLE: Final[dict[Any, Any]] = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,

@@ -21,7 +21,7 @@ from dsi_mqtt.core.draft import Draft, draft_table, kind_of, places, planned_pla
 from dsi_mqtt.core.model import ModelGraph
 from dsi_mqtt.core.node import Leader, NodeStatus, Telemetry
 from dsi_mqtt.core.plan import Plan
-from dsi_mqtt.core.table import Stamp, Table, TableDocument
+from dsi_mqtt.core.table import DoorPlace, Stamp, Table, TableDocument
 from dsi_mqtt.sim.broker import PACKET_BYTES, Broker, Delivery, Session
 from dsi_mqtt.sim.clock import Clock
 from dsi_mqtt.sim.journal import Journal
@@ -220,15 +220,11 @@ class ScriptedOrchestrator:
         self._broker.publish_document(self._spec.name, TableDocument(self._serve, table))
 
     def _tell(self, draft: Draft) -> None:
-        before = self._serve
-        anew = before is None or before.door is None
-        moved = anew or (before.door.node, places(before)) != (  # type: ignore[union-attr]  # it is there, unless anew
-            draft.plan.door,
-            planned_places(draft.plan),
-        )
-        if moved:
-            kind = kind_of(before, draft.plan)
-            self._told(Decided(draft.decision, self._spec.name, kind, draft.reason, draft.plan))
+        """Logs a move; not that a node has come back under another incarnation."""
+        before, plan = self._serve, draft.plan
+        if before is None or before.door is None or not _same(before, before.door, plan):
+            kind = kind_of(before, plan)
+            self._told(Decided(draft.decision, self._spec.name, kind, draft.reason, plan))
 
     def _is_served(self, chosen: Plan) -> bool:
         """Whether it serves, or will, on nodes that all live as they are named."""
@@ -236,8 +232,7 @@ class ScriptedOrchestrator:
         return (
             table is not None
             and table.door is not None
-            and table.door.node == chosen.door
-            and places(table) == planned_places(chosen)
+            and _same(table, table.door, chosen)
             and all(self._members[name].incarnation == life for name, life in table.members())
         )
 
@@ -292,3 +287,8 @@ class ScriptedOrchestrator:
 
     def lead_lost(self) -> None:
         """There is none."""
+
+
+def _same(table: Table, door: DoorPlace, chosen: Plan) -> bool:
+    """Whether the same nodes do the same."""
+    return door.node == chosen.door and places(table) == planned_places(chosen)

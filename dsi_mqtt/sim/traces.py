@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Final
@@ -27,13 +27,14 @@ SYNTHETIC_S: Final = 600
 class Trace:
     """One figure for each second: Mbit/s and ms.
 
-    rows: of the file, as they stand in it. gaps_filled: seconds of which it says nothing.
+    rows: of the file, as they stand in it. gaps_filled: seconds of which it says nothing. Neither
+    makes another trace.
     """
 
     rates: tuple[float, ...]
     rtts: tuple[float, ...]
-    rows: int = 0
-    gaps_filled: int = 0
+    rows: int = field(default=0, compare=False)
+    gaps_filled: int = field(default=0, compare=False)
 
     def __len__(self) -> int:
         return len(self.rates)
@@ -79,9 +80,9 @@ def _figures(rows: csv.DictReader[str], file: str) -> Iterator[Row]:
 
 
 def _figure(row: Mapping[str, str | None], name: str, where: str) -> float:
-    given = row[name] or ""
+    given = row[name]
     try:
-        value = float(given)
+        value = float(given or "")
     except ValueError:
         raise ConfigError(f"{where}: {name} is {given!r:.40}; give a number") from None
     if not 0 <= value < math.inf:

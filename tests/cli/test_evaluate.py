@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,7 +62,7 @@ def test_it_prints_one_object_and_writes_a_page(run: Run, links: Path, tmp_path:
     [
         ("0,fast,40", "drive.csv line 2: rate_mbit_s is 'fast'; give a number"),
         ("0,20,", "drive.csv line 2: rtt_ms is ''; give a number"),
-        ("0,20", "drive.csv line 2: rtt_ms is ''; give a number"),
+        ("0,20", "drive.csv line 2: rtt_ms is None; give a number"),
         ("0,nan,40", "drive.csv line 2: rate_mbit_s is 'nan'; give a number of 0 or more"),
         ("", "drive.csv: holds no row below its header"),
     ],
@@ -82,3 +83,13 @@ def test_a_folder_without_links_and_an_unknown_scenario_are_named(
     ended = run("evaluate", "--traces", links, "--scenario", "moon", "--json")
     assert ended.code == 3
     assert "--scenario: there is none 'moon'" in ended.err
+
+
+def test_without_matplotlib_the_extra_is_named_before_anything_is_played(
+    run: Run, links: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    ended = run("evaluate", "--traces", links)
+    assert ended.code == 6
+    assert "drawn with matplotlib; pip install '.[evaluate]'" in ended.err
+    assert "runs of all policies" not in ended.err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dsi_mqtt.evaluate.scoring import (
+    Seed,
     Target,
     is_informative,
     percentile,
@@ -28,7 +29,7 @@ def test_late_answers_and_missing_ones_are_violations() -> None:
 
 
 def test_rows_add_seeds_up_and_leave_out_who_did_not_play() -> None:
-    seeds = [
+    seeds: list[Seed] = [
         {"adaptive": played("adaptive", 100, moves="rs"), "edge": played("edge", 100)},
         {"adaptive": played("adaptive", 500, moves="s"), "edge": played("edge", 100)},
     ]
@@ -44,12 +45,12 @@ def test_rows_add_seeds_up_and_leave_out_who_did_not_play() -> None:
     [(4, 2, 8, 1 / 3), (2, 2, 8, 0.0), (1, 2, 8, -1 / 6), (8, 2, 8, 1.0), (3, 4, 4, None)],
 )
 def test_regret(adaptive: int, causal: int, fixed: int, regret: float | None) -> None:
-    seed = {
+    seed: Seed = {
         "adaptive": played("adaptive", 100, failed=adaptive),
         "causal-oracle": played("causal-oracle", 100, failed=causal),
         "static-hindsight": played("static-hindsight", 100, failed=fixed),
     }
-    found = regret_of(seed, TARGET)  # type: ignore[arg-type]  # names of policies
+    found = regret_of(seed, TARGET)
     assert found == (None if regret is None else pytest.approx(regret))
 
 
@@ -68,7 +69,7 @@ def test_informative(fixed: float | None, clairvoyant: float | None, informative
 
 
 def test_a_verdict_is_of_medians_over_seeds() -> None:
-    def seed(adaptive: int, p95: float) -> dict[str, object]:
+    def seed(adaptive: int, p95: float) -> Seed:
         slow = [p95] * 10
         return {
             "adaptive": played("adaptive", *slow, failed=adaptive, moves="rrr"),
@@ -78,7 +79,7 @@ def test_a_verdict_is_of_medians_over_seeds() -> None:
         }
 
     seeds = [seed(1, 100.0), seed(4, 100.0), seed(2, 100.0)]
-    verdict = verdict_of(seeds, TARGET)  # type: ignore[arg-type]  # names of policies
+    verdict = verdict_of(seeds, TARGET)
     assert verdict.informative
     assert verdict.regret == pytest.approx(0.2)
     assert verdict.p95_over_causal == pytest.approx(12.0)  # the deadline over 100 ms

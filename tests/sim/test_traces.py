@@ -21,7 +21,9 @@ def written(folder: Path, *rows: str, head: str = HEAD) -> Path:
 
 def test_a_gap_is_held_and_equal_times_are_averaged(tmp_path: Path) -> None:
     path = written(tmp_path, "5,10,20,5G", "6,1,30,5G", "6,3,50,LTE", "9,7,10,LTE")
-    assert read_trace(path) == Trace((10.0, 2.0, 2.0, 2.0, 7.0), (20.0, 40.0, 40.0, 40.0, 10.0))
+    found = read_trace(path)
+    assert found == Trace((10.0, 2.0, 2.0, 2.0, 7.0), (20.0, 40.0, 40.0, 40.0, 10.0))
+    assert (found.rows, found.gaps_filled) == (4, 2)
 
 
 @pytest.mark.parametrize(
