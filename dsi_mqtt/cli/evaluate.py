@@ -93,7 +93,7 @@ def _show(found: tuple[Judged, ...], console: Console) -> None:
 
 def _headline(each: Judged) -> str:
     verdict = each.verdict
-    parts = [f"{len(each.seeds)} seeds", f"{each.requests} requests"]
+    parts = [each.seeds_told, f"{each.requests} requests"]
     if each.constant:
         parts.append(f"{verdict.late_moves} moves after 30 s")
         if verdict.p95_over_start is not None:

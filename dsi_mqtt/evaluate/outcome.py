@@ -57,6 +57,10 @@ class Judged:
     def requests(self) -> int:
         return sum(seed["adaptive"].asked for seed in self.seeds)
 
+    @property
+    def seeds_told(self) -> str:
+        return "1 seed" if len(self.seeds) == 1 else f"{len(self.seeds)} seeds"
+
     def row(self, policy: str) -> Row | None:
         return next((row for row in self.rows if row.policy == policy), None)
 

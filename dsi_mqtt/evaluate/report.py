@@ -162,8 +162,8 @@ def _summary(found: Sequence[Judged]) -> str:
                     (
                         escape(each.scenario),
                         _aimed(each.verdict.late_moves, 0, aim=True),
-                        _aimed(each.verdict.p95_over_start, CONSTANT_P95_AIM, aim=True),
-                        _aimed(each.verdict.p95_over_best, CONSTANT_P95_AIM, aim=False),
+                        _aimed(each.verdict.p95_over_start, CONSTANT_P95_AIM, aim=True, digits=3),
+                        _aimed(each.verdict.p95_over_best, CONSTANT_P95_AIM, aim=False, digits=3),
                     )
                     for each in steady
                 ],
@@ -175,7 +175,7 @@ def _summary(found: Sequence[Judged]) -> str:
 def _section(each: Judged, drawn: Iterable[Picture]) -> str:
     recuts = each.verdict.recuts
     told = [
-        f"{len(each.seeds)} seeds of {each.duration_s:.0f} s, {each.requests:,} inputs in all",
+        f"{each.seeds_told} of {each.duration_s:.0f} s, {each.requests:,} inputs in all",
         f"target {each.target.latency_s * 1e3:.0f} ms",
         f"an error after {each.target.deadline_s * 1e3:.0f} ms",
         *([] if recuts is None else [f"the clairvoyant re-cuts {recuts:.0f} times a run"]),
@@ -185,6 +185,9 @@ def _section(each: Judged, drawn: Iterable[Picture]) -> str:
         _quiet("; ".join(told) + "."),
         _policies(each),
     ]
+    best = each.seeds[0].get("static-hindsight")
+    if best is not None:
+        lines.append(_quiet(f"The best fixed placement of seed 1: {best.placement}."))
     for picture in drawn:
         data = base64.b64encode(picture.svg).decode()
         lines.append(f"<img alt='{escape(picture.title)}' src='data:image/svg+xml;base64,{data}'>")
@@ -259,13 +262,16 @@ def _share(row: Row | None) -> str:
     return "" if row is None else f"{row.violation_share:.1%}"
 
 
-def _aimed(value: float | None, most: float, *, aim: bool) -> str:
+def _aimed(value: float | None, most: float, *, aim: bool, digits: int = 2) -> str:
+    """With a mark where there is an aim."""
     if value is None:
         return "-"
-    told = f"{value:d}" if isinstance(value, int) else f"{value:.3g}"
+    told = f"{value:d}" if isinstance(value, int) else f"{value:.{digits}f}"
     if not aim:
         return told
-    return f"<span class={'yes' if value <= most else 'no'}>{told}</span>"
+    return (
+        f"<span class=yes>{told} ✓</span>" if value <= most else f"<span class=no>{told} ✗</span>"
+    )
 
 
 def _table(

@@ -53,7 +53,10 @@ def read_trace(path: Path) -> Trace:
     missing = [name for name in COLUMNS if name not in (rows.fieldnames or ())]
     if missing:
         raise ConfigError(f"{path.name}: its first line lacks the column {missing[0]}")
-    figures = list(_figures(rows, path.name))
+    try:
+        figures = list(_figures(rows, path.name))
+    except csv.Error as error:
+        raise ConfigError(f"{path.name} line {rows.line_num}: is no CSV: {error}") from None
     return replace(_per_second(_averaged(figures), path.name), rows=len(figures))
 
 

@@ -33,6 +33,7 @@ def test_it_prints_one_object_and_writes_a_page(run: Run, links: Path, tmp_path:
     asked = ("--seeds", 1, "--scenario", "smart-city-constant", "--json", "--out", out)
     ended = run("evaluate", "--traces", links, *asked)
     assert ended.code == 0
+    assert "1/1  smart-city-constant, seed 1" in ended.err
     told = json.loads(ended.out)
     assert told["schema"] == "dsi.evaluate/1"
     (file,) = told["traces"]
@@ -53,6 +54,7 @@ def test_it_prints_one_object_and_writes_a_page(run: Run, links: Path, tmp_path:
         "smart-city-constant-time.svg",
         "smart-city-constant-policies.svg",
     }
+    assert "1 seed of 30 s" in page
     figures = json.loads((out / "evaluation.json").read_text("utf-8"))
     assert figures == told
 

@@ -6,8 +6,11 @@ from functools import cache
 
 import pytest
 
-from dsi_mqtt.evaluate.playing import Played, play_scenario
+from dsi_mqtt.evaluate.forecast import share_late
+from dsi_mqtt.evaluate.playing import FIXED, Played, play_scenario
 from dsi_mqtt.evaluate.policies import NAMES, Name
+from dsi_mqtt.evaluate.truth import Truth
+from dsi_mqtt.sim.simulation import Simulation
 from tests.evaluate.small import FROM_S, UNTIL_S, site
 
 TARGET_S = 0.3
@@ -66,6 +69,17 @@ def test_only_adaptive_pays_for_what_it_measures_and_says() -> None:
 
 def test_prices_are_those_of_the_nodes_in_use() -> None:
     assert games()["cloud"].cost > 5 * games()["edge"].cost > 0
+
+
+def test_the_estimate_that_ranks_placements_is_near_what_is_simulated() -> None:
+    truth = Truth(site())
+    nodes = Simulation(site(), scripts={}).nodes
+    usual = truth.typical(nodes, range(0, 42, 3))
+    for name, choose in FIXED:
+        placement = choose(truth, usual)
+        assert placement is not None
+        simulated = games()[name].violations(TARGET_S) / games()[name].asked
+        assert abs(share_late(truth, nodes, placement) - simulated) < 0.12
 
 
 def test_it_is_repeatable_from_the_seed() -> None:
