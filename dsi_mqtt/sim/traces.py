@@ -56,7 +56,7 @@ def read_trace(path: Path) -> Trace:
     try:
         figures = list(_figures(rows, path.name))
     except csv.Error as error:
-        raise ConfigError(f"{path.name} line {rows.line_num}: is no CSV: {error}") from None
+        raise ConfigError(f"{path.name} line {rows.line_num + 1}: is no CSV: {error}") from None
     return replace(_per_second(_averaged(figures), path.name), rows=len(figures))
 
 
