@@ -43,9 +43,10 @@ def evaluate(
         list[str] | None, typer.Option(help="These only; may be given several times.")
     ] = None,
 ) -> None:
-    """Judge the orchestrator against fixed placements, on recorded links.
+    """Judge the orchestrator against fixed placements.
 
-    And against oracles, which know more than anybody can. A report says what came of it.
+    And against oracles, which know more than anybody can, on recorded links, in the simulator. A
+    report says what came of it.
     """
     chosen = tuple(dict.fromkeys(scenario or scenarios.names()))
     for name in chosen:
