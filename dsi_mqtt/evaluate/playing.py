@@ -18,7 +18,7 @@ from dsi_mqtt.evaluate.policies import Fixed, Name, Oracle
 from dsi_mqtt.evaluate.truth import Truth
 from dsi_mqtt.sim.scenario import Scenario
 from dsi_mqtt.sim.scripted import Script
-from dsi_mqtt.sim.simulation import Decision, Simulation
+from dsi_mqtt.sim.simulation import Decision, Simulation, chain_of
 from dsi_mqtt.sim.traces import Trace
 
 # Fixed placements that are simulated whole to find the best, besides start, cloud and edge.
@@ -195,5 +195,4 @@ def _zones(scenario: Scenario) -> dict[str, str]:
 
 
 def _told(placement: Plan) -> str:
-    chain = " → ".join(f"{part.units} {part.node}" for part in placement.segments)
-    return f"{chain}; door {placement.door}"
+    return f"{chain_of(placement)}; door {placement.door}"

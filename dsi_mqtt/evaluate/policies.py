@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
-from dsi_mqtt.core.deployment import Deployment
+from dsi_mqtt.core.deployment import Deployment, parse_units
 from dsi_mqtt.core.plan import Infeasible, Plan, plan
 from dsi_mqtt.core.profile import NodeView
 from dsi_mqtt.evaluate.truth import Truth
@@ -103,8 +103,7 @@ def on_cloud(truth: Truth, views: tuple[NodeView, ...]) -> Plan | None:
     open_to = set(range(len(truth.graph.units)))
     for units, allowed in zones.items():
         if CLOUD not in allowed:
-            start, stop = (int(part) for part in units.split(":"))
-            open_to -= set(range(start, stop))
+            open_to -= set(range(*parse_units(units, "privacy.units")))
     if not open_to:
         return None
     pins = {f"{unit}:{unit + 1}": clouds[0].node for unit in sorted(open_to)}

@@ -238,7 +238,7 @@ class Simulation:
     def _told(self, told: Decided | Noticed) -> None:
         now = self.clock.now
         if isinstance(told, Decided):
-            chain = _chain(told.plan) if told.plan else ""
+            chain = chain_of(told.plan) if told.plan else ""
             if told.plan is not None:
                 self.outcome.plans.append((now, told.deployment, told.plan))
             decision = Decision(now, told.deployment, told.kind, told.reason, chain)
@@ -284,5 +284,6 @@ class Simulation:
                 self.clock.after(for_s, self._add_orchestrator)
 
 
-def _chain(plan: Plan) -> str:
+def chain_of(plan: Plan) -> str:
+    """What runs where, as text."""
     return " → ".join(f"{segment.units} {segment.node}" for segment in plan.segments)
