@@ -22,6 +22,7 @@ FLOORS = (
     {"wire", "transport", "engine"},
     {"worker", "orchestrator", "client", "gateway", "dashboard"},
     {"sim"},
+    {"evaluate"},
     {"cli"},
 )
 # What the pure core may use of the standard library: nothing that waits, measures time, draws
@@ -133,6 +134,13 @@ def test_only_its_own_room_imports_torch() -> None:
     allowed = {module for module in MODULES if module.startswith("dsi_mqtt.engine.torch")}
     # Independent answers to compare the chain with, and no part of what serves.
     assert users - allowed <= {"dsi_mqtt.cli.demo_reference", "dsi_mqtt.cli.bench_decode_plain"}
+
+
+def test_only_plots_draw_and_only_when_they_do() -> None:
+    users = {m for m, path in MODULES.items() if "matplotlib" in path.read_text("utf-8")}
+    assert users == {"dsi_mqtt.evaluate.plots"}
+    started = imports(MODULES["dsi_mqtt.evaluate.plots"], started=True)
+    assert not [name for name in started if name.startswith("matplotlib")]
 
 
 def test_no_module_imports_itself_through_others() -> None:

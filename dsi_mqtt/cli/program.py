@@ -45,6 +45,7 @@ COMMANDS: Final = {
     "profile": "profile:profile",
     "doctor": "doctor:doctor",
     "simulate": "simulate:simulate",
+    "evaluate": "evaluate:evaluate",
     "bench": "bench:app",
 }
 

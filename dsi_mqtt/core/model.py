@@ -14,6 +14,9 @@ Tier = Literal["layer", "sequential", "graph", "fake"]
 
 # Of a model: the planner looks at every pair of cuts on every node.
 UNITS_MAX: Final = 256
+# Of a reference request, where a model does not say.
+INPUT_BYTES: Final = 256
+RESULT_BYTES: Final = 1024
 
 
 class UnitRange(NamedTuple):
@@ -108,8 +111,8 @@ class ModelGraph:
     tier: Tier
     units: tuple[Unit, ...]
     ties: tuple[Tie, ...] = ()
-    input_bytes: int = 256
-    result_bytes: int = 1024
+    input_bytes: int = INPUT_BYTES
+    result_bytes: int = RESULT_BYTES
     vocabulary: Vocabulary | None = None
 
     @property

@@ -35,7 +35,16 @@ from dsi_mqtt.core.activation import (
 )
 from dsi_mqtt.core.deployment import Generation
 from dsi_mqtt.core.generation import Sampling
-from dsi_mqtt.core.model import ModelGraph, ModelSpec, Unit, UnitRange, Vocabulary
+from dsi_mqtt.core.model import (
+    INPUT_BYTES,
+    RESULT_BYTES,
+    ModelGraph,
+    ModelSpec,
+    Unit,
+    UnitRange,
+    Vocabulary,
+)
+from dsi_mqtt.core.sizes import KIB
 from dsi_mqtt.engine.base import no_sessions, no_text
 from dsi_mqtt.engine.batch import check_batch
 from dsi_mqtt.engine.fake_options import FakeOptions, is_number, of_unit, read_options
@@ -267,6 +276,11 @@ class FakeFactory:
         if model.tier != "fake":
             raise ConfigError(f"model.tier is {model.tier!r}; the fake engine opens 'fake' only")
         options = read_options(model.options)
+        if options.simulated:
+            raise ConfigError(
+                "model.options: crossing_kib, input_kib and result_kib are for simulations; leave "
+                "them out where the model is to compute"
+            )
         return FakeEngine(options, generation, sleep=self.sleep, exit_process=self.exit_process)
 
 
@@ -277,7 +291,7 @@ def describe(options: FakeOptions, generation: Generation | None = None) -> Mode
             name="prelude" if unit == 0 else "head" if unit == last else f"block.{unit - 1}",
             weight_bytes=options.weight_bytes(unit),
             flops=of_unit(options.unit_ms, unit) * _FLOPS_PER_MS,
-            output_bytes=0 if unit == last else options.hidden * 4,
+            output_bytes=0 if unit == last else options.crossing_bytes(unit),
             state_bytes=0 if generation is None else options.hidden * 4,
         )
         for unit in range(options.units)
@@ -286,7 +300,13 @@ def describe(options: FakeOptions, generation: Generation | None = None) -> Mode
     told = json.dumps(asdict(options) | context, sort_keys=True).encode()
     digest = "sha256:" + hashlib.sha256(told).hexdigest()
     if generation is None:
-        return ModelGraph(digest, "fake", units)
+        return ModelGraph(
+            digest,
+            "fake",
+            units,
+            input_bytes=int(options.input_kib * KIB) or INPUT_BYTES,
+            result_bytes=int(options.result_kib * KIB) or RESULT_BYTES,
+        )
     vocabulary = Vocabulary(generation.context, options.hidden, options.ends)
     return ModelGraph(digest, "fake", units, vocabulary=vocabulary)
 

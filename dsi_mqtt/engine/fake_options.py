@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from dsi_mqtt.core.sizes import MIB
+from dsi_mqtt.core.sizes import KIB, MIB
 from dsi_mqtt.errors import ConfigError
 
 
@@ -24,6 +24,9 @@ class FakeOptions:
     refuse: the reason `verify` gives for refusing a split; empty accepts.
     missing: units whose weights cannot be loaded.
     seed: another seed is another model.
+    crossing_kib, input_kib, result_kib: what leaves each unit (one number, or one per unit), comes
+    in and goes out, for one row; for simulations only. Where they are not given, activations are
+    of `hidden` features.
     """
 
     units: int = 6
@@ -36,11 +39,14 @@ class FakeOptions:
     refuse: str = ""
     missing: tuple[int, ...] = ()
     seed: int = 0
+    crossing_kib: float | tuple[float, ...] = 0.0
+    input_kib: float = 0.0
+    result_kib: float = 0.0
 
     def __post_init__(self) -> None:
         if self.units < 2 or self.hidden < 1:  # noqa: PLR2004 - a prelude and a head
             raise ConfigError("model.options: units must be at least 2 and hidden at least 1")
-        for name in ("unit_ms", "weight_mib"):
+        for name in ("unit_ms", "weight_mib", "crossing_kib", "input_kib", "result_kib"):
             value = getattr(self, name)
             if isinstance(value, tuple) and len(value) != self.units:
                 raise ConfigError(
@@ -49,6 +55,15 @@ class FakeOptions:
                 )
             if min(value) < 0 if isinstance(value, tuple) else value < 0:
                 raise ConfigError(f"model.options.{name} must not be negative")
+
+    @property
+    def simulated(self) -> bool:
+        """Whether it says of its messages what the engine does not send."""
+        return bool(self.crossing_kib or self.input_kib or self.result_kib)
+
+    def crossing_bytes(self, unit: int) -> int:
+        told = of_unit(self.crossing_kib, unit)
+        return int(told * KIB) if told else self.hidden * 4
 
     def cost_s(self, unit: int) -> float:
         return of_unit(self.unit_ms, unit) / 1000
@@ -73,7 +88,7 @@ def read_options(options: Mapping[str, Any] | None) -> FakeOptions:
 
 
 def _checked(name: str, value: object, default: object) -> object:
-    listed = name in ("unit_ms", "weight_mib", "missing", "ends")
+    listed = name in ("unit_ms", "weight_mib", "crossing_kib", "missing", "ends")
     if listed and isinstance(value, list | tuple):
         if all(is_number(item) for item in value):
             return tuple(value)

@@ -21,10 +21,15 @@ WAITS_BEYOND_S: Final = 15.0
 
 @dataclass(slots=True)
 class Answers:
-    """What came of the inputs. latencies_s: of results, from the broker to the broker."""
+    """What came of the inputs. latencies_s: of results, from the broker to the broker.
+
+    asked_at: when each of those was asked. failed_at: when those were that have no result.
+    """
 
     asked: int = 0
     latencies_s: array[float] = field(default_factory=lambda: array("d"))
+    asked_at: array[float] = field(default_factory=lambda: array("d"))
+    failed_at: array[float] = field(default_factory=lambda: array("d"))
     errors: Counter[str] = field(default_factory=Counter)
     abandoned: int = 0
     repeated: int = 0
@@ -83,10 +88,13 @@ class Device:
         if id_ is None or not self._machine.answered(id_):
             self.answers.repeated += 1
             return
-        took = self._clock.now - self._sent.pop(id_)
+        sent = self._sent.pop(id_)
+        took = self._clock.now - sent
         if reply.failure is None:
             self.answers.latencies_s.append(took)
+            self.answers.asked_at.append(sent)
         else:
+            self.answers.failed_at.append(sent)
             self.answers.errors[reply.failure.code] += 1
         outcome = reply.failure.code if reply.failure else "ok"
         self._tell(id_, outcome, took)
@@ -108,8 +116,10 @@ class Device:
                 delivery = Delivery(effect.id, self.name, self._stream.nbytes)
                 self._broker.publish_input(self._stream.spec.name, delivery)
             elif isinstance(effect, Abandon):
+                sent = self._sent.pop(effect.id)
                 self.answers.abandoned += 1
-                self._tell(effect.id, "abandoned", self._clock.now - self._sent.pop(effect.id))
+                self.answers.failed_at.append(sent)
+                self._tell(effect.id, "abandoned", self._clock.now - sent)
 
     def _plan_tick(self) -> None:
         due = self._machine.next_tick()

@@ -41,6 +41,8 @@ class SimOrchestrator:
         self._broker = broker
         self._machine = Orchestrator(name, secrets(name).__next__)
         self._alive = True
+        self._stopwatch: Callable[[], float] | None = None
+        self._spent: list[float] = []
         self._perform: dict[type, Callable[[Any], object]] = {
             TakeLead: lambda _: clock.after(CONNECTS_S, self._take_lead),
             DropLead: lambda _: None,
@@ -52,6 +54,10 @@ class SimOrchestrator:
             Noticed: told,
         }
         clock.after(CONNECTS_S, self._connect)
+
+    def time_with(self, stopwatch: Callable[[], float] | None, spent: list[float]) -> None:
+        """Adds to `spent` what each tick that decides something takes, by that clock (s)."""
+        self._stopwatch, self._spent = stopwatch, spent
 
     @property
     def leading(self) -> bool:
@@ -79,8 +85,12 @@ class SimOrchestrator:
 
     def _tick(self, number: int) -> None:
         if self._alive:
-            now = self._clock.now
-            self._act(self._machine.tick(now, UNIX_S + int(now)))
+            now, stopwatch = self._clock.now, self._stopwatch
+            began = stopwatch() if stopwatch is not None else 0.0
+            effects = self._machine.tick(now, UNIX_S + int(now))
+            if stopwatch is not None and any(isinstance(effect, Decided) for effect in effects):
+                self._spent.append(stopwatch() - began)
+            self._act(effects)
             self._clock.at((number + 1) / TICKS_PER_S, self._tick, number + 1)
 
     def _take_lead(self) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import count
 from random import Random
 from typing import Final
 
 from dsi_mqtt.core.decisions import Decided, Noticed
 from dsi_mqtt.core.node import Capabilities
+from dsi_mqtt.core.plan import Plan
 from dsi_mqtt.core.sizes import MIB
 from dsi_mqtt.core.table import Table, TableDocument
 from dsi_mqtt.errors import ConfigError
@@ -23,32 +24,42 @@ from dsi_mqtt.sim.links import Disturbance, Figures, Link
 from dsi_mqtt.sim.node import Node, Place
 from dsi_mqtt.sim.orchestrator import SimOrchestrator
 from dsi_mqtt.sim.scenario import Fault, Group, Scenario
+from dsi_mqtt.sim.scripted import FreeBroker, FreeNode, Script, ScriptedOrchestrator
 from dsi_mqtt.sim.traces import SYNTHETIC, Trace, made_up
 
 TELEMETRY_S: Final = 0.5
+# What a node may hold where tables are dictated: their script minds what it has room for.
+WARM_BYTES: Final = 2**50
 # Nodes start within so long.
 START_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """At `at_s` of the simulation."""
+    """At `at_s` of the simulation. chain: what is to serve where, where that was decided."""
 
     at_s: float
     deployment: str
     kind: str
     reason: str
+    chain: str = ""
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of a scenario, by deployment and by node."""
+    """What came of a scenario, by deployment and by node.
+
+    plans: what was decided to serve, when, for which deployment.
+    deciding_s: real time of the orchestrators' ticks that decided something, where a stopwatch
+    was given.
+    """
 
     answers: dict[str, Answers] = field(default_factory=dict)
     decisions: list[Decision] = field(default_factory=list)
     notices: list[Decision] = field(default_factory=list)
     documents: dict[str, TableDocument] = field(default_factory=dict)
-    published: int = 0
+    plans: list[tuple[float, str, Plan]] = field(default_factory=list)
+    deciding_s: list[float] = field(default_factory=list)
 
     def serving(self, deployment: str) -> Table | None:
         document = self.documents.get(deployment)
@@ -62,6 +73,8 @@ class Outcome:
 class Simulation:
     """One run. traces: by name, of a folder; `journal` gets every event.
 
+    scripts: by deployment, what is to serve, in place of all orchestrators (`sim.scripted`).
+    stopwatch: a clock of the real time, by which it is told how long decisions took to make.
     Raises ConfigError where the scenario names what is not there.
     """
 
@@ -70,16 +83,23 @@ class Simulation:
         scenario: Scenario,
         traces: Mapping[str, Trace] | None = None,
         journal: Journal | None = None,
+        *,
+        scripts: Mapping[str, Script] | None = None,
+        stopwatch: Callable[[], float] | None = None,
     ) -> None:
         self.scenario = scenario
         self.clock = Clock()
         self.journal = journal or Journal()
-        self.broker = Broker(self.clock, self.journal)
+        self._scripts = scripts
+        self._stopwatch = stopwatch
+        self._node_type = Node if scripts is None else FreeNode
+        self.broker = (Broker if scripts is None else FreeBroker)(self.clock, self.journal)
         self.outcome = Outcome(documents=self.broker.documents)
         self.orchestrators: list[SimOrchestrator] = []
         self._traces = traces or {}
         self._started = 0
         graphs = {spec.name: graph_of(spec) for spec in scenario.deployments}
+        self._graphs = graphs
         numbers = count(1)
         place = Place(
             self.clock,
@@ -134,7 +154,9 @@ class Simulation:
             memory_gib_s=group.memory_gib_s,
             overhead_ms=group.overhead_ms,
         )
-        node = Node(place, name, link, Processor(group, capabilities, random))
+        if self._scripts is not None:  # a table that is over takes no room away from the next
+            capabilities = replace(capabilities, weight_bytes=WARM_BYTES)
+        node = self._node_type(place, name, link, Processor(group, capabilities, random))
         self.clock.at(random.random() * START_S, node.start)
         return node
 
@@ -162,17 +184,28 @@ class Simulation:
         ]
 
     def _begin(self) -> None:
-        for _ in range(self.scenario.orchestrators):
+        for _ in range(self.scenario.orchestrators if self._scripts is None else 0):
             self._add_orchestrator()
+        for name, script in (self._scripts or {}).items():
+            self._add_script(name, script)
         for spec in self.scenario.deployments:
             self.clock.at(START_S, self.broker.publish_spec, spec)
             self.clock.at(START_S, self._deployed, spec.name)
-        self.clock.after(TELEMETRY_S, self._tell_telemetry)
+        if self._scripts is None:
+            self.clock.after(TELEMETRY_S, self._tell_telemetry)
+
+    def _add_script(self, deployment: str, script: Script) -> None:
+        spec = next(spec for spec in self.scenario.deployments if spec.name == deployment)
+        graph = self._graphs[deployment]
+        ScriptedOrchestrator(
+            spec, graph, script, clock=self.clock, broker=self.broker, told=self._told
+        )
 
     def _add_orchestrator(self) -> None:
         self._started += 1
         name = f"orchestrator-{self._started}"
         told = SimOrchestrator(name, self.clock, self.broker, self._told)
+        told.time_with(self._stopwatch, self.outcome.deciding_s)
         self.orchestrators.append(told)
 
     def _deployed(self, deployment: str) -> None:
@@ -205,7 +238,10 @@ class Simulation:
     def _told(self, told: Decided | Noticed) -> None:
         now = self.clock.now
         if isinstance(told, Decided):
-            decision = Decision(now, told.deployment, told.kind, told.reason)
+            chain = chain_of(told.plan) if told.plan else ""
+            if told.plan is not None:
+                self.outcome.plans.append((now, told.deployment, told.plan))
+            decision = Decision(now, told.deployment, told.kind, told.reason, chain)
             self.outcome.decisions.append(decision)
             nodes = [segment.node for segment in told.plan.segments] if told.plan else []
         else:
@@ -246,3 +282,8 @@ class Simulation:
             self.orchestrators.remove(leaders[0])
             if for_s is not None:
                 self.clock.after(for_s, self._add_orchestrator)
+
+
+def chain_of(plan: Plan) -> str:
+    """What runs where, as text."""
+    return " → ".join(f"{segment.units} {segment.node}" for segment in plan.segments)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Final
@@ -25,10 +25,16 @@ SYNTHETIC_S: Final = 600
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """One figure for each second: Mbit/s and ms."""
+    """One figure for each second: Mbit/s and ms.
+
+    rows: of the file, as they stand in it. gaps_filled: seconds of which it says nothing. Neither
+    makes another trace.
+    """
 
     rates: tuple[float, ...]
     rtts: tuple[float, ...]
+    rows: int = field(default=0, compare=False)
+    gaps_filled: int = field(default=0, compare=False)
 
     def __len__(self) -> int:
         return len(self.rates)
@@ -47,7 +53,11 @@ def read_trace(path: Path) -> Trace:
     missing = [name for name in COLUMNS if name not in (rows.fieldnames or ())]
     if missing:
         raise ConfigError(f"{path.name}: its first line lacks the column {missing[0]}")
-    return _per_second(_averaged(_figures(rows, path.name)), path.name)
+    try:
+        figures = list(_figures(rows, path.name))
+    except csv.Error as error:
+        raise ConfigError(f"{path.name} line {rows.line_num + 1}: is no CSV: {error}") from None
+    return replace(_per_second(_averaged(figures), path.name), rows=len(figures))
 
 
 def read_folder(folder: Path) -> dict[str, Trace]:
@@ -83,7 +93,7 @@ def _figure(row: Mapping[str, str | None], name: str, where: str) -> float:
     return value
 
 
-def _averaged(rows: Iterator[Row]) -> list[Row]:
+def _averaged(rows: Iterable[Row]) -> list[Row]:
     """One row for each time."""
     same: dict[float, list[Row]] = {}
     for row in rows:
@@ -104,13 +114,15 @@ def _per_second(rows: list[Row], file: str) -> Trace:
         raise ConfigError(f"{file}: is {seconds} s long; {SECONDS_MAX} s are the most")
     if not any(rate for _, rate, _ in rows):
         raise ConfigError(f"{file}: its rates are all 0; nothing could ever be sent")
-    rates, rtts, at = [], [], 0
+    rates, rtts, at, held = [], [], 0, 0
     for second in range(seconds):
+        before = at
         while at + 1 < len(rows) and rows[at + 1][0] - first <= second:
             at += 1
+        held += second > 0 and at == before
         rates.append(rows[at][1])
         rtts.append(rows[at][2])
-    return Trace(tuple(rates), tuple(rtts))
+    return Trace(tuple(rates), tuple(rtts), gaps_filled=held)
 
 
 # --- made up ----------------------------------------------------------------------------------

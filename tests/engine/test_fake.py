@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from dsi_mqtt.core.activation import JSON, NPY, TEXT, Row, Tensor, pack_body, unpack_body
 from dsi_mqtt.core.model import ModelSpec, UnitRange
-from dsi_mqtt.engine.fake import FakeEngine, FakeFactory
-from dsi_mqtt.engine.fake_options import FakeOptions
+from dsi_mqtt.engine.fake import FakeEngine, FakeFactory, describe
+from dsi_mqtt.engine.fake_options import FakeOptions, read_options
 from dsi_mqtt.errors import (
     CheckpointError,
     ConfigError,
@@ -174,3 +174,13 @@ def test_wrong_options_are_named(options: dict[str, object], named: str) -> None
 
 def test_defaults_are_a_model() -> None:
     assert len(FakeEngine(FakeOptions()).graph.units) == 6
+
+
+def test_what_crosses_is_told_for_simulations_only() -> None:
+    options = {"units": 3, "crossing_kib": (20, 5, 0), "input_kib": 40, "result_kib": 2}
+    graph = describe(read_options(options))
+    assert [graph.boundary_bytes(cut) for cut in (1, 2)] == [20_480, 5_120]
+    assert (graph.input_bytes, graph.result_bytes) == (40_960, 2_048)
+    assert describe(FakeOptions(units=3)).boundary_bytes(1) == 64
+    with pytest.raises(ConfigError, match="are for simulations"):
+        FakeFactory().open(ModelSpec(tier="fake", options=options))

@@ -114,7 +114,7 @@ def test_on_a_bare_machine_apt_is_asked_for_all_of_it_without_a_question(machine
     assert all(" install -y --no-install-recommends " in call for call in ended.of("apt-get"))
     assert (machine.checkout / ".venv" / "bin" / "python").exists()
     ours, model = ended.of("python")
-    assert "--constraint constraints.txt --editable .[node,gateway,dev]" in ours
+    assert "--constraint constraints.txt --editable .[node,gateway,evaluate,dev]" in ours
     assert "--require-hashes --requirement requirements/demo-model.txt" in model
 
 

@@ -21,7 +21,9 @@ def written(folder: Path, *rows: str, head: str = HEAD) -> Path:
 
 def test_a_gap_is_held_and_equal_times_are_averaged(tmp_path: Path) -> None:
     path = written(tmp_path, "5,10,20,5G", "6,1,30,5G", "6,3,50,LTE", "9,7,10,LTE")
-    assert read_trace(path) == Trace((10.0, 2.0, 2.0, 2.0, 7.0), (20.0, 40.0, 40.0, 40.0, 10.0))
+    found = read_trace(path)
+    assert found == Trace((10.0, 2.0, 2.0, 2.0, 7.0), (20.0, 40.0, 40.0, 40.0, 10.0))
+    assert (found.rows, found.gaps_filled) == (4, 2)
 
 
 @pytest.mark.parametrize(
@@ -31,6 +33,7 @@ def test_a_gap_is_held_and_equal_times_are_averaged(tmp_path: Path) -> None:
         (["0,1,2,5G", "1,-1,2,5G"], "way.csv line 3: rate_mbit_s is '-1'; give a number of 0 or"),
         (["0,1,nan,5G"], "way.csv line 2: rtt_ms is 'nan'; give a number of 0 or more"),
         (["0,1"], "way.csv line 2: rtt_ms is None; give a number"),
+        (["0,1,2," + "5" * 200_000], "way.csv line 2: is no CSV: field larger than field limit"),
         (["1,1,2,5G", "0,1,2,5G"], "way.csv line 3: time_s 0 is before that of the line above"),
         ([], "way.csv: holds no row below its header"),
         (["0,0,2,5G"], "way.csv: its rates are all 0; nothing could ever be sent"),
