@@ -146,4 +146,4 @@ class Choice:
             return True
         wait = self._moved_at + spec.policy.cooldown_s
         held_back = LookAgain(wait, "a better placement was held back by the cooldown")
-        return held_back if now < wait else False
+        return held_back if now < wait and not move.mends else False

@@ -99,12 +99,10 @@ class _Way:
         return jumped
 
     def carries_at_least(self, byte_s: float, now: float) -> None:
-        """A lower bound. Where it disproves what was thought, only one worth telling remains."""
+        """A lower bound, of which those that say something new count."""
         level = self._level.value
-        if byte_s < (_WORTH if level is None else level):
-            return
-        if self.carries(byte_s, now) and byte_s < _WORTH:
-            self._level, self._settled, self.at = Level(), False, None
+        if byte_s >= (_WORTH if level is None else level):
+            self.carries(byte_s, now)
 
 
 class LinkMeter:
@@ -171,19 +169,8 @@ class LinkMeter:
             rate = (self._received - began[1]) / (now - began[0])
             self._down.carries_at_least(rate, now)
 
-    # --- probes -------------------------------------------------------------------------------
-
-    def due(self, now: float, *, full: bool = False) -> tuple[Probe, ...]:
-        """Probes to send now. full: the socket takes nothing at present."""
-        self._miss_beats(now)
-        probes = self._probes.due(now, far=self._base() > NEAR_S, full=full)
-        for probe in probes:
-            self._counts[probe.number] = self._written, self._received
-            self._counts.pop(probe.number - _COUNTED, None)
-        return probes
-
-    def _miss_beats(self, now: float) -> None:
-        """A beat that is not back by now has waited for so long at least."""
+    def watch(self, now: float) -> None:
+        """Looks whether a beat is late; as often as somebody wants to know."""
         beat = self._probes.oldest_beat()
         if beat is None or not self._is_late(now - beat.sent_at):
             return
@@ -191,6 +178,17 @@ class LinkMeter:
         written, received = self._written - written, self._received - received
         if written + received >= LATE_BYTES:
             self._waited(now - beat.sent_at, written, received, now)
+
+    # --- probes -------------------------------------------------------------------------------
+
+    def due(self, now: float, *, full: bool = False) -> tuple[Probe, ...]:
+        """Probes to send now. full: the socket takes nothing at present."""
+        self.watch(now)
+        probes = self._probes.due(now, far=self._base() > NEAR_S, full=full)
+        for probe in probes:
+            self._counts[probe.number] = self._written, self._received
+            self._counts.pop(probe.number - _COUNTED, None)
+        return probes
 
     def back(self, number: int, now: float) -> None:
         """A beat or a round came back, or an up was acknowledged."""

@@ -131,6 +131,8 @@ class Vitals:
         if self._probe_at <= now:
             self._probe(now)
             self._probe_at = now + PROBE_S
+        else:
+            self._meter.watch(now)
 
     def _probe(self, now: float) -> None:
         up, down = self._link.up, self._link.down
