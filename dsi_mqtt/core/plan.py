@@ -22,8 +22,9 @@ from dsi_mqtt.core.pressure import Pressure, best, busiest_ns
 from dsi_mqtt.core.problem import Problem
 from dsi_mqtt.core.profile import NodeView
 from dsi_mqtt.core.rules import check, compile_rules
-from dsi_mqtt.core.search import Outcome, Path
+from dsi_mqtt.core.search import Outcome
 from dsi_mqtt.core.table import DOOR
+from dsi_mqtt.core.tree import Path
 from dsi_mqtt.errors import ConfigError
 
 __all__ = ["Infeasible", "Plan", "PlannedHop", "PlannedSegment", "check", "plan"]

@@ -20,7 +20,8 @@ from dsi_mqtt.core.aim import Aim
 from dsi_mqtt.core.duties import duties_along
 from dsi_mqtt.core.problem import Budget, Problem
 from dsi_mqtt.core.queueing import waiting_s
-from dsi_mqtt.core.search import CEILING, NOTHING, Outcome, Path, cheapest
+from dsi_mqtt.core.search import CEILING, NOTHING, Outcome, cheapest
+from dsi_mqtt.core.tree import Path
 
 # Steps towards the demand up to which a better placement may be looked for; what is left of the
 # last step is searched in vain.
