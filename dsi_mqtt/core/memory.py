@@ -173,9 +173,7 @@ def _base(graph: ModelGraph, ties_of: Sequence[int], node: int, units: Collectio
     return Load(node, graph.held_bytes(units), ties)
 
 
-def _added(
-    graph: ModelGraph, kept: Sequence[Collection[int]], base: Loads
-) -> NDArray[np.int64]:
+def _added(graph: ModelGraph, kept: Sequence[Collection[int]], base: Loads) -> NDArray[np.int64]:
     """[unit, node]: bytes a unit alone would add to what the node holds before the plan."""
     added = np.empty((len(graph.units), len(kept)), np.int64)
     added[:] = np.array([unit.weight_bytes for unit in graph.units], np.int64)[:, None]
@@ -250,8 +248,10 @@ def _groups(
     least: NDArray[np.int64], allowed: NDArray[np.bool_], base: Loads, caps: Sequence[int]
 ) -> tuple[Group, ...]:
     """One group for each set of nodes that some unit is restricted to."""
-    named = {row.tobytes(): frozenset(np.flatnonzero(row).tolist()) for row in allowed}
-    sets = [named[row.tobytes()] for row in allowed]
+    keys = [row.tobytes() for row in allowed]
+    rows = dict(zip(keys, allowed, strict=True))
+    named = {key: frozenset(np.flatnonzero(row).tolist()) for key, row in rows.items()}
+    sets = [named[key] for key in keys]
     sizes = np.where(allowed, least, np.iinfo(np.int64).max).min(axis=1, initial=2**62).tolist()
     groups = []
     for nodes in dict.fromkeys(sets):

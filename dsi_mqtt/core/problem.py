@@ -23,6 +23,7 @@ leaves it once:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
@@ -90,6 +91,8 @@ class Sums:
         return total + self.hop_of(at, door, cut)
 
     def scaled(self, factor: float) -> Sums:
+        if factor == 1:
+            return self
         return Sums(
             np.rint(factor * self.compute),
             float(np.rint(factor * self.segment)),
@@ -265,22 +268,28 @@ def reach(rules: Rules, allowed: Flags, memory: Memory) -> tuple[Cuts, Flags | N
 
 def twins(rules: Rules, nodes: Sequence[NodeView], allowed: Flags, held: Held) -> tuple[int, ...]:
     """By node: the number of those that differ from it by name alone."""
-    numbers: dict[object, int] = {}
-    found = []
-    for i, node in enumerate(nodes):
-        key = (
+    trusted = rules.trusted(nodes)
+    plain = [
+        (
             node.weight_bytes,
-            node.unit_s,
-            node.prefill_s,
             node.link,
             node.price,
             node.watts,
             node.taken,
             node.codec_pace,
-            rules.trusts(node),
-            rules.may_be_door(node),
-            allowed[:, i].tobytes(),
-            frozenset(held.get(node.node, ())),
+            trust,
+            node.node in rules.forbidden,
         )
-        found.append(numbers.setdefault(key, len(numbers)))
+        for node, trust in zip(nodes, trusted, strict=True)
+    ]
+    alike = Counter(plain)
+    numbers: dict[object, int] = {}
+    found = []
+    for i, (node, key) in enumerate(zip(nodes, plain, strict=True)):
+        if alike[key] == 1:  # there is no need to look at each of its units
+            found.append(numbers.setdefault(i, len(numbers)))
+            continue
+        kept = frozenset(held.get(node.node, ()))
+        more = (key, node.unit_s, node.prefill_s, allowed[:, i].tobytes(), kept)
+        found.append(numbers.setdefault(more, len(numbers)))
     return tuple(found)
