@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from dsi_mqtt.core.problem import Nanoseconds, Problem, Sums
+from dsi_mqtt.core.problem import Cuts, Flags, Nanoseconds, Problem, Sums
 
 # A segment costs a little more than it does, so that of equal scores the one with fewer segments
 # is lower. A binary fraction: sums stay exact up to two hours of latency.
@@ -104,7 +104,7 @@ class Bounds:
     spent[cut, node]: score, charges and rents of the units before `cut`.
     layers[k][end, cut, node]: `spent` and the least that follows, when the node holds the
     segment before `cut` and k more may come; without a bound on their number, one for all k.
-    starts[end, cut, node]: the least from the start of a segment there; after the most segments.
+    begin[end, node]: the least from the start of the first segment.
     """
 
     problem: Problem
@@ -113,29 +113,25 @@ class Bounds:
     score: Sums
     spent: Nanoseconds
     layers: tuple[Nanoseconds, ...]
-    starts: Nanoseconds
+    begin: Nanoseconds
 
     @classmethod
     def of(cls, problem: Problem, prices: Prices, ends: tuple[End, ...]) -> Bounds:
         score = _priced(problem, prices)
         spent = score.compute + prices.charges + prices.rents
         last = _answered(problem, score, spent, ends)
-        programme = _Programme(problem, score, spent, last)
-        layers: list[Nanoseconds] = []
+        programme = _Programme.of(problem, score, spent)
         if problem.segments_bounded:
-            layers.append(last)
-            for _ in range(problem.max_segments - 1):
-                layers.append(programme.layer(layers[-1])[0])
-            _, starts = programme.layer(layers[-1])
+            layers, begin = programme.numbered(last)
         else:
-            layer, starts = programme.layer(None)
-            layers.append(layer)
-        return cls(problem, ends, prices, score, spent, tuple(layers), starts)
+            layer, begin = programme.whole(last)
+            layers = (layer,)
+        return cls(problem, ends, prices, score, spent, layers, begin)
 
     def root(self, end: int, door: int) -> float:
         """The least of all that has this door and this end, credited."""
         score = self.score
-        start = self.starts[end, 0]
+        start = self.begin[end]
         there = start + score.arrive[0, 0] + score.leave[0, 0, door] + score.hop[0]
         there[door] = start[door]
         least = float(there.min()) + self.fixed(end, door)
@@ -162,26 +158,24 @@ class Bounds:
         return following
 
     def steps(self, end: int, door: int) -> Steps:
-        """The chain that the bound stands for.
-
-        Only without a bound on the number of segments.
-        """
-        score, cut, at = self.score, 0, door
-        totals, steps = self.layers[0][end], []
-        while cut < self.problem.units:
-            ways = self.starts[end, cut] + score.arrive[:, cut]
-            ways += (score.leave[:, cut, at] + score.hop)[:, None]
+        """The chain that the bound stands for; none where there is none."""
+        problem, score = self.problem, self.score
+        steps, cut, at = [], 0, door
+        while cut < problem.units:
+            totals = self.after(end, problem.max_segments - len(steps) - 1)[cut + 1 :]
+            totals = totals + problem.closed[cut, cut + 1 :]
+            start = totals.min(axis=0) - self.spent[cut]
+            ways = start + score.arrive[:, cut] + (score.leave[:, cut, at] + score.hop)[:, None]
             if not cut:
                 ways = ways[:1]
             ways[:, at] = np.inf
-            if not cut or self.problem.by_hand:
-                ways[0, at] = self.starts[end, cut, at]
+            if not cut or problem.by_hand:
+                ways[0, at] = start[at]
             coding, node = np.unravel_index(int(ways.argmin()), ways.shape)
-            at = int(node)
-            stops = self.problem.stops(cut)[:, at]
-            stop = cut + 1 + int(np.where(stops, totals[cut + 1 :, at], np.inf).argmin())
-            steps.append((at, stop, int(coding)))
-            cut = stop
+            if not np.isfinite(ways[coding, node]):
+                return ()
+            at, cut = int(node), cut + 1 + int(totals[:, node].argmin())
+            steps.append((at, cut, int(coding)))
         return tuple(steps)
 
 
@@ -234,42 +228,93 @@ def _answered(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Programme:
+    """arrive[coding, cut, node]; leave: with what the hop costs besides.
+
+    segment[cut, node]: what a segment that begins there costs besides, less `spent`.
+    """
+
     problem: Problem
-    score: Sums
     spent: Nanoseconds
-    last: Nanoseconds
+    segment: Nanoseconds
+    leave: Nanoseconds
+    arrive: Nanoseconds
 
-    def layer(self, below: Nanoseconds | None) -> tuple[Nanoseconds, Nanoseconds]:
-        """One layer and its starts. below: that for one segment less, None for any number."""
-        problem, spent = self.problem, self.spent
-        layer = self.last.copy()
-        following = layer if below is None else below
-        starts = np.empty_like(self.last[:, :-1])
-        segment = self.score.segment + MORE
-        furthest = problem.reach.max(axis=1).tolist()
-        for cut in range(problem.units - 1, -1, -1):
-            stop = max(furthest[cut], cut + 1)  # beyond it no node may go
-            stops = problem.stops(cut)[: stop - cut]
-            ends = np.where(stops, following[:, cut + 1 : stop + 1], np.inf)
-            starts[:, cut] = ends.min(axis=1) - spent[cut] + segment
-            if cut:
-                layer[:, cut] = self._moved(cut, starts[:, cut]) + spent[cut]
-        return layer, starts
+    @classmethod
+    def of(cls, problem: Problem, score: Sums, spent: Nanoseconds) -> _Programme:
+        segment = (score.segment + MORE) - spent[:-1]
+        leave = score.leave + score.hop[:, None, None]
+        return cls(problem, spent, segment, leave, score.arrive)
 
-    def _moved(self, cut: int, start: Nanoseconds) -> Nanoseconds:
-        """[end, node]: the least from `cut`, when another node goes on, whichever the coding."""
-        score = self.score
-        there = start[:, None, :] + score.arrive[:, cut]
-        nearest = there.argmin(axis=2)
-        least = there.min(axis=2)
-        if self.problem.by_hand:
-            ways = score.leave[:, cut] + (least + score.hop)[:, :, None]
-            stayed: Nanoseconds = np.minimum(ways.min(axis=1), start)
-            return stayed
-        rows, ways_of = np.arange(there.shape[0])[:, None], np.arange(there.shape[1])
-        there[rows, ways_of, nearest] = np.inf
-        second = there.min(axis=2)
-        ways = (least + score.hop)[:, :, None] + score.leave[:, cut]
-        ways[rows, ways_of, nearest] = second + score.hop + score.leave[ways_of, cut, nearest]
-        moved: Nanoseconds = ways.min(axis=1)
-        return moved
+    def whole(self, last: Nanoseconds) -> tuple[Nanoseconds, Nanoseconds]:
+        """The layer for any number of segments, and what begins there: cut by cut."""
+        closed, layer = self.problem.closed, last.copy()
+        furthest = self.problem.reach.max(axis=1).tolist()
+        for cut in range(self.problem.units - 1, 0, -1):
+            stop = max(furthest[cut], cut + 1) + 1  # beyond it no node may go
+            ends = layer[:, cut + 1 : stop] + closed[cut, cut + 1 : stop]
+            start = ends.min(axis=1) + self.segment[cut]
+            moved = self._moved(start, self.leave[:, cut], self.arrive[:, cut])
+            layer[:, cut] = moved + self.spent[cut]
+        return layer, (layer[:, 1:] + closed[0, 1:]).min(axis=1) + self.segment[0]
+
+    def numbered(self, last: Nanoseconds) -> tuple[tuple[Nanoseconds, ...], Nanoseconds]:
+        """Layers for so many more segments, and what begins with the most: all cuts at once."""
+        windows = _Windows.of(self.problem.reach)
+        layers, inner = [last], slice(1, self.problem.units)
+        for _ in range(self.problem.max_segments - 1):
+            start = windows.least(layers[-1]) + self.segment
+            moved = self._moved(start[:, inner], self.leave[:, inner], self.arrive[:, inner])
+            layer = last.copy()
+            layer[:, inner] = moved + self.spent[inner]
+            layers.append(layer)
+        return tuple(layers), windows.least(layers[-1])[:, 0] + self.segment[0]
+
+    def _moved(self, start: Nanoseconds, leave: Nanoseconds, arrive: Nanoseconds) -> Nanoseconds:
+        """[end, …, node]: the least when another node goes on, whichever the coding.
+
+        start[end, …, node]; leave, arrive[coding, …, node].
+        """
+        there = start[:, None] + arrive
+        if there.shape[-1] > 1:
+            nearest = np.partition(there, 1, axis=-1)
+            least, second = nearest[..., :1], nearest[..., 1:2]
+        else:
+            least, second = there, np.inf
+        elsewhere = np.where(there == least, second, least)
+        moved: Nanoseconds = (elsewhere + leave).min(axis=1)
+        return np.minimum(moved, start) if self.problem.by_hand else moved
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Windows:
+    """Least values over the cuts at which a segment may end, for all segments at once.
+
+    Every window is covered by two that are as long as a power of two. level, first, last[cut,
+    node]: which power, and where the two begin; empty: there is no window.
+    """
+
+    level: Cuts
+    first: Cuts
+    last: Cuts
+    empty: Flags
+
+    @classmethod
+    def of(cls, reach: Cuts) -> _Windows:
+        cuts = np.arange(len(reach))[:, None]
+        length = reach - cuts
+        level = np.frexp(np.maximum(length, 1))[1] - 1
+        first = np.minimum(np.broadcast_to(cuts + 1, reach.shape), len(reach))
+        return cls(level, first, np.maximum(reach + 1 - 2**level, 0), length <= 0)
+
+    def least(self, values: Nanoseconds) -> Nanoseconds:
+        """[end, cut, node] of `values` [end, cut, node], which has a cut more."""
+        ends, cuts, nodes = values.shape
+        table = np.full((ends, int(self.level.max(initial=0)) + 1, cuts, nodes), np.inf)
+        table[:, 0] = values
+        for level in range(1, table.shape[1]):
+            half = 2 ** (level - 1)
+            before = table[:, level - 1]
+            np.minimum(before[:, :-half], before[:, half:], out=table[:, level, :-half])
+        columns = np.arange(nodes)
+        one, other = (table[:, self.level, at, columns] for at in (self.first, self.last))
+        return np.where(self.empty, np.inf, np.minimum(one, other))

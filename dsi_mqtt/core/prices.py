@@ -35,7 +35,6 @@ def tuned(problem: Problem, doors: Sequence[int], ceiling: float) -> Prices:
     The bound is the least over all doors, but few doors matter: the ascent starts with the best
     one and takes in whichever is the best at the prices found so far.
     """
-    problem = replace(problem, max_segments=problem.units)
     looked: tuple[int, ...] = ()
     ascent = _Ascent(problem, (), _rooms(problem), even_rents(problem))
     shares = np.zeros(len(ascent.limits))
