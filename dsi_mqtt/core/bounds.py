@@ -130,27 +130,39 @@ class Bounds:
 
     def root(self, end: int, door: int) -> float:
         """The least of all that has this door and this end, credited."""
-        score = self.score
-        start = self.begin[end]
-        there = start + score.arrive[0, 0] + score.leave[0, 0, door] + score.hop[0]
-        there[door] = start[door]
-        least = float(there.min()) + self.fixed(end, door)
-        return least - self.prices.credit
+        return float(self._roots(end, np.array([door]))[0])
 
     def roots(self) -> dict[int, float]:
         """By door, the least of all that has it."""
         least: dict[int, float] = {}
         for row, end in enumerate(self.ends):
-            for door in end.doors:
-                least[door] = min(self.root(row, door), least.get(door, np.inf))
+            roots = self._roots(row, np.array(end.doors)).tolist()
+            for door, root in zip(end.doors, roots, strict=True):
+                least[door] = min(root, least.get(door, np.inf))
         return least
 
-    def fixed(self, end: int, door: int) -> float:
-        """What a door adds to its chain: access, its fee, the answer's arrival where it is away."""
-        score = self.score
-        away = score.arrive[0, -1, door] if self.ends[end].own is False else 0.0
-        rent = self.prices.rents[-1, door]
-        return float(score.access[door] + away + self.problem.fees[door] - rent)
+    def lowest(self) -> tuple[float, int, int]:
+        """The least of all: with which end and door."""
+        found = []
+        for row, end in enumerate(self.ends):
+            roots = self._roots(row, np.array(end.doors))
+            place = int(roots.argmin())
+            found.append((float(roots[place]), row, end.doors[place]))
+        return min(found)
+
+    def _roots(self, end: int, doors: Cuts) -> Nanoseconds:
+        """[door]: with what the door adds to its chain: access, its fee, and where the chain ends
+        elsewhere, the arrival of the answer.
+        """
+        score, begin = self.score, self.begin[end]
+        # That one may also go from the door to the door is never less than to stay there.
+        hops = float((begin + score.arrive[0, 0]).min()) + score.leave[0, 0, doors] + score.hop[0]
+        least = np.minimum(hops, begin[doors]) + score.access[doors] + self.problem.fees[doors]
+        least -= self.prices.rents[-1, doors] + self.prices.credit
+        if self.ends[end].own is False:
+            least += score.arrive[0, -1, doors]
+        roots: Nanoseconds = least
+        return roots
 
     def after(self, end: int, more: int) -> Nanoseconds:
         """[cut, node]: `spent` and the least that follows; more: segments that may come."""

@@ -14,15 +14,16 @@ from typing import Final
 
 from dsi_mqtt.core.account import Account, account
 from dsi_mqtt.core.aim import Aim, Phase
+from dsi_mqtt.core.demand import busiest_ns
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.formulation import Question
 from dsi_mqtt.core.infeasible import Infeasible, Situation, explain
 from dsi_mqtt.core.model import ModelGraph, UnitRange
-from dsi_mqtt.core.pressure import Pressure, best, busiest_ns
+from dsi_mqtt.core.pressure import Pressure
 from dsi_mqtt.core.problem import Problem
 from dsi_mqtt.core.profile import NodeView
 from dsi_mqtt.core.rules import check, compile_rules
-from dsi_mqtt.core.search import Outcome
+from dsi_mqtt.core.search import Outcome, best
 from dsi_mqtt.core.table import DOOR
 from dsi_mqtt.core.tree import Path
 from dsi_mqtt.errors import ConfigError

@@ -16,21 +16,29 @@ the order of names: paths with equal bounds are taken in that order.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
-from dsi_mqtt.core.bounds import Bounds, Prices, ends_of, exact, grouped, nearest
-from dsi_mqtt.core.prices import tuned
-from dsi_mqtt.core.problem import Problem
-from dsi_mqtt.core.tree import Path, Tree
+from dsi_mqtt.core.aim import Aim
+from dsi_mqtt.core.bounds import MORE, Bounds, Prices, Steps, ends_of, exact, grouped, nearest
+from dsi_mqtt.core.demand import busiest_ns, latency_ns, least_demand
+from dsi_mqtt.core.memory import Loads
+from dsi_mqtt.core.pressure import Pressure, Slopes
+from dsi_mqtt.core.prices import Ascent
+from dsi_mqtt.core.problem import Budget, Nanoseconds, Problem
+from dsi_mqtt.core.tree import Path, Step, Tree
 
-# Expansions without prices; tuning them costs about as much as this many.
-UNPRICED: Final = 60
-# Expansions of the second descent, which has prices to follow but may not find the way down.
-_DESCENT: Final = 200
+# Rounds of tuning prices, of which each costs about as much as an expansion or a few; and the share
+# of the limit that they may take.
+ROUNDS: Final = 40
+_SHARE: Final = 0.5
 CEILING: Final = float(np.finfo(np.float64).max)
+# A cap that is lower by less is not worth new arrays.
+_NARROWER: Final = 0.98
+AT_REST: Final = Aim()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,39 +60,187 @@ class Outcome:
 NOTHING: Final = Outcome(None, np.inf, 0, complete=True, lower=np.inf)
 
 
-def cheapest(
-    problem: Problem, limit: int, *, unpriced: int = UNPRICED, ceiling: float = CEILING
-) -> Outcome:
-    """The placement with the least score, within `limit` expansions.
+def best(problem: Problem, aim: Aim, limit: int, *, rounds: int = ROUNDS) -> Outcome:
+    """The placement with the least score, what its demand adds included.
 
-    unpriced: how many of them before memory gets prices. ceiling: what costs more is of no use.
+    limit: expansions, and rounds of tuning prices, of which there are at most `rounds`.
     """
     if not problem.doors:
         return NOTHING
-    none = Prices.none(problem)
-    roots = Bounds.of(problem, none, grouped(problem.doors)).roots()
-    door = nearest(roots)
-    alone = Bounds.of(problem, none, exact([door]))
-    known = _descend(alone, door, ceiling, limit)
-    if known.path is None:
-        if not known.complete or _tells(problem, ceiling):
-            return known
-        known = Outcome(None, np.inf, known.considered, complete=False, lower=-np.inf)
-    doors = _near(roots, min(known.score, ceiling))
-    bounds = alone if doors == [door] else Bounds.of(problem, none, ends_of(doors))
-    known = _ascend(bounds, known, min(limit, known.considered + unpriced), ceiling)
-    if known.complete or known.considered >= limit:
-        return known
-    target = min(known.score, ceiling)
-    if target == CEILING:
-        target = 2 * known.lower
-    priced = Bounds.of(problem, tuned(problem, doors, target), bounds.ends)
-    roots = priced.roots()
-    door = nearest(roots)
-    most = min(_DESCENT, limit - known.considered)
-    alone = Bounds.of(problem, priced.prices, exact([door]))
-    better = _descend(alone, door, min(known.score, ceiling), most)
-    return _ascend(priced, _merged(known, better), limit, ceiling)
+    return _Search(problem, Pressure(aim), limit, min(rounds, int(_SHARE * limit))).outcome()
+
+
+def cheapest(problem: Problem, limit: int, *, rounds: int = ROUNDS) -> Outcome:
+    """The placement with the least sum."""
+    return best(problem, AT_REST, limit, rounds=rounds)
+
+
+def feasible(problem: Problem, limit: int) -> Outcome:
+    """Any placement; its score need not be the least."""
+    if not problem.doors:
+        return NOTHING
+    return _Search(problem, Pressure(AT_REST), limit, 0).descended(problem.doors[0])
+
+
+@dataclass(slots=True, eq=False)
+class _Search:
+    """path, score: of the best placement known. lower: no placement has less.
+
+    floor: no placement has a smaller sum. ceiling: what costs more is of no use.
+    """
+
+    problem: Problem
+    pressure: Pressure
+    limit: int
+    rounds: int
+    path: Path | None = None
+    score: float = math.inf
+    considered: int = 0
+    lower: float = -math.inf
+    floor: float = -math.inf
+    ceiling: float = CEILING
+
+    def outcome(self) -> Outcome:
+        low, weights = (0.0, None) if self.pressure.idle else least_demand(self.problem)
+        self._limit(low)
+        root = Bounds.of(self.problem, Prices.none(self.problem), grouped(self.problem.doors))
+        self.floor, end, door = root.lowest()
+        if not math.isfinite(self.floor) or math.isinf(self.pressure.adds(low)):
+            return NOTHING
+        self.lower = self.floor + self.pressure.adds(low)
+        steps = root.steps(end, door)
+        self._offer(door, steps)
+        bounds = root
+        if self.score > self.lower:
+            bounds = self._priced(root, low, weights if self.pressure.aim.busiest else None)
+        if self.path is None and self.considered < self.limit:
+            found = self.descended(nearest(root.roots()))
+            if found.path is None and (not found.complete or self._free):
+                return found
+        return self._searched(bounds)
+
+    @property
+    def _free(self) -> bool:
+        """Whether a door that has no placement says that none has."""
+        plain = not self.problem.budgets and not np.isfinite(self.problem.cap)
+        return plain and self.ceiling == CEILING
+
+    @property
+    def _highest(self) -> float:
+        """Nothing above it is of use."""
+        return min(self.score, self.ceiling)
+
+    def _limit(self, low: float) -> None:
+        """The problem with what load and target forbid. low: the least demand."""
+        target, pressure = self.pressure.target_ns, self.pressure
+        if math.isfinite(pressure.most):
+            self.problem = self.problem.capped(pressure.most)
+        if target is None:
+            return
+        if pressure.target_is_ceiling:
+            self.ceiling = target + self.problem.units * MORE
+            return
+        limit = math.floor(target - min(pressure.wait_ns(low), target))
+        budget = Budget("sla.latency_ms", self.problem.latency, limit)
+        self.problem = replace(self.problem, budgets=(*self.problem.budgets, budget))
+
+    def _offer(self, door: int, steps: Steps) -> None:
+        """Keeps a chain that obeys everything and is better than the best known; doors at its ends
+        are tried too.
+        """
+        if not steps:
+            return
+        for other in {door, steps[0][0], steps[-1][0]}.intersection(self.problem.doors):
+            path = (other, tuple(Step._make(step) for step in steps))
+            score = self._score(path)
+            if score < self.score and score <= self.ceiling:
+                self.path, self.score = path, score
+
+    def _score(self, path: Path) -> float:
+        """Inf where a limit forbids the path."""
+        problem, (door, steps) = self.problem, path
+        if len(steps) > problem.max_segments or not _holds(problem, steps):
+            return math.inf
+        if any(budget.sums.along(door, steps) > budget.limit for budget in problem.budgets):
+            return math.inf
+        total = problem.score.along(door, steps) + len(steps) * MORE
+        total += sum(float(problem.fees[node]) for node in {door, *(step.node for step in steps)})
+        if self.pressure.aim_is_sum:
+            return total
+        demand = 0.0 if self.pressure.idle else busiest_ns(problem, path)
+        if demand > problem.cap or not self.pressure.timely(latency_ns(problem, path), demand):
+            return math.inf
+        return total + self.pressure.adds(demand)
+
+    def _tighten(self, low: float) -> None:
+        """What keeps a station busy for longer than a placement that is known allows."""
+        cap = self.problem.cap
+        if self.pressure.idle or self._highest == CEILING:
+            return
+        high = self.pressure.up_to(low, cap, self._highest - self.floor)
+        if high < _NARROWER * cap:
+            self.problem = self.problem.capped(math.floor(high))
+
+    def _priced(self, root: Bounds, low: float, weights: Nanoseconds | None) -> Bounds:
+        """Bounds at prices under which they are high. Chains on the way are offered."""
+        self._tighten(low)
+        idle = self.pressure.idle
+        slopes = None if idle else Slopes.of(self.pressure, low, self.problem.cap)
+        ascent = Ascent.of(self.problem, slopes, weights)
+        highest = bounds = replace(root, prices=ascent.prices())
+        if weights is not None and self.rounds:
+            bounds = Bounds.of(self.problem, ascent.prices(), root.ends)
+        for _ in range(self.rounds):
+            self.considered += 1
+            bound, end, door = bounds.lowest()
+            if ascent.learn(bound):
+                highest = bounds
+            self.lower = max(self.lower, bound)
+            steps = bounds.steps(end, door)
+            self._offer(door, steps)
+            target = self._highest if self._highest < CEILING else 2 * abs(self.lower)
+            if not ascent.climb(bound, target, door, steps):
+                break
+            bounds = Bounds.of(self.problem, ascent.prices(), root.ends)
+        return highest
+
+    def descended(self, door: int) -> Outcome:
+        """The first placement found depth first. What fits does not depend on the door."""
+        bounds = Bounds.of(self.problem, Prices.none(self.problem), exact([door]))
+        tree = Tree(bounds, self.pressure, self.ceiling, deepest_first=True)
+        tree.considered = self.considered
+        tree.plant(0, door)
+        while tree.heap and tree.best is None and tree.considered < self.limit:
+            tree.expand(tree.pop())
+        self.considered = tree.considered
+        if tree.best is None:
+            lower = self.lower if tree.heap else math.inf
+            return Outcome(None, math.inf, self.considered, not tree.heap, lower)
+        self.path, self.score = tree.best.path, tree.best.least
+        return Outcome(self.path, self.score, self.considered, complete=False, lower=self.lower)
+
+    def _searched(self, bounds: Bounds) -> Outcome:
+        """The best placement, or the best known once the limit is reached."""
+        self._tighten(0.0)
+        doors = _near(bounds.roots(), self._highest)
+        ends = ends_of(doors)
+        if ends != bounds.ends and self.considered < self.limit:
+            bounds = Bounds.of(self.problem, bounds.prices, ends)
+        tree = Tree(bounds, self.pressure, self._highest, self.floor)
+        tree.considered = self.considered
+        for row, end in enumerate(bounds.ends):
+            for door in end.doors:
+                tree.plant(row, door)
+        while tree.heap and tree.considered < self.limit:
+            entry = tree.pop()
+            if entry.stop == self.problem.units:
+                return Outcome(entry.path, entry.least, tree.considered, True, entry.least)
+            tree.expand(entry)
+        if tree.best is not None:
+            self.path, self.score = tree.best.path, tree.best.least
+        lower = max(self.lower, tree.heap[0].least) if tree.heap else self.score
+        complete = lower >= self.score
+        return Outcome(self.path, self.score, tree.considered, complete, min(lower, self.score))
 
 
 def _near(roots: dict[int, float], ceiling: float) -> list[int]:
@@ -93,54 +249,14 @@ def _near(roots: dict[int, float], ceiling: float) -> list[int]:
     return [door for _, door in near]
 
 
-def feasible(problem: Problem, limit: int) -> Outcome:
-    """Any placement; its score need not be the least."""
-    if not problem.doors:
-        return NOTHING
-    bounds = Bounds.of(problem, Prices.none(problem), exact(problem.doors[:1]))
-    return _descend(bounds, problem.doors[0], CEILING, limit)
-
-
-def _tells(problem: Problem, ceiling: float) -> bool:
-    """Whether one door that has no placement says that none has."""
-    free = not problem.budgets and not np.isfinite(problem.cap)
-    return free and ceiling == CEILING
-
-
-def _merged(known: Outcome, other: Outcome) -> Outcome:
-    considered = known.considered + other.considered
-    best = known if other.path is None or known.score <= other.score else other
-    return Outcome(best.path, best.score, considered, complete=False, lower=known.lower)
-
-
-def _descend(bounds: Bounds, door: int, ceiling: float, limit: int) -> Outcome:
-    """The first placement found depth first. What fits does not depend on the door."""
-    tree = Tree(bounds, ceiling, deepest_first=True)
-    tree.plant(0, door)
-    while tree.heap and tree.best is None:
-        if tree.considered >= limit:
-            return Outcome(None, np.inf, tree.considered, complete=False, lower=-np.inf)
-        tree.expand(tree.pop())
-    if tree.best is None:
-        return Outcome(None, np.inf, tree.considered, complete=True, lower=np.inf)
-    best = tree.best
-    return Outcome(best.path, best.least, tree.considered, complete=False, lower=-np.inf)
-
-
-def _ascend(bounds: Bounds, known: Outcome, limit: int, ceiling: float) -> Outcome:
-    """The best placement, given a known one; the best seen once `limit` is reached."""
-    tree = Tree(bounds, min(known.score, ceiling), considered=known.considered)
-    for row, end in enumerate(bounds.ends):
-        for door in end.doors:
-            tree.plant(row, door)
-    while tree.heap and tree.considered < limit:
-        entry = tree.pop()
-        if entry.stop == bounds.problem.units:
-            return Outcome(entry.path, entry.least, tree.considered, True, entry.least)
-        tree.expand(entry)
-    if not tree.heap:
-        return Outcome(known.path, known.score, tree.considered, True, known.score)
-    lower = max(known.lower, tree.heap[0].least)
-    if tree.best is None:
-        return Outcome(known.path, known.score, tree.considered, False, lower)
-    return Outcome(tree.best.path, tree.best.least, tree.considered, False, lower)
+def _holds(problem: Problem, steps: tuple[Step, ...]) -> bool:
+    """Whether nodes that return have room for all that they are given."""
+    loads: Loads = ()
+    start = 0
+    for node, stop, _ in steps:
+        before = next((load for load in loads if load.node == node), None)
+        if before is not None and problem.memory.reach(before, start) < stop:
+            return False
+        loads = problem.memory.after(loads, node, start, stop)
+        start = stop
+    return True

@@ -22,6 +22,7 @@ import numpy as np
 from dsi_mqtt.core.bounds import MORE, Bounds
 from dsi_mqtt.core.duties import Duties
 from dsi_mqtt.core.memory import Loads
+from dsi_mqtt.core.pressure import Pressure
 from dsi_mqtt.core.problem import Cuts, Flags, Nanoseconds
 
 
@@ -131,15 +132,33 @@ class _Stand(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Tree:
-    """Paths waiting for expansion. `best` is the best complete path seen."""
+    """Paths waiting for expansion. `best` is the best complete path seen.
+
+    floor: no chain has a smaller sum, so that no demand beyond `cap` stays within the ceiling.
+    """
 
     bounds: Bounds
+    pressure: Pressure
     ceiling: float
+    floor: float = -math.inf
     deepest_first: bool = False
     considered: int = 0
     heap: list[Entry] = field(default_factory=list)
     best: Entry | None = None
+    cap: float = math.inf
     _seen: dict[tuple[int, int, int, int], list[_Stand]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.cap = self.bounds.problem.cap
+        self._tighten()
+
+    @property
+    def loads(self) -> bool:
+        """Whether demands matter."""
+        return not self.pressure.idle
+
+    def _tighten(self) -> None:
+        self.cap = self.pressure.up_to(0.0, self.cap, self.ceiling - self.floor)
 
     def plant(self, end: int, door: int) -> None:
         least = self.bounds.root(end, door)
@@ -180,17 +199,17 @@ class Tree:
             heapq.heappush(self.heap, new)
 
     def _push_complete(self, entry: Entry) -> None:
-        """What it costs, whatever the prices say."""
-        problem, door = self.bounds.problem, entry.path[0]
-        least = entry.spent + problem.score.hop_of(entry.node, door, problem.units)
-        if least > self.ceiling or not self._fits(entry):
+        least = self._score(entry)
+        if least > self.ceiling:
             return
         rank = entry.rank if self.deepest_first else least
         new = entry._replace(rank=rank, least=least, siblings=None)
         heapq.heappush(self.heap, new)
         if self.best is None or new < self.best:
             self.best = new
-            self.ceiling = min(self.ceiling, least)
+            if least < self.ceiling:
+                self.ceiling = least
+                self._tighten()
 
     def _ways(self, entry: Entry, duties: Duties, cut: int, stops: Flags) -> _Ways | None:
         """All that may follow and is not above the ceiling, the least first; None: nothing."""
@@ -215,18 +234,22 @@ class Tree:
             order = np.lexsort((ways.codings, ways.stops, ways.nodes, ways.leasts))
         return _Ways._make(part[..., order] for part in ways)
 
-    def _fits(self, entry: Entry) -> bool:
-        """Whether a complete path obeys what the bound forgets."""
+    def _score(self, entry: Entry) -> float:
+        """Of a complete path, whatever the prices say; inf where a limit forbids it."""
         problem, (door, steps) = self.bounds.problem, entry.path
-        answer = [b.sums.hop_of(steps[-1].node, door, problem.units) for b in problem.budgets]
-        if any(
-            used + more > budget.limit
-            for used, more, budget in zip(entry.used, answer, problem.budgets, strict=True)
+        at, end = steps[-1].node, problem.units
+        for used, budget in zip(entry.used, problem.budgets, strict=True):
+            if used + budget.sums.hop_of(at, door, end) > budget.limit:
+                return math.inf
+        total = entry.spent + problem.score.hop_of(at, door, end)
+        if self.pressure.aim_is_sum:
+            return total
+        demand = self._duties(entry).answered(problem, at, door).most if self.loads else 0.0
+        if demand > self.cap or not self.pressure.timely(
+            problem.latency.along(door, steps), demand
         ):
-            return False
-        if not np.isfinite(problem.cap):
-            return True
-        return self._duties(entry).answered(problem, steps[-1].node, door).most <= problem.cap
+            return math.inf
+        return total + self.pressure.adds(demand)
 
     def _loads(self, entry: Entry) -> Loads | None:
         """With the entry's last segment; None where it cannot fit."""
@@ -240,7 +263,7 @@ class Tree:
     def _duties(self, entry: Entry) -> Duties:
         """With the entry's last segment and the hop to it."""
         door, steps = entry.path
-        if not steps or not np.isfinite(self.bounds.problem.cap):
+        if not steps or not self.loads:
             return entry.duties
         source, start = (steps[-2].node, steps[-2].stop) if len(steps) > 1 else (door, 0)
         return entry.duties.with_segment(self.bounds.problem, source, start, steps[-1])
@@ -248,7 +271,7 @@ class Tree:
     def _admit(self, entry: Entry) -> tuple[Loads, Duties] | None:
         """Loads and duties with the last segment; None when the path leads nowhere new."""
         loads, duties = self._loads(entry), self._duties(entry)
-        if loads is None or duties.most > self.bounds.problem.cap:
+        if loads is None or (self.loads and duties.most > self.cap):
             return None
         if not entry.path[1]:
             return loads, duties
@@ -273,7 +296,7 @@ class Tree:
             return False
         if any(a > b for a, b in zip(other.entry.used, here.entry.used, strict=True)):
             return False
-        if np.isfinite(problem.cap) and not other.duties.covers(here.duties):
+        if self.loads and not other.duties.covers(here.duties):
             return False
         return problem.memory.covers(other.loads, here.loads)
 
@@ -330,7 +353,7 @@ class Tree:
             hops[:, at] = np.inf
             if stays:
                 hops[0, at] = 0.0
-        if number > 1 and not problem.budgets and not np.isfinite(problem.cap):
+        if number > 1 and not problem.budgets and not self.loads:
             best = true.argmin(axis=0)
             priced = np.where(best == np.arange(number)[:, None], priced, np.inf)
             return [(k, true[k], priced[k]) for k in set(best.tolist())]
