@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from dsi_mqtt.core.formulation import HOUR_S, Question, price_of
 from dsi_mqtt.core.model import UnitRange
+from dsi_mqtt.core.path import Path
 from dsi_mqtt.core.problem import Problem
 from dsi_mqtt.core.rules import Rules
 from dsi_mqtt.core.sizes import GIB
-from dsi_mqtt.core.tree import Path
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from typing import Final
 import numpy as np
 
 from dsi_mqtt.core.duties import duties_along
+from dsi_mqtt.core.path import Path
 from dsi_mqtt.core.problem import Nanoseconds, Problem
-from dsi_mqtt.core.tree import Path
 
 _ROUNDS: Final = 24
 

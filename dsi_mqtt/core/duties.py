@@ -52,15 +52,6 @@ class Duties:
         duties[node] = duties.get(node, Duty()).plus(work, sends, gets)
         return Duties(tuple(sorted(duties.items())))
 
-    def covers(self, other: Duties) -> bool:
-        """Whether every station is free for as long as under `other`."""
-        others = dict(other.of)
-        return all(
-            mine <= theirs
-            for node, duty in self.of
-            for mine, theirs in zip(duty, others.get(node, Duty()), strict=True)
-        )
-
 
 def duties_along(problem: Problem, door: int, steps: Iterable[tuple[int, int, int]]) -> Duties:
     """Of a whole chain."""

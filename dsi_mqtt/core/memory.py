@@ -143,10 +143,12 @@ class Memory:
         return [group for group in self.groups if group.need[0] > group.have]
 
     def covers(self, light: Loads, heavy: Loads) -> bool:
-        """Whether `light`, loads of some nodes in `heavy`, leaves room for whatever that does."""
+        """Whether `light` leaves room for whatever `heavy` does."""
         others = {load.node: load for load in heavy}
         for load in light:
-            other = others[load.node]
+            other = others.get(load.node)
+            if other is None:
+                return False
             missing = other.ties & ~load.ties
             more = self._tied_bytes(missing) if missing else 0
             if load.used + more > other.used:

@@ -19,13 +19,13 @@ from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.formulation import Question
 from dsi_mqtt.core.infeasible import Infeasible, Situation, explain
 from dsi_mqtt.core.model import ModelGraph, UnitRange
+from dsi_mqtt.core.path import Path
 from dsi_mqtt.core.pressure import Pressure
 from dsi_mqtt.core.problem import Problem
 from dsi_mqtt.core.profile import NodeView
 from dsi_mqtt.core.rules import check, compile_rules
 from dsi_mqtt.core.search import Outcome, best
 from dsi_mqtt.core.table import DOOR
-from dsi_mqtt.core.tree import Path
 from dsi_mqtt.errors import ConfigError
 
 __all__ = ["Infeasible", "Plan", "PlannedHop", "PlannedSegment", "check", "plan"]

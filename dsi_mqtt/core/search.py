@@ -26,14 +26,15 @@ from dsi_mqtt.core.aim import Aim
 from dsi_mqtt.core.bounds import MORE, Bounds, Prices, Steps, ends_of, exact, grouped, nearest
 from dsi_mqtt.core.demand import busiest_ns, latency_ns, least_demand
 from dsi_mqtt.core.memory import Loads
+from dsi_mqtt.core.path import Path, Step
 from dsi_mqtt.core.pressure import Pressure, Slopes
 from dsi_mqtt.core.prices import Ascent
 from dsi_mqtt.core.problem import Budget, Nanoseconds, Problem
-from dsi_mqtt.core.tree import Path, Step, Tree
+from dsi_mqtt.core.tree import Tree
 
 # Rounds of tuning prices, of which each costs about as much as an expansion or a few; and the share
 # of the limit that they may take.
-ROUNDS: Final = 40
+ROUNDS: Final = 80
 _SHARE: Final = 0.5
 CEILING: Final = float(np.finfo(np.float64).max)
 # A cap that is lower by less is not worth new arrays.
@@ -110,13 +111,13 @@ class _Search:
         self.lower = self.floor + self.pressure.adds(low)
         steps = root.steps(end, door)
         self._offer(door, steps)
-        bounds = root
-        if self.score > self.lower:
-            bounds = self._priced(root, low, weights if self.pressure.aim.busiest else None)
-        if self.path is None and self.considered < self.limit:
+        if self.path is None:
             found = self.descended(nearest(root.roots()))
             if found.path is None and (not found.complete or self._free):
                 return found
+        bounds = root
+        if self.score > self.lower:
+            bounds = self._priced(root, low, weights if self.pressure.aim.busiest else None)
         return self._searched(bounds)
 
     @property
@@ -226,7 +227,10 @@ class _Search:
         ends = ends_of(doors)
         if ends != bounds.ends and self.considered < self.limit:
             bounds = Bounds.of(self.problem, bounds.prices, ends)
-        tree = Tree(bounds, self.pressure, self._highest, self.floor)
+        plain = None
+        if not self.pressure.idle and not self.problem.fees.any():
+            plain = Bounds.of(self.problem, Prices.none(self.problem), bounds.ends)
+        tree = Tree(bounds, self.pressure, self._highest, self.floor, plain)
         tree.considered = self.considered
         for row, end in enumerate(bounds.ends):
             for door in end.doors:

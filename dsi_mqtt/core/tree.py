@@ -4,10 +4,8 @@ A path is (door, step, step, …), a step (node, stop, coding): the segments pla
 and how what enters each is written. To expand one is to look at every step that may come next; only
 the best of them waits, and the next best takes its place when it is expanded in turn.
 
-A path leads nowhere new, and is dropped, when another one *dominates* it: one with the same door
-that stands at the same cut on the same node, has no higher score, has used up no more of any
-budget, and leaves at least as much room on every node and station. Of nodes that differ by name
-alone, their *twins*, the first unused one stands for all.
+A path leads nowhere new, and is dropped, where another one dominates it (`core.standing`). Of nodes
+that differ by name alone, their *twins*, the first unused one stands for all.
 """
 
 from __future__ import annotations
@@ -22,20 +20,10 @@ import numpy as np
 from dsi_mqtt.core.bounds import MORE, Bounds
 from dsi_mqtt.core.duties import Duties
 from dsi_mqtt.core.memory import Loads
+from dsi_mqtt.core.path import Path, Step
 from dsi_mqtt.core.pressure import Pressure
 from dsi_mqtt.core.problem import Cuts, Flags, Nanoseconds
-
-
-class Step(NamedTuple):
-    """A segment up to `stop` on `node`; coding: of the hop that brings what enters it."""
-
-    node: int
-    stop: int
-    coding: int
-
-
-# The door, then steps. Paths are compared in this order.
-Path = tuple[int, tuple[Step, ...]]
+from dsi_mqtt.core.standing import Stand, Standing
 
 
 class Entry(NamedTuple):
@@ -120,33 +108,25 @@ class _Siblings:
         )
 
 
-class _Stand(NamedTuple):
-    """A path that has been expanded. tight: its loaded nodes, as bits; paid: whose fees."""
-
-    entry: Entry
-    loads: Loads
-    duties: Duties
-    tight: int
-    paid: frozenset[int]
-
-
 @dataclass(slots=True, eq=False)
 class Tree:
     """Paths waiting for expansion. `best` is the best complete path seen.
 
     floor: no chain has a smaller sum, so that no demand beyond `cap` stays within the ceiling.
+    plain: bounds without any price, where they say more of what can follow than the floor.
     """
 
     bounds: Bounds
     pressure: Pressure
     ceiling: float
     floor: float = -math.inf
+    plain: Bounds | None = None
     deepest_first: bool = False
     considered: int = 0
     heap: list[Entry] = field(default_factory=list)
     best: Entry | None = None
     cap: float = math.inf
-    _seen: dict[tuple[int, int, int, int], list[_Stand]] = field(default_factory=dict)
+    _seen: dict[tuple[int, int, int, int], Standing] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.cap = self.bounds.problem.cap
@@ -275,30 +255,27 @@ class Tree:
             return None
         if not entry.path[1]:
             return loads, duties
-        paid = frozenset((entry.path[0], *(step.node for step in entry.path[1])))
-        tight = sum(1 << load.node for load in loads)
-        here = _Stand(entry, loads, duties, tight, paid)
-        seen = self._seen.setdefault((entry.path[0], entry.end, entry.node, entry.stop), [])
-        if any(self._dominates(other, here) for other in seen):
+        if self._rest(entry) + self.pressure.adds(duties.most) > self.ceiling:
             return None
-        seen.append(here)
-        return loads, duties
+        paid = frozenset((entry.path[0], *(step.node for step in entry.path[1])))
+        place = (entry.path[0], entry.end, entry.node, entry.stop)
+        if place not in self._seen:
+            problem, scored = self.bounds.problem, not self.deepest_first
+            self._seen[place] = Standing(problem, scored, self.loads)
+        here = Stand(entry.path, entry.spent, entry.used, loads, duties, paid)
+        return (loads, duties) if self._seen[place].admits(here) else None
 
-    def _dominates(self, other: _Stand, here: _Stand) -> bool:
-        if other.tight & ~here.tight:
-            return False
-        problem = self.bounds.problem
-        if not self.deepest_first:
-            unpaid = sum(float(problem.fees[node]) for node in here.paid - other.paid)
-            if (other.entry.spent + unpaid, other.entry.path) > (here.entry.spent, here.entry.path):
-                return False
-        if problem.segments_bounded and len(other.entry.path[1]) > len(here.entry.path[1]):
-            return False
-        if any(a > b for a, b in zip(other.entry.used, here.entry.used, strict=True)):
-            return False
-        if self.loads and not other.duties.covers(here.duties):
-            return False
-        return problem.memory.covers(other.loads, here.loads)
+    def _rest(self, entry: Entry) -> float:
+        """The least sum of all its completions, whatever demands add."""
+        if self.plain is None:
+            return self.floor
+        (door, steps), end = entry.path, self.plain.ends[entry.end]
+        after = self.plain.after(entry.end, self.plain.problem.max_segments - len(steps))
+        at = entry.stop, entry.node
+        rest = entry.spent + float(after[at] - self.plain.spent[at])
+        if end.own is False:
+            rest += float(self.plain.score.arrive[0, -1, door])
+        return rest
 
     def _following(self, entry: Entry, duties: Duties, cut: int) -> tuple[Nanoseconds, Nanoseconds]:
         """[stop - cut - 1, node]: least and spent, but for the hop that leads there."""
