@@ -14,6 +14,7 @@ for a set of doors as if the last node were the door; or for a chain that ends s
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -34,12 +35,14 @@ Steps = tuple[tuple[int, int, int], ...]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prices:
-    """charges[cut, node]: of the units before `cut`; credit: of all nodes.
+    """charges[cut, node]: of the units before `cut`; credit: for all that has a price.
 
     rents[cut, node]: parts of the node's fee that the units before `cut` are charged. Whole ns.
     rates: by budget, ns for one of what it counts; what is within its limit is credited.
     stations[work/sends/gets, node]: ns for one that a request keeps the station busy; what is
         within the cap is credited. None: no price on any.
+    demands, credits: what of the credit is for stations falls in steps: from the second demand on
+        the second credit suffices, and so on.
     """
 
     charges: Nanoseconds
@@ -47,6 +50,15 @@ class Prices:
     rents: Nanoseconds
     rates: tuple[float, ...] = ()
     stations: Nanoseconds | None = None
+    demands: tuple[float, ...] = ()
+    credits: tuple[float, ...] = ()
+
+    def relief(self, demand: float) -> float:
+        """What of the credit a placement does not need that keeps a station busy for so long."""
+        if not self.credits:
+            return 0.0
+        step = max(0, bisect.bisect_left(self.demands, demand) - 1)
+        return self.credits[0] - self.credits[min(step, len(self.credits) - 1)]
 
     @classmethod
     def none(cls, problem: Problem) -> Prices:

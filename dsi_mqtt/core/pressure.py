@@ -113,10 +113,13 @@ class Slopes:
         waits = [pressure.wait_ns(end) if aim.latency else 0.0 for end in ends[:-1].tolist()]
         return cls(ends, aim.latency * np.array(waits), aim.busiest)
 
-    def excess(self, slope: float) -> tuple[float, float]:
-        """The most by which `slope` times a demand exceeds what it adds, and that demand."""
+    def excesses(self, slope: float) -> Nanoseconds:
+        """[part]: the most by which `slope` times a demand there exceeds what it adds."""
         beyond = slope - self.busiest
         ends = self.ends[1:] if beyond > 0 else self.ends[:-1]
-        excess = beyond * ends - self.waits
-        part = int(excess.argmax())
-        return float(np.ceil(excess[part])), float(ends[part])
+        return np.ceil(beyond * ends - self.waits)
+
+    def steepest(self, slope: float) -> float:
+        """The demand of which that is the most."""
+        part = int(self.excesses(slope).argmax())
+        return float(self.ends[part + 1 if slope > self.busiest else part])

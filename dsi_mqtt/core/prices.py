@@ -81,11 +81,21 @@ class Ascent:
             np.cumsum(np.floor(weights * each[:nodes]), axis=0, out=charges[1:])
         after = nodes + len(self.problem.budgets)
         credit = float(np.ceil(self.shares[:after]).sum())
-        stations = None
-        if self.slopes is not None:
-            stations = each[after:].reshape(3, nodes)
-            credit += self.slopes.excess(float(stations.sum()))[0]
-        return Prices(charges, credit, self.rents, tuple(each[nodes:after]), stations)
+        rates = tuple(each[nodes:after])
+        if self.slopes is None:
+            return Prices(charges, credit, self.rents, rates)
+        stations = each[after:].reshape(3, nodes)
+        excesses = self.slopes.excesses(float(stations.sum()))
+        credits_ = np.maximum.accumulate(excesses[::-1])[::-1]
+        return Prices(
+            charges,
+            credit + float(credits_[0]),
+            self.rents,
+            rates,
+            stations,
+            tuple(self.slopes.ends[:-1].tolist()),
+            tuple(credits_.tolist()),
+        )
 
     def learn(self, bound: float) -> bool:
         """What the bound is at these prices; whether that is the highest."""
@@ -126,7 +136,7 @@ class Ascent:
         if self.slopes is not None:
             after = len(self.rooms) + len(self.problem.budgets)
             slope = float(self.shares[after:].sum()) / self.scale
-            most[after:] = self.slopes.excess(slope)[1]
+            most[after:] = self.slopes.steepest(slope)
             busy = used[after:].reshape(3, -1)
             for node, duty in duties_along(self.problem, door, steps).of:
                 busy[:, node] = duty

@@ -255,7 +255,7 @@ class Tree:
             return None
         if not entry.path[1]:
             return loads, duties
-        if self._rest(entry) + self.pressure.adds(duties.most) > self.ceiling:
+        if self.loads and self._least(entry, duties.most) > self.ceiling:
             return None
         paid = frozenset((entry.path[0], *(step.node for step in entry.path[1])))
         place = (entry.path[0], entry.end, entry.node, entry.stop)
@@ -264,6 +264,12 @@ class Tree:
             self._seen[place] = Standing(problem, scored, self.loads)
         here = Stand(entry.path, entry.spent, entry.used, loads, duties, paid)
         return (loads, duties) if self._seen[place].admits(here) else None
+
+    def _least(self, entry: Entry, demand: float) -> float:
+        """Of all its completions, which keep a station busy for so long at least."""
+        prices = self.bounds.prices
+        more = prices.relief(demand) - prices.relief(entry.duties.most)
+        return max(entry.least + more, self._rest(entry) + self.pressure.adds(demand))
 
     def _rest(self, entry: Entry) -> float:
         """The least sum of all its completions, whatever demands add."""
@@ -290,7 +296,7 @@ class Tree:
         spent = entry.spent + segment + fees - compute[cut] + compute[cut + 1 :]
         priced = bounds.score.segment + MORE
         least = entry.spent + priced + fees - bounds.spent[cut] + after[cut + 1 :]
-        least += self._paid(entry, duties) - prices.credit
+        least += self._paid(entry, duties) - prices.credit + prices.relief(duties.most)
         if bounds.ends[entry.end].own is False:
             least += bounds.score.arrive[0, -1, door]
         if problem.fees.any():
