@@ -29,6 +29,9 @@ MORE: Final = 2.0**-10
 # Doors that have an end of their own.
 OWN: Final = 6
 
+# Segments that are still few.
+_FEW: Final = 7
+
 # (node, stop, coding of the hop there)
 Steps = tuple[tuple[int, int, int], ...]
 
@@ -134,10 +137,9 @@ class Bounds:
         last = _answered(problem, score, spent, ends)
         programme = _Programme.of(problem, score, spent)
         if problem.segments_bounded:
-            layers, begin = programme.numbered(last)
+            layers, begin = programme.numbered(last, problem.max_segments)
         else:
-            layer, begin = programme.whole(last)
-            layers = (layer,)
+            layers, begin = programme.whole(last)
         return cls(problem, ends, prices, score, spent, layers, begin)
 
     def root(self, end: int, door: int) -> float:
@@ -269,8 +271,35 @@ class _Programme:
         leave = score.leave + score.hop[:, None, None]
         return cls(problem, spent, segment, leave, score.arrive)
 
-    def whole(self, last: Nanoseconds) -> tuple[Nanoseconds, Nanoseconds]:
-        """The layer for any number of segments, and what begins there: cut by cut."""
+    def numbered(
+        self, last: Nanoseconds, segments: int
+    ) -> tuple[tuple[Nanoseconds, ...], Nanoseconds]:
+        """Layers for so many more segments, and what begins with the most: all cuts at once.
+
+        The layers end where one more segment makes nothing less.
+        """
+        windows = _Windows.of(self.problem.reach)
+        layers, inner = [last], slice(1, self.problem.units)
+        for _ in range(segments - 1):
+            start = windows.least(layers[-1]) + self.segment
+            moved = self._moved(start[:, inner], self.leave[:, inner], self.arrive[:, inner])
+            layer = last.copy()
+            np.add(moved, self.spent[inner], out=layer[:, inner])
+            if np.array_equal(layer, layers[-1]):
+                break
+            layers.append(layer)
+        return tuple(layers), windows.least(layers[-1])[:, 0] + self.segment[0]
+
+    def whole(self, last: Nanoseconds) -> tuple[tuple[Nanoseconds, ...], Nanoseconds]:
+        """One layer for any number of segments, and what begins there.
+
+        Most often few segments are the best, and their layers are the quickest way; else it goes
+        cut by cut.
+        """
+        if not self.problem.by_hand:
+            layers, begin = self.numbered(last, _FEW)
+            if len(layers) < _FEW:
+                return layers[-1:], begin
         closed, layer = self.problem.closed, last.copy()
         furthest = self.problem.reach.max(axis=1).tolist()
         for cut in range(self.problem.units - 1, 0, -1):
@@ -279,19 +308,7 @@ class _Programme:
             start = ends.min(axis=1) + self.segment[cut]
             moved = self._moved(start, self.leave[:, cut], self.arrive[:, cut])
             layer[:, cut] = moved + self.spent[cut]
-        return layer, (layer[:, 1:] + closed[0, 1:]).min(axis=1) + self.segment[0]
-
-    def numbered(self, last: Nanoseconds) -> tuple[tuple[Nanoseconds, ...], Nanoseconds]:
-        """Layers for so many more segments, and what begins with the most: all cuts at once."""
-        windows = _Windows.of(self.problem.reach)
-        layers, inner = [last], slice(1, self.problem.units)
-        for _ in range(self.problem.max_segments - 1):
-            start = windows.least(layers[-1]) + self.segment
-            moved = self._moved(start[:, inner], self.leave[:, inner], self.arrive[:, inner])
-            layer = last.copy()
-            layer[:, inner] = moved + self.spent[inner]
-            layers.append(layer)
-        return tuple(layers), windows.least(layers[-1])[:, 0] + self.segment[0]
+        return (layer,), (layer[:, 1:] + closed[0, 1:]).min(axis=1) + self.segment[0]
 
     def _moved(self, start: Nanoseconds, leave: Nanoseconds, arrive: Nanoseconds) -> Nanoseconds:
         """[end, …, node]: the least when another node goes on, whichever the coding.
@@ -313,32 +330,35 @@ class _Programme:
 class _Windows:
     """Least values over the cuts at which a segment may end, for all segments at once.
 
-    Every window is covered by two that are as long as a power of two. level, first, last[cut,
-    node]: which power, and where the two begin; empty: there is no window.
+    Every window is covered by two that are as long as a power of two. one, other[cut, node]: where
+    what is least in these stands in a table [power, cut, node]; empty: there is no window.
     """
 
-    level: Cuts
-    first: Cuts
-    last: Cuts
+    powers: int
+    one: Cuts
+    other: Cuts
     empty: Flags
 
     @classmethod
     def of(cls, reach: Cuts) -> _Windows:
-        cuts = np.arange(len(reach))[:, None]
-        length = reach - cuts
-        level = np.frexp(np.maximum(length, 1))[1] - 1
-        first = np.minimum(np.broadcast_to(cuts + 1, reach.shape), len(reach))
-        return cls(level, first, np.maximum(reach + 1 - 2**level, 0), length <= 0)
+        cuts, nodes = reach.shape
+        starts = np.arange(cuts)[:, None]
+        length = reach - starts
+        power = np.frexp(np.maximum(length, 1))[1] - 1
+        table = power * (cuts + 1) * nodes + np.arange(nodes)
+        last = np.maximum(reach + 1 - 2**power, 0)
+        powers = int(power.max(initial=0)) + 1
+        return cls(powers, table + (starts + 1) * nodes, table + last * nodes, length <= 0)
 
     def least(self, values: Nanoseconds) -> Nanoseconds:
         """[end, cut, node] of `values` [end, cut, node], which has a cut more."""
-        ends, cuts, nodes = values.shape
-        table = np.full((ends, int(self.level.max(initial=0)) + 1, cuts, nodes), np.inf)
+        table = np.empty((values.shape[0], self.powers, *values.shape[1:]))
         table[:, 0] = values
-        for level in range(1, table.shape[1]):
-            half = 2 ** (level - 1)
-            before = table[:, level - 1]
-            np.minimum(before[:, :-half], before[:, half:], out=table[:, level, :-half])
-        columns = np.arange(nodes)
-        one, other = (table[:, self.level, at, columns] for at in (self.first, self.last))
-        return np.where(self.empty, np.inf, np.minimum(one, other))
+        for power in range(1, self.powers):
+            half = 2 ** (power - 1)
+            before = table[:, power - 1]
+            np.minimum(before[:, :-half], before[:, half:], out=table[:, power, :-half])
+        flat = table.reshape(len(values), -1)
+        least = np.minimum(flat.take(self.one, axis=1), flat.take(self.other, axis=1))
+        least[:, self.empty] = np.inf
+        return least
