@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -55,6 +55,15 @@ class Prices:
     stations: Nanoseconds | None = None
     demands: tuple[float, ...] = ()
     credits: tuple[float, ...] = ()
+
+    def only(self, nodes: Sequence[int]) -> Prices:
+        """With these nodes alone: nothing is said to be worth more than it is."""
+        return replace(
+            self,
+            charges=self.charges[:, nodes],
+            rents=self.rents[:, nodes],
+            stations=None if self.stations is None else self.stations[:, nodes],
+        )
 
     def relief(self, demand: float) -> float:
         """What of the credit a placement does not need that keeps a station busy for so long."""
@@ -135,7 +144,8 @@ class Bounds:
         score = _priced(problem, prices)
         spent = score.compute + prices.charges + prices.rents
         last = _answered(problem, score, spent, ends)
-        programme = _Programme.of(problem, score, spent)
+        busy = prices.stations is not None and bool(prices.stations.any())
+        programme = _Programme.of(problem, score, spent, many=busy or bool(problem.fees.any()))
         if problem.segments_bounded:
             layers, begin = programme.numbered(last, problem.max_segments)
         else:
@@ -177,6 +187,17 @@ class Bounds:
             least += score.arrive[0, -1, doors]
         roots: Nanoseconds = least
         return roots
+
+    def promising(self, count: int) -> list[int]:
+        """The nodes that are nearest to being the best to go on with somewhere, and a few doors."""
+        layer = self.layers[-1].min(axis=0)[1:] + self.problem.closed.min(axis=0)[1:]
+        following = layer - self.spent[1:]
+        least = following.min(axis=1, keepdims=True)
+        usable = np.isfinite(least)
+        regrets = np.where(usable, following - np.where(usable, least, 0.0), np.inf).min(axis=0)
+        roots = self.roots()
+        doors = sorted(roots, key=lambda door: (roots[door], door))[:OWN]
+        return sorted({*np.argsort(regrets, kind="stable")[:count].tolist(), *doors})
 
     def after(self, end: int, more: int) -> Nanoseconds:
         """[cut, node]: `spent` and the least that follows; more: segments that may come."""
@@ -257,6 +278,7 @@ class _Programme:
     """arrive[coding, cut, node]; leave: with what the hop costs besides.
 
     segment[cut, node]: what a segment that begins there costs besides, less `spent`.
+    many: that the best chains may have many segments, for no node is dear alone.
     """
 
     problem: Problem
@@ -264,12 +286,13 @@ class _Programme:
     segment: Nanoseconds
     leave: Nanoseconds
     arrive: Nanoseconds
+    many: bool = False
 
     @classmethod
-    def of(cls, problem: Problem, score: Sums, spent: Nanoseconds) -> _Programme:
+    def of(cls, problem: Problem, score: Sums, spent: Nanoseconds, *, many: bool) -> _Programme:
         segment = (score.segment + MORE) - spent[:-1]
         leave = score.leave + score.hop[:, None, None]
-        return cls(problem, spent, segment, leave, score.arrive)
+        return cls(problem, spent, segment, leave, score.arrive, many)
 
     def numbered(
         self, last: Nanoseconds, segments: int
@@ -296,7 +319,7 @@ class _Programme:
         Most often few segments are the best, and their layers are the quickest way; else it goes
         cut by cut.
         """
-        if not self.problem.by_hand:
+        if not self.problem.by_hand and not self.many:
             layers, begin = self.numbered(last, _FEW)
             if len(layers) < _FEW:
                 return layers[-1:], begin

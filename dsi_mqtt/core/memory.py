@@ -9,7 +9,7 @@ because a plan never returns to a unit.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -99,6 +99,19 @@ class Memory:
             reaches=_reaches(graph, added, base, caps),
             least=least,
             groups=_groups(least, allowed, base, caps),
+        )
+
+    def only(self, nodes: Sequence[int]) -> Memory:
+        """With these nodes alone; groups, which are of all nodes, are left out."""
+        return replace(
+            self,
+            caps=tuple(self.caps[node] for node in nodes),
+            base=tuple(self.base[node]._replace(node=i) for i, node in enumerate(nodes)),
+            kept=tuple(self.kept[node] for node in nodes),
+            rest=tuple(tuple(row[node] for node in nodes) for row in self.rest),
+            reaches=self.reaches[:, nodes],
+            least=self.least[:, nodes],
+            groups=(),
         )
 
     def after(self, loads: Loads, node: int, start: int, stop: int) -> Loads:

@@ -144,7 +144,9 @@ def plan(
     for situation in (core, every) if len(core.nodes) < len(nodes) else (every,):
         problem, found = _found(situation, expansions)
         if found.path is not None:
-            alone = replace(situation, rules=rules.without_split()).problem().single_node()
+            whole = replace(situation, rules=rules.without_split())
+            free = whole.problem() if rules.parts else problem
+            alone = free.alone(free.latency)
             route = _Route.of(problem, found.path, question)
             least = None if alone is None else alone[0]
             planned = _planned(route, found, least, deployment.sla.latency_ms, certain=complete)

@@ -34,7 +34,7 @@ class Ascent:
     """Towards shares that give the highest bound: ns for all the room of each node, for the whole
     of each budget, and where demands matter, for the least demand on each station.
 
-    highest: the best bound yet.
+    highest: the best bound yet, and best: the prices that gave it.
     """
 
     problem: Problem
@@ -42,6 +42,7 @@ class Ascent:
     shares: Nanoseconds
     rents: Nanoseconds
     rooms: Nanoseconds
+    best: Prices
     highest: float = -np.inf
     _reach: float = 1.0
     _idle: int = 0
@@ -53,7 +54,7 @@ class Ascent:
         stations = np.zeros(0 if slopes is None else 3 * nodes)
         shares = np.concatenate([np.zeros(nodes + budgets), stations])
         rents, rooms = even_rents(problem), _rooms(problem)
-        ascent = cls(problem, slopes, shares, rents, rooms)
+        ascent = cls(problem, slopes, shares, rents, rooms, Prices.none(problem))
         if weights is not None:
             shares[nodes + budgets : 2 * nodes + budgets] = weights * ascent.scale
         return ascent
@@ -97,10 +98,14 @@ class Ascent:
             tuple(credits_.tolist()),
         )
 
-    def learn(self, bound: float) -> bool:
+    def begin(self) -> None:
+        """Anew, from where the shares are: other nodes are looked at."""
+        self.highest, self._reach, self._idle = -np.inf, 1.0, 0
+
+    def learn(self, prices: Prices, bound: float) -> bool:
         """What the bound is at these prices; whether that is the highest."""
-        if bound > self.highest:
-            self.highest, self._idle = bound, 0
+        if bound > self.highest or math.isinf(self.highest):
+            self.best, self.highest, self._idle = prices, bound, 0
             return True
         self._idle += 1
         if self._idle == _PATIENCE:

@@ -24,7 +24,8 @@ import numpy as np
 
 from dsi_mqtt.core.aim import Aim
 from dsi_mqtt.core.bounds import MORE, Bounds, Prices, Steps, ends_of, exact, grouped, nearest
-from dsi_mqtt.core.demand import busiest_ns, latency_ns, least_demand
+from dsi_mqtt.core.demand import least_demand
+from dsi_mqtt.core.duties import duties_along
 from dsi_mqtt.core.memory import Loads
 from dsi_mqtt.core.path import Path, Step
 from dsi_mqtt.core.pressure import Pressure, Slopes
@@ -32,10 +33,12 @@ from dsi_mqtt.core.prices import Ascent
 from dsi_mqtt.core.problem import Budget, Nanoseconds, Problem
 from dsi_mqtt.core.tree import Tree
 
-# Rounds of tuning prices, of which each costs about as much as an expansion or a few; and the share
-# of the limit that they may take.
+# Rounds of tuning prices, of which each costs about as much as an expansion or a few. They may take
+# half of the limit, and the first of it.
 ROUNDS: Final = 80
-_SHARE: Final = 0.5
+_FIRST: Final = 8
+# Nodes of which so many are looked at half by half.
+_MANY: Final = 48
 CEILING: Final = float(np.finfo(np.float64).max)
 # A cap that is lower by less is not worth new arrays.
 _NARROWER: Final = 0.98
@@ -68,7 +71,8 @@ def best(problem: Problem, aim: Aim, limit: int, *, rounds: int = ROUNDS) -> Out
     """
     if not problem.doors:
         return NOTHING
-    return _Search(problem, Pressure(aim), limit, min(rounds, int(_SHARE * limit))).outcome()
+    rounds = min(rounds, max(limit // 2, min(limit, _FIRST)))
+    return _Search(problem, Pressure(aim), limit, rounds).outcome()
 
 
 def cheapest(problem: Problem, limit: int, *, rounds: int = ROUNDS) -> Outcome:
@@ -109,8 +113,10 @@ class _Search:
         if not math.isfinite(self.floor) or math.isinf(self.pressure.adds(low)):
             return NOTHING
         self.lower = self.floor + self.pressure.adds(low)
-        steps = root.steps(end, door)
-        self._offer(door, steps)
+        self._offer(door, root.steps(end, door))
+        alone = self.problem.alone(self.problem.score, self.problem.fees)
+        if alone is not None:
+            self._offer(alone[1], ((alone[2], self.problem.units, 0),))
         if self.path is None:
             found = self.descended(nearest(root.roots()))
             if found.path is None and (not found.complete or self._free):
@@ -146,30 +152,33 @@ class _Search:
         self.problem = replace(self.problem, budgets=(*self.problem.budgets, budget))
 
     def _offer(self, door: int, steps: Steps) -> None:
-        """Keeps a chain that obeys everything and is better than the best known; doors at its ends
-        are tried too.
-        """
-        if not steps:
-            return
-        for other in {door, steps[0][0], steps[-1][0]}.intersection(self.problem.doors):
-            path = (other, tuple(Step._make(step) for step in steps))
-            score = self._score(path)
-            if score < self.score and score <= self.ceiling:
-                self.path, self.score = path, score
+        """Keeps a chain that obeys everything and is better than the best known.
 
-    def _score(self, path: Path) -> float:
-        """Inf where a limit forbids the path."""
-        problem, (door, steps) = self.problem, path
-        if len(steps) > problem.max_segments or not _holds(problem, steps):
-            return math.inf
+        It is tried with the doors at its ends too, and where it breaks a limit, written plainly.
+        """
+        if not steps or not _holds(self.problem, steps):
+            return
+        plain = tuple((node, stop, 0) for node, stop, _ in steps)
+        for other in {door, steps[0][0], steps[-1][0]}.intersection(self.problem.doors):
+            score = self._score(other, steps)
+            if math.isinf(score) and plain != steps:
+                score, steps = self._score(other, plain), plain
+            if score < self.score and score <= self.ceiling:
+                self.path = other, tuple(Step._make(step) for step in steps)
+                self.score = score
+
+    def _score(self, door: int, steps: Steps) -> float:
+        """Inf where a limit forbids the chain."""
+        problem = self.problem
         if any(budget.sums.along(door, steps) > budget.limit for budget in problem.budgets):
             return math.inf
         total = problem.score.along(door, steps) + len(steps) * MORE
-        total += sum(float(problem.fees[node]) for node in {door, *(step.node for step in steps)})
+        total += sum(float(problem.fees[node]) for node in {door, *(step[0] for step in steps)})
         if self.pressure.aim_is_sum:
             return total
-        demand = 0.0 if self.pressure.idle else busiest_ns(problem, path)
-        if demand > problem.cap or not self.pressure.timely(latency_ns(problem, path), demand):
+        demand = 0.0 if self.pressure.idle else duties_along(problem, door, steps).most
+        latency = problem.latency.along(door, steps)
+        if demand > problem.cap or not self.pressure.timely(latency, demand):
             return math.inf
         return total + self.pressure.adds(demand)
 
@@ -183,27 +192,55 @@ class _Search:
             self.problem = self.problem.capped(math.floor(high))
 
     def _priced(self, root: Bounds, low: float, weights: Nanoseconds | None) -> Bounds:
-        """Bounds at prices under which they are high. Chains on the way are offered."""
+        """Bounds at prices under which they are high.
+
+        Prices are tuned on few nodes, which is quicker; what the bound then is for all shows which
+        others matter.
+        """
         self._tighten(low)
         idle = self.pressure.idle
         slopes = None if idle else Slopes.of(self.pressure, low, self.problem.cap)
         ascent = Ascent.of(self.problem, slopes, weights)
-        highest = bounds = replace(root, prices=ascent.prices())
-        if weights is not None and self.rounds:
-            bounds = Bounds.of(self.problem, ascent.prices(), root.ends)
-        for _ in range(self.rounds):
-            self.considered += 1
-            bound, end, door = bounds.lowest()
-            if ascent.learn(bound):
-                highest = bounds
-            self.lower = max(self.lower, bound)
-            steps = bounds.steps(end, door)
-            self._offer(door, steps)
-            target = self._highest if self._highest < CEILING else 2 * abs(self.lower)
-            if not ascent.climb(bound, target, door, steps):
+        nodes = len(self.problem.nodes)
+        few = set(range(nodes)) if nodes <= _MANY else set(root.promising(_MANY // 2))
+        bounds, end_of_rounds = replace(root, prices=ascent.prices()), self.considered + self.rounds
+        while (left := end_of_rounds - self.considered) > 0 and self.lower < self._highest:
+            best = self._climb(ascent, few, left if len(few) == nodes else (left + 1) // 2)
+            if len(few) < nodes:
+                best = Bounds.of(self.problem, ascent.best, root.ends)
+                self.considered += 1
+            bound, end, door = best.lowest()
+            if bound > self.lower:
+                bounds, self.lower = best, bound
+            steps = best.steps(end, door)
+            more = {door, *(step[0] for step in steps)} - few
+            if not more:
                 break
-            bounds = Bounds.of(self.problem, ascent.prices(), root.ends)
-        return highest
+            self._offer(door, steps)
+            few |= more
+        return bounds
+
+    def _climb(self, ascent: Ascent, few: set[int], rounds: int) -> Bounds:
+        """The highest bounds as if there were only these nodes. Chains on the way are offered."""
+        nodes = sorted(few)
+        some = self.problem.only(nodes)
+        ends = grouped(some.doors)
+        ascent.begin()
+        best = None
+        for _ in range(rounds):
+            self.considered += 1
+            prices = ascent.prices()
+            bounds = Bounds.of(some, prices.only(nodes), ends)
+            bound, end, door = bounds.lowest()
+            if ascent.learn(prices, bound):
+                best = bounds
+            steps = tuple((nodes[at], stop, way) for at, stop, way in bounds.steps(end, door))
+            self._offer(nodes[door], steps)
+            target = self._highest if self._highest < CEILING else 2 * abs(self.lower)
+            if not ascent.climb(bound, target, nodes[door], steps):
+                break
+        assert best is not None  # noqa: S101 - the first one is the highest yet
+        return best
 
     def descended(self, door: int) -> Outcome:
         """The first placement found depth first. What fits does not depend on the door."""
@@ -222,10 +259,16 @@ class _Search:
 
     def _searched(self, bounds: Bounds) -> Outcome:
         """The best placement, or the best known once the limit is reached."""
+        if self.considered >= self.limit:
+            complete = self.lower >= self.score
+            lower = min(self.lower, self.score)
+            return Outcome(self.path, self.score, self.considered, complete, lower)
         self._tighten(0.0)
         doors = _near(bounds.roots(), self._highest)
+        if not doors:
+            return Outcome(self.path, self.score, self.considered, True, self.score)
         ends = ends_of(doors)
-        if ends != bounds.ends and self.considered < self.limit:
+        if ends != bounds.ends:
             bounds = Bounds.of(self.problem, bounds.prices, ends)
         plain = None
         if not self.pressure.idle and not self.problem.fees.any():
@@ -253,8 +296,10 @@ def _near(roots: dict[int, float], ceiling: float) -> list[int]:
     return [door for _, door in near]
 
 
-def _holds(problem: Problem, steps: tuple[Step, ...]) -> bool:
-    """Whether nodes that return have room for all that they are given."""
+def _holds(problem: Problem, steps: Steps) -> bool:
+    """Whether there are few enough segments, and room on nodes that return for all of theirs."""
+    if len(steps) > problem.max_segments:
+        return False
     loads: Loads = ()
     start = 0
     for node, stop, _ in steps:
