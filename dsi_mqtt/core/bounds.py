@@ -31,6 +31,8 @@ OWN: Final = 6
 
 # Segments that are still few.
 _FEW: Final = 7
+# Nodes of which each pair is looked at.
+_PAIRED: Final = 64
 
 # (node, stop, coding of the hop there)
 Steps = tuple[tuple[int, int, int], ...]
@@ -323,15 +325,29 @@ class _Programme:
             layers, begin = self.numbered(last, _FEW)
             if len(layers) < _FEW:
                 return layers[-1:], begin
-        closed, layer = self.problem.closed, last.copy()
+        closed, layer, hops = self.problem.closed, last.copy(), self._hops()
         furthest = self.problem.reach.max(axis=1).tolist()
         for cut in range(self.problem.units - 1, 0, -1):
             stop = max(furthest[cut], cut + 1) + 1  # beyond it no node may go
             ends = layer[:, cut + 1 : stop] + closed[cut, cut + 1 : stop]
             start = ends.min(axis=1) + self.segment[cut]
-            moved = self._moved(start, self.leave[:, cut], self.arrive[:, cut])
+            if hops is None:
+                moved = self._moved(start, self.leave[:, cut], self.arrive[:, cut])
+            else:
+                moved = (start[:, :, None] + hops[cut]).min(axis=1)
             layer[:, cut] = moved + self.spent[cut]
         return (layer,), (layer[:, 1:] + closed[0, 1:]).min(axis=1) + self.segment[0]
+
+    def _hops(self) -> Nanoseconds | None:
+        """[cut, target, source]: the least score of each hop, for which many nodes are too many."""
+        units, nodes = self.segment.shape
+        if nodes > _PAIRED:
+            return None
+        hops = np.full((units, nodes, nodes), np.inf)
+        for leave, arrive in zip(self.leave[:, :-1], self.arrive[:, :-1], strict=True):
+            np.minimum(hops, arrive[:, :, None] + leave[:, None, :], out=hops)
+        hops[:, range(nodes), range(nodes)] = 0.0 if self.problem.by_hand else np.inf
+        return hops
 
     def _moved(self, start: Nanoseconds, leave: Nanoseconds, arrive: Nanoseconds) -> Nanoseconds:
         """[end, …, node]: the least when another node goes on, whichever the coding.

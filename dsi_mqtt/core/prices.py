@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 
 from dsi_mqtt.core.bounds import Prices, Steps, even_rents
-from dsi_mqtt.core.duties import duties_along
+from dsi_mqtt.core.duties import busy_along
 from dsi_mqtt.core.pressure import Slopes
 from dsi_mqtt.core.problem import Nanoseconds, Problem
 
@@ -142,9 +142,7 @@ class Ascent:
             after = len(self.rooms) + len(self.problem.budgets)
             slope = float(self.shares[after:].sum()) / self.scale
             most[after:] = self.slopes.steepest(slope)
-            busy = used[after:].reshape(3, -1)
-            for node, duty in duties_along(self.problem, door, steps).of:
-                busy[:, node] = duty
+            used[after:] = busy_along(self.problem, door, steps).ravel()
         return np.divide(used - most, limits, out=np.zeros_like(used), where=limits > 0)
 
 

@@ -24,13 +24,13 @@ import numpy as np
 
 from dsi_mqtt.core.aim import Aim
 from dsi_mqtt.core.bounds import MORE, Bounds, Prices, Steps, ends_of, exact, grouped, nearest
-from dsi_mqtt.core.demand import least_demand
-from dsi_mqtt.core.duties import duties_along
+from dsi_mqtt.core.demand import busiest_ns, least_demand
 from dsi_mqtt.core.memory import Loads
 from dsi_mqtt.core.path import Path, Step
 from dsi_mqtt.core.pressure import Pressure, Slopes
 from dsi_mqtt.core.prices import Ascent
 from dsi_mqtt.core.problem import Budget, Nanoseconds, Problem
+from dsi_mqtt.core.spread import spread
 from dsi_mqtt.core.tree import Tree
 
 # Rounds of tuning prices, of which each costs about as much as an expansion or a few. They may take
@@ -117,6 +117,8 @@ class _Search:
         alone = self.problem.alone(self.problem.score, self.problem.fees)
         if alone is not None:
             self._offer(alone[1], ((alone[2], self.problem.units, 0),))
+        if self.pressure.aim.busiest:
+            self._offer(door, spread(self.problem, low))
         if self.path is None:
             found = self.descended(nearest(root.roots()))
             if found.path is None and (not found.complete or self._free):
@@ -176,7 +178,7 @@ class _Search:
         total += sum(float(problem.fees[node]) for node in {door, *(step[0] for step in steps)})
         if self.pressure.aim_is_sum:
             return total
-        demand = 0.0 if self.pressure.idle else duties_along(problem, door, steps).most
+        demand = 0.0 if self.pressure.idle else busiest_ns(problem, (door, steps))
         latency = problem.latency.along(door, steps)
         if demand > problem.cap or not self.pressure.timely(latency, demand):
             return math.inf
@@ -203,8 +205,9 @@ class _Search:
         ascent = Ascent.of(self.problem, slopes, weights)
         nodes = len(self.problem.nodes)
         few = set(range(nodes)) if nodes <= _MANY else set(root.promising(_MANY // 2))
-        bounds, end_of_rounds = replace(root, prices=ascent.prices()), self.considered + self.rounds
-        while (left := end_of_rounds - self.considered) > 0 and self.lower < self._highest:
+        bounds = replace(root, prices=ascent.prices())
+        most = min(self.considered + self.rounds, self.limit)
+        while (left := most - self.considered) > 0 and self.lower < self._highest:
             best = self._climb(ascent, few, left if len(few) == nodes else (left + 1) // 2)
             if len(few) < nodes:
                 best = Bounds.of(self.problem, ascent.best, root.ends)
