@@ -192,8 +192,8 @@ class Bounds:
 
     def promising(self, count: int) -> list[int]:
         """The nodes that are nearest to being the best to go on with somewhere, and a few doors."""
-        layer = self.layers[-1].min(axis=0)[1:] + self.problem.closed.min(axis=0)[1:]
-        following = layer - self.spent[1:]
+        following = self.layers[-1].min(axis=0)[1:] - self.spent[1:]
+        following = np.where(self.problem.allowed, following, np.inf)
         least = following.min(axis=1, keepdims=True)
         usable = np.isfinite(least)
         regrets = np.where(usable, following - np.where(usable, least, 0.0), np.inf).min(axis=0)
@@ -212,7 +212,7 @@ class Bounds:
         steps, cut, at = [], 0, door
         while cut < problem.units:
             totals = self.after(end, problem.max_segments - len(steps) - 1)[cut + 1 :]
-            totals = totals + problem.closed[cut, cut + 1 :]
+            totals = np.where(problem.stops(cut), totals, np.inf)
             start = totals.min(axis=0) - self.spent[cut]
             ways = start + score.arrive[:, cut] + (score.leave[:, cut, at] + score.hop)[:, None]
             if not cut:
@@ -325,18 +325,19 @@ class _Programme:
             layers, begin = self.numbered(last, _FEW)
             if len(layers) < _FEW:
                 return layers[-1:], begin
-        closed, layer, hops = self.problem.closed, last.copy(), self._hops()
-        furthest = self.problem.reach.max(axis=1).tolist()
-        for cut in range(self.problem.units - 1, 0, -1):
-            stop = max(furthest[cut], cut + 1) + 1  # beyond it no node may go
-            ends = layer[:, cut + 1 : stop] + closed[cut, cut + 1 : stop]
+        problem, layer, hops = self.problem, last.copy(), self._hops()
+        furthest = problem.reach.max(axis=1).tolist()
+        for cut in range(problem.units - 1, 0, -1):
+            most = max(furthest[cut] - cut, 1)  # beyond it no node may go
+            ends = np.where(problem.stops(cut)[:most], layer[:, cut + 1 : cut + 1 + most], np.inf)
             start = ends.min(axis=1) + self.segment[cut]
             if hops is None:
                 moved = self._moved(start, self.leave[:, cut], self.arrive[:, cut])
             else:
                 moved = (start[:, :, None] + hops[cut]).min(axis=1)
             layer[:, cut] = moved + self.spent[cut]
-        return (layer,), (layer[:, 1:] + closed[0, 1:]).min(axis=1) + self.segment[0]
+        ends = np.where(problem.stops(0), layer[:, 1:], np.inf)
+        return (layer,), ends.min(axis=1) + self.segment[0]
 
     def _hops(self) -> Nanoseconds | None:
         """[cut, target, source]: the least score of each hop, for which many nodes are too many."""

@@ -25,7 +25,6 @@ from dsi_mqtt.core.problem import (
     Nanoseconds,
     Problem,
     Sums,
-    closed,
     reach,
     twins,
 )
@@ -134,7 +133,6 @@ def formulate(
         bytes_at=arrays.bytes_at(),
         allowed=allowed,
         reach=furthest,
-        closed=closed(furthest, given),
         twins=twins(rules, known, allowed, held),
         memory=memory,
         score=score,

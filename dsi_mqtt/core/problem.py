@@ -197,7 +197,6 @@ class Problem:
     allowed[unit, node]: privacy, pins and the split let the node compute the unit.
     reach[cut, node]: up to where the node, holding nothing else of this plan, may be given one
         segment that begins at `cut`. given[start, stop]: segments that the split by hand allows.
-    closed[cut, stop, node]: inf where no segment may begin and end there, else 0.
     twins[node]: nodes with the same number cannot be told apart but by name.
     score: what is minimised, but for what the busiest station adds. fees[node]: score of using the
         node at all. latency: of a request that waits for none.
@@ -213,7 +212,6 @@ class Problem:
     bytes_at: NDArray[np.float64]
     allowed: Flags
     reach: Cuts
-    closed: Nanoseconds
     twins: tuple[int, ...]
     memory: Memory
     score: Sums
@@ -235,7 +233,10 @@ class Problem:
 
     def stops(self, cut: int) -> Flags:
         """[stop - cut - 1, node]: segments that may begin at `cut`."""
-        stops: Flags = self.closed[cut, cut + 1 :] == 0
+        after = np.arange(cut + 1, self.units + 1)
+        stops: Flags = after[:, None] <= self.reach[cut]
+        if self.given is not None:
+            stops &= self.given[cut, cut + 1 :, None]
         return stops
 
     def capped(self, cap: float) -> Problem:
@@ -255,7 +256,6 @@ class Problem:
             self,
             cap=cap,
             reach=last,
-            closed=closed(last, self.given),
             score=replace(score, leave=leave, arrive=arrive),
         )
 
@@ -270,7 +270,6 @@ class Problem:
             doors=tuple(places[door] for door in self.doors if door in places),
             allowed=self.allowed[:, nodes],
             reach=self.reach[:, nodes],
-            closed=self.closed[..., nodes],
             twins=tuple(self.twins[node] for node in nodes),
             memory=self.memory.only(nodes),
             score=self.score.only(nodes),
@@ -317,15 +316,6 @@ def reach(rules: Rules, allowed: Flags, memory: Memory) -> tuple[Cuts, Flags | N
     for part in rules.parts:
         given[part.units] = True
     return furthest, given
-
-
-def closed(reach: Cuts, given: Flags | None) -> Nanoseconds:
-    """What `Problem.closed` holds."""
-    stops = np.arange(len(reach) + 1)[:, None]
-    beyond = stops > reach[:, None, :]
-    if given is not None:
-        beyond |= ~given[:, :, None]
-    return np.where(beyond, np.inf, 0.0)
 
 
 def twins(rules: Rules, nodes: Sequence[NodeView], allowed: Flags, held: Held) -> tuple[int, ...]:

@@ -33,7 +33,7 @@ def spread(problem: Problem, least: float) -> Steps:
 
 def _filled(problem: Problem, demand: float) -> Steps:
     demands, units = problem.demands, problem.units
-    work, open_ = demands.compute, problem.closed == 0
+    work = demands.compute
     few = problem.segments_bounded
     leaves = (demands.sends[0] <= demand)[1:]
     leaves[-1] = True
@@ -43,7 +43,7 @@ def _filled(problem: Problem, demand: float) -> Steps:
     cut, steps = 0, []
     while cut < units and len(steps) < problem.max_segments:
         busy = work[cut + 1 :] - (work[cut] - demands.segment)
-        may = (busy <= demand) & open_[cut, cut + 1 :] & leaves[cut:] & (arrives[cut] & unused)
+        may = (busy <= demand) & problem.stops(cut) & leaves[cut:] & (arrives[cut] & unused)
         furthest = len(busy) - 1 - may[::-1].argmax(axis=0)
         filled = np.where(
             may[furthest, columns], furthest if few else busy[furthest, columns], -1.0
