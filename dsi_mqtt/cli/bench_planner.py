@@ -26,7 +26,7 @@ from dsi_mqtt.core.search import Outcome, best
 SCHEMA: Final = "dsi.bench.planner/1"
 # Of a search that must prove itself, and of one that is timed.
 PROVEN: Final = 100_000
-TIMED: Final = 12
+TIMED: Final = 1
 # (units, nodes, instances): growth up to a thousand nodes.
 SIZES: Final = (
     (20, 8, 50),

@@ -30,19 +30,24 @@ from dsi_mqtt.core.path import Path, Step
 from dsi_mqtt.core.pressure import Pressure, Slopes
 from dsi_mqtt.core.prices import Ascent
 from dsi_mqtt.core.problem import Budget, Nanoseconds, Problem
+from dsi_mqtt.core.rewriting import rewritten
 from dsi_mqtt.core.spread import spread
 from dsi_mqtt.core.tree import Tree
 
 # Rounds of tuning prices, of which each costs about as much as an expansion or a few. They may take
-# half of the limit, and the first of it.
+# half of the limit, and the first of it; not so where demands count, of which the least is known.
 ROUNDS: Final = 80
 _FIRST: Final = 8
 # Nodes of which so many are looked at half by half.
 _MANY: Final = 48
+# Expansions for fewer of which no tree is planted: its bounds cost as much as some.
+_WORTHWHILE: Final = 4
 CEILING: Final = float(np.finfo(np.float64).max)
 # A cap that is lower by less is not worth new arrays.
 _NARROWER: Final = 0.98
 AT_REST: Final = Aim()
+# Segments of chains that share the work out and are quick besides.
+_SHARED: Final = (2, 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +76,8 @@ def best(problem: Problem, aim: Aim, limit: int, *, rounds: int = ROUNDS) -> Out
     """
     if not problem.doors:
         return NOTHING
-    rounds = min(rounds, max(limit // 2, min(limit, _FIRST)))
+    first = 0 if aim.busiest else min(limit, _FIRST)
+    rounds = min(rounds, max(limit // 2, first))
     return _Search(problem, Pressure(aim), limit, rounds).outcome()
 
 
@@ -117,8 +123,8 @@ class _Search:
         alone = self.problem.alone(self.problem.score, self.problem.fees)
         if alone is not None:
             self._offer(alone[1], ((alone[2], self.problem.units, 0),))
-        if self.pressure.aim.busiest:
-            self._offer(door, spread(self.problem, low))
+        if not self.pressure.idle:
+            self._spread(door)
         if self.path is None:
             found = self.descended(nearest(root.roots()))
             if found.path is None and (not found.complete or self._free):
@@ -156,18 +162,28 @@ class _Search:
     def _offer(self, door: int, steps: Steps) -> None:
         """Keeps a chain that obeys everything and is better than the best known.
 
-        It is tried with the doors at its ends too, and where it breaks a limit, written plainly.
+        It is tried with the doors at its ends too, and written otherwise where it is over a budget.
         """
         if not steps or not _holds(self.problem, steps):
             return
-        plain = tuple((node, stop, 0) for node, stop, _ in steps)
+        steps = rewritten(self.problem, door, steps)
         for other in {door, steps[0][0], steps[-1][0]}.intersection(self.problem.doors):
             score = self._score(other, steps)
-            if math.isinf(score) and plain != steps:
-                score, steps = self._score(other, plain), plain
             if score < self.score and score <= self.ceiling:
                 self.path = other, tuple(Step._make(step) for step in steps)
                 self.score = score
+
+    def _spread(self, door: int) -> None:
+        """Offers chains that share the work out: among few nodes, and among all where only demands
+        count or few do not suffice.
+        """
+        most = self.problem.max_segments
+        few = () if self.pressure.aim.busiest else [count for count in _SHARED if count < most]
+        for count in (*few, most):
+            if count == most and few and self.path is not None:
+                break
+            problem = replace(self.problem, max_segments=count)
+            self._offer(door, spread(problem, least_demand(problem)[0]))
 
     def _score(self, door: int, steps: Steps) -> float:
         """Inf where a limit forbids the chain."""
@@ -262,7 +278,7 @@ class _Search:
 
     def _searched(self, bounds: Bounds) -> Outcome:
         """The best placement, or the best known once the limit is reached."""
-        if self.considered >= self.limit:
+        if self.considered + _WORTHWHILE > self.limit:
             complete = self.lower >= self.score
             lower = min(self.lower, self.score)
             return Outcome(self.path, self.score, self.considered, complete, lower)
