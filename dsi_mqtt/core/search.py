@@ -145,6 +145,11 @@ class _Search:
         """Nothing above it is of use."""
         return min(self.score, self.ceiling)
 
+    @property
+    def _target(self) -> float:
+        """What bounds are to come up to."""
+        return self._highest if self._highest < CEILING else 2 * abs(self.lower)
+
     def _limit(self, low: float) -> None:
         """The problem with what load and target forbid. low: the least demand."""
         target, pressure = self.pressure.target_ns, self.pressure
@@ -222,6 +227,10 @@ class _Search:
         nodes = len(self.problem.nodes)
         few = set(range(nodes)) if nodes <= _MANY else set(root.promising(_MANY // 2))
         bounds = replace(root, prices=ascent.prices())
+        if weights is None:
+            bound, end, door = bounds.lowest()
+            if not ascent.climb(bound, self._target, door, bounds.steps(end, door)):
+                return bounds
         most = min(self.considered + self.rounds, self.limit)
         while (left := most - self.considered) > 0 and self.lower < self._highest:
             best = self._climb(ascent, few, left if len(few) == nodes else (left + 1) // 2)
@@ -255,8 +264,7 @@ class _Search:
                 best = bounds
             steps = tuple((nodes[at], stop, way) for at, stop, way in bounds.steps(end, door))
             self._offer(nodes[door], steps)
-            target = self._highest if self._highest < CEILING else 2 * abs(self.lower)
-            if not ascent.climb(bound, target, nodes[door], steps):
+            if not ascent.climb(bound, self._target, nodes[door], steps):
                 break
         assert best is not None  # noqa: S101 - the first one is the highest yet
         return best
