@@ -209,7 +209,8 @@ class Bounds:
     def steps(self, end: int, door: int) -> Steps:
         """The chain that the bound stands for; none where there is none."""
         problem, score = self.problem, self.score
-        steps, cut, at = [], 0, door
+        steps: list[tuple[int, int, int]] = []
+        cut, at = 0, door
         while cut < problem.units:
             totals = self.after(end, problem.max_segments - len(steps) - 1)[cut + 1 :]
             totals = np.where(problem.stops(cut), totals, np.inf)
@@ -360,7 +361,7 @@ class _Programme:
             nearest = np.partition(there, 1, axis=-1)
             least, second = nearest[..., :1], nearest[..., 1:2]
         else:
-            least, second = there, np.inf
+            least, second = there, np.full_like(there, np.inf)
         elsewhere = np.where(there == least, second, least)
         moved: Nanoseconds = (elsewhere + leave).min(axis=1)
         return np.minimum(moved, start) if self.problem.by_hand else moved

@@ -312,10 +312,9 @@ class _Arrays:
 
     def _stretched(self, parts: Sequence[Nanoseconds], free: NDArray[np.float64]) -> Nanoseconds:
         """[coding, cut, node]: of all trips, of which each has a part [codec, cut, node]."""
-        total: Nanoseconds = sum(
-            (passage.trip.count * part / free)[self.codecs[:, i]]
-            for i, (passage, part) in enumerate(zip(self.passages, parts, strict=True))
-        )
+        total = np.zeros((len(self.codings), *parts[0].shape[1:]))
+        for i, (passage, part) in enumerate(zip(self.passages, parts, strict=True)):
+            total += (passage.trip.count * part / free)[self.codecs[:, i]]
         return np.rint(total)
 
     def exposure(self, rules: Rules) -> Sums:

@@ -40,7 +40,8 @@ def _filled(problem: Problem, demand: float) -> Steps:
     arrives = demands.gets[0] <= demand
     unused = np.ones(len(problem.nodes), np.bool_)
     columns = np.arange(len(unused))
-    cut, steps = 0, []
+    steps: list[tuple[int, int, int]] = []
+    cut = 0
     while cut < units and len(steps) < problem.max_segments:
         busy = work[cut + 1 :] - (work[cut] - demands.segment)
         may = (busy <= demand) & problem.stops(cut) & leaves[cut:] & (arrives[cut] & unused)
