@@ -14,7 +14,8 @@ from dsi_mqtt.core.problem import Nanoseconds, Problem
 # The door, and (node, stop, coding) of each segment.
 Chain = tuple[int, Iterable[tuple[int, int, int]]]
 
-_ROUNDS: Final = 24
+# Of weighing nodes against each other.
+ROUNDS: Final = 20
 
 
 def busiest_ns(problem: Problem, path: Chain) -> float:
@@ -27,7 +28,7 @@ def latency_ns(problem: Problem, path: Chain) -> float:
     return problem.latency.along(*path)
 
 
-def least_demand(problem: Problem) -> tuple[float, Nanoseconds]:
+def least_demand(problem: Problem, rounds: int = ROUNDS) -> tuple[float, Nanoseconds]:
     """In ns: no placement keeps its busiest station busy for less; and why: [node], weights whose
     sum is 1.
 
@@ -45,7 +46,7 @@ def least_demand(problem: Problem) -> tuple[float, Nanoseconds]:
     used = min(nodes, problem.units, problem.max_segments)
     best, highest, length = weights / weights.sum(), 0.0, 0.5
     units = np.arange(problem.units)
-    for _ in range(_ROUNDS):
+    for _ in range(rounds):
         there = (weights * each).argmin(axis=1)
         works = np.bincount(there, each[units, there], nodes)
         heaviest = float(np.partition(weights, nodes - used)[nodes - used :].sum())

@@ -48,6 +48,8 @@ _NARROWER: Final = 0.98
 AT_REST: Final = Aim()
 # Segments of chains that share the work out and are quick besides.
 _SHARED: Final = (2, 3)
+# Rounds in which their least demand is known well enough.
+_ROUGHLY: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +126,13 @@ class _Search:
         if alone is not None:
             self._offer(alone[1], ((alone[2], self.problem.units, 0),))
         if not self.pressure.idle:
-            self._spread(door)
+            self._spread(door, low)
         if self.path is None:
             found = self.descended(nearest(root.roots()))
             if found.path is None and (not found.complete or self._free):
                 return found
         bounds = root
-        if self.score > self.lower:
+        if self.rounds and self.score > self.lower:
             bounds = self._priced(root, low, weights if self.pressure.aim.busiest else None)
         return self._searched(bounds)
 
@@ -178,9 +180,9 @@ class _Search:
                 self.path = other, tuple(Step._make(step) for step in steps)
                 self.score = score
 
-    def _spread(self, door: int) -> None:
+    def _spread(self, door: int, low: float) -> None:
         """Offers chains that share the work out: among few nodes, and among all where only demands
-        count or few do not suffice.
+        count or few do not suffice. low: the least demand.
         """
         most = self.problem.max_segments
         few = () if self.pressure.aim.busiest else [count for count in _SHARED if count < most]
@@ -188,7 +190,8 @@ class _Search:
             if count == most and few and self.path is not None:
                 break
             problem = replace(self.problem, max_segments=count)
-            self._offer(door, spread(problem, least_demand(problem)[0]))
+            least = low if count == most else least_demand(problem, _ROUGHLY)[0]
+            self._offer(door, spread(problem, least))
 
     def _score(self, door: int, steps: Steps) -> float:
         """Inf where a limit forbids the chain."""
