@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 
-from dsi_mqtt.core.duties import duties_along
+from dsi_mqtt.core.duties import busy_along
 from dsi_mqtt.core.formulation import HOUR_S, Question, price_of
 from dsi_mqtt.core.model import UnitRange
-from dsi_mqtt.core.problem import Duty, Problem
+from dsi_mqtt.core.path import Path
+from dsi_mqtt.core.problem import Problem
 from dsi_mqtt.core.rules import Rules
-from dsi_mqtt.core.search import Path
 from dsi_mqtt.core.sizes import GIB
 
 
@@ -59,17 +59,23 @@ def account(problem: Problem, path: Path, rules: Rules, question: Question) -> A
         {problem.nodes[node].node: round(nbytes) for node, nbytes in sorted(sent.items())},
         outside / problem.units,
         tuple(exposed),
-        {
-            problem.nodes[node].node: _unstretched(duty, problem.nodes[node].taken)
-            for node, duty in duties_along(problem, door, steps).of
-        },
+        _busy_s(problem, path),
     )
 
 
-def _unstretched(duty: Duty, taken: tuple[float, float, float]) -> tuple[float, float, float]:
-    """Seconds; demands are stretched by what others take."""
-    work, up, down = (ns / 1e9 * (1 - share) for ns, share in zip(duty, taken, strict=True))
-    return work, up, down
+def _busy_s(problem: Problem, path: Path) -> dict[str, tuple[float, float, float]]:
+    """Demands are stretched by what others take of each station; this is not."""
+    door, steps = path
+    busy = busy_along(problem, door, steps)
+    found = {}
+    for node in sorted({door, *(step.node for step in steps)}):
+        view = problem.nodes[node]
+        free = (1 - share for share in view.taken)
+        work, up, down = (
+            float(ns) / 1e9 * part for ns, part in zip(busy[:, node], free, strict=True)
+        )
+        found[view.node] = (work, up, down)
+    return found
 
 
 def _cost(problem: Problem, node: int, nbytes: float, busy_s: float, question: Question) -> float:

@@ -55,6 +55,11 @@ class Aim:
     share: float = 0.95
     latency_max_s: float | None = None
 
+    @property
+    def loads(self) -> bool:
+        """Whether it matters how long a request keeps stations busy."""
+        return self.rate_per_s > 0 or self.busiest > 0
+
     @classmethod
     def of(cls, deployment: Deployment, *, hard: bool = False) -> Aim:
         """As the deployment's file says. hard: its target is a condition, not a wish."""

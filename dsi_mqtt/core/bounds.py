@@ -14,13 +14,14 @@ for a set of doors as if the last node were the door; or for a chain that ends s
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 import numpy as np
 
-from dsi_mqtt.core.problem import Nanoseconds, Problem, Sums
+from dsi_mqtt.core.problem import Cuts, Flags, Nanoseconds, Problem, Sums
 
 # A segment costs a little more than it does, so that of equal scores the one with fewer segments
 # is lower. A binary fraction: sums stay exact up to two hours of latency.
@@ -28,18 +29,25 @@ MORE: Final = 2.0**-10
 # Doors that have an end of their own.
 OWN: Final = 6
 
+# Segments that are still few.
+_FEW: Final = 7
+# Nodes of which each pair is looked at.
+_PAIRED: Final = 64
+
 # (node, stop, coding of the hop there)
 Steps = tuple[tuple[int, int, int], ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prices:
-    """charges[cut, node]: of the units before `cut`; credit: of all nodes.
+    """charges[cut, node]: of the units before `cut`; credit: for all that has a price.
 
     rents[cut, node]: parts of the node's fee that the units before `cut` are charged. Whole ns.
     rates: by budget, ns for one of what it counts; what is within its limit is credited.
     stations[work/sends/gets, node]: ns for one that a request keeps the station busy; what is
         within the cap is credited. None: no price on any.
+    demands, credits: what of the credit is for stations falls in steps: from the second demand on
+        the second credit suffices, and so on.
     """
 
     charges: Nanoseconds
@@ -47,6 +55,24 @@ class Prices:
     rents: Nanoseconds
     rates: tuple[float, ...] = ()
     stations: Nanoseconds | None = None
+    demands: tuple[float, ...] = ()
+    credits: tuple[float, ...] = ()
+
+    def only(self, nodes: Sequence[int]) -> Prices:
+        """With these nodes alone: nothing is said to be worth more than it is."""
+        return replace(
+            self,
+            charges=self.charges[:, nodes],
+            rents=self.rents[:, nodes],
+            stations=None if self.stations is None else self.stations[:, nodes],
+        )
+
+    def relief(self, demand: float) -> float:
+        """What of the credit a placement does not need that keeps a station busy for so long."""
+        if not self.credits:
+            return 0.0
+        step = max(0, bisect.bisect_left(self.demands, demand) - 1)
+        return self.credits[0] - self.credits[min(step, len(self.credits) - 1)]
 
     @classmethod
     def none(cls, problem: Problem) -> Prices:
@@ -104,7 +130,7 @@ class Bounds:
     spent[cut, node]: score, charges and rents of the units before `cut`.
     layers[k][end, cut, node]: `spent` and the least that follows, when the node holds the
     segment before `cut` and k more may come; without a bound on their number, one for all k.
-    starts[end, cut, node]: the least from the start of a segment there; after the most segments.
+    begin[end, node]: the least from the start of the first segment.
     """
 
     problem: Problem
@@ -113,48 +139,67 @@ class Bounds:
     score: Sums
     spent: Nanoseconds
     layers: tuple[Nanoseconds, ...]
-    starts: Nanoseconds
+    begin: Nanoseconds
 
     @classmethod
     def of(cls, problem: Problem, prices: Prices, ends: tuple[End, ...]) -> Bounds:
         score = _priced(problem, prices)
         spent = score.compute + prices.charges + prices.rents
         last = _answered(problem, score, spent, ends)
-        programme = _Programme(problem, score, spent, last)
-        layers: list[Nanoseconds] = []
+        busy = prices.stations is not None and bool(prices.stations.any())
+        programme = _Programme.of(problem, score, spent, many=busy or bool(problem.fees.any()))
         if problem.segments_bounded:
-            layers.append(last)
-            for _ in range(problem.max_segments - 1):
-                layers.append(programme.layer(layers[-1])[0])
-            _, starts = programme.layer(layers[-1])
+            layers, begin = programme.numbered(last, problem.max_segments)
         else:
-            layer, starts = programme.layer(None)
-            layers.append(layer)
-        return cls(problem, ends, prices, score, spent, tuple(layers), starts)
+            layers, begin = programme.whole(last)
+        return cls(problem, ends, prices, score, spent, layers, begin)
 
     def root(self, end: int, door: int) -> float:
         """The least of all that has this door and this end, credited."""
-        score = self.score
-        start = self.starts[end, 0]
-        there = start + score.arrive[0, 0] + score.leave[0, 0, door] + score.hop[0]
-        there[door] = start[door]
-        least = float(there.min()) + self.fixed(end, door)
-        return least - self.prices.credit
+        return float(self._roots(end, np.array([door]))[0])
 
     def roots(self) -> dict[int, float]:
         """By door, the least of all that has it."""
         least: dict[int, float] = {}
         for row, end in enumerate(self.ends):
-            for door in end.doors:
-                least[door] = min(self.root(row, door), least.get(door, np.inf))
+            roots = self._roots(row, np.array(end.doors)).tolist()
+            for door, root in zip(end.doors, roots, strict=True):
+                least[door] = min(root, least.get(door, np.inf))
         return least
 
-    def fixed(self, end: int, door: int) -> float:
-        """What a door adds to its chain: access, its fee, the answer's arrival where it is away."""
-        score = self.score
-        away = score.arrive[0, -1, door] if self.ends[end].own is False else 0.0
-        rent = self.prices.rents[-1, door]
-        return float(score.access[door] + away + self.problem.fees[door] - rent)
+    def lowest(self) -> tuple[float, int, int]:
+        """The least of all: with which end and door."""
+        found = []
+        for row, end in enumerate(self.ends):
+            roots = self._roots(row, np.array(end.doors))
+            place = int(roots.argmin())
+            found.append((float(roots[place]), row, end.doors[place]))
+        return min(found)
+
+    def _roots(self, end: int, doors: Cuts) -> Nanoseconds:
+        """[door]: with what the door adds to its chain: access, its fee, and where the chain ends
+        elsewhere, the arrival of the answer.
+        """
+        score, begin = self.score, self.begin[end]
+        # That one may also go from the door to the door is never less than to stay there.
+        hops = float((begin + score.arrive[0, 0]).min()) + score.leave[0, 0, doors] + score.hop[0]
+        least = np.minimum(hops, begin[doors]) + score.access[doors] + self.problem.fees[doors]
+        least -= self.prices.rents[-1, doors] + self.prices.credit
+        if self.ends[end].own is False:
+            least += score.arrive[0, -1, doors]
+        roots: Nanoseconds = least
+        return roots
+
+    def promising(self, count: int) -> list[int]:
+        """The nodes that are nearest to being the best to go on with somewhere, and a few doors."""
+        following = self.layers[-1].min(axis=0)[1:] - self.spent[1:]
+        following = np.where(self.problem.allowed, following, np.inf)
+        least = following.min(axis=1, keepdims=True)
+        usable = np.isfinite(least)
+        regrets = np.where(usable, following - np.where(usable, least, 0.0), np.inf).min(axis=0)
+        roots = self.roots()
+        doors = sorted(roots, key=lambda door: (roots[door], door))[:OWN]
+        return sorted({*np.argsort(regrets, kind="stable")[:count].tolist(), *doors})
 
     def after(self, end: int, more: int) -> Nanoseconds:
         """[cut, node]: `spent` and the least that follows; more: segments that may come."""
@@ -162,26 +207,25 @@ class Bounds:
         return following
 
     def steps(self, end: int, door: int) -> Steps:
-        """The chain that the bound stands for.
-
-        Only without a bound on the number of segments.
-        """
-        score, cut, at = self.score, 0, door
-        totals, steps = self.layers[0][end], []
-        while cut < self.problem.units:
-            ways = self.starts[end, cut] + score.arrive[:, cut]
-            ways += (score.leave[:, cut, at] + score.hop)[:, None]
+        """The chain that the bound stands for; none where there is none."""
+        problem, score = self.problem, self.score
+        steps: list[tuple[int, int, int]] = []
+        cut, at = 0, door
+        while cut < problem.units:
+            totals = self.after(end, problem.max_segments - len(steps) - 1)[cut + 1 :]
+            totals = np.where(problem.stops(cut), totals, np.inf)
+            start = totals.min(axis=0) - self.spent[cut]
+            ways = start + score.arrive[:, cut] + (score.leave[:, cut, at] + score.hop)[:, None]
             if not cut:
                 ways = ways[:1]
             ways[:, at] = np.inf
-            if not cut or self.problem.by_hand:
-                ways[0, at] = self.starts[end, cut, at]
+            if not cut or problem.by_hand:
+                ways[0, at] = start[at]
             coding, node = np.unravel_index(int(ways.argmin()), ways.shape)
-            at = int(node)
-            stops = self.problem.stops(cut)[:, at]
-            stop = cut + 1 + int(np.where(stops, totals[cut + 1 :, at], np.inf).argmin())
-            steps.append((at, stop, int(coding)))
-            cut = stop
+            if not np.isfinite(ways[coding, node]):
+                return ()
+            at, cut = int(node), cut + 1 + int(totals[:, node].argmin())
+            steps.append((at, cut, int(coding)))
         return tuple(steps)
 
 
@@ -234,42 +278,128 @@ def _answered(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Programme:
+    """arrive[coding, cut, node]; leave: with what the hop costs besides.
+
+    segment[cut, node]: what a segment that begins there costs besides, less `spent`.
+    many: that the best chains may have many segments, for no node is dear alone.
+    """
+
     problem: Problem
-    score: Sums
     spent: Nanoseconds
-    last: Nanoseconds
+    segment: Nanoseconds
+    leave: Nanoseconds
+    arrive: Nanoseconds
+    many: bool = False
 
-    def layer(self, below: Nanoseconds | None) -> tuple[Nanoseconds, Nanoseconds]:
-        """One layer and its starts. below: that for one segment less, None for any number."""
-        problem, spent = self.problem, self.spent
-        layer = self.last.copy()
-        following = layer if below is None else below
-        starts = np.empty_like(self.last[:, :-1])
-        segment = self.score.segment + MORE
+    @classmethod
+    def of(cls, problem: Problem, score: Sums, spent: Nanoseconds, *, many: bool) -> _Programme:
+        segment = (score.segment + MORE) - spent[:-1]
+        leave = score.leave + score.hop[:, None, None]
+        return cls(problem, spent, segment, leave, score.arrive, many)
+
+    def numbered(
+        self, last: Nanoseconds, segments: int
+    ) -> tuple[tuple[Nanoseconds, ...], Nanoseconds]:
+        """Layers for so many more segments, and what begins with the most: all cuts at once.
+
+        The layers end where one more segment makes nothing less.
+        """
+        windows = _Windows.of(self.problem.reach)
+        layers, inner = [last], slice(1, self.problem.units)
+        for _ in range(segments - 1):
+            start = windows.least(layers[-1]) + self.segment
+            moved = self._moved(start[:, inner], self.leave[:, inner], self.arrive[:, inner])
+            layer = last.copy()
+            np.add(moved, self.spent[inner], out=layer[:, inner])
+            if np.array_equal(layer, layers[-1]):
+                break
+            layers.append(layer)
+        return tuple(layers), windows.least(layers[-1])[:, 0] + self.segment[0]
+
+    def whole(self, last: Nanoseconds) -> tuple[tuple[Nanoseconds, ...], Nanoseconds]:
+        """One layer for any number of segments, and what begins there.
+
+        Most often few segments are the best, and their layers are the quickest way; else it goes
+        cut by cut.
+        """
+        if not self.problem.by_hand and not self.many:
+            layers, begin = self.numbered(last, _FEW)
+            if len(layers) < _FEW:
+                return layers[-1:], begin
+        problem, layer, hops = self.problem, last.copy(), self._hops()
         furthest = problem.reach.max(axis=1).tolist()
-        for cut in range(problem.units - 1, -1, -1):
-            stop = max(furthest[cut], cut + 1)  # beyond it no node may go
-            stops = problem.stops(cut)[: stop - cut]
-            ends = np.where(stops, following[:, cut + 1 : stop + 1], np.inf)
-            starts[:, cut] = ends.min(axis=1) - spent[cut] + segment
-            if cut:
-                layer[:, cut] = self._moved(cut, starts[:, cut]) + spent[cut]
-        return layer, starts
+        for cut in range(problem.units - 1, 0, -1):
+            most = max(furthest[cut] - cut, 1)  # beyond it no node may go
+            ends = np.where(problem.stops(cut)[:most], layer[:, cut + 1 : cut + 1 + most], np.inf)
+            start = ends.min(axis=1) + self.segment[cut]
+            if hops is None:
+                moved = self._moved(start, self.leave[:, cut], self.arrive[:, cut])
+            else:
+                moved = (start[:, :, None] + hops[cut]).min(axis=1)
+            layer[:, cut] = moved + self.spent[cut]
+        ends = np.where(problem.stops(0), layer[:, 1:], np.inf)
+        return (layer,), ends.min(axis=1) + self.segment[0]
 
-    def _moved(self, cut: int, start: Nanoseconds) -> Nanoseconds:
-        """[end, node]: the least from `cut`, when another node goes on, whichever the coding."""
-        score = self.score
-        there = start[:, None, :] + score.arrive[:, cut]
-        nearest = there.argmin(axis=2)
-        least = there.min(axis=2)
-        if self.problem.by_hand:
-            ways = score.leave[:, cut] + (least + score.hop)[:, :, None]
-            stayed: Nanoseconds = np.minimum(ways.min(axis=1), start)
-            return stayed
-        rows, ways_of = np.arange(there.shape[0])[:, None], np.arange(there.shape[1])
-        there[rows, ways_of, nearest] = np.inf
-        second = there.min(axis=2)
-        ways = (least + score.hop)[:, :, None] + score.leave[:, cut]
-        ways[rows, ways_of, nearest] = second + score.hop + score.leave[ways_of, cut, nearest]
-        moved: Nanoseconds = ways.min(axis=1)
-        return moved
+    def _hops(self) -> Nanoseconds | None:
+        """[cut, target, source]: the least score of each hop, for which many nodes are too many."""
+        units, nodes = self.segment.shape
+        if nodes > _PAIRED:
+            return None
+        hops = np.full((units, nodes, nodes), np.inf)
+        for leave, arrive in zip(self.leave[:, :-1], self.arrive[:, :-1], strict=True):
+            np.minimum(hops, arrive[:, :, None] + leave[:, None, :], out=hops)
+        hops[:, range(nodes), range(nodes)] = 0.0 if self.problem.by_hand else np.inf
+        return hops
+
+    def _moved(self, start: Nanoseconds, leave: Nanoseconds, arrive: Nanoseconds) -> Nanoseconds:
+        """[end, …, node]: the least when another node goes on, whichever the coding.
+
+        start[end, …, node]; leave, arrive[coding, …, node].
+        """
+        there = start[:, None] + arrive
+        if there.shape[-1] > 1:
+            nearest = np.partition(there, 1, axis=-1)
+            least, second = nearest[..., :1], nearest[..., 1:2]
+        else:
+            least, second = there, np.full_like(there, np.inf)
+        elsewhere = np.where(there == least, second, least)
+        moved: Nanoseconds = (elsewhere + leave).min(axis=1)
+        return np.minimum(moved, start) if self.problem.by_hand else moved
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Windows:
+    """Least values over the cuts at which a segment may end, for all segments at once.
+
+    Every window is covered by two that are as long as a power of two. one, other[cut, node]: where
+    what is least in these stands in a table [power, cut, node]; empty: there is no window.
+    """
+
+    powers: int
+    one: Cuts
+    other: Cuts
+    empty: Flags
+
+    @classmethod
+    def of(cls, reach: Cuts) -> _Windows:
+        cuts, nodes = reach.shape
+        starts = np.arange(cuts)[:, None]
+        length = reach - starts
+        power = np.frexp(np.maximum(length, 1))[1] - 1
+        table = power * (cuts + 1) * nodes + np.arange(nodes)
+        last = np.maximum(reach + 1 - 2**power, 0)
+        powers = int(power.max(initial=0)) + 1
+        return cls(powers, table + (starts + 1) * nodes, table + last * nodes, length <= 0)
+
+    def least(self, values: Nanoseconds) -> Nanoseconds:
+        """[end, cut, node] of `values` [end, cut, node], which has a cut more."""
+        table = np.empty((values.shape[0], self.powers, *values.shape[1:]))
+        table[:, 0] = values
+        for power in range(1, self.powers):
+            half = 2 ** (power - 1)
+            before = table[:, power - 1]
+            np.minimum(before[:, :-half], before[:, half:], out=table[:, power, :-half])
+        flat = table.reshape(len(values), -1)
+        least = np.minimum(flat.take(self.one, axis=1), flat.take(self.other, axis=1))
+        least[:, self.empty] = np.inf
+        return least

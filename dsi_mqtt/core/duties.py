@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from dsi_mqtt.core.problem import Duty, Problem
+import numpy as np
+
+from dsi_mqtt.core.problem import Duty, Nanoseconds, Problem
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -52,20 +54,21 @@ class Duties:
         duties[node] = duties.get(node, Duty()).plus(work, sends, gets)
         return Duties(tuple(sorted(duties.items())))
 
-    def covers(self, other: Duties) -> bool:
-        """Whether every station is free for as long as under `other`."""
-        others = dict(other.of)
-        return all(
-            mine <= theirs
-            for node, duty in self.of
-            for mine, theirs in zip(duty, others.get(node, Duty()), strict=True)
-        )
 
-
-def duties_along(problem: Problem, door: int, steps: Iterable[tuple[int, int, int]]) -> Duties:
-    """Of a whole chain."""
-    duties, at, cut = Duties.at_door(problem, door), door, 0
-    for step in steps:
-        duties = duties.with_segment(problem, at, cut, step)
-        at, cut = step[0], step[1]
-    return duties.answered(problem, at, door)
+def busy_along(problem: Problem, door: int, steps: Iterable[tuple[int, int, int]]) -> Nanoseconds:
+    """[work/sends/gets, node]: of a whole chain."""
+    demands, at, cut = problem.demands, door, 0
+    busy = np.zeros((3, len(problem.nodes)))
+    work, sends, gets = busy
+    sends[door], gets[door] = demands.access_sends[door], demands.access_gets[door]
+    for node, stop, coding in (*steps, (door, problem.units, 0)):
+        if node != at:
+            work[at] += demands.encode[coding, cut, at]
+            sends[at] += demands.sends[coding, cut, at]
+            work[node] += demands.decode[coding, cut, node]
+            gets[node] += demands.gets[coding, cut, node]
+        if stop > cut:
+            work[node] += demands.compute[stop, node] - demands.compute[cut, node]
+            work[node] += demands.segment
+        at, cut = node, stop
+    return busy

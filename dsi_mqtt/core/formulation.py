@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -19,6 +20,7 @@ from dsi_mqtt.core.problem import (
     SEGMENT_NS,
     Budget,
     Demands,
+    Flags,
     Held,
     Nanoseconds,
     Problem,
@@ -102,31 +104,38 @@ def _codecs_of(deployment: Deployment) -> tuple[tuple[Codec, ...], float | None]
 
 
 def formulate(
-    graph: ModelGraph, rules: Rules, nodes: Sequence[NodeView], held: Held, question: Question
+    graph: ModelGraph,
+    rules: Rules,
+    nodes: Sequence[NodeView],
+    held: Held,
+    question: Question,
+    *,
+    every: bool = False,
 ) -> Problem:
     """The problem of placing `graph` on `nodes`; unusable ones are left out.
 
-    held: by node, units it goes on holding while it takes up its part of the plan.
+    held: by node, units it goes on holding while it takes up its part of the plan. every: ways to
+    write on a hop that are no part of a best placement stay in it.
     """
     known = tuple(sorted((n for n in nodes if n.usable), key=lambda node: node.node))
     units = len(graph.units)
-    rows = [rules.may_compute(unit, known) for unit in range(units)]
-    allowed = np.array(rows, np.bool_).reshape(units, len(known))
+    allowed = np.array(rules.able(known), np.bool_).reshape(units, len(known))
     memory = Memory.of(graph, known, held, allowed)
     furthest, given = reach(rules, allowed, memory)
-    arrays = _Arrays(graph, known, question, codings(question.codecs, question.trips))
-    trips = [arrays.trip(i) for i in range(len(question.trips))]
-    latency = arrays.latency(trips)
-    demands = arrays.demands()
+    arrays = _Arrays.of(graph, known, question, every=every)
+    latency, demands = arrays.latency(), arrays.demands()
     score = latency.scaled(question.aim.latency or EQUALS)
     if question.aim.exposure:
         score += arrays.exposure(rules).scaled(question.aim.exposure)
     if question.aim.cost:
         score += arrays.money(demands).scaled(question.aim.cost)
+    trusted = rules.trusted(known)
     return Problem(
         nodes=known,
         units=units,
-        doors=tuple(i for i, node in enumerate(known) if rules.may_be_door(node)),
+        doors=tuple(
+            i for i, node in enumerate(known) if trusted[i] and node.node not in rules.forbidden
+        ),
         max_segments=rules.max_segments,
         given=given,
         codings=arrays.codings,
@@ -138,112 +147,192 @@ def formulate(
         score=score,
         fees=np.rint(question.aim.cost * arrays.fees() * 1e9),
         latency=latency,
-        budgets=arrays.budgets(rules, trips),
+        budgets=arrays.budgets(rules),
         demands=demands,
     )
 
 
 @dataclass(frozen=True, slots=True)
+class _Passage:
+    """One trip, whichever codec is used. sizes[codec, cut]: bytes that cross.
+
+    seconds[unit, node]. up, down[codec, cut, node]: ns on the links; encode, decode: of codecs,
+    whose work is none at both ends.
+    """
+
+    trip: Trip
+    sizes: NDArray[np.float64]
+    seconds: NDArray[np.float64]
+    up: Nanoseconds
+    down: Nanoseconds
+    encode: Nanoseconds
+    decode: Nanoseconds
+
+    @classmethod
+    def of(
+        cls, graph: ModelGraph, nodes: Sequence[NodeView], trip: Trip, codecs: Sequence[Codec]
+    ) -> _Passage:
+        units = len(graph.units)
+        plain = np.zeros(units + 1)
+        plain[1:-1] = [graph.boundary_bytes(cut) * trip.rows for cut in range(1, units)]
+        ratios, writes, reads = np.array([(c.ratio, c.encode_s, c.decode_s) for c in codecs]).T
+        sizes = np.rint(ratios[:, None] * plain)
+        sizes[:, 0], sizes[:, -1] = graph.input_bytes * trip.rows, graph.result_bytes
+        rows = [node.seconds(trip.phase, trip.rows) for node in nodes]
+        paces = np.array([node.codec_pace for node in nodes])
+        whole = plain[None, :, None] / GIB * paces * 1e9
+        up, down = _transfers(nodes, sizes)
+        return cls(
+            trip=trip,
+            sizes=sizes,
+            seconds=np.array(rows).reshape(len(nodes), units).T,
+            up=up,
+            down=down,
+            encode=writes[:, None, None] * whole,
+            decode=reads[:, None, None] * whole,
+        )
+
+    def crossing(self, nodes: Sequence[NodeView]) -> tuple[Nanoseconds, Nanoseconds]:
+        """[codec, cut, node]: what leaving and arriving take."""
+        half = np.array([node.link.rtt_ms for node in nodes]) * 0.5e6
+        return np.rint(half + self.up + self.encode), np.rint(half + self.down + self.decode)
+
+    def better(self, crossing: tuple[Nanoseconds, Nanoseconds], *, loads: bool) -> Flags:
+        """[codec, codec]: the first is on no node and at no cut worse than the second.
+
+        loads: that includes how long each station is busy.
+        """
+        stations = (self.up, self.down, self.encode, self.decode) if loads else ()
+        arrays = (self.sizes, *crossing, *stations)
+        count = len(self.sizes)
+        better = np.ones((count, count), np.bool_)
+        for one, other in itertools.permutations(range(count), 2):
+            better[one, other] = all((array[one] <= array[other]).all() for array in arrays)
+        return better
+
+
+def _useful(
+    ways: Sequence[Coding],
+    codecs: NDArray[np.intp],
+    better: Sequence[Flags],
+    error_max: float | None,
+) -> list[int]:
+    """Numbers of the codings that can be part of a best placement, the plain one among them.
+
+    One is of no use if its error alone is too much, or another one is nowhere worse.
+    """
+    errors = np.array([np.rint(way.error * SHARE) for way in ways])
+    limit = np.inf if error_max is None else np.rint(error_max * SHARE)
+    wins = np.ones((len(ways), len(ways)), np.bool_)
+    for chosen, matrix in zip(codecs.T, better, strict=True):
+        wins &= matrix[np.ix_(chosen, chosen)]
+    if error_max is not None:
+        wins &= errors[:, None] <= errors
+    wins &= ~wins.T | np.tri(len(ways), dtype=np.bool_).T  # of equal ones the first
+    np.fill_diagonal(wins, val=False)
+    kept = ~wins.any(axis=0) & (errors <= limit)
+    kept[0] = True
+    return np.flatnonzero(kept).tolist()
+
+
+def _transfers(
+    nodes: Sequence[NodeView], sizes: NDArray[np.float64]
+) -> tuple[Nanoseconds, Nanoseconds]:
+    """[..., cut, node]: ns on the uplink and on the downlink. One Mbit/s is one bit per µs."""
+    up = np.array([node.link.up_mbit_s for node in nodes])
+    down = np.array([node.link.down_mbit_s for node in nodes])
+    return sizes[..., None] * 8e3 / up, sizes[..., None] * 8e3 / down
+
+
+@dataclass(frozen=True, slots=True)
 class _Arrays:
+    """codecs[coding, trip]: which of the question's codecs. crossings: by trip."""
+
     graph: ModelGraph
     nodes: tuple[NodeView, ...]
     question: Question
     codings: tuple[Coding, ...]
+    codecs: NDArray[np.intp]
+    passages: tuple[_Passage, ...]
+    crossings: tuple[tuple[Nanoseconds, Nanoseconds], ...]
 
-    def sizes(self, trip: int) -> NDArray[np.float64]:
-        """[coding, cut]: bytes that cross for one such trip."""
-        rows, graph = self.question.trips[trip].rows, self.graph
-        inner = np.array([graph.boundary_bytes(cut) for cut in range(1, len(graph.units))])
-        sizes = np.empty((len(self.codings), len(graph.units) + 1))
-        ratios = np.array([coding.codecs[trip].ratio for coding in self.codings])
-        sizes[:, 1:-1] = np.rint(ratios[:, None] * inner * rows)
-        sizes[:, 0], sizes[:, -1] = graph.input_bytes * rows, graph.result_bytes
-        return sizes
+    @classmethod
+    def of(
+        cls, graph: ModelGraph, nodes: tuple[NodeView, ...], question: Question, *, every: bool
+    ) -> _Arrays:
+        known = question.codecs
+        passages = tuple(_Passage.of(graph, nodes, trip, known) for trip in question.trips)
+        crossings = tuple(passage.crossing(nodes) for passage in passages)
+        ways = codings(known, question.trips)
+        codecs = np.array([[known.index(codec) for codec in way.codecs] for way in ways], np.intp)
+        loads = question.aim.loads
+        better = [
+            p.better(times, loads=loads) for p, times in zip(passages, crossings, strict=True)
+        ]
+        useful = list(range(len(ways)))
+        if not every:
+            useful = _useful(ways, codecs, better, question.error_max)
+        ways = tuple(ways[i] for i in useful)
+        return cls(graph, nodes, question, ways, codecs[useful], passages, crossings)
 
     def bytes_at(self) -> NDArray[np.float64]:
-        counts = [trip.count for trip in self.question.trips]
-        return sum(
-            (count * self.sizes(i) for i, count in enumerate(counts)),
-            np.zeros((len(self.codings), len(self.graph.units) + 1)),
-        )
+        total = np.zeros((len(self.codings), len(self.graph.units) + 1))
+        for i, passage in enumerate(self.passages):
+            total += passage.trip.count * passage.sizes[self.codecs[:, i]]
+        return total
 
-    def seconds(self, trip: int) -> NDArray[np.float64]:
-        """[unit, node]."""
-        wanted = self.question.trips[trip]
-        rows = [node.seconds(wanted.phase, wanted.rows) for node in self.nodes]
-        return np.array(rows).reshape(len(self.nodes), len(self.graph.units)).T
-
-    def coding_s(self, trip: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """[coding, cut, node]: to encode and to decode what crosses; 0 at both ends."""
-        plain = self.sizes(trip)[0].copy()
-        plain[0] = plain[-1] = 0.0
-        paces = np.array([node.codec_pace for node in self.nodes])
-        whole = plain[None, :, None] / GIB * paces[None, None, :]
-        used = [coding.codecs[trip] for coding in self.codings]
-        encode = np.array([codec.encode_s for codec in used])[:, None, None] * whole
-        decode = np.array([codec.decode_s for codec in used])[:, None, None] * whole
-        return encode, decode
-
-    def transfers(self, sizes: NDArray[np.float64]) -> tuple[Nanoseconds, Nanoseconds]:
-        """[..., cut, node]: ns on the uplink and on the downlink. One Mbit/s is one bit per µs."""
-        up = np.array([node.link.up_mbit_s for node in self.nodes])
-        down = np.array([node.link.down_mbit_s for node in self.nodes])
-        return sizes[..., None] * 8e3 / up, sizes[..., None] * 8e3 / down
-
-    def trip(self, trip: int) -> Sums:
+    def trip(self, number: int) -> Sums:
         """The time of one trip, in ns."""
-        up, down = self.transfers(self.sizes(trip))
-        encode, decode = self.coding_s(trip)
-        half = np.array([node.link.rtt_ms for node in self.nodes]) * 0.5e6
+        leave, arrive = self.crossings[number]
         return Sums(
-            compute=_cumulated(np.rint(self.seconds(trip) * 1e9)),
+            compute=_cumulated(np.rint(self.passages[number].seconds * 1e9)),
             segment=SEGMENT_NS,
-            leave=np.rint(half + up + encode * 1e9),
-            arrive=np.rint(half + down + decode * 1e9),
+            leave=leave[self.codecs[:, number]],
+            arrive=arrive[self.codecs[:, number]],
             hop=np.full(len(self.codings), HOP_NS),
             access=np.zeros(len(self.nodes)),
         )
 
-    def latency(self, trips: Sequence[Sums]) -> Sums:
+    def latency(self) -> Sums:
         """Of a whole request: its input comes once, its answer begins to leave once."""
-        counts = [trip.count for trip in self.question.trips]
-        total = trips[0].scaled(counts[0])
-        for count, trip in zip(counts[1:], trips[1:], strict=True):
-            total += trip.scaled(count)
-        access = trips[0].arrive[0, 0] + trips[0].leave[0, -1] + 2 * HOP_NS
+        first, *others = (
+            self.trip(i).scaled(passage.trip.count) for i, passage in enumerate(self.passages)
+        )
+        total = sum(others, first)
+        leave, arrive = self.crossings[0]
+        access = arrive[0, 0] + leave[0, -1] + 2 * HOP_NS
         return Sums(total.compute, total.segment, total.leave, total.arrive, total.hop, access)
 
     def demands(self) -> Demands:
         """Of all trips of a request, stretched by what others take of each station."""
         free = np.array([[1 - share for share in node.taken] for node in self.nodes])
-        free = free.reshape(len(self.nodes), 3)
-        counts = [trip.count for trip in self.question.trips]
-        shape = (len(self.codings), len(self.graph.units) + 1, len(self.nodes))
-        sends, gets, encode, decode = (np.zeros(shape) for _ in range(4))
-        compute = np.zeros(shape[1:])
-        for i, count in enumerate(counts):
-            up, down = self.transfers(self.sizes(i))
-            writes, reads = self.coding_s(i)
-            sends += count * up / free[:, 1]
-            gets += count * down / free[:, 2]
-            encode += count * writes * 1e9 / free[:, 0]
-            decode += count * reads * 1e9 / free[:, 0]
-            compute += count * _cumulated(np.rint(self.seconds(i) * 1e9 / free[:, 0]))
-        once_in, once_out = self.transfers(self.sizes(0)[0])
+        work, out, back = free.reshape(len(self.nodes), 3).T
+        compute = np.zeros((len(self.graph.units) + 1, len(self.nodes)))
+        for passage in self.passages:
+            each = np.rint(passage.seconds * 1e9 / work)
+            compute += passage.trip.count * _cumulated(each)
+        once_in, once_out = _transfers(self.nodes, self.passages[0].sizes[0])
         return Demands(
             compute=compute,
-            segment=SEGMENT_NS * sum(counts),
-            sends=np.rint(sends),
-            gets=np.rint(gets),
-            encode=np.rint(encode),
-            decode=np.rint(decode),
-            access_gets=np.rint(once_out[0] / free[:, 2]),
-            access_sends=np.rint(once_in[-1] / free[:, 1]),
+            segment=SEGMENT_NS * sum(passage.trip.count for passage in self.passages),
+            sends=self._stretched([passage.up for passage in self.passages], out),
+            gets=self._stretched([passage.down for passage in self.passages], back),
+            encode=self._stretched([passage.encode for passage in self.passages], work),
+            decode=self._stretched([passage.decode for passage in self.passages], work),
+            access_gets=np.rint(once_out[0] / back),
+            access_sends=np.rint(once_in[-1] / out),
         )
+
+    def _stretched(self, parts: Sequence[Nanoseconds], free: NDArray[np.float64]) -> Nanoseconds:
+        """[coding, cut, node]: of all trips, of which each has a part [codec, cut, node]."""
+        total = np.zeros((len(self.codings), *parts[0].shape[1:]))
+        for i, (passage, part) in enumerate(zip(self.passages, parts, strict=True)):
+            total += (passage.trip.count * part / free)[self.codecs[:, i]]
+        return np.rint(total)
 
     def exposure(self, rules: Rules) -> Sums:
         """Share of the units that are computed outside of the trusted zones."""
-        outside = np.array([not rules.trusts(node) for node in self.nodes])
+        outside = ~np.array(rules.trusted(self.nodes), np.bool_)
         units = len(self.graph.units)
         each = np.where(outside, np.rint(SHARE / units), 0.0)
         return self._sums(_cumulated(np.tile(each, (units, 1))))
@@ -281,7 +370,7 @@ class _Arrays:
         fees: NDArray[np.float64] = np.array(rents) + np.array(idle)
         return fees
 
-    def budgets(self, rules: Rules, trips: Sequence[Sums]) -> tuple[Budget, ...]:
+    def budgets(self, rules: Rules) -> tuple[Budget, ...]:
         asked, found = self.question, []
         if asked.error_max is not None:
             found.append(Budget("codecs.error", self.error(), np.rint(asked.error_max * SHARE)))
@@ -289,14 +378,15 @@ class _Arrays:
             limit = np.rint(asked.exposure_max * SHARE)
             found.append(Budget("privacy.max_exposure", self.exposure(rules), limit))
         for phase, limit_s in asked.trip_max_s:
-            for trip, sums in zip(asked.trips, trips, strict=True):
+            for i, trip in enumerate(asked.trips):
                 if trip.phase == phase:
                     field = "sla.first_token_ms" if phase == "prefill" else "sla.token_ms"
-                    found.append(Budget(field, sums, np.rint(limit_s * 1e9)))
+                    found.append(Budget(field, self.trip(i), np.rint(limit_s * 1e9)))
         return tuple(found)
 
     def _sums(self, compute: Nanoseconds, *, hop: Nanoseconds | None = None) -> Sums:
-        nothing = np.zeros((len(self.codings), len(self.graph.units) + 1, len(self.nodes)))
+        shape = (len(self.codings), len(self.graph.units) + 1, len(self.nodes))
+        nothing = np.broadcast_to(0.0, shape)
         each = np.zeros(len(self.codings)) if hop is None else hop
         return Sums(compute, 0.0, nothing, nothing, each, np.zeros(len(self.nodes)))
 

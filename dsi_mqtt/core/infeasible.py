@@ -13,14 +13,15 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from dsi_mqtt.core.aim import Aim
+from dsi_mqtt.core.demand import busiest_ns, latency_ns
 from dsi_mqtt.core.formulation import Question, formulate
 from dsi_mqtt.core.gaps import Constraint, Gap, Newcomer, first_gap, joined, newcomers
 from dsi_mqtt.core.model import ModelGraph
-from dsi_mqtt.core.pressure import Pressure, best, busiest_ns, latency_ns
+from dsi_mqtt.core.pressure import Pressure
 from dsi_mqtt.core.problem import Held, Problem
 from dsi_mqtt.core.profile import NodeView
 from dsi_mqtt.core.rules import Rules
-from dsi_mqtt.core.search import feasible
+from dsi_mqtt.core.search import best, feasible
 from dsi_mqtt.errors import one_sentence
 
 # Expansions for one question. A placement that is not found within them does not count, so that

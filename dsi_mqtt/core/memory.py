@@ -9,7 +9,7 @@ because a plan never returns to a unit.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -86,7 +86,7 @@ class Memory:
         kept = tuple(frozenset(held.get(node.node, ())) for node in nodes)
         base = tuple(_base(graph, ties_of, i, units) for i, units in enumerate(kept))
         caps = tuple(node.weight_bytes for node in nodes)
-        added = _added(graph, kept, base, ties_of)
+        added = _added(graph, kept, base)
         least = _least(graph, kept)
         return cls(
             caps=caps,
@@ -99,6 +99,19 @@ class Memory:
             reaches=_reaches(graph, added, base, caps),
             least=least,
             groups=_groups(least, allowed, base, caps),
+        )
+
+    def only(self, nodes: Sequence[int]) -> Memory:
+        """With these nodes alone; groups, which are of all nodes, are left out."""
+        return replace(
+            self,
+            caps=tuple(self.caps[node] for node in nodes),
+            base=tuple(self.base[node]._replace(node=i) for i, node in enumerate(nodes)),
+            kept=tuple(self.kept[node] for node in nodes),
+            rest=tuple(tuple(row[node] for node in nodes) for row in self.rest),
+            reaches=self.reaches[:, nodes],
+            least=self.least[:, nodes],
+            groups=(),
         )
 
     def after(self, loads: Loads, node: int, start: int, stop: int) -> Loads:
@@ -143,10 +156,12 @@ class Memory:
         return [group for group in self.groups if group.need[0] > group.have]
 
     def covers(self, light: Loads, heavy: Loads) -> bool:
-        """Whether `light`, loads of some nodes in `heavy`, leaves room for whatever that does."""
+        """Whether `light` leaves room for whatever `heavy` does."""
         others = {load.node: load for load in heavy}
         for load in light:
-            other = others[load.node]
+            other = others.get(load.node)
+            if other is None:
+                return False
             missing = other.ties & ~load.ties
             more = self._tied_bytes(missing) if missing else 0
             if load.used + more > other.used:
@@ -173,18 +188,14 @@ def _base(graph: ModelGraph, ties_of: Sequence[int], node: int, units: Collectio
     return Load(node, graph.held_bytes(units), ties)
 
 
-def _added(
-    graph: ModelGraph, kept: Sequence[Collection[int]], base: Loads, ties_of: Sequence[int]
-) -> NDArray[np.int64]:
+def _added(graph: ModelGraph, kept: Sequence[Collection[int]], base: Loads) -> NDArray[np.int64]:
     """[unit, node]: bytes a unit alone would add to what the node holds before the plan."""
     added = np.empty((len(graph.units), len(kept)), np.int64)
     added[:] = np.array([unit.weight_bytes for unit in graph.units], np.int64)[:, None]
+    for i, tie in enumerate(graph.ties):
+        there = [load.node for load in base if load.ties >> i & 1]
+        added[np.ix_(list(tie.units), there)] -= tie.weight_bytes
     for node, units in enumerate(kept):
-        for unit, ties in enumerate(ties_of):
-            shared = ties & base[node].ties
-            added[unit, node] -= sum(
-                tie.weight_bytes for i, tie in enumerate(graph.ties) if shared >> i & 1
-            )
         added[sorted(units), node] = 0
     return added
 
@@ -239,10 +250,10 @@ def _taken(
 
 def _least(graph: ModelGraph, kept: Sequence[Collection[int]]) -> NDArray[np.int64]:
     """[unit, node]: bytes that the unit adds at least, its ties being there already."""
-    least = np.empty((len(graph.units), len(kept)), np.int64)
-    for i, unit in enumerate(graph.units):
-        ties = sum(tie.weight_bytes for tie in graph.ties if i in tie.units)
-        least[i] = max(0, unit.weight_bytes - ties)
+    alone = np.array([unit.weight_bytes for unit in graph.units], np.int64)
+    for tie in graph.ties:
+        alone[list(tie.units)] -= tie.weight_bytes
+    least: NDArray[np.int64] = np.repeat(np.maximum(alone, 0)[:, None], len(kept), axis=1)
     for node, units in enumerate(kept):
         least[sorted(units), node] = 0
     return least
@@ -252,7 +263,10 @@ def _groups(
     least: NDArray[np.int64], allowed: NDArray[np.bool_], base: Loads, caps: Sequence[int]
 ) -> tuple[Group, ...]:
     """One group for each set of nodes that some unit is restricted to."""
-    sets = [frozenset(np.flatnonzero(row).tolist()) for row in allowed]
+    keys = [row.tobytes() for row in allowed]
+    rows = dict(zip(keys, allowed, strict=True))
+    named = {key: frozenset(np.flatnonzero(row).tolist()) for key, row in rows.items()}
+    sets = [named[key] for key in keys]
     sizes = np.where(allowed, least, np.iinfo(np.int64).max).min(axis=1, initial=2**62).tolist()
     groups = []
     for nodes in dict.fromkeys(sets):

@@ -16,15 +16,17 @@ from typing import Final
 from dsi_mqtt.core.account import Account, account
 from dsi_mqtt.core.aim import Aim, Phase
 from dsi_mqtt.core.codecs import RAW
+from dsi_mqtt.core.demand import busiest_ns
 from dsi_mqtt.core.deployment import Deployment
-from dsi_mqtt.core.formulation import Question
+from dsi_mqtt.core.formulation import Question, formulate
 from dsi_mqtt.core.infeasible import Infeasible, Situation, explain
 from dsi_mqtt.core.model import ModelGraph, UnitRange
-from dsi_mqtt.core.pressure import Pressure, best, busiest_ns
+from dsi_mqtt.core.path import Path, Step
+from dsi_mqtt.core.pressure import Pressure
 from dsi_mqtt.core.problem import Problem
 from dsi_mqtt.core.profile import NodeView
 from dsi_mqtt.core.rules import check, compile_rules
-from dsi_mqtt.core.search import Outcome, Path, Step
+from dsi_mqtt.core.search import Outcome, best
 from dsi_mqtt.core.table import DOOR
 from dsi_mqtt.errors import ConfigError
 
@@ -170,7 +172,9 @@ def plan(
     for situation in (core, every) if len(core.nodes) < len(nodes) else (every,):
         problem, found = _found(situation, expansions)
         if found.path is not None:
-            alone = replace(situation, rules=rules.without_split()).problem().single_node()
+            whole = replace(situation, rules=rules.without_split())
+            free = whole.problem() if rules.parts else problem
+            alone = free.alone(free.latency)
             route = _Route.of(problem, found.path, question)
             least = None if alone is None else alone[0]
             planned = _planned(route, found, least, deployment.sla.latency_ms, certain=complete)
@@ -221,7 +225,7 @@ def promised(
     """
     rules = compile_rules(deployment, graph).without_split()
     _require_matching(graph, nodes)
-    problem = Situation(graph, rules, tuple(nodes), {}, question).problem()
+    problem = formulate(graph, rules, nodes, {}, question, every=True)
     path = _path_of(problem, chain, question)
     if path is None or not _obeys(problem, graph, path):
         return None

@@ -1,135 +1,149 @@
-"""What memory is worth on each node, so that the bound respects it (Lagrangian relaxation).
+"""What memory, budgets and stations are worth, so that the bound respects them.
 
 The search's bound lets a node that returns forget what it holds, and a fast node is then used
 again and again. Charging a price per byte, and crediting each node with its price times its free
-memory, leaves every placement that fits at or below its true latency and makes overfull nodes
-dear. The prices that give the highest bound are found by ascent: look at the chain that the bound
-stands for, raise the price of nodes it overfills, lower that of nodes it leaves room on.
+memory, leaves every placement that fits at or below its true score and makes overfull nodes dear
+(Lagrangian relaxation). Budgets have prices in the same way; those of stations are credited with
+what the demand that they stand for adds at most (`core.pressure`). The prices that give the highest
+bound are found by ascent: look at the chain that the bound stands for, raise the price of what it
+takes too much of, lower that of what it leaves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from dsi_mqtt.core.bounds import Bounds, End, Prices, even_rents, exact, grouped, nearest
-from dsi_mqtt.core.duties import duties_along
+from dsi_mqtt.core.bounds import Prices, Steps, even_rents
+from dsi_mqtt.core.duties import busy_along
+from dsi_mqtt.core.pressure import Slopes
 from dsi_mqtt.core.problem import Nanoseconds, Problem
 
-_ROUNDS: Final = 40
 # Rounds without a higher bound after which steps are halved, and the length that ends it.
 _PATIENCE: Final = 4
 _SHORTEST: Final = 0.1
-# Doors that the ascent looks at together.
-_DOORS: Final = 5
-# Sums of weights beyond which a node counts as divisible at will.
-_SUMS: Final = 500
+# Sums of weights, in whole parts of all of them, beyond which a node counts as divisible at will.
+_SUMS: Final = 20_000
 
 
-def tuned(problem: Problem, doors: Sequence[int], ceiling: float) -> Prices:
-    """Prices under which the bound is high. ceiling: score of a placement, in ns.
-
-    The bound is the least over all doors, but few doors matter: the ascent starts with the best
-    one and takes in whichever is the best at the prices found so far.
-    """
-    problem = replace(problem, max_segments=problem.units)
-    looked: tuple[int, ...] = ()
-    ascent = _Ascent(problem, (), _rooms(problem), even_rents(problem))
-    shares = np.zeros(len(ascent.limits))
-    while len(looked) < _DOORS:
-        roots = Bounds.of(problem, ascent.prices(shares), grouped(doors)).roots()
-        door = nearest(roots)
-        if door in looked:
-            break
-        looked = (*looked, door)
-        ascent = replace(ascent, ends=exact(looked))
-        shares = ascent.best(shares, ceiling)
-    return ascent.prices(shares)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Ascent:
+@dataclass(slots=True, eq=False)
+class Ascent:
     """Towards shares that give the highest bound: ns for all the room of each node, for the whole
-    of each budget, and where there is a cap, for each station kept busy up to it.
+    of each budget, and where demands matter, for the least demand on each station.
+
+    highest: the best bound yet, and best: the prices that gave it.
     """
 
     problem: Problem
-    ends: tuple[End, ...]
-    rooms: Nanoseconds
+    slopes: Slopes | None
+    shares: Nanoseconds
     rents: Nanoseconds
+    rooms: Nanoseconds
+    best: Prices
+    highest: float = -np.inf
+    _reach: float = 1.0
+    _idle: int = 0
+
+    @classmethod
+    def of(cls, problem: Problem, slopes: Slopes | None, weights: Nanoseconds | None) -> Ascent:
+        """weights[node]: what an ns of work is worth there to begin with; None: nothing."""
+        nodes, budgets = len(problem.nodes), len(problem.budgets)
+        stations = np.zeros(0 if slopes is None else 3 * nodes)
+        shares = np.concatenate([np.zeros(nodes + budgets), stations])
+        rents, rooms = even_rents(problem), _rooms(problem)
+        ascent = cls(problem, slopes, shares, rents, rooms, Prices.none(problem))
+        if weights is not None:
+            shares[nodes + budgets : 2 * nodes + budgets] = weights * ascent.scale
+        return ascent
+
+    @property
+    def scale(self) -> float:
+        """The demand that shares of stations are told by."""
+        return 1.0 if self.slopes is None else max(float(self.slopes.ends[0]), 1.0)
 
     @property
     def limits(self) -> Nanoseconds:
         """Of rooms, budgets and stations, in the order of shares."""
         budgets = [budget.limit for budget in self.problem.budgets]
-        stations = [self.problem.cap] * (3 * len(self.rooms) if self.capped else 0)
-        return np.concatenate([self.rooms, np.array(budgets + stations, np.float64)])
+        known = np.concatenate([self.rooms, np.array(budgets, np.float64)])
+        return np.concatenate([known, np.full(len(self.shares) - len(known), self.scale)])
 
-    @property
-    def capped(self) -> bool:
-        return bool(np.isfinite(self.problem.cap))
-
-    def best(self, shares: Nanoseconds, ceiling: float) -> Nanoseconds:
-        """On the way up from `shares`: Polyak's step, halved when it does not help for a while."""
-        best = shares
-        highest, reach, idle = -np.inf, 1.0, 0
-        for _ in range(_ROUNDS):
-            bounds = Bounds.of(self.problem, self.prices(shares), self.ends)
-            roots = bounds.roots()
-            door = nearest(roots)
-            bound = roots[door]
-            if bound > highest:
-                best, highest, idle = shares, bound, 0
-            else:
-                idle += 1
-                if idle == _PATIENCE:
-                    reach, idle = reach / 2, 0
-            if not np.isfinite(bound) or bound >= ceiling or reach < _SHORTEST:
-                break
-            excess = self.excess(bounds, door)
-            excess[(shares <= 0) & (excess < 0)] = 0.0
-            length = float((excess**2).sum())
-            if not length:
-                break
-            shares = np.maximum(0.0, shares + reach * (ceiling - bound) / length * excess)
-        return best
-
-    def prices(self, shares: Nanoseconds) -> Prices:
+    def prices(self) -> Prices:
         """Whole ns, rounded down where charged: what fits is charged no more than credited."""
         weights = self.problem.memory.least.astype(np.float64)
-        each = np.divide(shares, self.limits, out=np.zeros_like(shares), where=self.limits > 0)
+        limits = self.limits
+        each = np.divide(self.shares, limits, out=np.zeros_like(limits), where=limits > 0)
         nodes = len(self.rooms)
         charges = np.zeros((len(weights) + 1, nodes))
-        np.cumsum(np.floor(weights * each[:nodes]), axis=0, out=charges[1:])
+        if self.shares[:nodes].any():
+            np.cumsum(np.floor(weights * each[:nodes]), axis=0, out=charges[1:])
         after = nodes + len(self.problem.budgets)
+        credit = float(np.ceil(self.shares[:after]).sum())
+        rates = tuple(each[nodes:after])
+        if self.slopes is None:
+            return Prices(charges, credit, self.rents, rates)
+        stations = each[after:].reshape(3, nodes)
+        excesses = self.slopes.excesses(float(stations.sum()))
+        credits_ = np.maximum.accumulate(excesses[::-1])[::-1]
         return Prices(
             charges,
-            float(np.ceil(shares).sum()),
+            credit + float(credits_[0]),
             self.rents,
-            tuple(each[nodes:after]),
-            each[after:].reshape(3, nodes) if self.capped else None,
+            rates,
+            stations,
+            tuple(self.slopes.ends[:-1].tolist()),
+            tuple(credits_.tolist()),
         )
 
-    def excess(self, bounds: Bounds, door: int) -> Nanoseconds:
-        """What the bound's chain takes beyond each limit, as a share of that."""
-        weights, used, start = self.problem.memory.least, np.zeros(len(self.limits)), 0
-        end = next(i for i, end in enumerate(bounds.ends) if door in end.doors)
-        steps = bounds.steps(end, door)
+    def begin(self) -> None:
+        """Anew, from where the shares are: other nodes are looked at."""
+        self.highest, self._reach, self._idle = -np.inf, 1.0, 0
+
+    def learn(self, prices: Prices, bound: float) -> bool:
+        """What the bound is at these prices; whether that is the highest."""
+        if bound > self.highest or math.isinf(self.highest):
+            self.best, self.highest, self._idle = prices, bound, 0
+            return True
+        self._idle += 1
+        if self._idle == _PATIENCE:
+            self._reach, self._idle = self._reach / 2, 0
+        return False
+
+    def climb(self, bound: float, ceiling: float, door: int, steps: Steps) -> bool:
+        """A step of Polyak's, away from the chain that the bound stands for; False: there is none.
+
+        ceiling: score of a placement.
+        """
+        if not np.isfinite(bound) or bound >= ceiling or self._reach < _SHORTEST:
+            return False
+        excess = self._excess(door, steps)
+        excess[(self.shares <= 0) & (excess < 0)] = 0.0
+        length = float((excess**2).sum())
+        if not length:
+            return False
+        step = self._reach * (ceiling - bound) / length
+        self.shares = np.maximum(0.0, self.shares + step * excess)
+        return True
+
+    def _excess(self, door: int, steps: Steps) -> Nanoseconds:
+        """What the chain takes beyond each limit, as a share of that."""
+        weights, used, start = self.problem.memory.least, np.zeros(len(self.shares)), 0
         for node, stop, _ in steps:
             used[node] += weights[start:stop, node].sum()
             start = stop
         for i, budget in enumerate(self.problem.budgets):
             used[len(self.rooms) + i] = budget.sums.along(door, steps)
-        if self.capped:
+        limits = self.limits
+        most = limits.copy()
+        if self.slopes is not None:
             after = len(self.rooms) + len(self.problem.budgets)
-            busy = used[after:].reshape(3, -1)
-            for node, duty in duties_along(self.problem, door, steps).of:
-                busy[:, node] = duty
-        over, limits = used - self.limits, self.limits
-        return np.divide(over, limits, out=np.zeros_like(used), where=limits > 0)
+            slope = float(self.shares[after:].sum()) / self.scale
+            most[after:] = self.slopes.steepest(slope)
+            used[after:] = busy_along(self.problem, door, steps).ravel()
+        return np.divide(used - most, limits, out=np.zeros_like(used), where=limits > 0)
 
 
 def _rooms(problem: Problem) -> Nanoseconds:
@@ -137,14 +151,23 @@ def _rooms(problem: Problem) -> Nanoseconds:
 
     Blocks of a model weigh the same, so that is often much less than what is free.
     """
+    least = problem.memory.least
     rooms = []
     for node, free in enumerate(problem.memory.free):
-        sums = {0}
-        for unit in np.flatnonzero(problem.allowed[:, node]).tolist():
-            size = int(problem.memory.least[unit, node])
-            sums |= {total + size for total in sums if total + size <= free}
-            if len(sums) > _SUMS:
-                sums = {max(free, 0)}
-                break
-        rooms.append(max(sums))
+        sizes = least[problem.allowed[:, node], node].tolist()
+        rooms.append(_most(sizes, max(free, 0)))
     return np.array(rooms, np.float64)
+
+
+def _most(sizes: list[int], free: int) -> int:
+    """The largest sum of some of `sizes` that is within `free`; `free` where there are too many."""
+    if sum(sizes) <= free:
+        return sum(sizes)
+    each = math.gcd(*sizes)
+    if not each or free // each > _SUMS:
+        return free
+    within = (1 << free // each + 1) - 1
+    sums = 1  # its bits are the sums that there are
+    for size in sizes:
+        sums |= sums << size // each & within
+    return (sums.bit_length() - 1) * each

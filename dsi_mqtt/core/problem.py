@@ -23,6 +23,7 @@ leaves it once:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
@@ -89,7 +90,20 @@ class Sums:
             at, cut = node, stop
         return total + self.hop_of(at, door, cut)
 
+    def only(self, nodes: Sequence[int]) -> Sums:
+        """With these nodes alone."""
+        return Sums(
+            self.compute[:, nodes],
+            self.segment,
+            self.leave[..., nodes],
+            self.arrive[..., nodes],
+            self.hop,
+            self.access[nodes],
+        )
+
     def scaled(self, factor: float) -> Sums:
+        if factor == 1:
+            return self
         return Sums(
             np.rint(factor * self.compute),
             float(np.rint(factor * self.segment)),
@@ -159,6 +173,19 @@ class Demands:
     access_gets: Nanoseconds
     access_sends: Nanoseconds
 
+    def only(self, nodes: Sequence[int]) -> Demands:
+        """With these nodes alone."""
+        return Demands(
+            self.compute[:, nodes],
+            self.segment,
+            self.sends[..., nodes],
+            self.gets[..., nodes],
+            self.encode[..., nodes],
+            self.decode[..., nodes],
+            self.access_gets[nodes],
+            self.access_sends[nodes],
+        )
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Problem:
@@ -222,28 +249,56 @@ class Problem:
             before = demands.compute[:, node]
             most = before[:-1] + (cap - demands.segment)
             last[:, node] = np.searchsorted(before, most, side="right") - 1
+        last = np.minimum(self.reach, last)
         leave = np.where(demands.sends <= cap, score.leave, np.inf)
         arrive = np.where(demands.gets <= cap, score.arrive, np.inf)
         return replace(
             self,
             cap=cap,
-            reach=np.minimum(self.reach, last),
+            reach=last,
             score=replace(score, leave=leave, arrive=arrive),
         )
 
-    def single_node(self) -> tuple[float, int] | None:
-        """The least latency with everything in one segment, and where; None: nowhere."""
-        end, time = self.units, self.latency
+    def only(self, nodes: Sequence[int]) -> Problem:
+        """The same with these nodes alone, in this order."""
+        if len(nodes) == len(self.nodes):
+            return self
+        places = {node: place for place, node in enumerate(nodes)}
+        return replace(
+            self,
+            nodes=tuple(self.nodes[node] for node in nodes),
+            doors=tuple(places[door] for door in self.doors if door in places),
+            allowed=self.allowed[:, nodes],
+            reach=self.reach[:, nodes],
+            twins=tuple(self.twins[node] for node in nodes),
+            memory=self.memory.only(nodes),
+            score=self.score.only(nodes),
+            fees=self.fees[nodes],
+            latency=self.latency.only(nodes),
+            budgets=tuple(
+                Budget(budget.field, budget.sums.only(nodes), budget.limit)
+                for budget in self.budgets
+            ),
+            demands=self.demands.only(nodes),
+        )
+
+    def alone(self, sums: Sums, fees: Nanoseconds | float = 0.0) -> tuple[float, int, int] | None:
+        """The least of `sums` and fees with everything in one segment: with which door, and where;
+        None: nowhere.
+        """
+        end = self.units
         able = np.flatnonzero(self.reach[0] >= end) if end else np.empty(0, np.intp)
         doors = np.array(self.doors, np.intp)
-        if not len(able) or not len(doors):
+        if not len(able) or not len(doors) or (self.given is not None and not self.given[0, end]):
             return None
-        there = time.leave[0, 0][doors, None] + time.arrive[0, 0][None, able]
-        back = time.leave[0, end][None, able] + time.arrive[0, end][doors, None]
-        hops = there + back + 2 * time.hop[0]
+        there = sums.leave[0, 0][doors, None] + sums.arrive[0, 0][None, able]
+        back = sums.leave[0, end][None, able] + sums.arrive[0, end][doors, None]
+        each = np.broadcast_to(fees, len(self.nodes))
+        hops = there + back + 2 * sums.hop[0] + each[doors, None]
         hops = np.where(doors[:, None] == able[None, :], 0.0, hops)
-        totals = (hops + time.access[doors][:, None] + time.compute[end][able]).min(axis=0)
-        return float(totals.min()) + time.segment, int(able[totals.argmin()])
+        totals = hops + sums.access[doors][:, None] + (sums.compute[end] + each)[able]
+        door, node = np.unravel_index(int(totals.argmin()), totals.shape)
+        return float(totals[door, node]) + sums.segment, int(doors[door]), int(able[node])
 
 
 def reach(rules: Rules, allowed: Flags, memory: Memory) -> tuple[Cuts, Flags | None]:
@@ -265,22 +320,28 @@ def reach(rules: Rules, allowed: Flags, memory: Memory) -> tuple[Cuts, Flags | N
 
 def twins(rules: Rules, nodes: Sequence[NodeView], allowed: Flags, held: Held) -> tuple[int, ...]:
     """By node: the number of those that differ from it by name alone."""
-    numbers: dict[object, int] = {}
-    found = []
-    for i, node in enumerate(nodes):
-        key = (
+    trusted = rules.trusted(nodes)
+    plain = [
+        (
             node.weight_bytes,
-            node.unit_s,
-            node.prefill_s,
             node.link,
             node.price,
             node.watts,
             node.taken,
             node.codec_pace,
-            rules.trusts(node),
-            rules.may_be_door(node),
-            allowed[:, i].tobytes(),
-            frozenset(held.get(node.node, ())),
+            trust,
+            node.node in rules.forbidden,
         )
-        found.append(numbers.setdefault(key, len(numbers)))
+        for node, trust in zip(nodes, trusted, strict=True)
+    ]
+    alike = Counter(plain)
+    numbers: dict[object, int] = {}
+    found = []
+    for i, (node, key) in enumerate(zip(nodes, plain, strict=True)):
+        if alike[key] == 1:  # there is no need to look at each of its units
+            found.append(numbers.setdefault(i, len(numbers)))
+            continue
+        kept = frozenset(held.get(node.node, ()))
+        more = (key, node.unit_s, node.prefill_s, allowed[:, i].tobytes(), kept)
+        found.append(numbers.setdefault(more, len(numbers)))
     return tuple(found)

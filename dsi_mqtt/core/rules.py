@@ -118,14 +118,28 @@ class Rules:
             for node in nodes
         ]
 
+    def able(self, nodes: Sequence[NodeView]) -> list[list[bool]]:
+        """By unit, `may_compute`: found once for all units of which the same is demanded."""
+        known: dict[object, list[bool]] = {}
+        rows = []
+        for unit in range(self.units):
+            demanded = self.zones(unit), self.pin(unit), self.part(unit)
+            if demanded not in known:
+                known[demanded] = self.may_compute(unit, nodes)
+            rows.append(known[demanded])
+        return rows
+
     def may_be_door(self, node: NodeView) -> bool:
-        zones = self.door_zones()
-        return node.node not in self.forbidden and (zones is None or node.zone in zones)
+        return node.node not in self.forbidden and self.trusts(node)
 
     def trusts(self, node: NodeView) -> bool:
         """Whether its zone may see inputs: what is computed elsewhere counts as exposed."""
+        return self.trusted((node,))[0]
+
+    def trusted(self, nodes: Sequence[NodeView]) -> list[bool]:
+        """For each of `nodes`, whether its zone may see inputs."""
         zones = self.door_zones()
-        return zones is None or node.zone in zones
+        return [zones is None or node.zone in zones for node in nodes]
 
     def without_split(self) -> Rules:
         return replace(self, parts=())

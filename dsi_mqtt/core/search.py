@@ -1,19 +1,14 @@
 """Best-first search for the placement with the least score: exact, and it says when it was not.
 
-A path is (door, step, step, …), a step (node, stop, coding): the segments placed so far, in order,
-and how what enters each is written. A* expands the path for which the score so far and the least
-that can follow (`core.bounds`) is smallest. That least is never too high, so the first complete
-path taken is optimal.
+Paths (`core.tree`) are expanded in the order of what the whole chain takes at least: the score so
+far and the least that can follow (`core.bounds`). That least is never too high, so the first
+complete path taken is optimal.
 
-What keeps the search small:
+What keeps the search small, besides what a tree does for itself:
 
 * the *ceiling*: the score of a placement that is known. Nothing above it is kept. The first one
   comes from a descent, depth first, which also decides feasibility;
-* *dominance*: a path is dropped when another with the same door stands at the same cut on the
-  same node, has no higher score, has used up no more of any budget, and leaves at least as much
-  room on every node and station;
-* *twins*: of nodes that differ by name alone, the first unused one stands for all;
-* *prices* of memory (`core.prices`), once a short search without them has not sufficed.
+* *prices* of what is used up (`core.prices`), once a short search without them has not sufficed.
 
 Among equal scores fewer segments win, then the path whose door, nodes and stops come first in
 the order of names: paths with equal bounds are taken in that order.
@@ -21,36 +16,40 @@ the order of names: paths with equal bounds are taken in that order.
 
 from __future__ import annotations
 
-import heapq
 import math
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 
-from dsi_mqtt.core.bounds import MORE, Bounds, Prices, ends_of, exact, grouped, nearest
-from dsi_mqtt.core.duties import Duties
+from dsi_mqtt.core.aim import Aim
+from dsi_mqtt.core.bounds import MORE, Bounds, Prices, Steps, ends_of, exact, grouped, nearest
+from dsi_mqtt.core.demand import busiest_ns, least_demand
 from dsi_mqtt.core.memory import Loads
-from dsi_mqtt.core.prices import tuned
-from dsi_mqtt.core.problem import Cuts, Flags, Nanoseconds, Problem
+from dsi_mqtt.core.path import Path, Step
+from dsi_mqtt.core.pressure import Pressure, Slopes
+from dsi_mqtt.core.prices import Ascent
+from dsi_mqtt.core.problem import Budget, Nanoseconds, Problem
+from dsi_mqtt.core.rewriting import rewritten
+from dsi_mqtt.core.spread import spread
+from dsi_mqtt.core.tree import Tree
 
-# Expansions without prices; tuning them costs about as much as this many.
-UNPRICED: Final = 60
-# Expansions of the second descent, which has prices to follow but may not find the way down.
-_DESCENT: Final = 200
+# Rounds of tuning prices, of which each costs about as much as an expansion or a few. They may take
+# half of the limit, and the first of it; not so where demands count, of which the least is known.
+ROUNDS: Final = 80
+_FIRST: Final = 8
+# Nodes of which so many are looked at half by half.
+_MANY: Final = 48
+# Expansions for fewer of which no tree is planted: its bounds cost as much as some.
+_WORTHWHILE: Final = 4
 CEILING: Final = float(np.finfo(np.float64).max)
-
-
-class Step(NamedTuple):
-    """A segment up to `stop` on `node`; coding: of the hop that brings what enters it."""
-
-    node: int
-    stop: int
-    coding: int
-
-
-# The door, then steps. Paths are compared in this order.
-Path = tuple[int, tuple[Step, ...]]
+# A cap that is lower by less is not worth new arrays.
+_NARROWER: Final = 0.98
+AT_REST: Final = Aim()
+# Segments of chains that share the work out and are quick besides.
+_SHARED: Final = (2, 3)
+# Rounds in which their least demand is known well enough.
+_ROUGHLY: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,131 +71,253 @@ class Outcome:
 NOTHING: Final = Outcome(None, np.inf, 0, complete=True, lower=np.inf)
 
 
-class _Entry(NamedTuple):
-    """Compared in the order of its fields; path and end together are unique.
+def best(problem: Problem, aim: Aim, limit: int, *, rounds: int = ROUNDS) -> Outcome:
+    """The placement with the least score, what its demand adds included.
 
-    least: bound of all its completions; end: how it ends; spent: score up to and with the last
-    segment; used: of each budget; loads, duties: before that segment was placed.
-    """
-
-    rank: float
-    least: float
-    path: Path
-    end: int
-    spent: float
-    used: tuple[float, ...]
-    loads: Loads
-    duties: Duties
-    siblings: _Siblings | None = None
-
-    @property
-    def stop(self) -> int:
-        return self.path[1][-1].stop if self.path[1] else 0
-
-    @property
-    def node(self) -> int:
-        return self.path[1][-1].node if self.path[1] else self.path[0]
-
-
-class _Ways(NamedTuple):
-    """Ways on from a path, in arrays. used[budget, way]."""
-
-    leasts: Nanoseconds
-    nodes: Cuts
-    stops: Cuts
-    codings: Cuts
-    spents: Nanoseconds
-    used: Nanoseconds
-
-
-@dataclass(slots=True, eq=False)
-class _Siblings:
-    """The ways on from one path, the least first: only the next of them waits for its turn."""
-
-    parent: _Entry
-    loads: Loads
-    duties: Duties
-    ways: _Ways
-    units: int = 0
-    at: int = 0
-
-    def complete(self, units: int) -> list[int]:
-        """Those that end the chain; they are not among the next ones."""
-        self.units = units
-        last: list[int] = np.flatnonzero(self.ways.stops == units).tolist()
-        return last
-
-    def next(self, ceiling: float, deepest_first: bool) -> _Entry | None:
-        while self.at < len(self.ways.leasts):
-            way, self.at = self.at, self.at + 1
-            if self.ways.leasts[way] > ceiling:
-                return None
-            if self.ways.stops[way] != self.units:
-                return self.entry(way, deepest_first)
-        return None
-
-    def entry(self, way: int, deepest_first: bool) -> _Entry:
-        ways, (door, steps) = self.ways, self.parent.path
-        least = float(ways.leasts[way])
-        step = Step(int(ways.nodes[way]), int(ways.stops[way]), int(ways.codings[way]))
-        rank = -float(len(steps) + 1) if deepest_first else least
-        used = tuple(ways.used[:, way].tolist())
-        return _Entry(
-            rank,
-            least,
-            (door, (*steps, step)),
-            self.parent.end,
-            float(ways.spents[way]),
-            used,
-            self.loads,
-            self.duties,
-            self,
-        )
-
-
-class _Stand(NamedTuple):
-    """A path that has been expanded. tight: its loaded nodes, as bits; paid: whose fees."""
-
-    entry: _Entry
-    loads: Loads
-    duties: Duties
-    tight: int
-    paid: frozenset[int]
-
-
-def cheapest(
-    problem: Problem, limit: int, *, unpriced: int = UNPRICED, ceiling: float = CEILING
-) -> Outcome:
-    """The placement with the least score, within `limit` expansions.
-
-    unpriced: how many of them before memory gets prices. ceiling: what costs more is of no use.
+    limit: expansions, and rounds of tuning prices, of which there are at most `rounds`.
     """
     if not problem.doors:
         return NOTHING
-    none = Prices.none(problem)
-    roots = Bounds.of(problem, none, grouped(problem.doors)).roots()
-    door = nearest(roots)
-    alone = Bounds.of(problem, none, exact([door]))
-    known = _descend(alone, door, ceiling, limit)
-    if known.path is None:
-        if not known.complete or _tells(problem, ceiling):
-            return known
-        known = Outcome(None, np.inf, known.considered, complete=False, lower=-np.inf)
-    doors = _near(roots, min(known.score, ceiling))
-    bounds = alone if doors == [door] else Bounds.of(problem, none, ends_of(doors))
-    known = _ascend(bounds, known, min(limit, known.considered + unpriced), ceiling)
-    if known.complete or known.considered >= limit:
-        return known
-    target = min(known.score, ceiling)
-    if target == CEILING:
-        target = 2 * known.lower
-    priced = Bounds.of(problem, tuned(problem, doors, target), bounds.ends)
-    roots = priced.roots()
-    door = nearest(roots)
-    most = min(_DESCENT, limit - known.considered)
-    alone = Bounds.of(problem, priced.prices, exact([door]))
-    better = _descend(alone, door, min(known.score, ceiling), most)
-    return _ascend(priced, _merged(known, better), limit, ceiling)
+    first = 0 if aim.busiest else min(limit, _FIRST)
+    rounds = min(rounds, max(limit // 2, first))
+    return _Search(problem, Pressure(aim), limit, rounds).outcome()
+
+
+def cheapest(problem: Problem, limit: int, *, rounds: int = ROUNDS) -> Outcome:
+    """The placement with the least sum."""
+    return best(problem, AT_REST, limit, rounds=rounds)
+
+
+def feasible(problem: Problem, limit: int) -> Outcome:
+    """Any placement; its score need not be the least."""
+    if not problem.doors:
+        return NOTHING
+    return _Search(problem, Pressure(AT_REST), limit, 0).descended(problem.doors[0])
+
+
+@dataclass(slots=True, eq=False)
+class _Search:
+    """path, score: of the best placement known. lower: no placement has less.
+
+    floor: no placement has a smaller sum. ceiling: what costs more is of no use.
+    """
+
+    problem: Problem
+    pressure: Pressure
+    limit: int
+    rounds: int
+    path: Path | None = None
+    score: float = math.inf
+    considered: int = 0
+    lower: float = -math.inf
+    floor: float = -math.inf
+    ceiling: float = CEILING
+
+    def outcome(self) -> Outcome:
+        low, weights = (0.0, None) if self.pressure.idle else least_demand(self.problem)
+        self._limit(low)
+        root = Bounds.of(self.problem, Prices.none(self.problem), grouped(self.problem.doors))
+        self.floor, end, door = root.lowest()
+        if not math.isfinite(self.floor) or math.isinf(self.pressure.adds(low)):
+            return NOTHING
+        self.lower = self.floor + self.pressure.adds(low)
+        self._offer(door, root.steps(end, door))
+        alone = self.problem.alone(self.problem.score, self.problem.fees)
+        if alone is not None:
+            self._offer(alone[1], ((alone[2], self.problem.units, 0),))
+        if not self.pressure.idle:
+            self._spread(door, low)
+        if self.path is None:
+            found = self.descended(nearest(root.roots()))
+            if found.path is None and (not found.complete or self._free):
+                return found
+        bounds = root
+        if self.rounds and self.score > self.lower:
+            bounds = self._priced(root, low, weights if self.pressure.aim.busiest else None)
+        return self._searched(bounds)
+
+    @property
+    def _free(self) -> bool:
+        """Whether a door that has no placement says that none has."""
+        plain = not self.problem.budgets and not np.isfinite(self.problem.cap)
+        return plain and self.ceiling == CEILING
+
+    @property
+    def _highest(self) -> float:
+        """Nothing above it is of use."""
+        return min(self.score, self.ceiling)
+
+    @property
+    def _target(self) -> float:
+        """What bounds are to come up to."""
+        return self._highest if self._highest < CEILING else 2 * abs(self.lower)
+
+    def _limit(self, low: float) -> None:
+        """The problem with what load and target forbid. low: the least demand."""
+        target, pressure = self.pressure.target_ns, self.pressure
+        if math.isfinite(pressure.most):
+            self.problem = self.problem.capped(pressure.most)
+        if target is None:
+            return
+        if pressure.target_is_ceiling:
+            self.ceiling = target + self.problem.units * MORE
+            return
+        limit = math.floor(target - min(pressure.wait_ns(low), target))
+        budget = Budget("sla.latency_ms", self.problem.latency, limit)
+        self.problem = replace(self.problem, budgets=(*self.problem.budgets, budget))
+
+    def _offer(self, door: int, steps: Steps) -> None:
+        """Keeps a chain that obeys everything and is better than the best known.
+
+        It is tried with the doors at its ends too, and written otherwise where it is over a budget.
+        """
+        if not steps or not _holds(self.problem, steps):
+            return
+        steps = rewritten(self.problem, door, steps)
+        for other in {door, steps[0][0], steps[-1][0]}.intersection(self.problem.doors):
+            score = self._score(other, steps)
+            if score < self.score and score <= self.ceiling:
+                self.path = other, tuple(Step._make(step) for step in steps)
+                self.score = score
+
+    def _spread(self, door: int, low: float) -> None:
+        """Offers chains that share the work out: among few nodes, and among all where only demands
+        count or few do not suffice. low: the least demand.
+        """
+        most = self.problem.max_segments
+        few = () if self.pressure.aim.busiest else [count for count in _SHARED if count < most]
+        for count in (*few, most):
+            if count == most and few and self.path is not None:
+                break
+            problem = replace(self.problem, max_segments=count)
+            least = low if count == most else least_demand(problem, _ROUGHLY)[0]
+            self._offer(door, spread(problem, least))
+
+    def _score(self, door: int, steps: Steps) -> float:
+        """Inf where a limit forbids the chain."""
+        problem = self.problem
+        if any(budget.sums.along(door, steps) > budget.limit for budget in problem.budgets):
+            return math.inf
+        total = problem.score.along(door, steps) + len(steps) * MORE
+        total += sum(float(problem.fees[node]) for node in {door, *(step[0] for step in steps)})
+        if self.pressure.aim_is_sum:
+            return total
+        demand = 0.0 if self.pressure.idle else busiest_ns(problem, (door, steps))
+        latency = problem.latency.along(door, steps)
+        if demand > problem.cap or not self.pressure.timely(latency, demand):
+            return math.inf
+        return total + self.pressure.adds(demand)
+
+    def _tighten(self, low: float) -> None:
+        """What keeps a station busy for longer than a placement that is known allows."""
+        cap = self.problem.cap
+        if self.pressure.idle or self._highest == CEILING:
+            return
+        high = self.pressure.up_to(low, cap, self._highest - self.floor)
+        if high < _NARROWER * cap:
+            self.problem = self.problem.capped(math.floor(high))
+
+    def _priced(self, root: Bounds, low: float, weights: Nanoseconds | None) -> Bounds:
+        """Bounds at prices under which they are high.
+
+        Prices are tuned on few nodes, which is quicker; what the bound then is for all shows which
+        others matter.
+        """
+        self._tighten(low)
+        idle = self.pressure.idle
+        slopes = None if idle else Slopes.of(self.pressure, low, self.problem.cap)
+        ascent = Ascent.of(self.problem, slopes, weights)
+        nodes = len(self.problem.nodes)
+        few = set(range(nodes)) if nodes <= _MANY else set(root.promising(_MANY // 2))
+        bounds = replace(root, prices=ascent.prices())
+        if weights is None:
+            bound, end, door = bounds.lowest()
+            if not ascent.climb(bound, self._target, door, bounds.steps(end, door)):
+                return bounds
+        most = min(self.considered + self.rounds, self.limit)
+        while (left := most - self.considered) > 0 and self.lower < self._highest:
+            best = self._climb(ascent, few, left if len(few) == nodes else (left + 1) // 2)
+            if len(few) < nodes:
+                best = Bounds.of(self.problem, ascent.best, root.ends)
+                self.considered += 1
+            bound, end, door = best.lowest()
+            if bound > self.lower:
+                bounds, self.lower = best, bound
+            steps = best.steps(end, door)
+            more = {door, *(step[0] for step in steps)} - few
+            if not more:
+                break
+            self._offer(door, steps)
+            few |= more
+        return bounds
+
+    def _climb(self, ascent: Ascent, few: set[int], rounds: int) -> Bounds:
+        """The highest bounds as if there were only these nodes. Chains on the way are offered."""
+        nodes = sorted(few)
+        some = self.problem.only(nodes)
+        ends = grouped(some.doors)
+        ascent.begin()
+        best = None
+        for _ in range(rounds):
+            self.considered += 1
+            prices = ascent.prices()
+            bounds = Bounds.of(some, prices.only(nodes), ends)
+            bound, end, door = bounds.lowest()
+            if ascent.learn(prices, bound):
+                best = bounds
+            steps = tuple((nodes[at], stop, way) for at, stop, way in bounds.steps(end, door))
+            self._offer(nodes[door], steps)
+            if not ascent.climb(bound, self._target, nodes[door], steps):
+                break
+        assert best is not None  # noqa: S101 - the first one is the highest yet
+        return best
+
+    def descended(self, door: int) -> Outcome:
+        """The first placement found depth first. What fits does not depend on the door."""
+        bounds = Bounds.of(self.problem, Prices.none(self.problem), exact([door]))
+        tree = Tree(bounds, self.pressure, self.ceiling, deepest_first=True)
+        tree.considered = self.considered
+        tree.plant(0, door)
+        while tree.heap and tree.best is None and tree.considered < self.limit:
+            tree.expand(tree.pop())
+        self.considered = tree.considered
+        if tree.best is None:
+            lower = self.lower if tree.heap else math.inf
+            return Outcome(None, math.inf, self.considered, not tree.heap, lower)
+        self.path, self.score = tree.best.path, tree.best.least
+        return Outcome(self.path, self.score, self.considered, complete=False, lower=self.lower)
+
+    def _searched(self, bounds: Bounds) -> Outcome:
+        """The best placement, or the best known once the limit is reached."""
+        if self.considered + _WORTHWHILE > self.limit:
+            complete = self.lower >= self.score
+            lower = min(self.lower, self.score)
+            return Outcome(self.path, self.score, self.considered, complete, lower)
+        self._tighten(0.0)
+        doors = _near(bounds.roots(), self._highest)
+        if not doors:
+            return Outcome(self.path, self.score, self.considered, True, self.score)
+        ends = ends_of(doors)
+        if ends != bounds.ends:
+            bounds = Bounds.of(self.problem, bounds.prices, ends)
+        plain = None
+        if not self.pressure.idle and not self.problem.fees.any():
+            plain = Bounds.of(self.problem, Prices.none(self.problem), bounds.ends)
+        tree = Tree(bounds, self.pressure, self._highest, self.floor, plain)
+        tree.considered = self.considered
+        for row, end in enumerate(bounds.ends):
+            for door in end.doors:
+                tree.plant(row, door)
+        while tree.heap and tree.considered < self.limit:
+            entry = tree.pop()
+            if entry.stop == self.problem.units:
+                return Outcome(entry.path, entry.least, tree.considered, True, entry.least)
+            tree.expand(entry)
+        if tree.best is not None:
+            self.path, self.score = tree.best.path, tree.best.least
+        lower = max(self.lower, tree.heap[0].least) if tree.heap else self.score
+        complete = lower >= self.score
+        return Outcome(self.path, self.score, tree.considered, complete, min(lower, self.score))
 
 
 def _near(roots: dict[int, float], ceiling: float) -> list[int]:
@@ -205,313 +326,16 @@ def _near(roots: dict[int, float], ceiling: float) -> list[int]:
     return [door for _, door in near]
 
 
-def feasible(problem: Problem, limit: int) -> Outcome:
-    """Any placement; its score need not be the least."""
-    if not problem.doors:
-        return NOTHING
-    bounds = Bounds.of(problem, Prices.none(problem), exact(problem.doors[:1]))
-    return _descend(bounds, problem.doors[0], CEILING, limit)
-
-
-def _tells(problem: Problem, ceiling: float) -> bool:
-    """Whether one door that has no placement says that none has."""
-    free = not problem.budgets and not np.isfinite(problem.cap)
-    return free and ceiling == CEILING
-
-
-def _merged(known: Outcome, other: Outcome) -> Outcome:
-    considered = known.considered + other.considered
-    best = known if other.path is None or known.score <= other.score else other
-    return Outcome(best.path, best.score, considered, complete=False, lower=known.lower)
-
-
-def _descend(bounds: Bounds, door: int, ceiling: float, limit: int) -> Outcome:
-    """The first placement found depth first. What fits does not depend on the door."""
-    tree = _Tree(bounds, ceiling, deepest_first=True)
-    tree.plant(0, door)
-    while tree.heap and tree.best is None:
-        if tree.considered >= limit:
-            return Outcome(None, np.inf, tree.considered, complete=False, lower=-np.inf)
-        tree.expand(tree.pop())
-    if tree.best is None:
-        return Outcome(None, np.inf, tree.considered, complete=True, lower=np.inf)
-    best = tree.best
-    return Outcome(best.path, best.least, tree.considered, complete=False, lower=-np.inf)
-
-
-def _ascend(bounds: Bounds, known: Outcome, limit: int, ceiling: float) -> Outcome:
-    """The best placement, given a known one; the best seen once `limit` is reached."""
-    tree = _Tree(bounds, min(known.score, ceiling), considered=known.considered)
-    for row, end in enumerate(bounds.ends):
-        for door in end.doors:
-            tree.plant(row, door)
-    while tree.heap and tree.considered < limit:
-        entry = tree.pop()
-        if entry.stop == bounds.problem.units:
-            return Outcome(entry.path, entry.least, tree.considered, True, entry.least)
-        tree.expand(entry)
-    if not tree.heap:
-        return Outcome(known.path, known.score, tree.considered, True, known.score)
-    lower = max(known.lower, tree.heap[0].least)
-    if tree.best is None:
-        return Outcome(known.path, known.score, tree.considered, False, lower)
-    return Outcome(tree.best.path, tree.best.least, tree.considered, False, lower)
-
-
-@dataclass(slots=True, eq=False)
-class _Tree:
-    """Paths waiting for expansion. `best` is the best complete path seen."""
-
-    bounds: Bounds
-    ceiling: float
-    deepest_first: bool = False
-    considered: int = 0
-    heap: list[_Entry] = field(default_factory=list)
-    best: _Entry | None = None
-    _seen: dict[tuple[int, int, int, int], list[_Stand]] = field(default_factory=dict)
-
-    def plant(self, end: int, door: int) -> None:
-        least = self.bounds.root(end, door)
-        if least > self.ceiling:
-            return
-        problem = self.bounds.problem
-        rank = 0.0 if self.deepest_first else least
-        spent = float(problem.score.access[door] + problem.fees[door])
-        used = tuple(float(budget.sums.access[door]) for budget in problem.budgets)
-        duties = Duties.at_door(problem, door)
-        heapq.heappush(self.heap, _Entry(rank, least, (door, ()), end, spent, used, (), duties))
-
-    def pop(self) -> _Entry:
-        """The entry that is expanded next. Its next sibling takes its place among those waiting."""
-        entry = heapq.heappop(self.heap)
-        if entry.siblings is not None:
-            self._push_next(entry.siblings)
-        return entry
-
-    def expand(self, entry: _Entry) -> None:
-        self.considered += 1
-        admitted = self._admit(entry)
-        problem, used = self.bounds.problem, len(entry.path[1])
-        if admitted is None or (problem.segments_bounded and used == problem.max_segments):
-            return
-        cut = entry.stop
-        ways = self._ways(entry, admitted[1], cut, self._stops(entry, admitted[0], cut))
-        if ways is None:
-            return
-        siblings = _Siblings(entry, *admitted, ways)
-        for last in siblings.complete(problem.units):
-            self._push_complete(siblings.entry(last, self.deepest_first))
-        self._push_next(siblings)
-
-    def _push_next(self, siblings: _Siblings) -> None:
-        new = siblings.next(self.ceiling, self.deepest_first)
-        if new is not None:
-            heapq.heappush(self.heap, new)
-
-    def _push_complete(self, entry: _Entry) -> None:
-        """What it costs, whatever the prices say."""
-        problem, door = self.bounds.problem, entry.path[0]
-        least = entry.spent + problem.score.hop_of(entry.node, door, problem.units)
-        if least > self.ceiling or not self._fits(entry):
-            return
-        rank = entry.rank if self.deepest_first else least
-        new = entry._replace(rank=rank, least=least, siblings=None)
-        heapq.heappush(self.heap, new)
-        if self.best is None or new < self.best:
-            self.best = new
-            self.ceiling = min(self.ceiling, least)
-
-    def _ways(self, entry: _Entry, duties: Duties, cut: int, stops: Flags) -> _Ways | None:
-        """All that may follow and is not above the ceiling, the least first; None: nothing."""
-        least, spent = self._following(entry, duties, cut)
-        found = []
-        for coding, hops, priced in self._hops(entry, cut):
-            total = least + priced
-            open_ = stops & (total <= self.ceiling)
-            nodes, rows = np.nonzero(open_.T)  # in the order of paths
-            if len(rows):
-                found.append(
-                    self._within_budgets(
-                        entry, cut, coding, (rows, nodes, total[rows, nodes]), spent + hops
-                    )
-                )
-        if not found:
-            return None
-        ways = _Ways._make(np.concatenate(part, axis=-1) for part in zip(*found, strict=True))
-        if len(found) == 1:  # nodes and stops are in order already
-            order = np.argsort(ways.leasts, kind="stable")
-        else:
-            order = np.lexsort((ways.codings, ways.stops, ways.nodes, ways.leasts))
-        return _Ways._make(part[..., order] for part in ways)
-
-    def _fits(self, entry: _Entry) -> bool:
-        """Whether a complete path obeys what the bound forgets."""
-        problem, (door, steps) = self.bounds.problem, entry.path
-        answer = [b.sums.hop_of(steps[-1].node, door, problem.units) for b in problem.budgets]
-        if any(
-            used + more > budget.limit
-            for used, more, budget in zip(entry.used, answer, problem.budgets, strict=True)
-        ):
+def _holds(problem: Problem, steps: Steps) -> bool:
+    """Whether there are few enough segments, and room on nodes that return for all of theirs."""
+    if len(steps) > problem.max_segments:
+        return False
+    loads: Loads = ()
+    start = 0
+    for node, stop, _ in steps:
+        before = next((load for load in loads if load.node == node), None)
+        if before is not None and problem.memory.reach(before, start) < stop:
             return False
-        if not np.isfinite(problem.cap):
-            return True
-        return self._duties(entry).answered(problem, steps[-1].node, door).most <= problem.cap
-
-    def _loads(self, entry: _Entry) -> Loads | None:
-        """With the entry's last segment; None where it cannot fit."""
-        memory, steps = self.bounds.problem.memory, entry.path[1]
-        if not steps:
-            return () if memory.suffices((), 0) else None
-        start = steps[-2].stop if len(steps) > 1 else 0
-        loads = memory.after(entry.loads, steps[-1].node, start, steps[-1].stop)
-        return loads if memory.suffices(loads, steps[-1].stop) else None
-
-    def _duties(self, entry: _Entry) -> Duties:
-        """With the entry's last segment and the hop to it."""
-        door, steps = entry.path
-        if not steps or not np.isfinite(self.bounds.problem.cap):
-            return entry.duties
-        source, start = (steps[-2].node, steps[-2].stop) if len(steps) > 1 else (door, 0)
-        return entry.duties.with_segment(self.bounds.problem, source, start, steps[-1])
-
-    def _admit(self, entry: _Entry) -> tuple[Loads, Duties] | None:
-        """Loads and duties with the last segment; None when the path leads nowhere new."""
-        loads, duties = self._loads(entry), self._duties(entry)
-        if loads is None or duties.most > self.bounds.problem.cap:
-            return None
-        if not entry.path[1]:
-            return loads, duties
-        paid = frozenset((entry.path[0], *(step.node for step in entry.path[1])))
-        tight = sum(1 << load.node for load in loads)
-        here = _Stand(entry, loads, duties, tight, paid)
-        seen = self._seen.setdefault((entry.path[0], entry.end, entry.node, entry.stop), [])
-        if any(self._dominates(other, here) for other in seen):
-            return None
-        seen.append(here)
-        return loads, duties
-
-    def _dominates(self, other: _Stand, here: _Stand) -> bool:
-        if other.tight & ~here.tight:
-            return False
-        problem = self.bounds.problem
-        if not self.deepest_first:
-            unpaid = sum(float(problem.fees[node]) for node in here.paid - other.paid)
-            if (other.entry.spent + unpaid, other.entry.path) > (here.entry.spent, here.entry.path):
-                return False
-        if problem.segments_bounded and len(other.entry.path[1]) > len(here.entry.path[1]):
-            return False
-        if any(a > b for a, b in zip(other.entry.used, here.entry.used, strict=True)):
-            return False
-        if np.isfinite(problem.cap) and not other.duties.covers(here.duties):
-            return False
-        return problem.memory.covers(other.loads, here.loads)
-
-    def _following(
-        self, entry: _Entry, duties: Duties, cut: int
-    ) -> tuple[Nanoseconds, Nanoseconds]:
-        """[stop - cut - 1, node]: least and spent, but for the hop that leads there."""
-        bounds, (door, steps) = self.bounds, entry.path
-        problem, prices = bounds.problem, bounds.prices
-        after = bounds.after(entry.end, problem.max_segments - len(steps) - 1)
-        segment = problem.score.segment + MORE
-        compute = problem.score.compute
-        fees = problem.fees.copy()
-        named = list({door, *(step.node for step in steps)})
-        fees[named] = 0.0
-        spent = entry.spent + segment + fees - compute[cut] + compute[cut + 1 :]
-        priced = bounds.score.segment + MORE
-        least = entry.spent + priced + fees - bounds.spent[cut] + after[cut + 1 :]
-        least += self._paid(entry, duties) - prices.credit
-        if bounds.ends[entry.end].own is False:
-            least += bounds.score.arrive[0, -1, door]
-        if problem.fees.any():
-            left = prices.rents[-1] - prices.rents[cut:]  # [stop - cut, node]
-            known = left[1:, named].sum(axis=1)[:, None]
-            new = np.repeat(left[:1], len(left) - 1, axis=0)
-            new[:, named] = left[0, named] - left[1:, named]
-            least -= known + new
-        return least, spent
-
-    def _paid(self, entry: _Entry, duties: Duties) -> float:
-        """Charges of the segments placed, and of what they use of budgets."""
-        charges, start, total = self.bounds.prices.charges, 0, 0.0
-        for rate, used in zip(self.bounds.prices.rates, entry.used, strict=False):
-            total += math.floor(rate * used)
-        stations = self.bounds.prices.stations
-        if stations is not None:
-            for node, duty in duties.of:
-                total += math.floor(float(stations[:, node] @ duty))
-        for node, stop, _ in entry.path[1]:
-            total += float(charges[stop, node] - charges[start, node])
-            start = stop
-        return total
-
-    def _hops(self, entry: _Entry, cut: int) -> list[tuple[int, Nanoseconds, Nanoseconds]]:
-        """By coding, [node]: score of the hop, true and with prices; inf: none may lead."""
-        problem, at = self.bounds.problem, entry.node
-        stays = not entry.path[1] or problem.by_hand
-        number = 1 if not entry.path[1] else len(problem.codings)
-        true, priced = (
-            score.leave[:number, cut, at, None]
-            + score.arrive[:number, cut]
-            + score.hop[:number, None]
-            for score in (problem.score, self.bounds.score)
-        )
-        for hops in (true, priced):
-            hops[:, at] = np.inf
-            if stays:
-                hops[0, at] = 0.0
-        if number > 1 and not problem.budgets and not np.isfinite(problem.cap):
-            best = true.argmin(axis=0)
-            priced = np.where(best == np.arange(number)[:, None], priced, np.inf)
-            return [(k, true[k], priced[k]) for k in set(best.tolist())]
-        return [(k, true[k], priced[k]) for k in range(number)]
-
-    def _within_budgets(
-        self,
-        entry: _Entry,
-        cut: int,
-        coding: int,
-        steps: tuple[Cuts, Cuts, Nanoseconds],
-        spent: Nanoseconds,
-    ) -> _Ways:
-        """The steps (rows, nodes, least) that no budget forbids, in arrays of `_Siblings`."""
-        problem, at = self.bounds.problem, entry.node
-        rows, nodes, leasts = steps
-        used = np.empty((len(problem.budgets), len(rows)))
-        within = np.ones(len(rows), np.bool_)
-        for i, (budget, before) in enumerate(zip(problem.budgets, entry.used, strict=True)):
-            sums = budget.sums
-            way = sums.leave[coding, cut, at] + sums.arrive[coding, cut, nodes] + sums.hop[coding]
-            segments = sums.compute[cut + 1 + rows, nodes] - sums.compute[cut, nodes] + sums.segment
-            used[i] = before + np.where(nodes == at, 0.0, way) + segments
-            within &= used[i] <= budget.limit
-        if not within.all():
-            rows, nodes, leasts, used = rows[within], nodes[within], leasts[within], used[:, within]
-        codings = np.full(len(rows), coding, np.intp)
-        spents = spent[rows, nodes]
-        return _Ways(leasts, nodes, cut + 1 + rows, codings, spents, used)
-
-    def _stops(self, entry: _Entry, loads: Loads, cut: int) -> Flags:
-        """[stop - cut - 1, node]: segments that may come next, twins after the first left out."""
-        problem, door = self.bounds.problem, entry.path[0]
-        stops: Flags = problem.stops(cut)
-        for load in loads:
-            stops[problem.memory.reach(load, cut) - cut :, load.node] = False
-        own = self.bounds.ends[entry.end].own
-        if own is not None:
-            last = stops[-1].copy()
-            stops[-1] = False
-            if own:
-                stops[-1, door] = last[door]
-            else:
-                stops[-1] = last
-                stops[-1, door] = False
-        named = {door, *(step.node for step in entry.path[1])}
-        stands: set[int] = set()
-        for node, twin in enumerate(problem.twins):
-            if node not in named:
-                if twin in stands:
-                    stops[:, node] = False
-                stands.add(twin)
-        return stops
+        loads = problem.memory.after(loads, node, start, stop)
+        start = stop
+    return True

@@ -63,20 +63,20 @@ def test_prices_of_memory_change_the_way_and_not_the_result(case: Case) -> None:
     if check(case.deployment, case.graph):
         return
     problem = situation(case).problem()
-    plain, priced = cheapest(problem, 10_000), cheapest(problem, 10_000, unpriced=0)
+    plain, priced = cheapest(problem, 10_000), cheapest(problem, 10_000, rounds=0)
     assert (priced.path, priced.score) == (plain.path, plain.score)
 
 
 @settings(max_examples=examples(150))
 @given(cases(), st.integers(1, 30), st.integers(0, 30))
 def test_search_that_gives_up_says_how_far_off_it_may_be(
-    case: Case, limit: int, unpriced: int
+    case: Case, limit: int, rounds: int
 ) -> None:
     if check(case.deployment, case.graph):
         return
     problem = situation(case).problem()
     full = cheapest(problem, 10_000)
-    part = cheapest(problem, limit, unpriced=unpriced)
+    part = cheapest(problem, limit, rounds=rounds)
     assert part.considered <= limit
     if full.path is None:
         assert part.path is None

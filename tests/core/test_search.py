@@ -118,8 +118,8 @@ def test_search_is_exact_where_memory_is_short(seed: int) -> None:
     rules = Rules(units=len(case.graph.units), max_segments=case.max_segments)
     problem = Situation(case.graph, rules, case.nodes, {}).problem()
     best = oracle(case)
-    for unpriced in (10_000, 0):
-        found = cheapest(problem, 10_000, unpriced=unpriced)
+    for rounds in (0, 40):
+        found = cheapest(problem, 10_000, rounds=rounds)
         assert found.complete
         if best is None:
             assert found.path is None

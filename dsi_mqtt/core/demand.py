@@ -1,0 +1,62 @@
+"""How long placements keep stations busy: of one that is known, and of the best there can be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Final
+
+import numpy as np
+
+from dsi_mqtt.core.duties import busy_along
+from dsi_mqtt.core.problem import Nanoseconds, Problem
+
+# The door, and (node, stop, coding) of each segment.
+Chain = tuple[int, Iterable[tuple[int, int, int]]]
+
+# Of weighing nodes against each other.
+ROUNDS: Final = 20
+
+
+def busiest_ns(problem: Problem, path: Chain) -> float:
+    """How long one request keeps the station busy that it keeps busy for longest."""
+    return float(busy_along(problem, *path).max())
+
+
+def latency_ns(problem: Problem, path: Chain) -> float:
+    """Of one request that waits for none."""
+    return problem.latency.along(*path)
+
+
+def least_demand(problem: Problem, rounds: int = ROUNDS) -> tuple[float, Nanoseconds]:
+    """In ns: no placement keeps its busiest station busy for less; and why: [node], weights whose
+    sum is 1.
+
+    Whatever weights nodes have, the busiest works no less than those that are used on the weighted
+    mean, and these no less together than if each unit were where it weighs the least. Weights are
+    raised where too much would go, and lowered elsewhere.
+    """
+    nodes = len(problem.nodes)
+    each = np.where(problem.allowed, np.diff(problem.demands.compute, axis=0), np.inf)
+    least = each.min(axis=1, initial=np.inf)
+    if not np.isfinite(least).all():
+        return 0.0, np.full(nodes, 1 / max(nodes, 1))
+    means = np.where(problem.allowed, each, 0.0).sum(axis=0) / problem.units
+    weights = 1 / np.maximum(means, 1.0)
+    used = min(nodes, problem.units, problem.max_segments)
+    best, highest, length = weights / weights.sum(), 0.0, 0.5
+    units = np.arange(problem.units)
+    for _ in range(rounds):
+        there = (weights * each).argmin(axis=1)
+        works = np.bincount(there, each[units, there], nodes)
+        heaviest = float(np.partition(weights, nodes - used)[nodes - used :].sum())
+        bound = float(weights @ works) / heaviest
+        if bound > highest:
+            best, highest = weights / weights.sum(), bound
+        else:
+            length *= 0.7
+        if not bound:
+            break
+        weights = weights * (works / bound).clip(0.1, 10.0) ** length
+    alone = float(least.max()) + problem.demands.segment
+    return max(math.floor(highest), alone), best

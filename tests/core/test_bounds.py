@@ -1,0 +1,59 @@
+"""The ways in which bounds are found agree, and what they look at does not change the answer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dsi_mqtt.cli.bench_planner import planned
+from dsi_mqtt.cli.bench_planner_cases import OBJECTIVES, instance
+from dsi_mqtt.core import bounds, search
+from dsi_mqtt.core.bounds import Bounds, Prices, exact
+from dsi_mqtt.core.formulation import formulate
+from dsi_mqtt.core.rules import compile_rules
+from tests.thoroughness import examples
+
+seeds = st.integers(0, 10_000)
+patched = settings(
+    max_examples=examples(20), suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@patched
+@given(seeds, st.sampled_from(OBJECTIVES))
+@pytest.mark.parametrize("paired", [0, 64])
+def test_cut_by_cut_gives_what_all_cuts_at_once_give(
+    monkeypatch: pytest.MonkeyPatch, paired: int, seed: int, kind: str
+) -> None:
+    case = instance(seed, 6, 4, 2, kind)
+    rules = compile_rules(case.deployment, case.graph)
+    problem = formulate(case.graph, rules, case.nodes, {}, case.question)
+    if not problem.doors or problem.segments_bounded:
+        return
+    ends = exact(problem.doors)
+    with monkeypatch.context() as patch:
+        patch.setattr(bounds, "_FEW", problem.units + 1)
+        at_once = Bounds.of(problem, Prices.none(problem), ends)
+        patch.setattr(bounds, "_FEW", 1)
+        patch.setattr(bounds, "_PAIRED", paired)
+        by_cut = Bounds.of(problem, Prices.none(problem), ends)
+    assert np.array_equal(at_once.begin, by_cut.begin)
+    assert np.array_equal(at_once.layers[-1][:, 1:], by_cut.layers[-1][:, 1:])
+
+
+@patched
+@given(seeds, st.sampled_from(OBJECTIVES))
+def test_tuning_prices_on_few_nodes_does_not_change_the_answer(
+    monkeypatch: pytest.MonkeyPatch, seed: int, kind: str
+) -> None:
+    case = instance(seed, 5, 4, 2, kind)
+    _, whole = planned(case, 20_000)
+    with monkeypatch.context() as patch:
+        patch.setattr(search, "_MANY", 2)
+        _, by_halves = planned(case, 20_000)
+    assert whole.complete
+    assert by_halves.complete
+    assert by_halves.path == whole.path
+    assert by_halves.lower <= by_halves.score

@@ -1,0 +1,92 @@
+"""What the busiest station is busy for: bounds, chains that share the work out, and prices."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dsi_mqtt.cli.bench_planner_cases import instance
+from dsi_mqtt.core.aim import Aim
+from dsi_mqtt.core.demand import busiest_ns, least_demand
+from dsi_mqtt.core.formulation import formulate
+from dsi_mqtt.core.pressure import Pressure, Slopes
+from dsi_mqtt.core.problem import Problem
+from dsi_mqtt.core.rewriting import rewritten
+from dsi_mqtt.core.rules import compile_rules
+from dsi_mqtt.core.search import best
+from dsi_mqtt.core.spread import spread
+from tests.thoroughness import examples
+
+seeds = st.integers(0, 10_000)
+
+
+def problem_of(seed: int, units: int, nodes: int, codecs: int, kind: str) -> Problem:
+    case = instance(seed, units, nodes, codecs, kind)
+    rules = compile_rules(case.deployment, case.graph)
+    return formulate(case.graph, rules, case.nodes, {}, case.question)
+
+
+@settings(max_examples=examples(30))
+@given(seeds, st.integers(1, 4))
+def test_no_placement_has_less_than_the_least_demand(seed: int, nodes: int) -> None:
+    problem = problem_of(seed, 4, nodes, 1, "throughput")
+    found = best(problem, Aim(latency=0.0, busiest=1.0), 20_000)
+    least, weights = least_demand(problem)
+    assert weights.sum() == pytest.approx(1.0)
+    if found.path is not None:
+        assert least <= busiest_ns(problem, found.path)
+
+
+@settings(max_examples=examples(30))
+@given(seeds)
+def test_work_that_is_shared_out_keeps_no_node_busy_twice_and_none_for_long(seed: int) -> None:
+    problem = problem_of(seed, 24, 8, 1, "throughput")
+    least, _ = least_demand(problem)
+    steps = spread(problem, least)
+    if not steps:
+        return
+    nodes = [node for node, _, _ in steps]
+    assert len(set(nodes)) == len(nodes) <= problem.max_segments
+    start = 0
+    for node, stop, _ in steps:
+        assert start < stop <= problem.reach[start, node]
+        work = problem.demands.compute[stop, node] - problem.demands.compute[start, node]
+        assert work + problem.demands.segment <= least * 1.06**16
+        start = stop
+    assert start == problem.units
+
+
+@settings(max_examples=examples(50))
+@given(
+    st.floats(0.0, 20.0),
+    st.floats(0.0, 1.0),
+    st.floats(0.0, 2.0),
+    st.floats(0.0, 3.0),
+    st.floats(0.01, 1.0),
+)
+def test_a_slope_is_credited_with_all_it_may_exceed(
+    rate: float, latency: float, busiest: float, slope: float, share: float
+) -> None:
+    pressure = Pressure(Aim(latency=latency, busiest=busiest, rate_per_s=rate))
+    low, high = 1e6, min(pressure.most, 1e9)
+    if high <= low:
+        return
+    slopes = Slopes.of(pressure, low, high)
+    demand = low + share * (high - low)
+    excess = slope * demand - pressure.adds(demand)
+    assert slopes.excesses(slope).max() >= excess - 1e-3
+
+
+def test_hops_are_written_so_that_a_chain_keeps_within_its_budget() -> None:
+    problem = problem_of(5, 6, 3, 4, "latency")
+    (budget,) = (b for b in problem.budgets if b.field == "codecs.error")
+    worst = int(budget.sums.hop.argmax())
+    steps = ((0, 2, 0), (1, 4, worst), (2, 6, worst))
+    tight = replace(budget, limit=float(budget.sums.hop[worst]))
+    door = problem.doors[0]
+    mended = rewritten(replace(problem, budgets=(tight,)), door, steps)
+    assert tight.sums.along(door, steps) > tight.limit >= tight.sums.along(door, mended)
+    assert [step[:2] for step in mended] == [step[:2] for step in steps]
