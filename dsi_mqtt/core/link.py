@@ -9,7 +9,9 @@
   comes late while others' bytes come has waited behind them: they are what the link carries. From
   probes: what a message to oneself takes, less its way up.
 
-A probe that is there as soon as a beat, but for noise, has shown a lower bound as well. Lower
+A probe is held against the beat that was sent just before it: what held up both says nothing of the
+link. Larger probes say more than smaller ones, which noise moves further: the first of twice the
+size begins the level anew. A probe that is there as soon as a beat, but for noise, has shown a lower bound as well. Lower
 bounds only ever raise a figure; those below 100 Mbit/s, which is what is assumed of a link that
 nobody has measured, are not told. Nothing is told of the first few samples, of which one may be an
 accident.
@@ -53,6 +55,7 @@ class _Way:
         self._probes = probes
         self._level = Level()
         self._settled = False
+        self._basis = 0  # bytes of the samples that the level is of
         self.at: float | None = None
 
     @property
@@ -68,22 +71,25 @@ class _Way:
         value = self._level.value
         return newest if value is None or self._level.in_doubt else 1 / value
 
-    def carries(self, byte_s: float, now: float) -> bool:
-        """A measurement; whether the level has jumped."""
+    def carries(self, byte_s: float, now: float, nbytes: int) -> bool:
+        """A measurement by so many bytes; whether the level has jumped."""
         self.at = now
+        if nbytes >= 2 * self._basis:
+            self._level, self._basis = Level(), nbytes
         jumped = self._level.saw(byte_s)
         if jumped and self._level.value is not None:
+            self._basis = nbytes
             self._probes.at_most(self._level.value)
         self._settled = self._settled or self._level.steady
         return jumped
 
-    def carries_at_least(self, byte_s: float, now: float) -> None:
+    def carries_at_least(self, byte_s: float, now: float, nbytes: int) -> None:
         """A lower bound. Where it disproves what was thought, only one worth telling remains."""
         level = self._level.value
         if byte_s < (_WORTH if level is None else level):
             return
-        if self.carries(byte_s, now) and byte_s < _WORTH:
-            self._level, self._settled, self.at = Level(), False, None
+        if self.carries(byte_s, now, nbytes) and byte_s < _WORTH:
+            self._level, self._settled, self._basis, self.at = Level(), False, 0, None
 
 
 class LinkMeter:
@@ -93,6 +99,7 @@ class LinkMeter:
         self._probes = Probes(overhead)
         self._beats: deque[float] = deque(maxlen=_BEATS)
         self._up, self._down = _Way(self._probes), _Way(self._probes)
+        self._newest = (-1.0, 0.0)  # beat: when it was sent, and what it took
         self._up_probe: tuple[float, float] | None = None  # when, and seconds a byte
         self._back_at: float | None = None
         self._written = self._received = 0
@@ -130,7 +137,7 @@ class LinkMeter:
             if nbytes < FULL_BYTES:
                 return
             if seconds >= FULL_S:
-                self._up.carries(nbytes / seconds, now)
+                self._up.carries(nbytes / seconds, now, nbytes)
         self._full_since = now, self._written
 
     def emptied(self) -> None:
@@ -147,8 +154,8 @@ class LinkMeter:
                 self._trains.clear()
             self._trains[train] = began or (now, self._received)
         elif began is not None and now - began[0] >= TRAIN_S:
-            rate = (self._received - began[1]) / (now - began[0])
-            self._down.carries_at_least(rate, now)
+            nbytes = self._received - began[1]
+            self._down.carries_at_least(nbytes / (now - began[0]), now, nbytes)
 
     # --- probes -------------------------------------------------------------------------------
 
@@ -170,6 +177,7 @@ class LinkMeter:
         self._back_at = now
         seconds = now - probe.sent_at
         if probe.kind == "beat":
+            self._newest = probe.sent_at, seconds
             self._beat(seconds, self._written - written, self._received - received, now)
         elif alone and len(self._beats) >= _BEATS_KNOWN:
             if probe.kind == "up":
@@ -198,22 +206,27 @@ class LinkMeter:
         middle = median(self._beats)
         return middle, median(abs(seconds - middle) for seconds in self._beats)
 
+    def _beside(self, probe: Probe) -> float:
+        """What the beat took that was sent with this probe, or what one usually takes."""
+        sent_at, seconds = self._newest
+        return seconds if sent_at == probe.sent_at else self._usual()[0]
+
     def _beat(self, seconds: float, written: int, received: int, now: float) -> None:
         late = bool(self._beats) and seconds >= max(LATE_S, _LATE * self._base())
         if late and received >= LATE_BYTES:
             if written <= received // 4:
-                self._down.carries(received / seconds, now)
+                self._down.carries(received / seconds, now, received)
             return  # it has waited behind others' bytes: the way is no longer for that
         self._beats.append(seconds)
 
     def _went_up(self, probe: Probe, seconds: float, now: float) -> None:
-        extra = max(0.0, seconds - self._usual()[0])
+        extra = max(0.0, seconds - self._beside(probe))
         self._probes.took(probe, extra)
         self._up_probe = now, extra / probe.nbytes
         self._saw(self._up, probe.nbytes, extra, now)
 
     def _went_round(self, probe: Probe, seconds: float, now: float) -> None:
-        extra = max(0.0, seconds - self._usual()[0])
+        extra = max(0.0, seconds - self._beside(probe))
         self._probes.took(probe, extra / 2)
         # Beside the quickest beat, so that noise proves too little and not too much.
         self._probes.proven(probe.nbytes / max(seconds - self._base(), RESOLUTION_S), now)
@@ -227,6 +240,6 @@ class LinkMeter:
     def _saw(self, way: _Way, nbytes: int, seconds: float, now: float) -> None:
         noise = max(RESOLUTION_S, 2 * self._usual()[1])
         if seconds <= noise:
-            way.carries_at_least(nbytes / noise, now)
+            way.carries_at_least(nbytes / noise, now, nbytes)
         else:
-            way.carries(nbytes / seconds, now)
+            way.carries(nbytes / seconds, now, nbytes)

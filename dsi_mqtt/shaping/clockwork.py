@@ -2,7 +2,7 @@
 
 What is taken in stands in a short queue, like a modem's, whose head crosses at the link's rate, and
 is at the other end half a round trip later, in order. All connections over the link share both of
-its ways. Bytes move in *cells* of about a millisecond, so that a message is there when its last
+its ways. Bytes move in *cells* of a quarter of a millisecond, so that a message is there when its last
 byte is and a stream comes evenly.
 
 Times are seconds since the link began: whole ones are the seconds of its trace.
@@ -21,9 +21,10 @@ from dsi_mqtt.sim.traces import Trace
 
 # What stands in front of a way before its senders have to wait.
 QUEUE_BYTES: Final = 32 * KIB
-# What goes at once: of a slow link a packet, of a fast one what crosses in so long.
-CELL_BYTES: Final = 1460
-CELL_S: Final = 0.001
+# What goes at once: what crosses in so long. Not a packet, which takes 6 ms at 2 Mbit/s: of two
+# messages that came together the first would be there no sooner than much of the second.
+CELL_BYTES: Final = 32
+CELL_S: Final = 0.00025
 # So much of what was missed, where a sender was held up and nobody woke in time, is made up for.
 LATE_S: Final = 0.05
 
