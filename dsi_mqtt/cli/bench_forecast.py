@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from random import Random
 from statistics import median
-from typing import Any, Final
+from typing import Final
 
 from dsi_mqtt.cli.bench_forecast_cases import NAME, Case
 from dsi_mqtt.cli.child import Child
@@ -26,7 +26,7 @@ from dsi_mqtt.client import Client
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.draft import forecast
 from dsi_mqtt.core.membership import Membership
-from dsi_mqtt.core.node import Telemetry
+from dsi_mqtt.core.node import LinkSample, NodeStatus, Telemetry
 from dsi_mqtt.core.outlook import Outlook
 from dsi_mqtt.core.site import SiteNode
 from dsi_mqtt.core.table import BrokerUrls, Forecast, Table
@@ -54,7 +54,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """forecast: before traffic, with no rate; its p95_ms is that of `rate_per_s`.
+    """forecast: before traffic; its p95_ms is that of `rate_per_s` at random.
 
     alone_s: of requests one after the other. loaded_s: of as many that came at random.
     retained: as the table that serves tells it, which may be from before links were measured.
@@ -67,7 +67,7 @@ class Row:
     alone_s: tuple[float, ...]
     loaded_s: tuple[float, ...]
     codecs: tuple[str, ...]
-    measured: dict[str, Any]
+    measured: dict[str, LinkSample]
 
     @property
     def p50_error(self) -> float:
@@ -84,8 +84,13 @@ def percentile(seconds: Sequence[float]) -> float:
     return ordered[min(int(SHARE * len(ordered)), len(ordered) - 1)]
 
 
-async def measure(case: Case, requests: int, seed: int, say: Say) -> Row:
-    """One case, from nothing to nothing. Raises DsiError where a process ends or it never serves."""
+async def measure(
+    case: Case, requests: int, seed: int, say: Say, patience_s: float = MEASURE_S
+) -> Row:
+    """One case, from nothing to nothing. patience_s: for links to be measured.
+
+    Raises DsiError where a process ends or it never serves.
+    """
     died: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def ended(child: Child, code: int) -> None:
@@ -96,7 +101,9 @@ async def measure(case: Case, requests: int, seed: int, say: Say) -> Row:
         await died
 
     async with _site(case, ended) as site:
-        working = asyncio.ensure_future(_rows(site, case, requests, seed, say))
+        working = asyncio.ensure_future(
+            _asking(site, case, _Asked(requests, seed, patience_s), say)
+        )
 
         async def work() -> None:
             await working
@@ -126,7 +133,14 @@ async def _site(case: Case, ended: Callable[[Child, int], None]) -> AsyncIterato
             yield site
 
 
-async def _rows(site: Site, case: Case, requests: int, seed: int, say: Say) -> Row:
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    requests: int
+    seed: int
+    patience_s: float
+
+
+async def _asking(site: Site, case: Case, asked: _Asked, say: Say) -> Row:
     topics, idle = Topics(ROOT), case.deployment(AT_REST)
     say(f"{case.name}: starting its nodes")
     async with control_connection(site.url) as connection:
@@ -135,18 +149,21 @@ async def _rows(site: Site, case: Case, requests: int, seed: int, say: Say) -> R
         table = await until_serving(connection, topics, idle, START_S, nodes=nodes)
     say(f"{case.name}: measuring its links")
     async with control_connection(site.url) as connection:
-        picture = await until_measured(connection, topics, nodes)
+        picture = await until_measured(connection, topics, nodes, asked.patience_s)
     table = picture.documents[NAME].serve or table
-    at_rest = foretold(picture, idle, table)
+    said = (picture.statuses.values(), picture.telemetry.values())
+    at_rest = foretold(*said, idle, table)
     rate = case.load * at_rest.rate_per_s
-    told = foretold(picture, case.deployment(rate), table)
+    told = foretold(*said, case.deployment(rate), table)
     async with Client(site.url, device="bench") as client:
         for _ in range(WARM):
             await client.infer(NAME, case.input, timeout_s=ASK_S)
         say(f"{case.name}: requests one by one")
-        alone = [await _asked(client, case.input) for _ in range(requests)]
+        alone = [await _took(client, case.input) for _ in range(asked.requests)]
         say(f"{case.name}: requests at random")
-        loaded = await _at_random(client, case.input, requests, rate, Random(f"{seed}/{case.name}"))  # noqa: S311 - it must be repeatable
+        random = Random(f"{asked.seed}/{case.name}")  # noqa: S311 - it must be repeatable
+        gaps = [random.expovariate(rate) for _ in range(asked.requests)]
+        loaded = await _at_random(client, case.input, gaps)
     return Row(
         case,
         told,
@@ -155,20 +172,15 @@ async def _rows(site: Site, case: Case, requests: int, seed: int, say: Say) -> R
         tuple(alone),
         tuple(loaded),
         tuple(hop.codec["request"] for hop in table.hops),
-        {name: _told(telemetry) for name, telemetry in sorted(picture.telemetry.items())},
+        {name: telemetry.link for name, telemetry in sorted(picture.telemetry.items())},
     )
 
 
-def _told(telemetry: Telemetry) -> dict[str, Any]:
-    link = telemetry.link
-    return {"rtt_ms": link.rtt_ms, "up_mbit_s": link.up_mbit_s, "down_mbit_s": link.down_mbit_s}
-
-
 async def until_measured(
-    connection: ControlConnection, topics: Topics, nodes: frozenset[str]
+    connection: ControlConnection, topics: Topics, nodes: frozenset[str], patience_s: float
 ) -> Picture:
-    """What all say once each has told of its link for `STEADY_S`, or after `MEASURE_S`."""
-    late, since = time.monotonic() + MEASURE_S, math.inf
+    """What all say once each has told of its link for `STEADY_S`, or after `patience_s`."""
+    late, since = time.monotonic() + patience_s, math.inf
 
     def measured(telemetry: Telemetry | None) -> bool:
         link = telemetry.link if telemetry is not None else None
@@ -180,20 +192,22 @@ async def until_measured(
         since = min(since, now) if all(map(measured, told)) else math.inf
         return now - since > STEADY_S or (None not in told and now > late)
 
-    async with asyncio.timeout(MEASURE_S + START_S):
+    async with asyncio.timeout(patience_s + START_S):
         return await watch(connection, topics, settled, marker(topics))
 
 
-def foretold(picture: Picture, spec: Deployment, table: Table) -> Forecast:
+def foretold(
+    statuses: Iterable[NodeStatus], telemetry: Iterable[Telemetry], spec: Deployment, table: Table
+) -> Forecast:
     """What the chain that serves promises by what nodes say now, as an orchestrator would tell it.
 
     Raises DsiError where the chain is not one of the deployment's any more.
     """
     members = Membership()
-    for status in picture.statuses.values():
+    for status in statuses:
         members.status_arrived(status, 0.0)
-    for telemetry in picture.telemetry.values():
-        members.telemetry_arrived(telemetry, 0.0)
+    for told in telemetry:
+        members.telemetry_arrived(told, 0.0)
     outlook = Outlook(spec.name, members, spec.opening)
     graph = outlook.graph()
     plan = outlook.present(spec, graph, table) if graph is not None else None
@@ -202,19 +216,17 @@ def foretold(picture: Picture, spec: Deployment, table: Table) -> Forecast:
     return forecast(plan, spec)
 
 
-async def _asked(client: Client, given: str) -> float:
+async def _took(client: Client, given: str) -> float:
     started = time.perf_counter()
     await client.infer(NAME, given, timeout_s=ASK_S)
     return time.perf_counter() - started
 
 
-async def _at_random(
-    client: Client, given: str, count: int, rate: float, random: Random
-) -> list[float]:
-    asked = []
-    due = time.perf_counter()
-    for _ in range(count):
-        due += random.expovariate(rate)
+async def _at_random(client: Client, given: str, gaps: Sequence[float]) -> list[float]:
+    """gaps: seconds before each, whatever has become of those before it."""
+    asked, due = [], time.perf_counter()
+    for gap in gaps:
+        due += gap
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        asked.append(asyncio.ensure_future(_asked(client, given)))
+        asked.append(asyncio.ensure_future(_took(client, given)))
     return list(await asyncio.gather(*asked))

@@ -9,12 +9,12 @@
   comes late while others' bytes come has waited behind them: they are what the link carries. From
   probes: what a message to oneself takes, less its way up.
 
-A probe is held against the beat that was sent just before it: what held up both says nothing of the
-link. Larger probes say more than smaller ones, which noise moves further: the first of twice the
-size begins the level anew. A probe that is there as soon as a beat, but for noise, has shown a lower bound as well. Lower
-bounds only ever raise a figure; those below 100 Mbit/s, which is what is assumed of a link that
-nobody has measured, are not told. Nothing is told of the first few samples, of which one may be an
-accident.
+A probe is held against the beat that was sent just before it: what held up both says nothing of
+the link. Larger probes say more than smaller ones, which noise moves further: the first of twice
+the size begins the level anew. A probe that is there as soon as a beat, but for noise, has shown a
+lower bound as well. Lower bounds only ever raise a figure; those below 100 Mbit/s, which is what is
+assumed of a link that nobody has measured, are not told. Nothing is told of the first few samples,
+of which one may be an accident.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 What is taken in stands in a short queue, like a modem's, whose head crosses at the link's rate, and
 is at the other end half a round trip later, in order. All connections over the link share both of
-its ways. Bytes move in *cells* of a quarter of a millisecond, so that a message is there when its last
-byte is and a stream comes evenly.
+its ways. Bytes move in *cells* of a quarter of a millisecond, so that a message is there when its
+last byte is, and a stream comes evenly.
 
 Times are seconds since the link began: whole ones are the seconds of its trace.
 """

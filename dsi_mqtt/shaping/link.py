@@ -15,7 +15,6 @@ the handshake itself would take is not played.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import socket
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from dsi_mqtt.transport.address import parse_broker_url
 
 # What the kernel takes for a socket, in either direction, before it is full; Linux doubles it.
 SOCKET_BYTES: Final = 16 * KIB
+SEGMENT_BYTES: Final = 1448
 # Event loops wake at whole milliseconds (asyncio's at the next, uvloop's at the nearest), so that
 # what is due within half of one goes now.
 TICK_S: Final = 0.001
@@ -78,13 +78,26 @@ class ShapedLink:
 
     async def _open(self, near: _End, far: _End, host: str, port: int) -> None:
         try:
-            await self._loop.create_connection(lambda: far, host, port)
+            connection = await self._reach(host, port)
+            await self._loop.create_connection(lambda: far, sock=connection)
         except OSError:
             near.abort()
             return
         if near.transport is None:
             far.abort()
         near.look()  # it may be read from now on
+
+    async def _reach(self, host: str, port: int) -> socket.socket:
+        found = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        connection = socket.socket(found[0][0], socket.SOCK_STREAM)
+        try:
+            connection.setblocking(False)
+            _small(connection)
+            await self._loop.sock_connect(connection, found[0][4])
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     async def close(self) -> None:
         """Ends everything that goes over it."""
@@ -231,7 +244,6 @@ class _End(asyncio.BufferedProtocol):
         self.transport.set_write_buffer_limits(high=SOCKET_BYTES)
         connection: socket.socket = transport.get_extra_info("socket")
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        _small(connection)
         self._link.joined(self)
         self.look()
 
@@ -320,7 +332,11 @@ class _End(asyncio.BufferedProtocol):
 
 
 def _small(connection: socket.socket) -> None:
-    """What the kernel takes for the relay would be as good as carried."""
-    with contextlib.suppress(OSError):  # it is closed already
-        for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
-            connection.setsockopt(socket.SOL_SOCKET, option, SOCKET_BYTES)
+    """Before it is connected: what the kernel takes for the relay would be as good as carried.
+
+    Segments are those of Ethernet. Loopback's are of 64 KiB, more than such a buffer ever has room
+    for, so that a sender who finds it full is told of room by a timer alone, 0.2 s later or more.
+    """
+    for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+        connection.setsockopt(socket.SOL_SOCKET, option, SOCKET_BYTES)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SEGMENT_BYTES)

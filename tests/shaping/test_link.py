@@ -55,7 +55,8 @@ async def serving() -> AsyncIterator[Far]:
     finally:
         server.close()
         for _, writer in far.pairs:
-            writer.transport.abort()
+            if not writer.is_closing():
+                writer.transport.abort()
         await asyncio.sleep(0)
 
 
