@@ -84,7 +84,7 @@ async def running_site(
         await children.start(ORCHESTRATOR, "orchestrator", "--broker", url, "--root", root)
         workers = {}
         for node in nodes:
-            at, more = url, ()
+            at, more = url, tuple[str, ...]()
             if reach is not None and brokers is not None:
                 at, data = astuple(await reach(node, BrokerUrls(url, brokers.data.url)))
                 more = ("--data-broker", data)

@@ -16,7 +16,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -289,8 +289,9 @@ def describe(options: FakeOptions, generation: Generation | None = None) -> Mode
     named = json.dumps(asdict(options) | context, sort_keys=True).encode()
     digest = "sha256:" + hashlib.sha256(named).hexdigest()
     if generation is None:
-        told = {"result_bytes": _VALUE_BYTES * options.values} if options.values else {}
-        return ModelGraph(digest, "fake", units, **told)
+        graph = ModelGraph(digest, "fake", units)
+        told = _VALUE_BYTES * options.values
+        return replace(graph, result_bytes=told) if told else graph
     vocabulary = Vocabulary(generation.context, options.hidden, options.ends)
     return ModelGraph(digest, "fake", units, vocabulary=vocabulary)
 

@@ -99,7 +99,7 @@ class WorkerProcess:
             pid=os.getpid(),
             spare=config.spare,
         )
-        self._engines = EngineHost(factory, self._dispatch, config.model_root)
+        self._engines = EngineHost(factory, self._dispatch, config.model_root, config.weight_cap)
         self._texts = TextHost(self._engines.engine, self._dispatch)
         self._link = LinkMeter(probe_bytes(self._topics, config.node))
         self._port = ActivationPort(
