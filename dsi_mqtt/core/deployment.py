@@ -209,9 +209,8 @@ def without_effect(deployment: Deployment) -> tuple[str, ...]:
         for name in names
         if getattr(getattr(deployment, part), name) != getattr(getattr(default, part), name)
     ]
-    error = deployment.codecs.error
-    if error is not None and error.metric != "cosine" and error.samples is None:
-        found.append("codecs")  # what they do to a perplexity is known by samples alone
+    if deployment.codecs.error is not None and deployment.codecs.error.metric != "cosine":
+        found.append("codecs")  # what nodes measure of a perplexity is not planned with yet
     if deployment.fallback is not None:
         found.append("fallback")
     return tuple(found)
