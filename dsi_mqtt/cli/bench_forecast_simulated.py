@@ -108,7 +108,7 @@ def _simulation(chain: Chain, spec: Deployment, for_s: float | None, seed: int) 
     memory = 10 * -(-UNITS // chain.parts) + 1
     group = Group("gw", chain.parts + 1, memory_mib=memory, spread=chain.spread, link=chain.link)
     light = Requests(NAME, rate_per_s=_FIRST_RATE, from_s=_FIRST_S, until_s=_COUNTED_S)
-    asked = (light,)
+    asked: tuple[Requests, ...] = (light,)
     if for_s is not None:
         asked += (Requests(NAME, rate_per_s=spec.sla.rate_per_s, from_s=_COUNTED_S),)
     until = _COUNTED_S + (for_s or 0.0)

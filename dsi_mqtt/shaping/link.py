@@ -236,6 +236,10 @@ class _End(asyncio.BufferedProtocol):
         self._forgotten = False
         self.ended = False  # it has told all that it had to tell
         self.told_end = False
+        self._gone = False
+        # Not every loop lets a connection that has just begun be paused: what comes before the
+        # other end is there waits for it.
+        self._early: list[memoryview] = []
 
     # --- what the event loop calls ------------------------------------------------------------
 
@@ -245,6 +249,9 @@ class _End(asyncio.BufferedProtocol):
         connection: socket.socket = transport.get_extra_info("socket")
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._link.joined(self)
+        early, self._early = self._early, []
+        for data in early:
+            self.deliver(data)
         self.look()
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the loop's signature
@@ -261,6 +268,7 @@ class _End(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the loop's signature
         self.transport = None
+        self._gone = True
         self._reading = False
         self._link.left(self)
         self.line.leave(self)
@@ -288,6 +296,8 @@ class _End(asyncio.BufferedProtocol):
 
     def deliver(self, data: memoryview) -> None:
         """What the other end was told has come; no data: that it has ended."""
+        if self.transport is None and not self._gone:
+            self._early.append(data)
         if self.transport is None or self._forgotten:
             return
         if data:

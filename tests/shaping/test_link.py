@@ -14,6 +14,7 @@ from dsi_mqtt.core.sizes import KIB, MIB
 from dsi_mqtt.shaping.link import ShapedLink
 from dsi_mqtt.sim.links import Figures
 from dsi_mqtt.transport.address import parse_broker_url
+from dsi_mqtt.transport.loop import run
 
 FAST = Figures(up_mbit_s=1000.0, down_mbit_s=1000.0, rtt_ms=1.0)
 SLOW = Figures(up_mbit_s=1.0, down_mbit_s=1.0, rtt_ms=1.0)
@@ -200,3 +201,17 @@ async def test_a_link_may_change_while_it_carries() -> None:
         await there[0].readexactly(8 * KIB)
         link.shape(FAST)
         assert await there[0].readexactly(len(sent) - 8 * KIB) == sent[8 * KIB :]
+
+
+def test_what_comes_before_the_other_end_is_there_waits_for_it() -> None:
+    """On the loop of our processes, which reads a connection as soon as it has begun."""
+
+    async def first_words() -> None:
+        async with shaped(FAST) as (_, far, url):
+            for _ in range(50):
+                near = await far.connect(url)
+                near[1].write(b"hello")
+                there = await far.accepted.get()
+                assert await there[0].readexactly(5) == b"hello"
+
+    run(first_words())
