@@ -22,7 +22,7 @@ FLOORS = (
     {"wire", "transport", "engine"},
     {"worker", "orchestrator", "client", "gateway", "dashboard"},
     {"sim"},
-    {"evaluate"},
+    {"evaluate", "shaping"},
     {"cli"},
 )
 # What the pure core may use of the standard library: nothing that waits, measures time, draws

@@ -118,3 +118,30 @@ def codecs(
 
     plan = codecs_plan(model, samples, decoder, text, inputs=inputs, repeats=repeats, seed=seed)
     report_codecs(plan, as_json=json)
+
+
+@app.command()
+def forecast(
+    json: JsonOption = False,
+    requests: Annotated[
+        int, typer.Option(min=20, help="Of each case, one by one and again at random.")
+    ] = 200,
+    cases: Annotated[
+        int | None, typer.Option(min=0, help="So many of the cases; by default all.")
+    ] = None,
+    simulated: Annotated[int, typer.Option(min=20, help="Requests of each simulated load.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Of what comes at random.")] = 0,
+) -> None:
+    """Compare forecasts, written down before traffic, with what requests then take.
+
+    Real engines and timers, each node behind a shaped link on this machine; then waits under load
+    beside the simulator's. It takes about 20 minutes.
+    """
+    from dsi_mqtt.cli.bench_forecast_cases import CASES  # noqa: PLC0415 - for this command alone
+    from dsi_mqtt.cli.bench_forecast_report import (  # noqa: PLC0415 - as above
+        ForecastPlan,
+        report_forecast,
+    )
+
+    plan = ForecastPlan(CASES[:cases], requests, simulated, seed)
+    report_forecast(plan, as_json=json)

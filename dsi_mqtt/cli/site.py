@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Final
 
@@ -13,9 +13,13 @@ from dsi_mqtt.cli.broker import SiteBrokers, site_brokers
 from dsi_mqtt.cli.child import Child, Children, Start, start_process
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.site import SiteFile, SiteNode
+from dsi_mqtt.core.table import BrokerUrls
 from dsi_mqtt.transport.address import parse_broker_url
 
 ORCHESTRATOR: Final = "orchestrator"
+
+# Where a node reaches the site's brokers: the URLs of what lies between, in front of them.
+Reach = Callable[[SiteNode, BrokerUrls], Awaitable[BrokerUrls]]
 
 
 @dataclass(slots=True)
@@ -50,6 +54,7 @@ async def running_site(
     models: Path | None = None,
     fresh: bool = False,
     start: Start = start_process,
+    reach: Reach | None = None,
 ) -> AsyncIterator[Site]:
     """Starts everything in order and ends it in the opposite one.
 
@@ -58,6 +63,7 @@ async def running_site(
     broker: an existing one instead of own ones. A port of 0 takes a free one.
     fresh: own brokers forget what they keep in `state` from earlier runs.
     start: makes a process of a command's arguments.
+    reach: of own brokers, where a node reaches them; None: at their own URLs.
     Raises MachineError: no Mosquitto, a port in use; ConfigError when `broker` is no URL.
     """
     if broker is not None:
@@ -76,10 +82,14 @@ async def running_site(
         children = Children(folder / "logs", restart=restart, ended=ended, start=start)
         stack.push_async_callback(children.stop)
         await children.start(ORCHESTRATOR, "orchestrator", "--broker", url, "--root", root)
-        workers = {
-            node.id: await children.start(node.id, *worker_arguments(node, url, root, models))
-            for node in nodes
-        }
+        workers = {}
+        for node in nodes:
+            at, more = url, tuple[str, ...]()
+            if reach is not None and brokers is not None:
+                at, data = astuple(await reach(node, BrokerUrls(url, brokers.data.url)))
+                more = ("--data-broker", data)
+            arguments = worker_arguments(node, at, root, models)
+            workers[node.id] = await children.start(node.id, *arguments, *more)
         yield Site(url, brokers, children, workers)
 
 

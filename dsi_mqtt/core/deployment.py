@@ -211,8 +211,9 @@ def without_effect(deployment: Deployment) -> tuple[str, ...]:
         for name in names
         if getattr(getattr(deployment, part), name) != getattr(getattr(default, part), name)
     ]
-    if deployment.codecs.error is not None and deployment.codecs.error.metric != "cosine":
-        found.append("codecs")  # what they do to a perplexity has yet to be measured where it runs
+    error = deployment.codecs.error
+    if error is not None and error.metric != "cosine" and error.samples is None:
+        found.append("codecs")  # what they do to a perplexity is known by samples alone
     if deployment.fallback is not None:
         found.append("fallback")
     return tuple(found)

@@ -82,7 +82,7 @@ def draft_table(draft: Draft, stamp: Stamp, nodes: Mapping[str, NodeStatus], ses
             for (before, after), planned in zip(pairwise(segments), plan.hops[1:-1], strict=True)
         ),
         brokers,
-        forecast=_forecast(plan, draft.spec),
+        forecast=forecast(plan, draft.spec),
     )
 
 
@@ -110,7 +110,7 @@ def _brokers(status: NodeStatus) -> BrokerUrls:
     return status.brokers or BrokerUrls("", "")
 
 
-def _forecast(plan: Plan, spec: Deployment) -> Forecast:
+def forecast(plan: Plan, spec: Deployment) -> Forecast:
     """p50: of a request that waits for none. p95: when they come at random, `sla.rate_per_s`.
 
     Where more come than the placement can sustain, p95 is the deadline. Of generations both are

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from dsi_mqtt.core.activation import Tensors
 from dsi_mqtt.core.deployment import Deployment
@@ -51,8 +52,11 @@ class DesiredArrived:
 
 @dataclass(frozen=True, slots=True)
 class ModelOpened:
+    """codec_errors: as measured on the deployment's samples, where it has any."""
+
     deployment: str
     graph: ModelGraph
+    codec_errors: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

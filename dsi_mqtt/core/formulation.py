@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsi_mqtt.core.aim import ONE_PASS, ONE_STEP, Aim, Trip
-from dsi_mqtt.core.codecs import COSINE, RAW, Codec, Coding, codings, known_for
+from dsi_mqtt.core.codecs import RAW, Codec, Coding, codecs_for, codings
 from dsi_mqtt.core.deployment import Deployment, Prices
 from dsi_mqtt.core.memory import Memory
 from dsi_mqtt.core.model import ModelGraph
@@ -67,16 +67,22 @@ class Question:
         return replace(self, aim=at_rest, error_max=None, exposure_max=None, trip_max_s=())
 
 
-def question_of(deployment: Deployment, rate_per_s: float = 0.0) -> Question:
+def question_of(
+    deployment: Deployment,
+    rate_per_s: float = 0.0,
+    measured: Mapping[str, float] | None = None,
+) -> Question:
     """What a deployment that serves asks for: its target is a wish.
 
-    rate_per_s: of requests that come, where they are more than was expected.
+    rate_per_s: of requests that come, where they are more than was expected. measured: by codec,
+    errors on the deployment's samples.
+
     Of a generation that is the time of one step of decoding, at rest: what a load of several texts
     means for each step is not part of the model.
     """
     limit, weights = deployment.privacy.max_exposure, deployment.objective
     exposure_max = limit if limit < 1 else None
-    codecs, error_max = _codecs_of(deployment)
+    codecs, error_max = codecs_for(deployment, measured or {})
     if deployment.kind == "generation":
         aim = Aim(latency=weights.latency, exposure=weights.exposure)
         return Question(aim, ONE_STEP, codecs, error_max, exposure_max)
@@ -88,19 +94,6 @@ def question_of(deployment: Deployment, rate_per_s: float = 0.0) -> Question:
         exposure_max=exposure_max,
         prices=deployment.prices,
     )
-
-
-def _codecs_of(deployment: Deployment) -> tuple[tuple[Codec, ...], float | None]:
-    """Those that hops may use, and what their errors may add up to.
-
-    What a codec does to a model's perplexity is known of no model before it was measured, so that a
-    deployment which limits that goes raw.
-    """
-    allowed, asked = deployment.codecs.allow, deployment.codecs.error
-    if asked is not None and asked.metric != COSINE:
-        return (RAW,), None
-    error_max = 1 - asked.min if asked is not None and asked.min is not None else None
-    return known_for(deployment.model.dtype, allowed), error_max
 
 
 def formulate(
@@ -176,11 +169,13 @@ class _Passage:
         plain = np.zeros(units + 1)
         plain[1:-1] = [graph.boundary_bytes(cut) * trip.rows for cut in range(1, units)]
         ratios, writes, reads = np.array([(c.ratio, c.encode_s, c.decode_s) for c in codecs]).T
+        writing, reading = np.array([(c.encode_call_s, c.decode_call_s) for c in codecs]).T
         sizes = np.rint(ratios[:, None] * plain)
         sizes[:, 0], sizes[:, -1] = graph.input_bytes * trip.rows, graph.result_bytes
         rows = [node.seconds(trip.phase, trip.rows) for node in nodes]
         paces = np.array([node.codec_pace for node in nodes])
         whole = plain[None, :, None] / GIB * paces * 1e9
+        calls = (plain > 0)[None, :, None] * paces * 1e9
         up, down = _transfers(nodes, sizes)
         return cls(
             trip=trip,
@@ -188,8 +183,8 @@ class _Passage:
             seconds=np.array(rows).reshape(len(nodes), units).T,
             up=up,
             down=down,
-            encode=writes[:, None, None] * whole,
-            decode=reads[:, None, None] * whole,
+            encode=writes[:, None, None] * whole + writing[:, None, None] * calls,
+            decode=reads[:, None, None] * whole + reading[:, None, None] * calls,
         )
 
     def crossing(self, nodes: Sequence[NodeView]) -> tuple[Nanoseconds, Nanoseconds]:

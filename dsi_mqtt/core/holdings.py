@@ -69,6 +69,7 @@ class _Model:
     opened: tuple[ModelSpec, int | None] | None = None
     opening: str = ""
     graph: ModelGraph | None = None
+    codec_errors: Mapping[str, float] = field(default_factory=dict)
     refused: str | None = None
     again_at: float = math.inf
     again_s: float = 0.0
@@ -126,7 +127,14 @@ class Holdings:
 
     def model_reports(self) -> tuple[ModelReport, ...]:
         return tuple(
-            ModelReport(name, model.graph, model.refused, _cache_bytes(model), model.opening)
+            ModelReport(
+                name,
+                model.graph,
+                model.refused,
+                _cache_bytes(model),
+                model.opening,
+                dict(model.codec_errors),
+            )
             for name, model in sorted(self._models.items())
             if model.graph is not None or model.refused is not None
         )
@@ -170,12 +178,15 @@ class Holdings:
         model.spec = None
         return self._settle(deployment, model)
 
-    def model_opened(self, deployment: str, graph: ModelGraph) -> Effects:
+    def model_opened(
+        self, deployment: str, graph: ModelGraph, codec_errors: Mapping[str, float] | None = None
+    ) -> Effects:
         model = self._models.get(deployment)
         if model is None or model.opened is None:
             return [CloseModel(deployment)]  # nobody wants it any more
         self._hold_nothing(model)
         model.graph, model.again_at, model.again_s = graph, math.inf, 0.0
+        model.codec_errors = codec_errors or {}
         return [*self._settle(deployment, model), ReportStatus()]
 
     def model_refused(self, deployment: str, reason: str, now: float) -> Effects:
@@ -287,6 +298,7 @@ class Holdings:
 
     def _hold_nothing(self, model: _Model) -> None:
         model.graph = model.refused = model.loading = None
+        model.codec_errors = {}
         model.loaded.clear()
         model.warm_ms.clear()
         for holding in model.holdings.values():

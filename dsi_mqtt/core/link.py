@@ -9,10 +9,12 @@
   comes late while others' bytes come has waited behind them: they are what the link carries. From
   probes: what a message to oneself takes, less its way up.
 
-A probe that is there as soon as a beat, but for noise, has shown a lower bound as well. Lower
-bounds only ever raise a figure; those below 100 Mbit/s, which is what is assumed of a link that
-nobody has measured, are not told. Nothing is told of the first few samples, of which one may be an
-accident.
+A probe is held against the beat that was sent just before it: what held up both says nothing of
+the link. Larger probes say more than smaller ones, which noise moves further: the first of twice
+the size begins the level anew. A probe that is there as soon as a beat, but for noise, has shown a
+lower bound as well. Lower bounds only ever raise a figure; those below 100 Mbit/s, which is what is
+assumed of a link that nobody has measured, are not told. Nothing is told of the first few samples,
+of which one may be an accident.
 """
 
 from __future__ import annotations
@@ -55,6 +57,7 @@ class _Way:
         self._probes = probes
         self._level = Level()
         self._settled = False
+        self._basis = 0  # bytes of the probes that the level is of
         self.at: float | None = None
 
     @property
@@ -89,20 +92,26 @@ class _Way:
         """It seems to carry that share of what was thought."""
         self.carries(share * (self._level.value or _WORTH), now)
 
-    def carries(self, byte_s: float, now: float) -> bool:
-        """A measurement; whether the level has jumped."""
+    def carries(self, byte_s: float, now: float, probe: int = 0) -> bool:
+        """A measurement, by a probe of so many bytes, if any; whether the level has jumped.
+
+        A probe of twice the size says so much more that the level begins anew.
+        """
         self.at = now
+        if probe and probe >= 2 * self._basis:
+            self._level, self._basis = Level(), probe
         jumped = self._level.saw(byte_s)
         if jumped and self._level.value is not None:
+            self._basis = probe or self._basis
             self._probes.at_most(self._level.value)
         self._settled = self._settled or self._level.steady
         return jumped
 
-    def carries_at_least(self, byte_s: float, now: float) -> None:
+    def carries_at_least(self, byte_s: float, now: float, probe: int = 0) -> None:
         """A lower bound, of which those that say something new count."""
         level = self._level.value
         if byte_s >= (_WORTH if level is None else level):
-            self.carries(byte_s, now)
+            self.carries(byte_s, now, probe)
 
 
 class LinkMeter:
@@ -112,6 +121,7 @@ class LinkMeter:
         self._probes = Probes(overhead)
         self._beats: deque[float] = deque(maxlen=_BEATS)
         self._up, self._down = _Way(self._probes), _Way(self._probes)
+        self._newest = (-1.0, 0.0)  # beat: when it was sent, and what it took
         self._up_probe: tuple[float, float] | None = None  # when, and seconds a byte
         self._back_at: float | None = None
         self._written = self._received = 0
@@ -166,8 +176,8 @@ class LinkMeter:
                 self._trains.clear()
             self._trains[train] = began or (now, self._received)
         elif began is not None and now - began[0] >= TRAIN_S:
-            rate = (self._received - began[1]) / (now - began[0])
-            self._down.carries_at_least(rate, now)
+            nbytes = self._received - began[1]
+            self._down.carries_at_least(nbytes / (now - began[0]), now)
 
     def watch(self, now: float) -> None:
         """Looks whether a beat is late; as often as somebody wants to know."""
@@ -200,6 +210,7 @@ class LinkMeter:
         self._back_at = now
         seconds = now - probe.sent_at
         if probe.kind == "beat":
+            self._newest = probe.sent_at, seconds
             self._beat(seconds, self._written - written, self._received - received, now)
         elif alone and len(self._beats) >= _BEATS_KNOWN:
             if probe.kind == "up":
@@ -233,6 +244,11 @@ class LinkMeter:
         middle = median(self._beats)
         return middle, median(abs(seconds - middle) for seconds in self._beats)
 
+    def _beside(self, probe: Probe) -> float:
+        """What the beat took that was sent with this probe, or what one usually takes."""
+        sent_at, seconds = self._newest
+        return seconds if sent_at == probe.sent_at else self._usual()[0]
+
     def _beat(self, seconds: float, written: int, received: int, now: float) -> None:
         if self._is_late(seconds) and written + received >= LATE_BYTES:
             self._waited(seconds, written, received, now)
@@ -255,13 +271,13 @@ class LinkMeter:
                 self._down.slowed(expected / seconds, now)
 
     def _went_up(self, probe: Probe, seconds: float, now: float) -> None:
-        extra = max(0.0, seconds - self._usual()[0])
+        extra = max(0.0, seconds - self._beside(probe))
         self._probes.took(probe, extra)
         self._up_probe = now, extra / probe.nbytes
         self._saw(self._up, probe.nbytes, extra, now)
 
     def _went_round(self, probe: Probe, seconds: float, now: float) -> None:
-        extra = max(0.0, seconds - self._usual()[0])
+        extra = max(0.0, seconds - self._beside(probe))
         self._probes.took(probe, extra / 2)
         # Beside the quickest beat, so that noise proves too little and not too much.
         self._probes.proven(probe.nbytes / max(seconds - self._base(), RESOLUTION_S), now)
@@ -289,6 +305,6 @@ class LinkMeter:
         """unsure_s: by how much `seconds` may be wrong, besides what beats differ by."""
         noise = max(RESOLUTION_S, 2 * self._usual()[1], unsure_s)
         if seconds <= noise:
-            way.carries_at_least(nbytes / noise, now)
+            way.carries_at_least(nbytes / noise, now, nbytes)
         else:
-            way.carries(nbytes / seconds, now)
+            way.carries(nbytes / seconds, now, nbytes)

@@ -37,6 +37,8 @@ class ModelReport:
 
     cache_bytes: what is kept free here for caches of its sessions, while a part of it is held.
     opening: `Deployment.opening` of what was opened, for a deployment's model may change.
+    codec_errors: by codec, what one hop adds to the error that the deployment limits, as measured
+    here on its samples; empty: it was not.
     """
 
     deployment: str
@@ -44,6 +46,7 @@ class ModelReport:
     refused: str | None = None
     cache_bytes: int = 0
     opening: str = ""
+    codec_errors: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,12 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from dsi_mqtt.core.codecs import worst_of
 from dsi_mqtt.core.deployment import Deployment, SplitPart
 from dsi_mqtt.core.draft import chain_of, places
 from dsi_mqtt.core.estimate import prompt_tokens
 from dsi_mqtt.core.failures import NodeKey
-from dsi_mqtt.core.formulation import question_of
+from dsi_mqtt.core.formulation import Question, question_of
 from dsi_mqtt.core.membership import Membership
 from dsi_mqtt.core.model import ModelGraph, UnitRange
 from dsi_mqtt.core.node import ModelReport, NodeStatus, Telemetry
@@ -196,7 +197,7 @@ class Outlook:
             [*seen, *unfit],
             held=held,
             expansions=_expansions(graph),
-            question=question_of(spec, rate_per_s),
+            question=self._question(spec, graph, rate_per_s),
         )
 
     def present(
@@ -218,9 +219,17 @@ class Outlook:
         nodes = self._views(spec, graph, self._usable(alive, graph, frozenset()))
         part = [view for view in nodes if view.node in chain.nodes]
         try:
-            return promised(spec, graph, part, chain, question=question_of(spec, rate_per_s))
+            return promised(
+                spec, graph, part, chain, question=self._question(spec, graph, rate_per_s)
+            )
         except ConfigError:  # the deployment contradicts itself
             return None
+
+    def _question(self, spec: Deployment, graph: ModelGraph, rate_per_s: float) -> Question:
+        """With what codecs do to this model, as nodes have measured it."""
+        told = (self._described(status) for status, _ in self.members.reports())
+        same = (r for r in told if r and r.graph is not None and r.graph.digest == graph.digest)
+        return question_of(spec, rate_per_s, worst_of(report.codec_errors for report in same))
 
     def may_go_on(self, spec: Deployment, graph: ModelGraph, serve: Table) -> bool:
         """Whether `serve` breaks none of the rules that protect: zones, forbidden nodes, memory.

@@ -58,7 +58,8 @@ class Pressure:
     def most(self) -> float:
         """No demand that is sustained is beyond it."""
         rate = self.aim.rate_per_s
-        return math.floor(1e9 / rate) if rate else math.inf
+        most = 1e9 / rate if rate else math.inf
+        return most if math.isinf(most) else math.floor(most)
 
     def wait_ns(self, demand: float) -> float:
         if not self.aim.rate_per_s:

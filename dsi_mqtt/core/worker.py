@@ -293,7 +293,7 @@ class Worker:
         return act(door) if door is not None else []
 
     def _model_opened(self, event: ev.ModelOpened, now: float) -> Effects:
-        effects = self._holdings.model_opened(event.deployment, event.graph)
+        effects = self._holdings.model_opened(event.deployment, event.graph, event.codec_errors)
         graph = self._holdings.graph(event.deployment)
         return effects + self._with_door(event.deployment, lambda d: d.model_is(graph, now))
 

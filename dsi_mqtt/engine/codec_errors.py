@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike
 from dsi_mqtt.core.activation import JSON, TOKENS, Row, Tensor, Tensors, pack_body, unpack_body
 from dsi_mqtt.core.codecs import COSINE, METRICS, PERPLEXITY
 from dsi_mqtt.core.encoding import all_decoded, all_encoded
-from dsi_mqtt.core.model import UnitRange
+from dsi_mqtt.core.model import ModelGraph, UnitRange
 from dsi_mqtt.core.sizes import MIB
 from dsi_mqtt.engine.base import Engine
 from dsi_mqtt.errors import ConfigError
@@ -89,6 +89,12 @@ def codec_errors(
     for found in way_errors(engine, samples, ways, metric):
         errors[found.way.codec] = max(errors[found.way.codec], found.worst)
     return errors
+
+
+def largest_part(graph: ModelGraph) -> int:
+    """Bytes of weights that `codec_errors` holds at once."""
+    bounds = [0, *spread_cuts(len(graph.units)), len(graph.units)]
+    return max(graph.weight_bytes(UnitRange(*part)) for part in pairwise(bounds))
 
 
 def spread_cuts(units: int) -> tuple[int, ...]:

@@ -66,6 +66,8 @@ _FLOPS_PER_MS: Final = 1e7
 # Processes that die of an input end with this status.
 _EXIT_STATUS: Final = 70
 _NEVER: Final = -1
+# A number of a result, as it is written.
+_VALUE_BYTES: Final = 21
 
 Floats = NDArray[np.float32]
 
@@ -159,7 +161,8 @@ class FakeEngine:
             self._run_faults(unit, batch)
             batch.hidden = self._unit(unit, batch.hidden)
         if units.stop == self._options.units:
-            return _result(batch.hidden, single=_is_single(tensors))
+            told = batch.hidden[:, : self._options.values or None]
+            return _result(told, single=_is_single(tensors))
         return _pack(batch, single=_is_single(tensors))
 
     def close(self, session: str) -> None:
@@ -297,15 +300,17 @@ def describe(options: FakeOptions, generation: Generation | None = None) -> Mode
         for unit in range(options.units)
     )
     context = {} if generation is None else {"context": generation.context}
-    told = json.dumps(asdict(options) | context, sort_keys=True).encode()
-    digest = "sha256:" + hashlib.sha256(told).hexdigest()
+    named = json.dumps(asdict(options) | context, sort_keys=True).encode()
+    digest = "sha256:" + hashlib.sha256(named).hexdigest()
     if generation is None:
         return ModelGraph(
             digest,
             "fake",
             units,
             input_bytes=int(options.input_kib * KIB) or INPUT_BYTES,
-            result_bytes=int(options.result_kib * KIB) or RESULT_BYTES,
+            result_bytes=int(options.result_kib * KIB)
+            or _VALUE_BYTES * options.values
+            or RESULT_BYTES,
         )
     vocabulary = Vocabulary(generation.context, options.hidden, options.ends)
     return ModelGraph(digest, "fake", units, vocabulary=vocabulary)

@@ -18,6 +18,7 @@ class FakeOptions:
     unit_ms: what a unit costs for one row; one number for all, or one per unit.
     weight_mib: what a unit weighs; one number for all, or one per unit.
     hidden: features of the activation, 4 bytes each; for generation also the token ids.
+    values: features of a result, the first ones; 0 gives all.
     ends: token ids that end a text.
     load_ms: what loading one unit costs.
     allocate: really holds the weights in memory.
@@ -33,6 +34,7 @@ class FakeOptions:
     unit_ms: float | tuple[float, ...] = 0.0
     weight_mib: float | tuple[float, ...] = 1.0
     hidden: int = 16
+    values: int = 0
     ends: tuple[int, ...] = ()
     load_ms: float = 0.0
     allocate: bool = False
@@ -46,6 +48,8 @@ class FakeOptions:
     def __post_init__(self) -> None:
         if self.units < 2 or self.hidden < 1:  # noqa: PLR2004 - a prelude and a head
             raise ConfigError("model.options: units must be at least 2 and hidden at least 1")
+        if not 0 <= self.values <= self.hidden:
+            raise ConfigError("model.options.values must be 0, or at most as many as hidden")
         for name in ("unit_ms", "weight_mib", "crossing_kib", "input_kib", "result_kib"):
             value = getattr(self, name)
             if isinstance(value, tuple) and len(value) != self.units:

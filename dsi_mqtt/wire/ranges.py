@@ -108,7 +108,7 @@ _FIGURES: Final[Mapping[type, Mapping[str, Bounds]]] = {
     },
     Vocabulary: {"context": _COUNT, "size": _COUNT},
     Tie: {"weight_bytes": _BYTES},
-    ModelReport: {"cache_bytes": _BYTES},
+    ModelReport: {"cache_bytes": _BYTES, "codec_errors": Bounds(high=10**9)},
     HoldingReport: {"weight_bytes": _BYTES},
     NodeStatus: {"pid": _COUNT},
     # --- tables

@@ -49,6 +49,7 @@ from dsi_mqtt.worker.engines import EngineHost
 from dsi_mqtt.worker.home import Home
 from dsi_mqtt.worker.port import ActivationPort
 from dsi_mqtt.worker.reader import NONCE, ControlReader
+from dsi_mqtt.worker.rhythm import phase_s, until_beat_s
 from dsi_mqtt.worker.texts import TextHost
 from dsi_mqtt.worker.vitals import Vitals, measure_capabilities, peak_rss_bytes
 
@@ -98,7 +99,7 @@ class WorkerProcess:
             pid=os.getpid(),
             spare=config.spare,
         )
-        self._engines = EngineHost(factory, self._dispatch, config.model_root)
+        self._engines = EngineHost(factory, self._dispatch, config.model_root, config.weight_cap)
         self._texts = TextHost(self._engines.engine, self._dispatch)
         self._link = LinkMeter(probe_bytes(self._topics, config.node))
         self._port = ActivationPort(
@@ -109,7 +110,14 @@ class WorkerProcess:
             clock=time.monotonic,
             link=self._link,
         )
-        self._echo = Echo(config.node, self._topics, self._link, time.monotonic)
+        self._phase_s = phase_s(config.node, config.telemetry_s)
+        self._echo = Echo(
+            config.node,
+            self._topics,
+            self._link,
+            time.monotonic,
+            phase_s=self._phase_s + config.telemetry_s / 2,
+        )
         self._reader = ControlReader(self._topics, config.node)
         self._doorways: dict[str, Doorway] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -355,8 +363,9 @@ class WorkerProcess:
 
     async def _send_telemetry(self) -> None:
         topic = self._topics.telemetry.name(node=self._config.node)
+        every_s, phase = self._config.telemetry_s, self._phase_s
         while True:
-            await asyncio.sleep(self._config.telemetry_s)
+            await asyncio.sleep(until_beat_s(time.monotonic(), every_s, phase))
             control = self._control
             if control is None:
                 continue

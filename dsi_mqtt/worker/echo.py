@@ -16,6 +16,7 @@ from dsi_mqtt.core.probes import BYTES_MAX, Probe
 from dsi_mqtt.errors import ConnectionLostError, TransportError
 from dsi_mqtt.transport.base import DataConnection, Message
 from dsi_mqtt.wire.topics import Topics
+from dsi_mqtt.worker.rhythm import until_beat_s
 
 log = logging.getLogger(__name__)
 
@@ -30,15 +31,22 @@ def probe_bytes(topics: Topics, node: str) -> int:
 
 
 class Echo:
-    """The probes of one node. topic: where it hears those to itself."""
+    """The probes of one node. topic: where it hears those to itself. phase_s: see `rhythm`."""
 
     def __init__(
-        self, node: str, topics: Topics, link: LinkMeter, clock: Callable[[], float]
+        self,
+        node: str,
+        topics: Topics,
+        link: LinkMeter,
+        clock: Callable[[], float],
+        *,
+        phase_s: float = 0.0,
     ) -> None:
         self.topic = topics.echo.name(node=node)
         self._to_nobody = topics.probe.name(node=node)
         self._link = link
         self._clock = clock
+        self._phase_s = phase_s
         self._overhead = probe_bytes(topics, node)
         # Of chance, for what lies between may compress.
         self._filling = os.urandom(BYTES_MAX)
@@ -56,7 +64,7 @@ class Echo:
                         task.add_done_callback(ups.discard)
                     else:
                         await connection.publish(Message(self.topic, self._payload(probe)))
-                await asyncio.sleep(EVERY_S)
+                await asyncio.sleep(until_beat_s(self._clock(), EVERY_S, self._phase_s))
         finally:
             for task in ups:
                 task.cancel()

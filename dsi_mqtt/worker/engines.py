@@ -26,6 +26,7 @@ from dsi_mqtt.errors import (
     one_sentence,
 )
 from dsi_mqtt.wire.ranges import first_out_of_range
+from dsi_mqtt.worker.measured_errors import measured_errors
 from dsi_mqtt.worker.threads import Threads
 
 log = logging.getLogger(__name__)
@@ -42,13 +43,21 @@ Told = ev.ModelOpened | ev.ModelRefused | ev.UnitsLoaded | ev.UnitsFailed
 class EngineHost:
     """One engine and one thread for each deployment. Results come back as events.
 
-    model_root: where checkpoint folders lie on this machine, if not where the deployment says.
+    model_root: where checkpoint folders and samples lie on this machine, if not where the
+    deployment says. weight_bytes: that the node may hold, where it is limited.
     """
 
-    def __init__(self, factory: EngineFactory, emit: Emit, model_root: Path | None = None) -> None:
+    def __init__(
+        self,
+        factory: EngineFactory,
+        emit: Emit,
+        model_root: Path | None = None,
+        weight_bytes: int | None = None,
+    ) -> None:
         self._factory = factory
         self._emit = emit
         self._model_root = model_root
+        self._weight_bytes = weight_bytes
         self._engines: dict[str, Engine] = {}
         self._refused: dict[str, str] = {}  # the last word, so that each is logged once
         self._threads = Threads("engine")
@@ -58,15 +67,16 @@ class EngineHost:
         name = deployment.name
         thread = self._threads.of(name)
 
-        def work() -> Engine:
+        def work() -> tuple[Engine, dict[str, float]]:
             here = replace(deployment, model=self._local(deployment.model))
             engine = opened(here, self._factory)
             engine.verify()
-            return engine
+            errors = measured_errors(engine, deployment, self._model_root, self._weight_bytes)
+            return engine, errors
 
         async def run() -> None:
             try:
-                engine = await _on_thread(thread, work)
+                engine, errors = await _on_thread(thread, work)
             except Exception as error:  # a user's model may raise anything
                 log.debug("opening %s failed", name, exc_info=True)
                 self._refuse(thread, ev.ModelRefused(name, _sentence(error)))
@@ -75,7 +85,7 @@ class EngineHost:
                     log.info("%s can be opened now", name)
                 if self._threads.known(name) is thread:
                     self._engines[name] = engine
-                self._tell(thread, ev.ModelOpened(name, engine.graph))
+                self._tell(thread, ev.ModelOpened(name, engine.graph, errors))
 
         self._start(run(), f"open {name}")
 

@@ -14,6 +14,8 @@ from dsi_mqtt.core.link import LinkMeter
 from dsi_mqtt.core.message import Activation
 from dsi_mqtt.core.node import LinkSample
 from dsi_mqtt.core.sizes import MIB
+from dsi_mqtt.shaping.link import ShapedLink
+from dsi_mqtt.sim.links import Figures
 from dsi_mqtt.transport.base import ConnectOptions, DataConnection
 from dsi_mqtt.transport.memory import MemoryTransport
 from dsi_mqtt.transport.memory_broker import MemoryBroker
@@ -23,7 +25,6 @@ from dsi_mqtt.wire.topics import Topics
 from dsi_mqtt.worker.echo import Echo, probe_bytes
 from dsi_mqtt.worker.port import ActivationPort
 from tests.core.build import make_table, make_work
-from tests.shaped import shaped
 
 TOPICS = Topics("echo-tests/v1")
 
@@ -59,11 +60,11 @@ def about(rate: float | None, mbit_s: float) -> bool:
 
 
 async def test_probes_find_how_wide_a_link_is_and_that_it_has_fallen(data_broker: str) -> None:
-    async with shaped(data_broker, up_mbit_s=2, down_mbit_s=8) as link:
-        connection = await MqttTransport().data(link.url, ConnectOptions())
+    async with ShapedLink(Figures(up_mbit_s=2, down_mbit_s=8, rtt_ms=0)) as link:
+        connection = await MqttTransport().data(await link.to(data_broker), ConnectOptions())
         async with probing(connection, "n1") as meter:
             await until(meter, lambda s: about(s.up_mbit_s, 2))
-            link.up_mbit_s = 0.2
+            link.throttle(0.1)
             await until(meter, lambda s: about(s.up_mbit_s, 0.2))
 
 
@@ -80,8 +81,8 @@ async def test_a_transfer_that_fills_the_socket_tells_the_way_up(data_broker: st
     size = 12 * MIB
     tensor = Tensor("hidden_states", "uint8", (size,), bytes(size))
     work = Activation(make_work(make_table(), "s1").header, (tensor,))
-    async with shaped(data_broker, up_mbit_s=16, down_mbit_s=16) as link:
-        connection = await MqttTransport().data(link.url, ConnectOptions())
+    async with ShapedLink(Figures(up_mbit_s=16, down_mbit_s=16, rtt_ms=0)) as link:
+        connection = await MqttTransport().data(await link.to(data_broker), ConnectOptions())
         port.attach(connection)
         sending = asyncio.ensure_future(port.send_waiting(connection))
         port.send("nobody", work)
