@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from dsi_mqtt.core import policy as rules_of_ones_own
 from dsi_mqtt.core.deployment import Deployment
@@ -24,6 +25,9 @@ from dsi_mqtt.core.policy import BUILTIN, Policies
 from dsi_mqtt.core.sensing import Sensing
 from dsi_mqtt.core.sharing import Shares
 from dsi_mqtt.core.table import Table
+
+# After so long another's rules are asked again, though nothing that is known here has changed.
+ASK_AGAIN_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,7 @@ class Choice:
         self._policies = policies
         self._sensing = Sensing(name)
         self._offered = Offered()
+        self._announced: float | None = None
         self._moved_at = float("-inf")
 
     def takes(self, spec: Deployment, plan: Plan | None) -> None:
@@ -66,6 +71,10 @@ class Choice:
         if plan is not None and spec.kind == "one-pass":
             shares = plan.shares(self._rate_per_s(spec))
         self._outlook.sharing.takes(self._name, shares)
+
+    def tells(self, spec: Deployment, graph: ModelGraph, serve: Table) -> None:
+        """What serves keeps its nodes busy, whoever has placed it."""
+        self.takes(spec, self._outlook.present(spec, graph, serve, self._rate_per_s(spec)))
 
     def moved(self, now: float) -> None:
         """Another chain is prepared, or serves."""
@@ -86,7 +95,15 @@ class Choice:
                     changed = self._sensing.offered(self._rate_per_s(spec))
         part = any(name == telemetry.node for name, _ in serve.members())
         changed = changed or self._sensing.heard(telemetry, serves=part)
+        if changed is None and self._may_differ_by_now(spec, now):
+            changed = f"policy {spec.policy.use} may see it otherwise by now"
         return None if changed is None else LookAgain(max(now, self._sensing.look_at()), changed)
+
+    def _may_differ_by_now(self, spec: Deployment, now: float) -> bool:
+        """Whether somebody's rules, which may depend on the time of day, were last asked long
+        ago.
+        """
+        return spec.policy.use != BUILTIN and self._sensing.looked_s(now) >= ASK_AGAIN_S
 
     def others_moved(self, other: str, now: float) -> LookAgain:
         """Another look, where another deployment takes other shares of the nodes."""
@@ -94,13 +111,17 @@ class Choice:
         return LookAgain(at, f"deployment {other} takes other shares of the nodes")
 
     def _rate_per_s(self, spec: Deployment) -> float:
-        """Of requests: as many as come, and no fewer than were announced."""
-        return max(spec.sla.rate_per_s, self._offered.rate_per_s)
+        """Of requests: as many as come, and no fewer than were announced, which is as its policy
+        asked last.
+        """
+        announced = spec.sla.rate_per_s if self._announced is None else self._announced
+        return max(announced, self._offered.rate_per_s)
 
     # --- looking ------------------------------------------------------------------------------
 
-    def asked(self, spec: Deployment, graph: ModelGraph) -> Deployment:
+    def asked(self, spec: Deployment, graph: ModelGraph, now: float) -> Deployment:
         """As the deployment's policy wants it planned. Raises ConfigError."""
+        self._sensing.looks(now)
         nodes = () if spec.policy.use == BUILTIN else self._outlook.nodes(spec, graph)
         return rules_of_ones_own.asked(self._policies, spec, nodes)
 
@@ -119,6 +140,7 @@ class Choice:
         A chain that is broken or against the rules is worth nothing: where there is no room
         beside it, it goes first. Raises ConfigError when the deployment contradicts itself.
         """
+        self._announced = spec.sla.rate_per_s
         rate, without = self._rate_per_s(spec), tuple(without)
         self._sensing.chosen(self._members.reports(), rate, now)
         found = self._outlook.best(spec, graph, old, without, rate)

@@ -1,7 +1,7 @@
 """Several deployments on the same nodes, planned together.
 
 Each is placed as the best answer to the others: on the memory, and in the time, that they leave.
-Again and again, until none gains: a sum of scores that only falls comes to rest. Who is first
+Again and again, until none gains, or for `ROUNDS`: best answers need not come to rest. Who is first
 matters, so several orders are tried; of what they come to, the one is taken that refuses fewest,
 then the one with the least sum of scores. It is no proven optimum. But nobody can do better beside
 others than alone, so what each could have for itself bounds the sum from below.
@@ -19,7 +19,8 @@ from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.formulation import Question
 from dsi_mqtt.core.infeasible import Infeasible
 from dsi_mqtt.core.model import ModelGraph
-from dsi_mqtt.core.plan import Plan, plan
+from dsi_mqtt.core.moving import gain
+from dsi_mqtt.core.plan import Chain, Plan, plan, promised
 from dsi_mqtt.core.profile import NodeView
 from dsi_mqtt.core.sharing import NONE, added, capped
 
@@ -105,32 +106,65 @@ def _orders(count: int) -> Iterator[tuple[int, ...]]:
 
 
 def _settled(wishes: Sequence[Wish], order: Sequence[int]) -> tuple[Answer, ...]:
-    """What best answers come to. One that is refused is asked again while others move."""
+    """What best answers come to, or stand at after `ROUNDS`. One that is refused is asked again
+    while others move.
+    """
     answers: list[Answer | None] = [None] * len(wishes)
     for _ in range(ROUNDS):
         moved = False
         for index in order:
             wish = left(wishes, answers, index)
-            found = plan(wish.deployment, wish.graph, wish.nodes, question=wish.question)
-            if _is_better(wish, found, answers[index]):
-                moved, answers[index] = True, found
+            found, known = _answer(wish), answers[index]
+            now = _promised(wish, known) if isinstance(known, Plan) else None
+            if now is None or (isinstance(found, Plan) and _is_better(wish, found, now)):
+                moved = moved or isinstance(found, Plan) or isinstance(known, Plan | None)
+                answers[index] = found
+            else:
+                answers[index] = now
         if not moved:
             break
-    return tuple(answer for answer in answers if answer is not None)
+    return _as_it_ends(wishes, answers)
 
 
-def _is_better(wish: Wish, found: Answer, known: Answer | None) -> bool:
-    """Whether it takes the place of what is known, under what the others take now."""
-    if known is None or isinstance(known, Infeasible):
-        return known is None or isinstance(found, Plan)
-    if isinstance(found, Infeasible):
-        return True  # others have been placed where this one was
-    aim = wish.question.aim
-    return found.score_s(aim) < known.score_s(aim) * (1 - ALIKE)
+def _as_it_ends(wishes: Sequence[Wish], answers: Sequence[Answer | None]) -> tuple[Answer, ...]:
+    """Each with what it promises beside all the others."""
+    ended = []
+    for index, answer in enumerate(answers):
+        wish = left(wishes, answers, index)
+        told = _promised(wish, answer) if isinstance(answer, Plan) else answer
+        ended.append(_answer(wish) if told is None else told)
+    return tuple(ended)
+
+
+def _answer(wish: Wish) -> Answer:
+    return plan(wish.deployment, wish.graph, wish.nodes, question=wish.question)
+
+
+def _promised(wish: Wish, known: Plan) -> Plan | None:
+    """What a placement promises on what is left now; None: it does not fit, or misses its target.
+
+    Of its search nothing is known any more: `Plan.bound` is that of its own, beside others.
+    """
+    places = tuple((segment.units, segment.node) for segment in known.segments)
+    codecs = tuple({str(phase): name for phase, name in h.codecs} for h in known.hops[1:-1])
+    told = promised(
+        wish.deployment,
+        wish.graph,
+        wish.nodes,
+        Chain(known.door, places, codecs),
+        question=wish.question,
+    )
+    target_s = wish.question.aim.latency_max_s
+    if told is None or (target_s is not None and told.latency_s + told.wait_s > target_s):
+        return None
+    return told
+
+
+def _is_better(wish: Wish, found: Plan, known: Plan) -> bool:
+    return gain(known, found, wish.question.aim) > ALIKE
 
 
 def _score(wishes: Sequence[Wish], answers: Sequence[Answer]) -> float:
-    """Each under what the others take in the end."""
     return sum(
         answer.score_s(wish.question.aim)
         for wish, answer in zip(wishes, answers, strict=True)

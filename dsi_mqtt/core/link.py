@@ -39,6 +39,7 @@ FULL_S: Final = 0.005
 TRAIN_S: Final = 0.02
 LATE_S: Final = 0.1
 LATE_BYTES: Final = 32 * KIB
+SILENT_S: Final = 1.5
 
 _WORTH: Final = DEFAULT_MBIT_S * BYTES_PER_MBIT
 _LATE: Final = 4
@@ -121,6 +122,7 @@ class LinkMeter:
         self._probes = Probes(overhead)
         self._beats: deque[float] = deque(maxlen=_BEATS)
         self._up, self._down = _Way(self._probes), _Way(self._probes)
+        self._missed = (0, 0.0)  # the beat that was last counted as late, and for how long
         self._newest = (-1.0, 0.0)  # beat: when it was sent, and what it took
         self._up_probe: tuple[float, float] | None = None  # when, and seconds a byte
         self._back_at: float | None = None
@@ -182,12 +184,23 @@ class LinkMeter:
     def watch(self, now: float) -> None:
         """Looks whether a beat is late; as often as somebody wants to know."""
         beat = self._probes.oldest_beat()
-        if beat is None or not self._is_late(now - beat.sent_at):
+        if beat is None:
             return
+        age = now - beat.sent_at
+        counted = self._missed[1] if self._missed[0] == beat.number else 0.0
+        if not self._is_late(age) or age < 2 * counted:
+            return  # of one beat only a wait that has doubled says something new
         written, received = self._counts.get(beat.number, (self._written, self._received))
         written, received = self._written - written, self._received - received
         if written + received >= LATE_BYTES:
-            self._waited(now - beat.sent_at, written, received, now)
+            self._missed = beat.number, age
+            self._waited(age, written, received, now)
+        elif age >= SILENT_S:
+            # Hardly anything comes; what was written may still lie in buffers.
+            self._missed = beat.number, age
+            rate = max(received, beat.nbytes) / age
+            self._up.carries(rate, now)
+            self._down.carries(rate, now)
 
     # --- probes -------------------------------------------------------------------------------
 

@@ -51,13 +51,13 @@ class Move:
     def of(cls, spec: Deployment, present: Plan, found: Plan, loading_bytes: int) -> Move:
         """loading_bytes: the most that one node has to load before."""
         share = gain(present, found, Aim.of(spec))
-        target_s = math.inf if spec.sla.latency_ms is None else spec.sla.latency_ms / 1e3
+        target_s = Aim.of(spec, hard=True).latency_max_s
         return cls(
             *(spec, present, found),
             gain=share,
             saved_s=share * spec.policy.horizon_s,
             paid_s=SWITCH_S + LOADING * loading_bytes / LOAD_BYTE_S,
-            mends=_within_s(found) <= target_s < _within_s(present),
+            mends=target_s is not None and _within_s(found) <= target_s < _within_s(present),
         )
 
     @property

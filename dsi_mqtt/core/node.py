@@ -158,9 +158,10 @@ class LinkSample:
 
 @dataclass(frozen=True, slots=True)
 class DoorLoad:
-    """p50_ms, p95_ms: what the newest inputs with a result took on the present table, from their
-    arrival until the broker had the answer, or steps of decoding, as the table's forecast means
-    them; None: too few yet. samples: how many they are.
+    """held: inputs in the door's hands, those in_flight among them. answered: with results or
+    errors. p50_ms, p95_ms: what the newest inputs with a result took on the present table, from
+    their arrival until the broker had the answer, or steps of decoding, as the table's forecast
+    means them; None: too few yet. samples: how many they are.
     """
 
     deployment: str

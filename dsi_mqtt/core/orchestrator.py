@@ -208,6 +208,7 @@ class Orchestrator:
         effects: OrchestratorEffects = []
         for name, served in sorted(self._served.items()):
             served.mark("a new leader looks")
+            served.takes_shares()
             if served.spec is not None and served.document is not None:
                 effects.append(PublishDocument(name, served.document))
         return effects

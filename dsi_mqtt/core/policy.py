@@ -9,6 +9,7 @@ have. It is asked on the orchestrator's thread, so it should answer within milli
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Final, Protocol
@@ -26,7 +27,9 @@ MAY_CHANGE: Final = frozenset({"policy", "objective", "sla", "codecs", "split"})
 
 
 class Policy(Protocol):
-    """Both methods may raise; the chain that serves then goes on, and the reason is told."""
+    """Both methods may raise: the chain that serves goes on, and the reason is told. Where none is
+    left that could, the deployment is placed again as its file says.
+    """
 
     def asks(self, deployment: Deployment, nodes: Sequence[NodeView]) -> Deployment:
         """The deployment as the planner is to be asked: with other weights, pins, forbidden nodes,
@@ -39,8 +42,8 @@ class Policy(Protocol):
     def moves(self, move: Move) -> bool:
         """Whether what was found replaces what serves; both are in `move`.
 
-        Not asked where the chain must go (a node is gone, drains, or breaks a rule), and not
-        within the cooldown.
+        Not asked where the chain must go (a node is gone, drains, or breaks a rule). A move that it
+        wants waits for the cooldown, unless it mends the target.
         """
         ...
 
@@ -70,7 +73,7 @@ def asked(policies: Policies, deployment: Deployment, nodes: Sequence[NodeView])
     """What the deployment's policy makes of it. Raises ConfigError."""
     policy = _policy(policies, deployment)
     try:
-        found = policy.asks(deployment, nodes)
+        found = policy.asks(copy.deepcopy(deployment), nodes)
     except Exception as error:
         raise ConfigError(_failed(deployment, error)) from error
     if not isinstance(found, Deployment):
@@ -78,6 +81,8 @@ def asked(policies: Policies, deployment: Deployment, nodes: Sequence[NodeView])
     for name in (field.name for field in fields(Deployment)):
         if name not in MAY_CHANGE and getattr(found, name) != getattr(deployment, name):
             raise ConfigError(_failed(deployment, f"it changed {name}, which no policy may"))
+    if found.policy.use != deployment.policy.use:
+        raise ConfigError(_failed(deployment, "it changed policy.use, which no policy may"))
     return found
 
 

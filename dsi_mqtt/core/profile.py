@@ -185,7 +185,7 @@ def views(
     ]
     known = [factor for s, t in able if (factor := correction(s, t, graph, deployment)) is not None]
     usual = median(known) if known else 1.0
-    link = _usual_link(t.link for s, t in able if t is not None and _current(s, t))
+    link = usual_link(t.link for s, t in able if t is not None and _current(s, t))
     seen = [
         view(
             *(s, t, graph, deployment),
@@ -251,7 +251,7 @@ def link_of(sample: LinkSample, usual: Link = Link()) -> Link:
     )
 
 
-def _usual_link(samples: Iterable[LinkSample]) -> Link:
+def usual_link(samples: Iterable[LinkSample]) -> Link:
     """The median of what was measured of each figure."""
     told = list(samples)
 

@@ -16,7 +16,7 @@ from typing import Final
 
 from dsi_mqtt.core.estimate import SERVED_MIN
 from dsi_mqtt.core.node import LinkSample, NodeStatus, Telemetry
-from dsi_mqtt.core.profile import link_of
+from dsi_mqtt.core.profile import Link, link_of, usual_link
 
 # A figure that differs by less calls for nothing.
 FACTOR: Final = 1.25
@@ -40,8 +40,9 @@ class Figures:
     compute_ms: Loads
 
     @classmethod
-    def of(cls, telemetry: Telemetry, deployment: str) -> Figures:
-        link = link_of(telemetry.link)
+    def of(cls, telemetry: Telemetry, deployment: str, usual: Link) -> Figures:
+        """usual: what is assumed where it has not measured."""
+        link = link_of(telemetry.link, usual)
         return cls(
             telemetry.incarnation,
             link.rtt_ms,
@@ -63,6 +64,7 @@ class Sensing:
     def __init__(self, deployment: str) -> None:
         self._deployment = deployment
         self._known: dict[str, Figures] = {}
+        self._usual = Link()
         self._rate = 0.0
         self._at = -math.inf
 
@@ -73,12 +75,22 @@ class Sensing:
         now: float,
     ) -> None:
         """A placement was thought about, with what nodes have told and so many requests."""
-        self._known = {
-            status.node: Figures.of(telemetry, self._deployment)
+        told = [
+            telemetry
             for status, telemetry in reports
             if telemetry is not None and telemetry.incarnation == status.incarnation
-        }
+        ]
+        self._usual = usual_link(telemetry.link for telemetry in told)
+        self._known = {t.node: Figures.of(t, self._deployment, self._usual) for t in told}
         self._rate, self._at = rate_per_s, now
+
+    def looks(self, now: float) -> None:
+        """Somebody has begun to think about it."""
+        self._at = now
+
+    def looked_s(self, now: float) -> float:
+        """Seconds since that."""
+        return now - self._at
 
     def look_at(self) -> float:
         """When to think about it again at the earliest."""
@@ -86,13 +98,14 @@ class Sensing:
 
     def heard(self, telemetry: Telemetry, *, serves: bool) -> str | None:
         """What has changed; None: nothing that matters. serves: the node is part of the chain."""
-        figures = Figures.of(telemetry, self._deployment)
+        figures = Figures.of(telemetry, self._deployment, self._usual)
         known = self._known.get(telemetry.node)
         if known is None or known.incarnation != figures.incarnation:
-            known = Figures.of(replace(telemetry, link=LinkSample(), segments=()), "")
+            silent = replace(telemetry, link=LinkSample(), segments=())
+            known = Figures.of(silent, self._deployment, self._usual)
         return next(
             (
-                f"node {telemetry.node}: {name} is {after:.3g} {unit}, {before:.3g} before"
+                f"node {telemetry.node}: {name} is {after:.3g} {unit}, {_told(before)} before"
                 for name, unit, before, after, better in _pairs(known, figures)
                 if (serves or better) and _differs(before, after, unit)
             ),
@@ -105,6 +118,10 @@ class Sensing:
         if not _differs(before, rate_per_s, "requests/s"):
             return None
         return f"{rate_per_s:.3g} requests/s come, {before:.3g} before"
+
+
+def _told(before: float) -> str:
+    return f"{before:.3g}" if before else "estimated"
 
 
 def _pairs(known: Figures, figures: Figures) -> Iterable[tuple[str, str, float, float, bool]]:

@@ -154,6 +154,12 @@ class Served:
             if again is not None:
                 self._look(again)
 
+    def takes_shares(self) -> None:
+        """What it serves with keeps nodes busy; a new leader has to be told."""
+        serve, graph = self._intact(), self._outlook.graph()
+        if self.spec is not None and serve is not None and graph is not None:
+            self._choice.tells(self.spec, graph, serve)
+
     def others_moved(self, other: str, now: float) -> None:
         """Another deployment takes other shares of the nodes."""
         if self.spec is not None and self._serves():
@@ -212,7 +218,7 @@ class Served:
         self._failures.forgive(now)
         without = self._failures.nodes()
         try:
-            spec = self._choice.asked(spec, graph)
+            spec, told = self._asked(spec, graph, now)
             choice = self._choice.compare(spec, graph, old, serve, without=without, now=now)
         except ConfigError as error:
             return self._refuse(spec, graph, str(error), authority)
@@ -233,7 +239,21 @@ class Served:
             return self._refuse(spec, graph, self._why(found), authority)
         self._choice.takes(spec, found)
         draft = Draft(spec, graph, found, self._issuer.decision(authority), reason)
-        return self._prepare(draft, authority, now, beside=choice.beside)
+        return [*told, *self._prepare(draft, authority, now, beside=choice.beside)]
+
+    def _asked(
+        self, spec: Deployment, graph: ModelGraph, now: float
+    ) -> tuple[Deployment, ServedEffects]:
+        """As its policy wants it planned. A chain that has to be replaced does not wait until a
+        policy that fails is mended. Raises ConfigError.
+        """
+        old = self.document.serve if self.document else None
+        try:
+            return self._choice.asked(spec, graph, now), []
+        except ConfigError as error:
+            if self._intact() is not None or old is None or not old.segments:
+                raise
+            return spec, [Noticed(self.name, f"it is placed as its file says, for {error}")]
 
     def _keeps(
         self, spec: Deployment, serve: Table, choice: Alternatives, now: float
@@ -337,6 +357,7 @@ class Served:
         """No placement meets the deployment: one from before serves on where it still may."""
         serve = self._intact()
         if serve is not None and self._outlook.may_go_on(spec, graph, serve):
+            self._choice.tells(spec, graph, serve)
             return self._keep(serve, reason, authority, refused=reason)
         try:
             door = self._issuer.waiting_door(self.document, spec, graph, authority)

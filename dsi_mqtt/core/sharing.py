@@ -25,6 +25,7 @@ class Sharing:
 
     def __init__(self) -> None:
         self._of: dict[str, Shares] = {}
+        self._told: dict[str, Shares] = {}
         self._news: set[str] = set()
 
     def news(self) -> set[str]:
@@ -34,7 +35,7 @@ class Sharing:
 
     def takes(self, deployment: str, shares: Shares) -> None:
         """What it takes from now on, of nothing: it is gone, or cannot be served."""
-        before = self._of.get(deployment, {})
+        before = self._told.get(deployment, {})
         if shares:
             self._of[deployment] = shares
         else:
@@ -45,6 +46,7 @@ class Sharing:
             for now, then in zip(shares.get(node, NONE), before.get(node, NONE), strict=True)
         ):
             self._news.add(deployment)
+            self._told[deployment] = shares
 
     def beside(self, deployment: str) -> Shares:
         """What the others take, by node."""

@@ -242,6 +242,8 @@ def _cosine(a: Paths, b: Paths) -> float:
     x = np.array([a.get(key, 0.0) for key in keys])
     y = np.array([b.get(key, 0.0) for key in keys])
     lengths = float(np.linalg.norm(x) * np.linalg.norm(y))
+    if not np.isfinite(lengths):
+        raise ConfigError("codecs.error: an answer to the samples is not finite; leave codecs out")
     if lengths == 0:
         return 1.0 if not x.any() and not y.any() else 0.0
     return min(1.0, float(x @ y) / lengths)

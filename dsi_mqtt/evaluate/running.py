@@ -59,11 +59,12 @@ def cores() -> int:
 @contextmanager
 def _pool(count: int, traces: Traces) -> Iterator[ProcessPoolExecutor]:
     """Ends its processes at once when it is left by an error or an interrupt."""
+    before = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _begin, (dict(traces),))
     try:
         yield pool
     except BaseException:
-        for process in list(multiprocessing.active_children()):
+        for process in set(multiprocessing.active_children()) - before:
             process.terminate()
         pool.shutdown(wait=True, cancel_futures=True)
         raise

@@ -207,7 +207,7 @@ def _constant(site: Site) -> Iterable[Group]:
 
 
 def _requests(site: Site, random: Random) -> Iterable[Requests]:
-    """A steady stream, and two spikes in which about three times as many come."""
+    """A steady stream, and two spikes in which twice as many come."""
     yield Requests(site.deployment.name, rate_per_s=site.rate_per_s, from_s=FROM_S)
     for earliest in (225.0, 525.0):
         at = random.uniform(earliest, earliest + 50)

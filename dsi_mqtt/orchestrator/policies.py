@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 from importlib.metadata import EntryPoint, entry_points
 
-from dsi_mqtt.core.policy import BUILTIN, BUILTIN_ONLY, GROUP, Broken, Policies, Policy
+from dsi_mqtt.core.policy import BUILTIN_ONLY, GROUP, Broken, Policies, Policy
 
 log = logging.getLogger(__name__)
 
 
 def installed_policies() -> Policies:
     """By name. One that cannot be loaded is told of, and refuses the deployments that name it."""
-    found: dict[str, Policy | Broken] = {
-        entry.name: _loaded(entry) for entry in entry_points(group=GROUP) if entry.name != BUILTIN
-    }
+    found: dict[str, Policy | Broken] = {}
+    for entry in entry_points(group=GROUP):
+        twice = entry.name in found
+        found[entry.name] = _broken(entry, "two packages offer it") if twice else _loaded(entry)
     return {**found, **BUILTIN_ONLY}
 
 

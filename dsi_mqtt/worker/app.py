@@ -44,7 +44,7 @@ from dsi_mqtt.transport.together import first_of
 from dsi_mqtt.wire.topics import Topics
 from dsi_mqtt.worker.alone import Alone
 from dsi_mqtt.worker.doorway import Doorway
-from dsi_mqtt.worker.echo import Echo, probe_bytes
+from dsi_mqtt.worker.echo import EVERY_S, Echo, probe_bytes
 from dsi_mqtt.worker.engines import EngineHost
 from dsi_mqtt.worker.home import Home
 from dsi_mqtt.worker.port import ActivationPort
@@ -116,7 +116,7 @@ class WorkerProcess:
             self._topics,
             self._link,
             time.monotonic,
-            phase_s=self._phase_s + config.telemetry_s / 2,
+            phase_s=self._phase_s + min(EVERY_S, config.telemetry_s) / 2,
         )
         self._reader = ControlReader(self._topics, config.node)
         self._doorways: dict[str, Doorway] = {}
@@ -378,6 +378,7 @@ class WorkerProcess:
     def _telemetry(self) -> Telemetry:
         self._sequence += 1
         now = time.monotonic()
+        self._link.watch(now)
         return Telemetry(
             node=self._config.node,
             incarnation=self._machine.incarnation,

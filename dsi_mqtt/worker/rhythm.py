@@ -15,5 +15,8 @@ def phase_s(node: str, every_s: float) -> float:
 
 
 def until_beat_s(now: float, every_s: float, phase_s: float) -> float:
-    """Until the next time that lies `phase_s` behind a multiple of `every_s`; never 0."""
-    return every_s - (now - phase_s) % every_s
+    """Until the next time that lies `phase_s` behind a multiple of `every_s`, but for one that is
+    nearer than half of `every_s`: loops wake a little early, and that was this one.
+    """
+    left = every_s - (now - phase_s) % every_s
+    return left if left > every_s / 2 else left + every_s

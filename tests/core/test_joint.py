@@ -1,4 +1,4 @@
-"""Several deployments on the same nodes: nothing is given twice, and nobody gains by moving."""
+"""Several deployments on the same nodes: nothing is given twice, nobody is told too much."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dsi_mqtt.core.formulation import question_of
 from dsi_mqtt.core.infeasible import Infeasible
 from dsi_mqtt.core.joint import Answer, Wish, left, together
 from dsi_mqtt.core.model import ModelGraph, ModelSpec, Unit
-from dsi_mqtt.core.plan import Plan, plan
+from dsi_mqtt.core.plan import Chain, Plan, plan, promised
 from dsi_mqtt.core.profile import Link, NodeView
 from dsi_mqtt.core.sharing import DIFFERENCE, FULL, Sharing
 from tests.thoroughness import examples
@@ -85,7 +85,7 @@ MACHINES = st.lists(
 
 @settings(max_examples=examples(20))
 @given(MACHINES, st.lists(st.sampled_from([0.1, 5.0, 15.0]), min_size=1, max_size=3))
-def test_nothing_is_given_twice_and_nobody_gains_by_moving(
+def test_nothing_is_given_twice_and_each_is_told_what_it_gets_beside_the_others(
     drawn: list[Machine], rates: list[float]
 ) -> None:
     machines = [replace(machine, name=f"n{i}") for i, machine in enumerate(drawn)]
@@ -101,9 +101,29 @@ def test_nothing_is_given_twice_and_nobody_gains_by_moving(
         assert given_units <= machine.room
     for i, answer in enumerate(found.answers):
         beside = left(wishes, found.answers, i)
-        alone = plan(beside.deployment, beside.graph, beside.nodes, question=beside.question)
+        best = plan(beside.deployment, beside.graph, beside.nodes, question=beside.question)
         if isinstance(answer, Infeasible):
-            assert isinstance(alone, Infeasible)
+            assert isinstance(best, Infeasible)
+            continue
+        told = again(beside, answer)
+        assert told.wait_s == pytest.approx(answer.wait_s, rel=1e-4)
+        assert isinstance(best, Plan)
+        aim = beside.question.aim
+        rests = best.score_s(aim) >= answer.score_s(aim) * (1 - 1e-6)
+        event("nobody gains by moving" if rests else "it did not come to rest")
+        assert rests or len(rates) > 1
+
+
+def again(beside: Wish, answer: Plan) -> Plan:
+    """What the answer promises on what the others leave in the end."""
+    chain = Chain(
+        answer.door,
+        tuple((part.units, part.node) for part in answer.segments),
+        tuple(dict(hop.codecs) for hop in answer.hops[1:-1]),
+    )
+    told = promised(beside.deployment, beside.graph, beside.nodes, chain, question=beside.question)
+    assert told is not None
+    return told
 
 
 @settings(max_examples=examples(8))
@@ -156,9 +176,12 @@ def test_two_that_would_fill_one_node_share_two() -> None:
 def test_alone_a_deployment_gets_what_it_would_get_anyway() -> None:
     asked = wish("one", [Machine("a", 3, 1.0), Machine("b", 2, 2.0)], rate_per_s=1.0)
     found = together([asked])
-    assert found.answers == (
-        plan(asked.deployment, asked.graph, asked.nodes, question=asked.question),
-    )
+    (answer,) = found.answers
+    alone = plan(asked.deployment, asked.graph, asked.nodes, question=asked.question)
+    assert isinstance(answer, Plan)
+    assert isinstance(alone, Plan)
+    assert (answer.door, answer.segments) == (alone.door, alone.segments)
+    assert answer.wait_s == alone.wait_s
     assert found.bound == pytest.approx(0.0, abs=1e-9)
 
 
@@ -174,6 +197,17 @@ def test_others_are_told_of_what_matters_to_them() -> None:
     sharing.takes("a", {})
     assert sharing.news() == {"a"}
     assert sharing.beside("b") == {}
+
+
+def test_a_drift_in_small_steps_is_told_as_well() -> None:
+    sharing = Sharing()
+    sharing.takes("a", {"n": (0.2, 0.0, 0.0)})
+    assert sharing.news() == {"a"}
+    told = []
+    for step in range(6):
+        sharing.takes("a", {"n": (0.26 + 0.06 * step, 0.0, 0.0)})
+        told.append(bool(sharing.news()))
+    assert told == [False, True, False, True, False, True]
 
 
 def test_a_node_that_others_fill_is_slow_and_not_gone() -> None:

@@ -93,6 +93,48 @@ def test_what_protects_it_cannot_change() -> None:
     assert made.serve.reason == ("policy.use: own failed: it changed privacy, which no policy may")
 
 
+def test_it_cannot_change_what_it_is_shown_either() -> None:
+    def clears(deployment: Deployment, nodes: Sequence[NodeView]) -> Deployment:
+        assert nodes
+        deployment.privacy.units.clear()
+        return deployment
+
+    spec = replace(OWN, privacy=Privacy(units={"0:6": ("edge",)}))
+    made, _ = site({"own": Own(clears)}, spec)
+    made.run(20.0)
+    assert made.serve.state == "unavailable"
+    assert spec.privacy.units
+
+
+def test_a_lost_chain_is_placed_by_the_file_where_the_policy_fails() -> None:
+    own = Own()
+    made, _ = serving({"own": own})
+
+    def fails(deployment: Deployment, nodes: Sequence[NodeView]) -> Deployment:
+        raise KeyError(len(nodes), deployment.name)
+
+    own.asks = fails
+    made.run(20.0)
+    assert made.serves("a")
+    made.kill("a")
+    made.until(lambda: made.serves("b"))
+    assert "placed as its file says" in made.noticed[-1].sentence
+
+
+def test_rules_are_asked_again_when_time_alone_has_passed() -> None:
+    now = [datetime(2026, 3, 3, 5, 58).astimezone()]
+    spec = replace(SPEC, policy=Policy(use="shift", cooldown_s=0.0))
+    made = Site(
+        Node("bench-1", "x1", gflops=100.0),
+        Node("hall", "y1"),
+        policies={"shift": ShiftRules(lambda: now[0])},
+    )
+    made.deploy(spec)
+    made.until(lambda: made.serves("bench-1")).run(30.0)
+    now[0] = datetime(2026, 3, 3, 6, 1).astimezone()
+    made.until(lambda: made.serves("hall"), within=90.0)
+
+
 @pytest.mark.parametrize(
     ("policies", "reason"),
     [

@@ -91,7 +91,7 @@ def test_looks_keep_their_distance_the_more_nodes_the_longer() -> None:
 
 
 def door(total: int, held: int = 0) -> DoorLoad:
-    return DoorLoad(NAME, held, 0, total - held, 0, 0, 0)
+    return DoorLoad(NAME, held, min(held, 2), total - held, 0, 0, 0)
 
 
 def counted(*samples: tuple[float, int]) -> Offered:
@@ -115,6 +115,13 @@ def test_what_is_held_has_come_as_well() -> None:
     offered.counted(("a", "a1"), door(0), 0.0)
     offered.counted(("a", "a1"), door(40, held=40), 2.0)
     assert offered.rate_per_s == pytest.approx(20.0)
+
+
+def test_words_that_were_held_up_and_come_at_once_are_one_sample() -> None:
+    offered = counted((0.0, 0), (5.0, 100))
+    for total in (110, 120, 130, 220):
+        offered.counted(("a", "a1"), door(total), 11.0)
+    assert offered.rate_per_s == pytest.approx(20.0, rel=0.3)
 
 
 def test_another_door_begins_at_nothing_and_the_rate_stays() -> None:
@@ -164,6 +171,21 @@ def test_what_the_cooldown_holds_back_comes_after_it() -> None:
     a.link = LinkSample(400.0, 10.0, 10.0)
     assert site.run(15.0).serves("a")
     site.until(lambda: site.serves("b"), within=20.0)
+
+
+def test_what_mends_the_target_waits_for_no_cooldown() -> None:
+    a, b = Node("a", "a1", link=FAST), Node("b", "b1", link=FAST)
+    sla = Sla(rate_per_s=0.01, latency_ms=200.0)
+    site = serving(a, b, spec=replace(moving(cooldown_s=1000.0), sla=sla))
+    a.link = LinkSample(400.0, 10.0, 10.0)
+    site.until(lambda: site.serves("b"), within=5.0)
+
+
+def test_a_link_is_held_against_what_was_assumed_of_it() -> None:
+    """Like the others, as long as it was not measured."""
+    sensing = chosen(telemetry("b", link=LinkSample(2.0, 1000.0, 1000.0)))
+    assert sensing.heard(telemetry("a", link=LinkSample()), serves=True) is None
+    assert sensing.heard(telemetry("a"), serves=True) is not None
 
 
 def test_a_gain_within_noise_moves_where_it_brings_requests_back_to_their_target() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from dsi_mqtt.core.draft import places
+from dsi_mqtt.core.offered import Offered
 from dsi_mqtt.sim.scenario import Fault, Line, Requests, Scenario
 from dsi_mqtt.sim.simulation import Simulation
 from dsi_mqtt.sim.traces import Trace
@@ -94,3 +95,22 @@ def test_deployments_that_would_fill_one_node_spread_over_two() -> None:
         assert answers.asked == len(answers.latencies_s)
         assert sorted(answers.latencies_s)[int(0.95 * answers.asked)] < 0.2
         assert made.outcome.moves(spec.name) <= 2
+
+
+@pytest.mark.parametrize("rate_per_s", [1.0, 4.0, 12.0])
+def test_the_load_that_comes_is_known(rate_per_s: float) -> None:
+    """It announced little, so that what counts is what the door has counted."""
+    chosen = scenario(nodes=2, memory_mib=200.0, duration_s=90.0, rate_per_s=0.1)
+    requests = (Requests(NAME, rate_per_s=rate_per_s, from_s=10.0),)
+    made = Simulation(replace(chosen, requests=requests))
+    known = []
+    heard = Offered.counted
+
+    def counted(self: Offered, *given: Any) -> None:
+        heard(self, *given)
+        known.append(self.rate_per_s)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Offered, "counted", counted)
+        made.run()
+    assert known[-30] == pytest.approx(rate_per_s, rel=0.35)
