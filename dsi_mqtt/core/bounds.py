@@ -5,7 +5,8 @@ a request comes by twice has forgotten the first time. So it can be too low, nev
 *Prices* bring the memory back in: each unit on a node is charged for the memory it takes there, and
 all nodes together are credited with what their memory is worth, which is at least what a placement
 that fits can be charged. What using a node costs at all is charged in parts to its units: no more
-than the whole, however often it returns.
+than the whole, however often it returns. Where there are such fees, the least of a door leaves out
+what is on the door alone, of which there is one placement.
 
 A chain ends with the way of the answer to the door, which is nothing where the last segment is
 there. *Ends* are ways to say so without a programme for each door: for one of few doors exactly;
@@ -43,6 +44,7 @@ class Prices:
     """charges[cut, node]: of the units before `cut`; credit: for all that has a price.
 
     rents[cut, node]: parts of the node's fee that the units before `cut` are charged. Whole ns.
+    dues[door]: what placements of several nodes pay in fees besides, at least.
     rates: by budget, ns for one of what it counts; what is within its limit is credited.
     stations[work/sends/gets, node]: ns for one that a request keeps the station busy; what is
         within the cap is credited. None: no price on any.
@@ -53,6 +55,7 @@ class Prices:
     charges: Nanoseconds
     credit: float
     rents: Nanoseconds
+    dues: Nanoseconds
     rates: tuple[float, ...] = ()
     stations: Nanoseconds | None = None
     demands: tuple[float, ...] = ()
@@ -64,6 +67,7 @@ class Prices:
             self,
             charges=self.charges[:, nodes],
             rents=self.rents[:, nodes],
+            dues=self.dues[nodes],
             stations=None if self.stations is None else self.stations[:, nodes],
         )
 
@@ -77,17 +81,28 @@ class Prices:
     @classmethod
     def none(cls, problem: Problem) -> Prices:
         shape = problem.score.compute.shape
-        return cls(np.zeros(shape), 0.0, even_rents(problem))
+        return cls(np.zeros(shape), 0.0, *_shared_fees(problem))
 
 
-def even_rents(problem: Problem) -> Nanoseconds:
-    """Each unit that may be there is charged the same part of a node's fee."""
-    rents = np.zeros((problem.units + 1, len(problem.nodes)))
-    if problem.fees.any():
-        able = problem.allowed.sum(axis=0)
-        each = np.floor(problem.fees / np.maximum(able, 1))
-        np.cumsum(np.where(problem.allowed, each, 0.0), axis=0, out=rents[1:])
-    return rents
+def _shared_fees(problem: Problem) -> tuple[Nanoseconds, Nanoseconds]:
+    """`rents` and `dues`.
+
+    Every node of several is charged a part that is hardly more than the least fee, and the door is
+    one of them. Each unit that may be on a node is charged the same part of what is left.
+    """
+    nodes, fees = len(problem.nodes), problem.fees
+    rents, dues = np.zeros((problem.units + 1, nodes)), np.zeros(nodes)
+    if not fees.any():
+        return rents, dues
+    whole = np.zeros(nodes)
+    if nodes > 1 and not problem.by_hand:
+        one, other = np.argsort(fees, kind="stable")[:2]
+        whole = np.minimum(fees, fees[other])
+        dues = np.where(np.arange(nodes) == one, fees[other], fees[one])
+    able = problem.allowed.sum(axis=0)
+    each = np.floor((fees - whole) / np.maximum(able, 1))
+    np.cumsum(np.where(problem.allowed, each, 0.0), axis=0, out=rents[1:])
+    return rents, dues
 
 
 class End(NamedTuple):
@@ -177,14 +192,14 @@ class Bounds:
         return min(found)
 
     def _roots(self, end: int, doors: Cuts) -> Nanoseconds:
-        """[door]: with what the door adds to its chain: access, its fee, and where the chain ends
-        elsewhere, the arrival of the answer.
+        """[door]: with what the door adds to its chain: access, its fee, dues, and where the chain
+        ends elsewhere, the arrival of the answer.
         """
         score, begin = self.score, self.begin[end]
         # That one may also go from the door to the door is never less than to stay there.
         hops = float((begin + score.arrive[0, 0]).min()) + score.leave[0, 0, doors] + score.hop[0]
         least = np.minimum(hops, begin[doors]) + score.access[doors] + self.problem.fees[doors]
-        least -= self.prices.rents[-1, doors] + self.prices.credit
+        least += self.prices.dues[doors] - self.prices.rents[-1, doors] - self.prices.credit
         if self.ends[end].own is False:
             least += score.arrive[0, -1, doors]
         roots: Nanoseconds = least

@@ -12,12 +12,12 @@ takes too much of, lower that of what it leaves.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
-from dsi_mqtt.core.bounds import Prices, Steps, even_rents
+from dsi_mqtt.core.bounds import Prices, Steps
 from dsi_mqtt.core.duties import busy_along
 from dsi_mqtt.core.pressure import Slopes
 from dsi_mqtt.core.problem import Nanoseconds, Problem
@@ -40,7 +40,6 @@ class Ascent:
     problem: Problem
     slopes: Slopes | None
     shares: Nanoseconds
-    rents: Nanoseconds
     rooms: Nanoseconds
     best: Prices
     highest: float = -np.inf
@@ -53,8 +52,7 @@ class Ascent:
         nodes, budgets = len(problem.nodes), len(problem.budgets)
         stations = np.zeros(0 if slopes is None else 3 * nodes)
         shares = np.concatenate([np.zeros(nodes + budgets), stations])
-        rents, rooms = even_rents(problem), _rooms(problem)
-        ascent = cls(problem, slopes, shares, rents, rooms, Prices.none(problem))
+        ascent = cls(problem, slopes, shares, _rooms(problem), Prices.none(problem))
         if weights is not None:
             shares[nodes + budgets : 2 * nodes + budgets] = weights * ascent.scale
         return ascent
@@ -83,19 +81,18 @@ class Ascent:
         after = nodes + len(self.problem.budgets)
         credit = float(np.ceil(self.shares[:after]).sum())
         rates = tuple(each[nodes:after])
+        prices = replace(self.best, charges=charges, credit=credit, rates=rates)
         if self.slopes is None:
-            return Prices(charges, credit, self.rents, rates)
+            return prices
         stations = each[after:].reshape(3, nodes)
         excesses = self.slopes.excesses(float(stations.sum()))
         credits_ = np.maximum.accumulate(excesses[::-1])[::-1]
-        return Prices(
-            charges,
-            credit + float(credits_[0]),
-            self.rents,
-            rates,
-            stations,
-            tuple(self.slopes.ends[:-1].tolist()),
-            tuple(credits_.tolist()),
+        return replace(
+            prices,
+            credit=credit + float(credits_[0]),
+            stations=stations,
+            demands=tuple(self.slopes.ends[:-1].tolist()),
+            credits=tuple(credits_.tolist()),
         )
 
     def begin(self) -> None:

@@ -125,6 +125,8 @@ class _Search:
         alone = self.problem.alone(self.problem.score, self.problem.fees)
         if alone is not None:
             self._offer(alone[1], ((alone[2], self.problem.units, 0),))
+        if self.problem.fees.any():
+            self._offer_doors(low)
         if not self.pressure.idle:
             self._spread(door, low)
         if self.path is None:
@@ -179,6 +181,19 @@ class _Search:
             if score < self.score and score <= self.ceiling:
                 self.path = other, tuple(Step._make(step) for step in steps)
                 self.score = score
+
+    def _offer_doors(self, low: float) -> None:
+        """All that are on one node, their door; bounds with fees leave them out. low: the least
+        demand.
+        """
+        problem = self.problem
+        score = problem.score
+        totals = score.access + score.compute[-1] + score.segment + problem.fees
+        for door in sorted(problem.doors, key=lambda door: float(totals[door])):
+            if float(totals[door]) + self.pressure.adds(low) > self._highest:
+                break
+            if problem.stops(0)[-1, door]:
+                self._offer(door, ((door, problem.units, 0),))
 
     def _spread(self, door: int, low: float) -> None:
         """Offers chains that share the work out: among few nodes, and among all where only demands
