@@ -221,13 +221,17 @@ class Bounds:
         following: Nanoseconds = self.layers[min(more, len(self.layers) - 1)][end]
         return following
 
-    def steps(self, end: int, door: int) -> Steps:
-        """The chain that the bound stands for; none where there is none."""
+    def steps(self, end: int, door: int, most: int | None = None) -> Steps:
+        """The chain that the bound stands for; none where there is none.
+
+        most: segments of it; None: as many as there may be.
+        """
         problem, score = self.problem, self.score
+        most = problem.max_segments if most is None else most
         steps: list[tuple[int, int, int]] = []
         cut, at = 0, door
         while cut < problem.units:
-            totals = self.after(end, problem.max_segments - len(steps) - 1)[cut + 1 :]
+            totals = self.after(end, most - len(steps) - 1)[cut + 1 :]
             totals = np.where(problem.stops(cut), totals, np.inf)
             start = totals.min(axis=0) - self.spent[cut]
             ways = start + score.arrive[:, cut] + (score.leave[:, cut, at] + score.hop)[:, None]
@@ -340,7 +344,7 @@ class _Programme:
         if not self.problem.by_hand and not self.many:
             layers, begin = self.numbered(last, _FEW)
             if len(layers) < _FEW:
-                return layers[-1:], begin
+                return layers, begin
         problem, layer, hops = self.problem, last.copy(), self._hops()
         furthest = problem.reach.max(axis=1).tolist()
         for cut in range(problem.units - 1, 0, -1):

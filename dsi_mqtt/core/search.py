@@ -17,6 +17,7 @@ the order of names: paths with equal bounds are taken in that order.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -121,7 +122,7 @@ class _Search:
         if not math.isfinite(self.floor) or math.isinf(self.pressure.adds(low)):
             return NOTHING
         self.lower = self.floor + self.pressure.adds(low)
-        self._offer(door, root.steps(end, door))
+        self._offer_chains(root, end, door)
         alone = self.problem.alone(self.problem.score, self.problem.fees)
         if alone is not None:
             self._offer(alone[1], ((alone[2], self.problem.units, 0),))
@@ -168,19 +169,40 @@ class _Search:
         budget = Budget("sla.latency_ms", self.problem.latency, limit)
         self.problem = replace(self.problem, budgets=(*self.problem.budgets, budget))
 
-    def _offer(self, door: int, steps: Steps) -> None:
-        """Keeps a chain that obeys everything and is better than the best known.
+    def _offer(self, door: int, steps: Steps) -> bool:
+        """Keeps a chain that obeys everything and is better than the best known; whether it obeys.
 
         It is tried with the doors at its ends too, and written otherwise where it is over a budget.
         """
         if not steps or not _holds(self.problem, steps):
-            return
-        steps = rewritten(self.problem, door, steps)
+            return False
+        steps, obeys = rewritten(self.problem, door, steps), False
         for other in {door, steps[0][0], steps[-1][0]}.intersection(self.problem.doors):
             score = self._score(other, steps)
+            obeys |= score <= self.ceiling
             if score < self.score and score <= self.ceiling:
                 self.path = other, tuple(Step._make(step) for step in steps)
                 self.score = score
+        return obeys
+
+    def _offer_chains(
+        self, bounds: Bounds, end: int, door: int, nodes: Sequence[int] | None = None
+    ) -> Steps:
+        """Offers the chain that the bound stands for, which it gives, and as long as one is no
+        placement, one of fewer segments: it returns to fewer nodes and goes over less of a budget.
+
+        nodes: those of the bounds, where they are not all.
+        """
+        names = range(len(self.problem.nodes)) if nodes is None else nodes
+        chains: list[Steps] = []
+        most = self.problem.max_segments
+        while most:
+            found = bounds.steps(end, door, most)
+            chains.append(tuple((names[at], stop, way) for at, stop, way in found))
+            if self._offer(names[door], chains[-1]) or len(bounds.layers) == 1:
+                break
+            most = max(0, len(found) - 1)
+        return chains[0]
 
     def _offer_doors(self, low: float) -> None:
         """All that are on one node, their door; bounds with fees leave them out. low: the least
@@ -258,11 +280,10 @@ class _Search:
             bound, end, door = best.lowest()
             if bound > self.lower:
                 bounds, self.lower = best, bound
-            steps = best.steps(end, door)
+            steps = self._offer_chains(best, end, door)
             more = {door, *(step[0] for step in steps)} - few
             if not more:
                 break
-            self._offer(door, steps)
             few |= more
         return bounds
 
@@ -280,8 +301,7 @@ class _Search:
             bound, end, door = bounds.lowest()
             if ascent.learn(prices, bound):
                 best = bounds
-            steps = tuple((nodes[at], stop, way) for at, stop, way in bounds.steps(end, door))
-            self._offer(nodes[door], steps)
+            steps = self._offer_chains(bounds, end, door, nodes)
             if not ascent.climb(bound, self._target, nodes[door], steps):
                 break
         assert best is not None  # noqa: S101 - the first one is the highest yet
