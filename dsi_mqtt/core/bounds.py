@@ -295,6 +295,15 @@ def _answered(
     return answered
 
 
+def elsewhere(values: Nanoseconds) -> Nanoseconds:
+    """[…, node]: the least on another node; inf where there is no other."""
+    if values.shape[-1] == 1:
+        return np.full_like(values, np.inf)
+    nearest = np.partition(values, 1, axis=-1)
+    least, second = nearest[..., :1], nearest[..., 1:2]
+    return np.where(values == least, second, least)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Programme:
     """arrive[coding, cut, node]; leave: with what the hop costs besides.
@@ -375,14 +384,7 @@ class _Programme:
 
         start[end, …, node]; leave, arrive[coding, …, node].
         """
-        there = start[:, None] + arrive
-        if there.shape[-1] > 1:
-            nearest = np.partition(there, 1, axis=-1)
-            least, second = nearest[..., :1], nearest[..., 1:2]
-        else:
-            least, second = there, np.full_like(there, np.inf)
-        elsewhere = np.where(there == least, second, least)
-        moved: Nanoseconds = (elsewhere + leave).min(axis=1)
+        moved: Nanoseconds = (elsewhere(start[:, None] + arrive) + leave).min(axis=1)
         return np.minimum(moved, start) if self.problem.by_hand else moved
 
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from dsi_mqtt.core.aim import Aim
 from dsi_mqtt.core.bounds import MORE, Bounds, Prices, Steps, ends_of, exact, grouped, nearest
-from dsi_mqtt.core.demand import busiest_ns, least_demand
+from dsi_mqtt.core.demand import HALVES, busiest_ns, halved, least_demand
 from dsi_mqtt.core.memory import Loads
 from dsi_mqtt.core.path import Path, Step
 from dsi_mqtt.core.pressure import Pressure, Slopes
@@ -48,7 +48,7 @@ CEILING: Final = float(np.finfo(np.float64).max)
 _NARROWER: Final = 0.98
 AT_REST: Final = Aim()
 # Segments of chains that share the work out and are quick besides.
-_SHARED: Final = (2, 3)
+_SHARED: Final = (HALVES + 1,)
 # Rounds in which their least demand is known well enough.
 _ROUGHLY: Final = 4
 
@@ -218,11 +218,13 @@ class _Search:
                 self._offer(door, ((door, problem.units, 0),))
 
     def _spread(self, door: int, low: float) -> None:
-        """Offers chains that share the work out: among few nodes, and among all where only demands
-        count or few do not suffice. low: the least demand.
+        """Offers chains that share the work out: between two nodes, among few, and among all where
+        only demands count or few do not suffice. low: the least demand.
         """
         most = self.problem.max_segments
         few = () if self.pressure.aim.busiest else [count for count in _SHARED if count < most]
+        if most > 1 and self._offer(door, halved(self.problem)[1]) and most == HALVES:
+            return
         for count in (*few, most):
             if count == most and few and self.path is not None:
                 break
