@@ -148,23 +148,31 @@ def _rooms(problem: Problem) -> Nanoseconds:
 
     Blocks of a model weigh the same, so that is often much less than what is free.
     """
-    least = problem.memory.least
-    rooms = []
-    for node, free in enumerate(problem.memory.free):
-        sizes = least[problem.allowed[:, node], node].tolist()
-        rooms.append(_most(sizes, max(free, 0)))
-    return np.array(rooms, np.float64)
+    least, free = problem.memory.least, problem.memory.free
+    alike: dict[bytes, list[int]] = {}
+    sizes = np.where(problem.allowed, least, 0)
+    for node, column in enumerate(sizes.T):
+        alike.setdefault(column.tobytes(), []).append(node)
+    rooms = np.empty(len(free))
+    for nodes in alike.values():
+        limits = [max(free[node], 0) for node in nodes]
+        rooms[nodes] = _most(sizes[:, nodes[0]].tolist(), limits)
+    return rooms
 
 
-def _most(sizes: list[int], free: int) -> int:
-    """The largest sum of some of `sizes` that is within `free`; `free` where there are too many."""
-    if sum(sizes) <= free:
-        return sum(sizes)
-    each = math.gcd(*sizes)
-    if not each or free // each > _SUMS:
-        return free
-    within = (1 << free // each + 1) - 1
+def _most(sizes: list[int], limits: list[int]) -> list[int]:
+    """By limit, the largest sum of some of `sizes` within it; itself where there are too many."""
+    total, each = sum(sizes), math.gcd(*sizes)
+    known = [limit for limit in limits if limit < total and limit // each <= _SUMS]
+    within = (1 << max(known, default=0) // max(each, 1) + 1) - 1
     sums = 1  # its bits are the sums that there are
-    for size in sizes:
+    for size in sizes if known else ():
         sums |= sums << size // each & within
-    return (sums.bit_length() - 1) * each
+    most = []
+    for limit in limits:
+        if limit >= total or limit // each > _SUMS:
+            most.append(min(limit, total))
+        else:
+            below = sums & (1 << limit // each + 1) - 1
+            most.append((below.bit_length() - 1) * each)
+    return most
