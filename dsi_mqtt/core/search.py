@@ -122,13 +122,15 @@ class _Search:
         if not math.isfinite(self.floor) or math.isinf(self.pressure.adds(low)):
             return NOTHING
         self.lower = self.floor + self.pressure.adds(low)
-        self._offer_chains(root, end, door)
         alone = self.problem.alone(self.problem.score, self.problem.fees)
         if alone is not None:
             self._offer(alone[1], ((alone[2], self.problem.units, 0),))
         if self.problem.fees.any():
             self._offer_doors(low)
-        if not self.pressure.idle:
+        if self.score > self.lower:
+            self._offer_chains(root, end, door)
+        shared = self.pressure.rises or (self.path is None and not self.pressure.idle)
+        if shared and self.score > self.lower:
             self._spread(door, low)
         if self.path is None:
             found = self.descended(nearest(root.roots()))
