@@ -28,7 +28,7 @@ from dsi_mqtt.core.problem import Cuts, Flags, Nanoseconds, Problem, Sums
 # is lower. A binary fraction: sums stay exact up to two hours of latency.
 MORE: Final = 2.0**-10
 # Doors that have an end of their own.
-OWN: Final = 6
+OWN: Final = 2
 
 # Segments that are still few.
 _FEW: Final = 7

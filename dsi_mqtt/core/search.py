@@ -326,19 +326,33 @@ class _Search:
         self.path, self.score = tree.best.path, tree.best.least
         return Outcome(self.path, self.score, self.considered, complete=False, lower=self.lower)
 
-    def _searched(self, bounds: Bounds) -> Outcome:
-        """The best placement, or the best known once the limit is reached."""
-        if self.considered + _WORTHWHILE > self.limit:
-            complete = self.lower >= self.score
-            lower = min(self.lower, self.score)
-            return Outcome(self.path, self.score, self.considered, complete, lower)
+    def _told_apart(self, bounds: Bounds) -> Bounds:
+        """Bounds at the same prices, of the doors that may be the best one by one."""
         self._tighten(0.0)
         doors = _near(bounds.roots(), self._highest)
         if not doors:
-            return Outcome(self.path, self.score, self.considered, True, self.score)
+            self.lower = self.score
+            return bounds
         ends = ends_of(doors)
-        if ends != bounds.ends:
-            bounds = Bounds.of(self.problem, bounds.prices, ends)
+        if ends == bounds.ends:
+            return bounds
+        bounds = Bounds.of(self.problem, bounds.prices, ends)
+        self.considered += 1
+        bound, end, door = bounds.lowest()
+        self.lower = max(self.lower, bound)
+        if self.lower < self._highest:
+            self._offer_chains(bounds, end, door)
+        return bounds
+
+    def _searched(self, bounds: Bounds) -> Outcome:
+        """The best placement, or the best known once the limit is reached."""
+        left = self.limit - self.considered
+        if self.lower < self._highest and left >= (1 if self.rounds else _WORTHWHILE):
+            bounds = self._told_apart(bounds)
+        if left < _WORTHWHILE or self.lower > self.score:
+            complete = self.lower >= self.score
+            lower = min(self.lower, self.score)
+            return Outcome(self.path, self.score, self.considered, complete, lower)
         plain = None
         if not self.pressure.idle and not self.problem.fees.any():
             plain = Bounds.of(self.problem, Prices.none(self.problem), bounds.ends)

@@ -85,6 +85,12 @@ def test_that_one_node_is_the_cheapest_needs_no_search(seed: int) -> None:
     assert found.complete
 
 
+@pytest.mark.parametrize("seed", [1_000_000, 1_000_013, 1_000_017])
+def test_a_door_that_ends_its_chain_is_told_apart_without_a_search(seed: int) -> None:
+    case = instance(seed, 80, 32, 4, "latency", roomy=True)
+    assert planned(case, 1)[1].complete
+
+
 def test_where_more_come_than_any_can_bear_it_takes_what_bears_most() -> None:
     case = anywhere(4, units=4, nodes=3)
     flood = replace(case.question, aim=Aim(rate_per_s=10_000.0))
