@@ -5,7 +5,8 @@ a request comes by twice has forgotten the first time. So it can be too low, nev
 *Prices* bring the memory back in: each unit on a node is charged for the memory it takes there, and
 all nodes together are credited with what their memory is worth, which is at least what a placement
 that fits can be charged. What using a node costs at all is charged in parts to its units: no more
-than the whole, however often it returns.
+than the whole, however often it returns. Where there are such fees, the least of a door leaves out
+what is on the door alone, of which there is one placement.
 
 A chain ends with the way of the answer to the door, which is nothing where the last segment is
 there. *Ends* are ways to say so without a programme for each door: for one of few doors exactly;
@@ -27,7 +28,7 @@ from dsi_mqtt.core.problem import Cuts, Flags, Nanoseconds, Problem, Sums
 # is lower. A binary fraction: sums stay exact up to two hours of latency.
 MORE: Final = 2.0**-10
 # Doors that have an end of their own.
-OWN: Final = 6
+OWN: Final = 2
 
 # Segments that are still few.
 _FEW: Final = 7
@@ -43,6 +44,7 @@ class Prices:
     """charges[cut, node]: of the units before `cut`; credit: for all that has a price.
 
     rents[cut, node]: parts of the node's fee that the units before `cut` are charged. Whole ns.
+    dues[door]: what placements of several nodes pay in fees besides, at least.
     rates: by budget, ns for one of what it counts; what is within its limit is credited.
     stations[work/sends/gets, node]: ns for one that a request keeps the station busy; what is
         within the cap is credited. None: no price on any.
@@ -53,6 +55,7 @@ class Prices:
     charges: Nanoseconds
     credit: float
     rents: Nanoseconds
+    dues: Nanoseconds
     rates: tuple[float, ...] = ()
     stations: Nanoseconds | None = None
     demands: tuple[float, ...] = ()
@@ -64,6 +67,7 @@ class Prices:
             self,
             charges=self.charges[:, nodes],
             rents=self.rents[:, nodes],
+            dues=self.dues[nodes],
             stations=None if self.stations is None else self.stations[:, nodes],
         )
 
@@ -77,17 +81,28 @@ class Prices:
     @classmethod
     def none(cls, problem: Problem) -> Prices:
         shape = problem.score.compute.shape
-        return cls(np.zeros(shape), 0.0, even_rents(problem))
+        return cls(np.zeros(shape), 0.0, *_shared_fees(problem))
 
 
-def even_rents(problem: Problem) -> Nanoseconds:
-    """Each unit that may be there is charged the same part of a node's fee."""
-    rents = np.zeros((problem.units + 1, len(problem.nodes)))
-    if problem.fees.any():
-        able = problem.allowed.sum(axis=0)
-        each = np.floor(problem.fees / np.maximum(able, 1))
-        np.cumsum(np.where(problem.allowed, each, 0.0), axis=0, out=rents[1:])
-    return rents
+def _shared_fees(problem: Problem) -> tuple[Nanoseconds, Nanoseconds]:
+    """`rents` and `dues`.
+
+    Every node of several is charged a part that is hardly more than the least fee, and the door is
+    one of them. Each unit that may be on a node is charged the same part of what is left.
+    """
+    nodes, fees = len(problem.nodes), problem.fees
+    rents, dues = np.zeros((problem.units + 1, nodes)), np.zeros(nodes)
+    if not fees.any():
+        return rents, dues
+    whole = np.zeros(nodes)
+    if nodes > 1 and not problem.by_hand:
+        one, other = np.argsort(fees, kind="stable")[:2]
+        whole = np.minimum(fees, fees[other])
+        dues = np.where(np.arange(nodes) == one, fees[other], fees[one])
+    able = problem.allowed.sum(axis=0)
+    each = np.floor((fees - whole) / np.maximum(able, 1))
+    np.cumsum(np.where(problem.allowed, each, 0.0), axis=0, out=rents[1:])
+    return rents, dues
 
 
 class End(NamedTuple):
@@ -177,14 +192,14 @@ class Bounds:
         return min(found)
 
     def _roots(self, end: int, doors: Cuts) -> Nanoseconds:
-        """[door]: with what the door adds to its chain: access, its fee, and where the chain ends
-        elsewhere, the arrival of the answer.
+        """[door]: with what the door adds to its chain: access, its fee, dues, and where the chain
+        ends elsewhere, the arrival of the answer.
         """
         score, begin = self.score, self.begin[end]
         # That one may also go from the door to the door is never less than to stay there.
         hops = float((begin + score.arrive[0, 0]).min()) + score.leave[0, 0, doors] + score.hop[0]
         least = np.minimum(hops, begin[doors]) + score.access[doors] + self.problem.fees[doors]
-        least -= self.prices.rents[-1, doors] + self.prices.credit
+        least += self.prices.dues[doors] - self.prices.rents[-1, doors] - self.prices.credit
         if self.ends[end].own is False:
             least += score.arrive[0, -1, doors]
         roots: Nanoseconds = least
@@ -206,13 +221,17 @@ class Bounds:
         following: Nanoseconds = self.layers[min(more, len(self.layers) - 1)][end]
         return following
 
-    def steps(self, end: int, door: int) -> Steps:
-        """The chain that the bound stands for; none where there is none."""
+    def steps(self, end: int, door: int, most: int | None = None) -> Steps:
+        """The chain that the bound stands for; none where there is none.
+
+        most: segments of it; None: as many as there may be.
+        """
         problem, score = self.problem, self.score
+        most = problem.max_segments if most is None else most
         steps: list[tuple[int, int, int]] = []
         cut, at = 0, door
         while cut < problem.units:
-            totals = self.after(end, problem.max_segments - len(steps) - 1)[cut + 1 :]
+            totals = self.after(end, most - len(steps) - 1)[cut + 1 :]
             totals = np.where(problem.stops(cut), totals, np.inf)
             start = totals.min(axis=0) - self.spent[cut]
             ways = start + score.arrive[:, cut] + (score.leave[:, cut, at] + score.hop)[:, None]
@@ -276,6 +295,15 @@ def _answered(
     return answered
 
 
+def elsewhere(values: Nanoseconds) -> Nanoseconds:
+    """[…, node]: the least on another node; inf where there is no other."""
+    if values.shape[-1] == 1:
+        return np.full_like(values, np.inf)
+    nearest = np.partition(values, 1, axis=-1)
+    least, second = nearest[..., :1], nearest[..., 1:2]
+    return np.where(values == least, second, least)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Programme:
     """arrive[coding, cut, node]; leave: with what the hop costs besides.
@@ -325,7 +353,7 @@ class _Programme:
         if not self.problem.by_hand and not self.many:
             layers, begin = self.numbered(last, _FEW)
             if len(layers) < _FEW:
-                return layers[-1:], begin
+                return layers, begin
         problem, layer, hops = self.problem, last.copy(), self._hops()
         furthest = problem.reach.max(axis=1).tolist()
         for cut in range(problem.units - 1, 0, -1):
@@ -356,14 +384,7 @@ class _Programme:
 
         start[end, …, node]; leave, arrive[coding, …, node].
         """
-        there = start[:, None] + arrive
-        if there.shape[-1] > 1:
-            nearest = np.partition(there, 1, axis=-1)
-            least, second = nearest[..., :1], nearest[..., 1:2]
-        else:
-            least, second = there, np.full_like(there, np.inf)
-        elsewhere = np.where(there == least, second, least)
-        moved: Nanoseconds = (elsewhere + leave).min(axis=1)
+        moved: Nanoseconds = (elsewhere(start[:, None] + arrive) + leave).min(axis=1)
         return np.minimum(moved, start) if self.problem.by_hand else moved
 
 

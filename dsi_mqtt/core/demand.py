@@ -8,6 +8,7 @@ from typing import Final
 
 import numpy as np
 
+from dsi_mqtt.core.bounds import Steps, elsewhere
 from dsi_mqtt.core.duties import busy_along
 from dsi_mqtt.core.problem import Nanoseconds, Problem
 
@@ -16,6 +17,8 @@ Chain = tuple[int, Iterable[tuple[int, int, int]]]
 
 # Of weighing nodes against each other.
 ROUNDS: Final = 20
+# Segments of which the least demand is known at once.
+HALVES: Final = 2
 
 
 def busiest_ns(problem: Problem, path: Chain) -> float:
@@ -59,4 +62,32 @@ def least_demand(problem: Problem, rounds: int = ROUNDS) -> tuple[float, Nanosec
             break
         weights = weights * (works / bound).clip(0.1, 10.0) ** length
     alone = float(least.max()) + problem.demands.segment
+    if problem.max_segments == HALVES:
+        alone = max(alone, halved(problem)[0])
     return max(math.floor(highest), alone), best
+
+
+def halved(problem: Problem) -> tuple[float, Steps]:
+    """The least demand of chains of one segment or two, in ns; and a chain of two with the least of
+    those, none where there is none.
+
+    Codecs count for nothing but what they make of the bytes, nor do the door's hops: of a chain of
+    two the least is most often true.
+    """
+    demands, reach, units = problem.demands, problem.reach, problem.units
+    work, sends, gets = demands.compute, demands.sends[:, 1:-1], demands.gets[:, 1:-1]
+    cuts, inner = np.arange(1, units)[:, None], work[1:-1]
+    first = np.maximum(inner + demands.segment, sends.min(axis=0))
+    first[cuts > reach[0]] = np.inf
+    last = np.maximum(work[-1] - inner + demands.segment, gets.min(axis=0))
+    last[reach[1:] < units] = np.inf
+    both = np.maximum(first, elsewhere(last))
+    alone = float(work[-1, reach[0] >= units].min(initial=np.inf)) + demands.segment
+    if not both.size or np.isinf(both.min()):
+        return alone, ()
+    place, source = divmod(int(both.argmin()), both.shape[1])
+    last[place, source] = np.inf
+    target = int(last[place].argmin())
+    coding = int(np.maximum(sends[:, place, source], gets[:, place, target]).argmin())
+    steps = (source, place + 1, 0), (target, units, coding)
+    return min(alone, float(both[place, source])), steps

@@ -196,7 +196,8 @@ def _added(graph: ModelGraph, kept: Sequence[Collection[int]], base: Loads) -> N
         there = [load.node for load in base if load.ties >> i & 1]
         added[np.ix_(list(tie.units), there)] -= tie.weight_bytes
     for node, units in enumerate(kept):
-        added[sorted(units), node] = 0
+        if units:
+            added[sorted(units), node] = 0
     return added
 
 
@@ -217,10 +218,12 @@ def _reaches(
     np.cumsum(added, axis=0, out=before[1:])
     room = np.array([cap - load.used for cap, load in zip(caps, base, strict=True)], np.int64)
     if not graph.ties:
+        most = before[:units] + room
+        if nodes and (before == before[:, :1]).all():  # as where no node holds anything
+            return np.searchsorted(before[:, 0], most, side="right") - 1
         reaches = np.empty((units, nodes), np.intp)
         for node in range(nodes):
-            most = before[:units, node] + room[node]
-            reaches[:, node] = np.searchsorted(before[:, node], most, side="right") - 1
+            reaches[:, node] = np.searchsorted(before[:, node], most[:, node], side="right") - 1
         return reaches
     fits = _taken(graph, added, base, before) <= room
     cuts = np.arange(units + 1)
@@ -255,7 +258,8 @@ def _least(graph: ModelGraph, kept: Sequence[Collection[int]]) -> NDArray[np.int
         alone[list(tie.units)] -= tie.weight_bytes
     least: NDArray[np.int64] = np.repeat(np.maximum(alone, 0)[:, None], len(kept), axis=1)
     for node, units in enumerate(kept):
-        least[sorted(units), node] = 0
+        if units:
+            least[sorted(units), node] = 0
     return least
 
 

@@ -40,6 +40,11 @@ class Pressure:
         return not self.aim.loads
 
     @property
+    def rises(self) -> bool:
+        """Whether a higher demand adds more, and does not only rule out."""
+        return not self.idle and bool(self.aim.latency or self.aim.busiest)
+
+    @property
     def aim_is_sum(self) -> bool:
         """Whether a sum over the parts says all."""
         return self.idle and self.target_ns is None

@@ -12,12 +12,12 @@ takes too much of, lower that of what it leaves.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
-from dsi_mqtt.core.bounds import Prices, Steps, even_rents
+from dsi_mqtt.core.bounds import Prices, Steps
 from dsi_mqtt.core.duties import busy_along
 from dsi_mqtt.core.pressure import Slopes
 from dsi_mqtt.core.problem import Nanoseconds, Problem
@@ -40,7 +40,6 @@ class Ascent:
     problem: Problem
     slopes: Slopes | None
     shares: Nanoseconds
-    rents: Nanoseconds
     rooms: Nanoseconds
     best: Prices
     highest: float = -np.inf
@@ -53,8 +52,7 @@ class Ascent:
         nodes, budgets = len(problem.nodes), len(problem.budgets)
         stations = np.zeros(0 if slopes is None else 3 * nodes)
         shares = np.concatenate([np.zeros(nodes + budgets), stations])
-        rents, rooms = even_rents(problem), _rooms(problem)
-        ascent = cls(problem, slopes, shares, rents, rooms, Prices.none(problem))
+        ascent = cls(problem, slopes, shares, _rooms(problem), Prices.none(problem))
         if weights is not None:
             shares[nodes + budgets : 2 * nodes + budgets] = weights * ascent.scale
         return ascent
@@ -83,19 +81,18 @@ class Ascent:
         after = nodes + len(self.problem.budgets)
         credit = float(np.ceil(self.shares[:after]).sum())
         rates = tuple(each[nodes:after])
+        prices = replace(self.best, charges=charges, credit=credit, rates=rates)
         if self.slopes is None:
-            return Prices(charges, credit, self.rents, rates)
+            return prices
         stations = each[after:].reshape(3, nodes)
         excesses = self.slopes.excesses(float(stations.sum()))
         credits_ = np.maximum.accumulate(excesses[::-1])[::-1]
-        return Prices(
-            charges,
-            credit + float(credits_[0]),
-            self.rents,
-            rates,
-            stations,
-            tuple(self.slopes.ends[:-1].tolist()),
-            tuple(credits_.tolist()),
+        return replace(
+            prices,
+            credit=credit + float(credits_[0]),
+            stations=stations,
+            demands=tuple(self.slopes.ends[:-1].tolist()),
+            credits=tuple(credits_.tolist()),
         )
 
     def begin(self) -> None:
@@ -151,23 +148,31 @@ def _rooms(problem: Problem) -> Nanoseconds:
 
     Blocks of a model weigh the same, so that is often much less than what is free.
     """
-    least = problem.memory.least
-    rooms = []
-    for node, free in enumerate(problem.memory.free):
-        sizes = least[problem.allowed[:, node], node].tolist()
-        rooms.append(_most(sizes, max(free, 0)))
-    return np.array(rooms, np.float64)
+    least, free = problem.memory.least, problem.memory.free
+    alike: dict[bytes, list[int]] = {}
+    sizes = np.where(problem.allowed, least, 0)
+    for node, column in enumerate(sizes.T):
+        alike.setdefault(column.tobytes(), []).append(node)
+    rooms = np.empty(len(free))
+    for nodes in alike.values():
+        limits = [max(free[node], 0) for node in nodes]
+        rooms[nodes] = _most(sizes[:, nodes[0]].tolist(), limits)
+    return rooms
 
 
-def _most(sizes: list[int], free: int) -> int:
-    """The largest sum of some of `sizes` that is within `free`; `free` where there are too many."""
-    if sum(sizes) <= free:
-        return sum(sizes)
-    each = math.gcd(*sizes)
-    if not each or free // each > _SUMS:
-        return free
-    within = (1 << free // each + 1) - 1
+def _most(sizes: list[int], limits: list[int]) -> list[int]:
+    """By limit, the largest sum of some of `sizes` within it; itself where there are too many."""
+    total, each = sum(sizes), math.gcd(*sizes)
+    known = [limit for limit in limits if limit < total and limit // each <= _SUMS]
+    within = (1 << max(known, default=0) // max(each, 1) + 1) - 1
     sums = 1  # its bits are the sums that there are
-    for size in sizes:
+    for size in sizes if known else ():
         sums |= sums << size // each & within
-    return (sums.bit_length() - 1) * each
+    most = []
+    for limit in limits:
+        if limit >= total or limit // each > _SUMS:
+            most.append(min(limit, total))
+        else:
+            below = sums & (1 << limit // each + 1) - 1
+            most.append((below.bit_length() - 1) * each)
+    return most

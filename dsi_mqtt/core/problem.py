@@ -303,13 +303,9 @@ class Problem:
 
 def reach(rules: Rules, allowed: Flags, memory: Memory) -> tuple[Cuts, Flags | None]:
     """What `Problem.reach` and `Problem.given` hold."""
-    units, nodes = allowed.shape
-    furthest = np.empty((units, nodes), np.intp)
-    open_to = np.full(nodes, units)
-    for unit in range(units - 1, -1, -1):
-        open_to = np.where(allowed[unit], open_to, unit)
-        furthest[unit] = open_to
-    furthest = np.minimum(furthest, memory.reaches)
+    units = len(allowed)
+    closed = np.where(allowed, units, np.arange(units)[:, None])
+    furthest = np.minimum(np.minimum.accumulate(closed[::-1])[::-1], memory.reaches)
     if not rules.parts:
         return furthest, None
     given = np.zeros((units, units + 1), np.bool_)

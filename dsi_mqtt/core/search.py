@@ -17,6 +17,7 @@ the order of names: paths with equal bounds are taken in that order.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -24,7 +25,7 @@ import numpy as np
 
 from dsi_mqtt.core.aim import Aim
 from dsi_mqtt.core.bounds import MORE, Bounds, Prices, Steps, ends_of, exact, grouped, nearest
-from dsi_mqtt.core.demand import busiest_ns, least_demand
+from dsi_mqtt.core.demand import HALVES, busiest_ns, halved, least_demand
 from dsi_mqtt.core.memory import Loads
 from dsi_mqtt.core.path import Path, Step
 from dsi_mqtt.core.pressure import Pressure, Slopes
@@ -47,7 +48,7 @@ CEILING: Final = float(np.finfo(np.float64).max)
 _NARROWER: Final = 0.98
 AT_REST: Final = Aim()
 # Segments of chains that share the work out and are quick besides.
-_SHARED: Final = (2, 3)
+_SHARED: Final = (HALVES + 1,)
 # Rounds in which their least demand is known well enough.
 _ROUGHLY: Final = 4
 
@@ -121,11 +122,15 @@ class _Search:
         if not math.isfinite(self.floor) or math.isinf(self.pressure.adds(low)):
             return NOTHING
         self.lower = self.floor + self.pressure.adds(low)
-        self._offer(door, root.steps(end, door))
         alone = self.problem.alone(self.problem.score, self.problem.fees)
         if alone is not None:
             self._offer(alone[1], ((alone[2], self.problem.units, 0),))
-        if not self.pressure.idle:
+        if self.problem.fees.any():
+            self._offer_doors(low)
+        if self.score > self.lower:
+            self._offer_chains(root, end, door)
+        shared = self.pressure.rises or (self.path is None and not self.pressure.idle)
+        if shared and self.score > self.lower:
             self._spread(door, low)
         if self.path is None:
             found = self.descended(nearest(root.roots()))
@@ -166,26 +171,62 @@ class _Search:
         budget = Budget("sla.latency_ms", self.problem.latency, limit)
         self.problem = replace(self.problem, budgets=(*self.problem.budgets, budget))
 
-    def _offer(self, door: int, steps: Steps) -> None:
-        """Keeps a chain that obeys everything and is better than the best known.
+    def _offer(self, door: int, steps: Steps) -> bool:
+        """Keeps a chain that obeys everything and is better than the best known; whether it obeys.
 
         It is tried with the doors at its ends too, and written otherwise where it is over a budget.
         """
         if not steps or not _holds(self.problem, steps):
-            return
-        steps = rewritten(self.problem, door, steps)
+            return False
+        steps, obeys = rewritten(self.problem, door, steps), False
         for other in {door, steps[0][0], steps[-1][0]}.intersection(self.problem.doors):
             score = self._score(other, steps)
+            obeys |= score <= self.ceiling
             if score < self.score and score <= self.ceiling:
                 self.path = other, tuple(Step._make(step) for step in steps)
                 self.score = score
+        return obeys
+
+    def _offer_chains(
+        self, bounds: Bounds, end: int, door: int, nodes: Sequence[int] | None = None
+    ) -> Steps:
+        """Offers the chain that the bound stands for, which it gives, and as long as one is no
+        placement, one of fewer segments: it returns to fewer nodes and goes over less of a budget.
+
+        nodes: those of the bounds, where they are not all.
+        """
+        names = range(len(self.problem.nodes)) if nodes is None else nodes
+        chains: list[Steps] = []
+        most = self.problem.max_segments
+        while most:
+            found = bounds.steps(end, door, most)
+            chains.append(tuple((names[at], stop, way) for at, stop, way in found))
+            if self._offer(names[door], chains[-1]) or len(bounds.layers) == 1:
+                break
+            most = max(0, len(found) - 1)
+        return chains[0]
+
+    def _offer_doors(self, low: float) -> None:
+        """All that are on one node, their door; bounds with fees leave them out. low: the least
+        demand.
+        """
+        problem = self.problem
+        score = problem.score
+        totals = score.access + score.compute[-1] + score.segment + problem.fees
+        for door in sorted(problem.doors, key=lambda door: float(totals[door])):
+            if float(totals[door]) + self.pressure.adds(low) > self._highest:
+                break
+            if problem.stops(0)[-1, door]:
+                self._offer(door, ((door, problem.units, 0),))
 
     def _spread(self, door: int, low: float) -> None:
-        """Offers chains that share the work out: among few nodes, and among all where only demands
-        count or few do not suffice. low: the least demand.
+        """Offers chains that share the work out: between two nodes, among few, and among all where
+        only demands count or few do not suffice. low: the least demand.
         """
         most = self.problem.max_segments
         few = () if self.pressure.aim.busiest else [count for count in _SHARED if count < most]
+        if most > 1 and self._offer(door, halved(self.problem)[1]) and most == HALVES:
+            return
         for count in (*few, most):
             if count == most and few and self.path is not None:
                 break
@@ -243,11 +284,10 @@ class _Search:
             bound, end, door = best.lowest()
             if bound > self.lower:
                 bounds, self.lower = best, bound
-            steps = best.steps(end, door)
+            steps = self._offer_chains(best, end, door)
             more = {door, *(step[0] for step in steps)} - few
             if not more:
                 break
-            self._offer(door, steps)
             few |= more
         return bounds
 
@@ -265,8 +305,7 @@ class _Search:
             bound, end, door = bounds.lowest()
             if ascent.learn(prices, bound):
                 best = bounds
-            steps = tuple((nodes[at], stop, way) for at, stop, way in bounds.steps(end, door))
-            self._offer(nodes[door], steps)
+            steps = self._offer_chains(bounds, end, door, nodes)
             if not ascent.climb(bound, self._target, nodes[door], steps):
                 break
         assert best is not None  # noqa: S101 - the first one is the highest yet
@@ -287,19 +326,33 @@ class _Search:
         self.path, self.score = tree.best.path, tree.best.least
         return Outcome(self.path, self.score, self.considered, complete=False, lower=self.lower)
 
-    def _searched(self, bounds: Bounds) -> Outcome:
-        """The best placement, or the best known once the limit is reached."""
-        if self.considered + _WORTHWHILE > self.limit:
-            complete = self.lower >= self.score
-            lower = min(self.lower, self.score)
-            return Outcome(self.path, self.score, self.considered, complete, lower)
+    def _told_apart(self, bounds: Bounds) -> Bounds:
+        """Bounds at the same prices, of the doors that may be the best one by one."""
         self._tighten(0.0)
         doors = _near(bounds.roots(), self._highest)
         if not doors:
-            return Outcome(self.path, self.score, self.considered, True, self.score)
+            self.lower = self.score
+            return bounds
         ends = ends_of(doors)
-        if ends != bounds.ends:
-            bounds = Bounds.of(self.problem, bounds.prices, ends)
+        if ends == bounds.ends:
+            return bounds
+        bounds = Bounds.of(self.problem, bounds.prices, ends)
+        self.considered += 1
+        bound, end, door = bounds.lowest()
+        self.lower = max(self.lower, bound)
+        if self.lower < self._highest:
+            self._offer_chains(bounds, end, door)
+        return bounds
+
+    def _searched(self, bounds: Bounds) -> Outcome:
+        """The best placement, or the best known once the limit is reached."""
+        left = self.limit - self.considered
+        if self.lower < self._highest and left >= (1 if self.rounds else _WORTHWHILE):
+            bounds = self._told_apart(bounds)
+        if left < _WORTHWHILE or self.lower > self.score:
+            complete = self.lower >= self.score
+            lower = min(self.lower, self.score)
+            return Outcome(self.path, self.score, self.considered, complete, lower)
         plain = None
         if not self.pressure.idle and not self.problem.fees.any():
             plain = Bounds.of(self.problem, Prices.none(self.problem), bounds.ends)

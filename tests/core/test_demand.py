@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from dsi_mqtt.cli.bench_planner_cases import instance
 from dsi_mqtt.core.aim import Aim
-from dsi_mqtt.core.demand import busiest_ns, least_demand
+from dsi_mqtt.core.demand import busiest_ns, halved, least_demand
 from dsi_mqtt.core.formulation import formulate
 from dsi_mqtt.core.pressure import Pressure, Slopes
 from dsi_mqtt.core.problem import Problem
@@ -27,6 +28,24 @@ def problem_of(seed: int, units: int, nodes: int, codecs: int, kind: str) -> Pro
     case = instance(seed, units, nodes, codecs, kind)
     rules = compile_rules(case.deployment, case.graph)
     return formulate(case.graph, rules, case.nodes, {}, case.question)
+
+
+@settings(max_examples=examples(30))
+@given(seeds, st.integers(2, 4))
+def test_halves_are_the_least_busy_of_all_chains_of_two(seed: int, nodes: int) -> None:
+    problem = problem_of(seed, 5, nodes, 3, "throughput")
+    ways = itertools.product(range(1, 5), range(nodes), range(nodes), range(len(problem.codings)))
+    chains = [
+        ((one, cut, 0), (other, 5, coding))
+        for cut, one, other, coding in ways
+        if one != other and problem.reach[0, one] >= cut and problem.reach[cut, other] >= 5
+    ]
+    least, steps = halved(problem)
+    assert bool(steps) == bool(chains)
+    for chain in chains:
+        assert least <= busiest_ns(problem, (chain[0][0], chain))
+    if steps:
+        assert steps in chains
 
 
 @settings(max_examples=examples(30))

@@ -76,6 +76,21 @@ def test_a_search_that_is_cut_off_says_how_far_off_it_may_be(limit: int) -> None
             assert math.isclose(part.score, whole.score)
 
 
+@pytest.mark.parametrize("seed", [1_000_000, 1_000_003, 1_000_008])
+def test_that_one_node_is_the_cheapest_needs_no_search(seed: int) -> None:
+    case = instance(seed, 80, 32, 4, "cost", roomy=True)
+    _, found = planned(case, 1)
+    assert found.path is not None
+    assert len({found.path[0], *(step.node for step in found.path[1])}) == 1
+    assert found.complete
+
+
+@pytest.mark.parametrize("seed", [1_000_000, 1_000_013, 1_000_017])
+def test_a_door_that_ends_its_chain_is_told_apart_without_a_search(seed: int) -> None:
+    case = instance(seed, 80, 32, 4, "latency", roomy=True)
+    assert planned(case, 1)[1].complete
+
+
 def test_where_more_come_than_any_can_bear_it_takes_what_bears_most() -> None:
     case = anywhere(4, units=4, nodes=3)
     flood = replace(case.question, aim=Aim(rate_per_s=10_000.0))
