@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 
+import pytest
 import pytest_asyncio
 
 from dsi_mqtt.transport.mosquitto import (
@@ -17,6 +18,10 @@ from tests import preloaded
 from tests.thoroughness import register
 
 register()
+
+# Files whose tests wait for long: begun first, they do not keep one of two processes idle at the
+# end.
+LONG = ("e2e/test_demo.py", "cli/test_bench_decode.py", "e2e/test_generation.py")
 
 StartMosquitto = Callable[[BrokerSettings], Awaitable[MosquittoProcess]]
 
@@ -44,6 +49,10 @@ async def mosquitto() -> AsyncIterator[StartMosquitto]:
             return await running.enter_async_context(MosquittoProcess(settings))
 
         yield start
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(tuple(f"tests/{file}" for file in LONG)))
 
 
 def pytest_sessionfinish() -> None:
