@@ -83,7 +83,7 @@ MACHINES = st.lists(
 )
 
 
-@settings(max_examples=examples(20))
+@settings(max_examples=examples(12))
 @given(MACHINES, st.lists(st.sampled_from([0.1, 5.0, 15.0]), min_size=1, max_size=3))
 def test_nothing_is_given_twice_and_each_is_told_what_it_gets_beside_the_others(
     drawn: list[Machine], rates: list[float]
@@ -126,7 +126,7 @@ def again(beside: Wish, answer: Plan) -> Plan:
     return told
 
 
-@settings(max_examples=examples(8))
+@settings(max_examples=examples(5))
 @given(MACHINES, st.lists(st.sampled_from([0.1, 5.0]), min_size=2, max_size=3))
 def test_it_is_no_worse_than_whoever_comes_first_gets_all(
     drawn: list[Machine], rates: list[float]
