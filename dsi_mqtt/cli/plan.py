@@ -20,7 +20,7 @@ from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.joint import Wish, left, together
 from dsi_mqtt.core.offers import CHOSEN, Offer, Offers, condition, offers
 from dsi_mqtt.core.plan import Plan
-from dsi_mqtt.core.policy import asked
+from dsi_mqtt.core.policy import Policies, asked
 from dsi_mqtt.core.profiled import ModelProfile
 from dsi_mqtt.core.site import SiteFile, node_views
 from dsi_mqtt.engine.select import TierFactory
@@ -56,7 +56,8 @@ def plan(
     record = run_record("plan")
     sys.path.insert(0, str(file.parent.resolve()))  # where `up` looks for a factory, too
     profiles = site_profiles(site, nodes_file or file)
-    wishes = [_wish(deployment, site, profiles) for deployment in deployments]
+    policies = installed_policies()
+    wishes = [_wish(deployment, site, profiles, policies) for deployment in deployments]
     bound = None
     if len(wishes) > 1:
         joint = together(wishes)
@@ -75,12 +76,17 @@ def plan(
             raise InfeasibleError(one_sentence(f"{deployment.name}: {why.sentence}"))
 
 
-def _wish(deployment: Deployment, site: SiteFile, profiles: Mapping[str, ModelProfile]) -> Wish:
+def _wish(
+    deployment: Deployment,
+    site: SiteFile,
+    profiles: Mapping[str, ModelProfile],
+    policies: Policies,
+) -> Wish:
     say_without_effect(deployment)
     with waiting(Console(stderr=True), f"{deployment.name}: opening the model"):
         graph = opened(deployment, TierFactory()).graph
     views = node_views(site, graph, deployment, profiles)
-    deployment = asked(installed_policies(), deployment, views)
+    deployment = asked(policies, deployment, views)
     return Wish(deployment, graph, views, condition(deployment))
 
 

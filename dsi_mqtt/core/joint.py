@@ -155,7 +155,7 @@ def _promised(wish: Wish, known: Plan) -> Plan | None:
         question=wish.question,
     )
     target_s = wish.question.aim.latency_max_s
-    if told is None or (target_s is not None and told.latency_s + told.wait_s > target_s):
+    if told is None or (target_s is not None and told.within_s > target_s):
         return None
     return told
 

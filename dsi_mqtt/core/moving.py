@@ -57,7 +57,7 @@ class Move:
             gain=share,
             saved_s=share * spec.policy.horizon_s,
             paid_s=SWITCH_S + LOADING * loading_bytes / LOAD_BYTE_S,
-            mends=target_s is not None and _within_s(found) <= target_s < _within_s(present),
+            mends=target_s is not None and found.within_s <= target_s < present.within_s,
         )
 
     @property
@@ -75,8 +75,3 @@ def gain(old: Plan, new: Plan, aim: Aim) -> float:
     if not math.isfinite(before) or not math.isfinite(after):
         before, after = old.busiest_s, new.busiest_s
     return 1.0 - after / before if before > 0 else 0.0
-
-
-def _within_s(plan: Plan) -> float:
-    """What the deployment's percentile of the requests stays within."""
-    return plan.latency_s + plan.wait_s

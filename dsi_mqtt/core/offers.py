@@ -41,7 +41,7 @@ class Offer:
     @property
     def slow_s(self) -> float:
         """What most of the requests stay within, under the load."""
-        return self.plan.latency_s + self.plan.wait_s
+        return self.plan.within_s
 
     @property
     def rate_per_s(self) -> float:

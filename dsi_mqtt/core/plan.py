@@ -25,7 +25,7 @@ from dsi_mqtt.core.path import Path, Step
 from dsi_mqtt.core.pressure import Pressure
 from dsi_mqtt.core.problem import Problem
 from dsi_mqtt.core.profile import NodeView
-from dsi_mqtt.core.rules import check, compile_rules
+from dsi_mqtt.core.rules import Rules, check, compile_rules
 from dsi_mqtt.core.search import Outcome, best
 from dsi_mqtt.core.table import DOOR
 from dsi_mqtt.errors import ConfigError
@@ -117,11 +117,16 @@ class Plan:
     def transfer_s(self) -> float:
         return sum(hop.transfer_s for hop in self.hops)
 
+    @property
+    def within_s(self) -> float:
+        """What most of the requests stay within, under the load."""
+        return self.latency_s + self.wait_s
+
     def score_s(self, aim: Aim) -> float:
         """As `core.aim` defines it; infinite where more come than can be served."""
         if math.isinf(self.wait_s):
             return math.inf
-        score = aim.latency * (self.latency_s + self.wait_s) + aim.busiest * self.busiest_s
+        score = aim.latency * self.within_s + aim.busiest * self.busiest_s
         if self.account is not None:
             score += aim.cost * self.account.cost_per_hour + aim.exposure * self.account.exposure
         return score
@@ -179,9 +184,7 @@ def plan(
             least = None if alone is None else alone[0]
             planned = _planned(route, found, least, deployment.sla.latency_ms, certain=complete)
             basis = question if told is None else told
-            wait = Pressure(basis.aim).wait_ns(route.busiest_ns) / 1e9
-            costs = account(problem, found.path, rules, basis)
-            return replace(planned, wait_s=wait, account=costs)
+            return _under_load(planned, problem, found.path, rules, basis)
         complete = complete and found.complete
     return explain(every, proven=complete)
 
@@ -232,8 +235,7 @@ def promised(
     route = _Route.of(problem, path, question)
     found = Outcome(path, math.inf, 0, complete=False, lower=0.0)
     planned = _planned(route, found, None, deployment.sla.latency_ms, certain=False)
-    wait = Pressure(question.aim).wait_ns(route.busiest_ns) / 1e9
-    return replace(planned, wait_s=wait, account=account(problem, path, rules, question))
+    return _under_load(planned, problem, path, rules, question)
 
 
 def _path_of(problem: Problem, chain: Chain, question: Question) -> Path | None:
@@ -334,6 +336,14 @@ class _Route:
             latency_ns=access + sum(computes) + sum(hops),
             busiest_ns=busiest_ns(problem, path),
         )
+
+
+def _under_load(
+    planned: Plan, problem: Problem, path: Path, rules: Rules, question: Question
+) -> Plan:
+    """With its wait and account, by the load and prices of `question`."""
+    wait = Pressure(question.aim).wait_ns(busiest_ns(problem, path)) / 1e9
+    return replace(planned, wait_s=wait, account=account(problem, path, rules, question))
 
 
 def _planned(

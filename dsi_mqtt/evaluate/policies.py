@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from dsi_mqtt.core.deployment import Deployment, parse_units
 from dsi_mqtt.core.plan import Infeasible, Plan, plan
@@ -25,15 +25,7 @@ Name = Literal[
     "causal-oracle",
     "clairvoyant",
 ]
-NAMES: Final[tuple[Name, ...]] = (
-    "static-start",
-    "static-hindsight",
-    "cloud",
-    "edge",
-    "adaptive",
-    "causal-oracle",
-    "clairvoyant",
-)
+NAMES: Final[tuple[Name, ...]] = get_args(Name)
 CLOUD: Final = "cloud"
 # How late the causal oracle knows what is true.
 LATE_S: Final = 2.0
