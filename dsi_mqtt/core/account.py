@@ -37,7 +37,7 @@ def account(problem: Problem, path: Path, rules: Rules, question: Question) -> A
     door, steps = path
     sent: defaultdict[int, float] = defaultdict(float)
     computed: defaultdict[int, float] = defaultdict(float)
-    sent[door] += float(problem.bytes_at[0, -1]) / sum(trip.count for trip in question.trips)
+    sent[door] += float(problem.bytes_at[0, -1]) / sum(trip.each for trip in question.trips)
     exposed, at, cut = [], door, 0
     for node, stop, coding in steps:
         if node != at:

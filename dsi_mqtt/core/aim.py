@@ -11,9 +11,11 @@ Each weight says how many seconds of latency one of the other things is worth.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 from typing import Final, Literal
 
 from dsi_mqtt.core.deployment import Deployment
+from dsi_mqtt.core.session import SLICE_TOKENS
 
 Phase = Literal["request", "prefill", "decode"]
 
@@ -24,16 +26,22 @@ NEW_TOKENS: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Trip:
-    """A passage through the whole chain. count: how many a request makes. rows: each carries."""
+    """A passage through the whole chain. count: how many a request makes. rows: each carries, those
+    of as many requests as `shared` among them.
+    """
 
     phase: Phase
     count: int = 1
     rows: int = 1
+    shared: int = 1
+
+    @property
+    def each(self) -> float:
+        """Trips that one request stands for, where others share them."""
+        return self.count / self.shared
 
 
 ONE_PASS: Final = (Trip("request"),)
-# What a placement was chosen by before texts had a length: one step of decoding.
-ONE_STEP: Final = (Trip("decode"),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +84,41 @@ class Aim:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """What a generation is like: tokens of its prompt, and those that are drawn."""
+
+    prompt_tokens: int = PROMPT_TOKENS
+    new_tokens: int = NEW_TOKENS
+
+    @classmethod
+    def of(cls, deployment: Deployment) -> Texts:
+        """The deployment's reference text."""
+        sla = deployment.sla
+        return cls(sla.prompt_tokens or PROMPT_TOKENS, sla.new_tokens or NEW_TOKENS)
+
+    @property
+    def slices(self) -> int:
+        """Trips that feed the prompt."""
+        return ceil(self.prompt_tokens / SLICE_TOKENS)
+
+    @property
+    def slice_tokens(self) -> int:
+        return ceil(self.prompt_tokens / self.slices)
+
+    @property
+    def steps(self) -> int:
+        """Trips that decode: the last slice of the prompt has yielded the first token."""
+        return max(0, self.new_tokens - 1)
+
+    def trips(self, width: int = 1) -> tuple[Trip, ...]:
+        """width: sessions that a step of decoding carries."""
+        return (
+            Trip("prefill", self.slices, self.slice_tokens),
+            Trip("decode", self.steps, rows=width, shared=width),
+        )
+
+
 def trips_of(deployment: Deployment) -> tuple[Trip, ...]:
-    """What one request of the deployment sends through the chain."""
-    if deployment.kind == "one-pass":
-        return ONE_PASS
-    sla = deployment.sla
-    return (
-        Trip("prefill", 1, sla.prompt_tokens or PROMPT_TOKENS),
-        Trip("decode", sla.new_tokens or NEW_TOKENS),
-    )
+    """What one request of the deployment sends through the chain, while no other does."""
+    return ONE_PASS if deployment.kind == "one-pass" else Texts.of(deployment).trips()

@@ -285,8 +285,11 @@ class Attempts(Runs):
         return [request.attempt.probe()]
 
 
-def probe_after_s(table: Table) -> float:
+def probe_after_s(table: Table, *, decodes: bool = False) -> float:
     """An attempt that takes twice what one takes that waits for none is asked for."""
+    forecast = table.forecast
+    if decodes and forecast is not None and forecast.token_p50_ms is not None:
+        return max(PROBE_AFTER_S, 2 * forecast.token_p50_ms / 1000)
     return max(PROBE_AFTER_S, 2 * _forecast_s(table))
 
 

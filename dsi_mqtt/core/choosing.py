@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from dsi_mqtt.core import policy as rules_of_ones_own
+from dsi_mqtt.core.aim import Texts
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.draft import does
 from dsi_mqtt.core.failures import NodeKey
@@ -18,7 +19,7 @@ from dsi_mqtt.core.membership import Membership
 from dsi_mqtt.core.model import ModelGraph
 from dsi_mqtt.core.moving import Move
 from dsi_mqtt.core.node import Telemetry
-from dsi_mqtt.core.offered import Offered
+from dsi_mqtt.core.offered import Coming, Offered
 from dsi_mqtt.core.outlook import Outlook
 from dsi_mqtt.core.plan import Infeasible, Plan
 from dsi_mqtt.core.policy import BUILTIN, Policies
@@ -63,18 +64,13 @@ class Choice:
         self._moved_at = float("-inf")
 
     def takes(self, spec: Deployment, plan: Plan | None) -> None:
-        """What serves, or is about to, keeps its nodes busy. None: nothing serves.
-
-        How busy generations keep a node, whose steps run in batches, no plan says.
-        """
-        shares: Shares = {}
-        if plan is not None and spec.kind == "one-pass":
-            shares = plan.shares(self._rate_per_s(spec))
+        """What serves, or is about to, keeps its nodes busy. None: nothing serves."""
+        shares: Shares = {} if plan is None else plan.shares(self._coming(spec).rate_per_s)
         self._outlook.sharing.takes(self._name, shares)
 
     def tells(self, spec: Deployment, graph: ModelGraph, serve: Table) -> None:
         """What serves keeps its nodes busy, whoever has placed it."""
-        self.takes(spec, self._outlook.present(spec, graph, serve, self._rate_per_s(spec)))
+        self.takes(spec, self._outlook.present(spec, graph, serve, self._coming(spec)))
 
     def moved(self, now: float) -> None:
         """Another chain is prepared, or serves."""
@@ -92,7 +88,7 @@ class Choice:
             for load in telemetry.doors:
                 if load.deployment == self._name:
                     self._offered.counted(node, load, now)
-                    changed = self._sensing.offered(self._rate_per_s(spec))
+                    changed = self._sensing.offered(self._coming(spec))
         part = any(name == telemetry.node for name, _ in serve.members())
         changed = changed or self._sensing.heard(telemetry, serves=part)
         if changed is None and self._may_differ_by_now(spec, now):
@@ -110,12 +106,13 @@ class Choice:
         at = max(now, self._sensing.look_at())
         return LookAgain(at, f"deployment {other} takes other shares of the nodes")
 
-    def _rate_per_s(self, spec: Deployment) -> float:
-        """Of requests: as many as come, and no fewer than were announced, which is as its policy
-        asked last.
+    def _coming(self, spec: Deployment) -> Coming:
+        """As many requests as come, and no fewer than were announced, which is as its policy asked
+        last.
         """
         announced = spec.sla.rate_per_s if self._announced is None else self._announced
-        return max(announced, self._offered.rate_per_s)
+        rate, generates = max(announced, self._offered.rate_per_s), spec.kind == "generation"
+        return Coming(rate, (self._offered.texts or Texts.of(spec)) if generates else None)
 
     # --- looking ------------------------------------------------------------------------------
 
@@ -141,12 +138,12 @@ class Choice:
         beside it, it goes first. Raises ConfigError when the deployment contradicts itself.
         """
         self._announced = spec.sla.rate_per_s
-        rate, without = self._rate_per_s(spec), tuple(without)
-        self._sensing.chosen(self._members.reports(), rate, now)
-        found = self._outlook.best(spec, graph, old, without, rate)
-        present = None if serve is None else self._outlook.present(spec, graph, serve, rate)
+        coming, without = self._coming(spec), tuple(without)
+        self._sensing.chosen(self._members.reports(), coming, now)
+        found = self._outlook.best(spec, graph, old, without, coming)
+        present = None if serve is None else self._outlook.present(spec, graph, serve, coming)
         if isinstance(found, Infeasible) and present is None and old is not None and old.segments:
-            found = self._outlook.best(spec, graph, None, without, rate)
+            found = self._outlook.best(spec, graph, None, without, coming)
             return Alternatives(found, None, beside=False)
         return Alternatives(found, present, beside=True)
 

@@ -38,7 +38,7 @@ from dsi_mqtt.core.effects import (
     WriteRecord,
 )
 from dsi_mqtt.core.generations import Generations
-from dsi_mqtt.core.latencies import Latencies
+from dsi_mqtt.core.latencies import Latencies, TextLengths
 from dsi_mqtt.core.line import AGAIN_FIRST_S, Request
 from dsi_mqtt.core.message import Activation, Failure, Header
 from dsi_mqtt.core.model import ModelGraph
@@ -76,7 +76,7 @@ class Door:
         self._me = (node, incarnation)
         self._incarnation = incarnation
         self._peers = peers
-        self._latencies = Latencies()
+        self._latencies, self._steps, self._lengths = Latencies(), Latencies(), TextLengths()
         self._runs = self._fresh_runs()
         self._requests: dict[bytes, Request] = {}
         self._by_key: dict[str, Request] = {}
@@ -123,6 +123,11 @@ class Door:
             self._latencies.p50_ms,
             self._latencies.p95_ms,
             len(self._latencies),
+            self._steps.p50_ms,
+            self._steps.p95_ms,
+            self._lengths.texts,
+            self._lengths.prompt_tokens,
+            self._lengths.new_tokens,
         )
 
     # --- tables and nodes ---------------------------------------------------------------------
@@ -146,6 +151,7 @@ class Door:
         self._leaving, self._refusal = False, None
         if self._runs.table is None or self._runs.table.stamp != table.stamp:
             self._latencies.clear()
+            self._steps.clear()
         self._unserved.table_is(table, now, coming=coming)
         self._runs.starting = True
         return [*self._runs.table_changed(table, now), *self._admit_passed_over(now)]
@@ -334,7 +340,13 @@ class Door:
 
     def _fresh_runs(self) -> Runs:
         calls = Calls(
-            self._give_up, self._conclude, self._retain, self._settle, self._latencies.add
+            self._give_up,
+            self._conclude,
+            self._retain,
+            self._settle,
+            self._took,
+            self._steps.add,
+            self._lengths.add,
         )
         if self._spec.kind == "one-pass":
             return Attempts(self._me, self._peers, calls)
@@ -349,8 +361,8 @@ class Door:
             return []
         self._forget(request)
         failure = request.reply.failure
-        if failure is None and request.admitted is not None and self._spec.kind == "one-pass":
-            self._latencies.add(now - request.admitted)  # from broker to broker, as is forecast
+        if failure is None and self._spec.kind == "one-pass":
+            self._took(request, now)
         # Other errors may pass, so their input may be tried again.
         if failure is None or failure == POISON:
             self._kept.keep(request.key, request.reply, now + self._spec.input.dedupe_s)
@@ -363,6 +375,11 @@ class Door:
         elif not self._deaths.of(request.key).void:
             effects += self._clear_record(request.key)
         return effects
+
+    def _took(self, request: Request, now: float) -> None:
+        """It has what is forecast: from the broker that had the input to the one that is told."""
+        if request.admitted is not None:
+            self._latencies.add(now - request.admitted)
 
     def tick(self, now: float) -> Effects:
         effects = self._tell_unserved(now)

@@ -111,19 +111,20 @@ def _brokers(status: NodeStatus) -> BrokerUrls:
 
 
 def forecast(plan: Plan, spec: Deployment) -> Forecast:
-    """p50: of a request that waits for none. p95: when they come at random, `sla.rate_per_s`.
+    """p50: of a request that waits for none. p95: when they come at random, as many as the
+    deployment expects; of generations as many as the plan was made for.
 
-    Where more come than the placement can sustain, p95 is the deadline. Of generations both are
-    those of one step, which waits for none.
+    Where more come than the placement can sustain, p95 is the deadline.
     """
-    wait_s = 0.0
-    if spec.kind == "one-pass":
-        wait_s = waiting_s(spec.sla.rate_per_s, plan.busiest_s, _SHARE)
+    cadence, rate = plan.cadence, plan.rate_per_s if plan.busiest_s > 0 else 0.0
+    if cadence is not None:
+        slow_s = max(cadence.first_s, min(cadence.first_within_s, spec.deadline_s))
+        token_ms, token_slow_ms = cadence.token_s * 1e3, cadence.token_within_s * 1e3
+        return Forecast(cadence.first_s * 1e3, slow_s * 1e3, rate, token_ms, token_slow_ms)
+    wait_s = waiting_s(spec.sla.rate_per_s, plan.busiest_s, _SHARE)
     longest_s = max(plan.latency_s, spec.deadline_s)
     return Forecast(
-        plan.latency_s * 1000,
-        min(plan.latency_s + wait_s, longest_s) * 1000,
-        1 / plan.busiest_s if plan.busiest_s > 0 else 0.0,
+        plan.latency_s * 1000, min(plan.latency_s + wait_s, longest_s) * 1000, rate
     )
 
 

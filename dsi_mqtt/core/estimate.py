@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from dsi_mqtt.core.aim import PROMPT_TOKENS
+from dsi_mqtt.core.aim import Texts
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.model import ModelGraph, Unit, UnitRange
 from dsi_mqtt.core.node import Capabilities, NodeStatus, SegmentLoad, Telemetry
@@ -38,11 +38,13 @@ PREFILLS_MIN: Final = 3
 BYTES_PER_FLOP: Final = 4.0
 
 
-def prompt_tokens(deployment: Deployment) -> int:
-    """Of its reference text; 0: it answers in one pass."""
+def slice_tokens(deployment: Deployment, texts: Texts | None = None) -> int:
+    """Of one slice of a prompt: of its reference text, or of those that come; 0: it answers in one
+    pass.
+    """
     if deployment.kind == "one-pass":
         return 0
-    return deployment.sla.prompt_tokens or PROMPT_TOKENS
+    return (texts or Texts.of(deployment)).slice_tokens
 
 
 class Measured(NamedTuple):
@@ -91,6 +93,16 @@ def estimate_prefill_s(capabilities: Capabilities, unit: Unit, tokens: float) ->
     arithmetic = tokens * unit.flops / (capabilities.gflops * 1e9)
     reading = slices * _reading_s(capabilities, unit)
     return max(arithmetic, reading) + slices * capabilities.overhead_ms / 1e3
+
+
+def estimate_batched_s(
+    capabilities: Capabilities, unit: Unit, row: float, prefill: float
+) -> tuple[float, float]:
+    """Of a step of decoding: its fixed cost, and arithmetic of each session in it, which is what it
+    takes while that is more than reading the weights. row, prefill: corrections of both.
+    """
+    fixed = row * capabilities.overhead_ms / 1e3
+    return fixed, prefill * unit.flops / (capabilities.gflops * 1e9)
 
 
 def _reading_s(capabilities: Capabilities, unit: Unit) -> float:

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dsi_mqtt.core.aim import ONE_PASS, ONE_STEP, Aim, Trip
+from dsi_mqtt.core.aim import ONE_PASS, Aim, Texts, Trip
 from dsi_mqtt.core.codecs import RAW, Codec, Coding, codecs_for, codings
 from dsi_mqtt.core.deployment import Deployment, Prices
 from dsi_mqtt.core.memory import Memory
@@ -46,7 +46,8 @@ class Question:
     """What is asked of a placement besides the rules.
 
     codecs: that hops may use, `raw` among them. error_max, exposure_max: what may add up along the
-    chain; None: anything. trip_max_s: by phase, what one trip may take.
+    chain; None: anything. trip_max_s: by phase, what a step may take, and a prompt until its first
+    token. texts: what generations are like; None: answers are given in one pass.
     """
 
     aim: Aim = AT_REST
@@ -56,6 +57,11 @@ class Question:
     exposure_max: float | None = None
     prices: Prices = field(default_factory=Prices)
     trip_max_s: tuple[tuple[str, float], ...] = ()
+    texts: Texts | None = None
+
+    def wider(self, width: int) -> Question:
+        """Of texts, whose steps of decoding carry so many sessions; of others the same."""
+        return self if self.texts is None else replace(self, trips=self.texts.trips(width))
 
     @property
     def plain(self) -> bool:
@@ -71,29 +77,28 @@ def question_of(
     deployment: Deployment,
     rate_per_s: float = 0.0,
     measured: Mapping[str, float] | None = None,
+    texts: Texts | None = None,
 ) -> Question:
     """What a deployment that serves asks for: its target is a wish.
 
     rate_per_s: of requests that come, where they are more than was expected. measured: by codec,
-    errors on the deployment's samples.
-
-    Of a generation that is the time of one step of decoding, at rest: what a load of several texts
-    means for each step is not part of the model.
+    errors on the deployment's samples. texts: what comes, where it is known; else it is as the
+    deployment's reference text.
     """
-    limit, weights = deployment.privacy.max_exposure, deployment.objective
-    exposure_max = limit if limit < 1 else None
+    limit, aim = deployment.privacy.max_exposure, Aim.of(deployment)
     codecs, error_max = codecs_for(deployment, measured or {})
-    if deployment.kind == "generation":
-        aim = Aim(latency=weights.latency, exposure=weights.exposure)
-        return Question(aim, ONE_STEP, codecs, error_max, exposure_max)
-    aim = Aim.of(deployment)
-    return Question(
+    asked = Question(
         replace(aim, rate_per_s=max(aim.rate_per_s, rate_per_s)),
         codecs=codecs,
         error_max=error_max,
-        exposure_max=exposure_max,
+        exposure_max=limit if limit < 1 else None,
         prices=deployment.prices,
     )
+    if deployment.kind == "one-pass":
+        return asked
+    # What texts wait is no sum of the search (`core.cadence`): to it a load is what can be borne.
+    borne = replace(asked.aim, share=0.0)
+    return replace(asked, aim=borne, texts=texts or Texts.of(deployment)).wider(1)
 
 
 def formulate(
@@ -273,7 +278,7 @@ class _Arrays:
     def bytes_at(self) -> NDArray[np.float64]:
         total = np.zeros((len(self.codings), len(self.graph.units) + 1))
         for i, passage in enumerate(self.passages):
-            total += passage.trip.count * passage.sizes[self.codecs[:, i]]
+            total += passage.trip.each * passage.sizes[self.codecs[:, i]]
         return total
 
     def trip(self, number: int) -> Sums:
@@ -305,11 +310,11 @@ class _Arrays:
         compute = np.zeros((len(self.graph.units) + 1, len(self.nodes)))
         for passage in self.passages:
             each = np.rint(passage.seconds * 1e9 / work)
-            compute += passage.trip.count * _cumulated(each)
+            compute += _cumulated(np.rint(passage.trip.each * each))
         once_in, once_out = _transfers(self.nodes, self.passages[0].sizes[0])
         return Demands(
             compute=compute,
-            segment=SEGMENT_NS * sum(passage.trip.count for passage in self.passages),
+            segment=np.rint(SEGMENT_NS * sum(passage.trip.each for passage in self.passages)),
             sends=self._stretched([passage.up for passage in self.passages], out),
             gets=self._stretched([passage.down for passage in self.passages], back),
             encode=self._stretched([passage.encode for passage in self.passages], work),
@@ -322,7 +327,7 @@ class _Arrays:
         """[coding, cut, node]: of all trips, of which each has a part [codec, cut, node]."""
         total = np.zeros((len(self.codings), *parts[0].shape[1:]))
         for i, (passage, part) in enumerate(zip(self.passages, parts, strict=True)):
-            total += (passage.trip.count * part / free)[self.codecs[:, i]]
+            total += (passage.trip.each * part / free)[self.codecs[:, i]]
         return np.rint(total)
 
     def exposure(self, rules: Rules) -> Sums:
@@ -374,9 +379,13 @@ class _Arrays:
             found.append(Budget("privacy.max_exposure", self.exposure(rules), limit))
         for phase, limit_s in asked.trip_max_s:
             for i, trip in enumerate(asked.trips):
-                if trip.phase == phase:
-                    field = "sla.first_token_ms" if phase == "prefill" else "sla.token_ms"
-                    found.append(Budget(field, self.trip(i), np.rint(limit_s * 1e9)))
+                if trip.phase != phase:
+                    continue
+                limit, sums, field = np.rint(limit_s * 1e9), self.trip(i), "sla.token_ms"
+                if phase == "prefill":
+                    sums, field = sums.scaled(trip.count), "sla.first_token_ms"
+                    sums = replace(sums, access=self.latency().access)
+                found.append(Budget(field, sums, limit))
         return tuple(found)
 
     def _sums(self, compute: Nanoseconds, *, hop: Nanoseconds | None = None) -> Sums:

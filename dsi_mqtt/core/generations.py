@@ -250,6 +250,7 @@ class Generations(Runs):
         if not over:
             return effects
         effects += self.end(session.request, cancel=False)
+        self._calls.told(session.prompt_tokens, session.generated)
         reply = Reply.completed(session.request.given, written.completion())
         return [*effects, *self._calls.conclude(session.request, reply, now), *self.pump(now)]
 
@@ -390,6 +391,8 @@ class Generations(Runs):
         if session.request.suspect and session.fed >= session.request.suspect_to:
             effects += self._recovery.passed(session, now)
         if draws:
+            if not session.generated:
+                self._calls.began(session.request, now)
             fresh = (token,) if session.commit(token) else ()
             last = session.finish is not None
             texts.append(WriteText(self._deployment, session.request.id, fresh, last))

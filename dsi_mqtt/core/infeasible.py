@@ -14,9 +14,11 @@ from typing import Final
 
 from dsi_mqtt.core.aim import Aim
 from dsi_mqtt.core.demand import busiest_ns, latency_ns
+from dsi_mqtt.core.deployment import Sla
 from dsi_mqtt.core.formulation import Question, formulate
 from dsi_mqtt.core.gaps import Constraint, Gap, Newcomer, first_gap, joined, newcomers
 from dsi_mqtt.core.model import ModelGraph
+from dsi_mqtt.core.placement import Plan
 from dsi_mqtt.core.pressure import Pressure
 from dsi_mqtt.core.problem import Held, Problem
 from dsi_mqtt.core.profile import NodeView
@@ -65,8 +67,9 @@ class Situation:
     held: Held
     question: Question = field(default_factory=Question)
 
-    def problem(self) -> Problem:
-        return formulate(self.graph, self.rules, self.nodes, self.held, self.question)
+    def problem(self, *, every: bool = False) -> Problem:
+        asked = self.question
+        return formulate(self.graph, self.rules, self.nodes, self.held, asked, every=every)
 
     def possible(self) -> bool:
         return feasible(self.problem(), _EXPANSIONS).path is not None
@@ -97,7 +100,7 @@ def explain(situation: Situation, *, proven: bool) -> Infeasible:
 
 def unmet(situation: Situation, *, proven: bool) -> Infeasible:
     """Why a placement that fits misses what was asked of it: each limit is taken away in turn."""
-    for look in (_too_slow, _too_many, _too_exposed):
+    for look in (_too_slow, _too_slow_trip, _too_many, _too_exposed):
         found = look(situation)
         if found is not None:
             gap, remedy = found
@@ -140,6 +143,49 @@ def _too_slow(situation: Situation) -> tuple[Gap, str] | None:
         f"and the fastest placement takes {least:g} ms at {aim.rate_per_s:g} requests a second"
     )
     return Gap("latency", "sla.latency_ms", message), f"raise sla.latency_ms to {least:g}"
+
+
+def _too_slow_trip(situation: Situation) -> tuple[Gap, str] | None:
+    """A prompt, or a step of decoding, takes longer than asked wherever it is computed."""
+    asked = situation.question
+    for phase, limit_s in asked.trip_max_s:
+        trips = tuple(trip for trip in asked.trips if trip.phase == phase)
+        alone = replace(asked, aim=Aim(), trips=trips, trip_max_s=((phase, limit_s),), texts=None)
+        free = replace(situation, question=replace(alone, trip_max_s=())).problem()
+        path = best(free, Aim(), _TARGET_EXPANSIONS).path
+        if path is None:
+            continue
+        problem = replace(situation, question=alone).problem()
+        least = math.ceil(problem.budgets[-1].sums.along(*path) / 1e5) / 10
+        if least > limit_s * 1000:
+            field = problem.budgets[-1].field
+            message = f"{_MEANS[field]} takes {least:g} ms at best, {field} is {limit_s * 1000:g}"
+            return Gap("latency", field, message), f"raise {field} to {least:g}"
+    return None
+
+
+_MEANS: Final = {"sla.first_token_ms": "a first token", "sla.token_ms": "a token"}
+
+
+def unpunctual(found: Plan, sla: Sla, question: Question) -> Infeasible:
+    """Of texts, whose times are a condition: the best placement misses it under their load."""
+    cadence, rate = found.cadence, question.aim.rate_per_s
+    assert cadence is not None  # noqa: S101 - it is of texts
+    if not cadence.sustained:
+        message = f"{rate:g} texts a second come, and the placement found bears {found.rate_per_s:.3g}"
+        gap = Gap("rate", "sla.rate_per_s", message)
+        return _infeasible(gap, "lower sla.rate_per_s, or start more nodes", proven=False)
+    first_ms = math.ceil(cadence.first_within_s * 1e3)
+    late = sla.first_token_ms is not None and first_ms > sla.first_token_ms
+    field = "sla.first_token_ms" if late else "sla.token_ms"
+    limit = sla.first_token_ms if late else sla.token_ms
+    takes = first_ms if late else math.ceil(cadence.token_within_s * 1e4) / 10
+    message = (
+        f"at {rate:g} texts a second {sla.percentile:g} % of what {field} limits to {limit:g} ms "
+        f"take up to {takes:g} ms"
+    )
+    gap = Gap("latency", field, message)
+    return _infeasible(gap, f"raise {field} to {takes:g}, or start more nodes", proven=False)
 
 
 def _too_exposed(situation: Situation) -> tuple[Gap, str] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
@@ -38,3 +39,17 @@ class Latencies:
             return None
         ordered = sorted(self._seconds)
         return ordered[math.ceil(0.95 * len(ordered)) - 1] * 1000
+
+
+@dataclass(slots=True)
+class TextLengths:
+    """Tokens of the generations that have ended: of their prompts, and drawn."""
+
+    texts: int = 0
+    prompt_tokens: int = 0
+    new_tokens: int = 0
+
+    def add(self, prompt_tokens: int, new_tokens: int) -> None:
+        self.texts += 1
+        self.prompt_tokens += prompt_tokens
+        self.new_tokens += new_tokens

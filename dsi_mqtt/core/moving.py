@@ -51,13 +51,12 @@ class Move:
     def of(cls, spec: Deployment, present: Plan, found: Plan, loading_bytes: int) -> Move:
         """loading_bytes: the most that one node has to load before."""
         share = gain(present, found, Aim.of(spec))
-        target_s = Aim.of(spec, hard=True).latency_max_s
         return cls(
             *(spec, present, found),
             gain=share,
             saved_s=share * spec.policy.horizon_s,
             paid_s=SWITCH_S + LOADING * loading_bytes / LOAD_BYTE_S,
-            mends=target_s is not None and found.within_s <= target_s < present.within_s,
+            mends=found.meets_sla and not present.meets_sla,
         )
 
     @property

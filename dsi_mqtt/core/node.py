@@ -160,8 +160,10 @@ class LinkSample:
 class DoorLoad:
     """held: inputs in the door's hands, those in_flight among them. answered: with results or
     errors. p50_ms, p95_ms: what the newest inputs with a result took on the present table, from
-    their arrival until the broker had the answer, or steps of decoding, as the table's forecast
-    means them; None: too few yet. samples: how many they are.
+    their arrival until the broker had the answer, or of generations until their first token, as the
+    table's forecast means them; None: too few yet. samples: how many they are. token_p50_ms,
+    token_p95_ms: of the newest steps of decoding.
+    texts: generations that have ended; prompt_tokens, new_tokens: of all of them.
     """
 
     deployment: str
@@ -174,6 +176,11 @@ class DoorLoad:
     p50_ms: float | None = None
     p95_ms: float | None = None
     samples: int = 0
+    token_p50_ms: float | None = None
+    token_p95_ms: float | None = None
+    texts: int = 0
+    prompt_tokens: int = 0
+    new_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

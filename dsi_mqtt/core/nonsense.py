@@ -37,9 +37,13 @@ def _found(telemetry: Telemetry) -> Iterator[str]:
         if min(load.requests, load.prefills, load.prefill_tokens) < 0:
             yield f"{path}.requests"
     for i, door in enumerate(telemetry.doors):
-        times = (door.p50_ms, door.p95_ms)
-        if any(ms is not None and not positive(ms) for ms in times):
-            yield f"doors[{i}].p50_ms"
+        names = ("p50_ms", "p95_ms", "token_p50_ms", "token_p95_ms")
+        for name in names:
+            ms = getattr(door, name)
+            if ms is not None and not positive(ms):
+                yield f"doors[{i}].{name}"
+        if min(door.texts, door.prompt_tokens, door.new_tokens) < 0:
+            yield f"doors[{i}].texts"
 
 
 class NonsenseCount:

@@ -1,9 +1,11 @@
-"""How many requests come: what a door counts, as a rate that is steady in noise."""
+"""What comes: how many requests, and what generations are like, as figures steady in noise."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
+from dsi_mqtt.core.aim import Texts
 from dsi_mqtt.core.level import Level
 from dsi_mqtt.core.node import DoorLoad
 
@@ -13,6 +15,18 @@ ARRIVALS: Final = 16
 SAMPLE_S: Final = 10.0
 # No sample is of less: words that were held up come at once.
 SPAN_MIN_S: Final = 1.0
+# Texts of which the mean is a sample.
+TEXTS: Final = 8
+# More in one text is no figure.
+TOKENS_MAX: Final = 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Coming:
+    """Requests at random, a second; texts: None where they are not known, or it is no generation."""
+
+    rate_per_s: float = 0.0
+    texts: Texts | None = None
 
 
 class Offered:
@@ -23,6 +37,16 @@ class Offered:
         self._door: tuple[str, str] | None = None
         self._since: tuple[float, int] | None = None
         self._seen = self._answered = 0
+        self._written: DoorLoad | None = None
+        self._prompt, self._new = Level(), Level()
+
+    @property
+    def texts(self) -> Texts | None:
+        """What generations are like; None while nothing is known."""
+        prompt, new = self._prompt.value, self._new.value
+        if prompt is None or new is None:
+            return None
+        return Texts(max(1, round(prompt)), max(1, round(new)))
 
     @property
     def rate_per_s(self) -> float:
@@ -31,6 +55,7 @@ class Offered:
 
     def counted(self, door: tuple[str, str], load: DoorLoad, now: float) -> None:
         """What the door, a node in one incarnation, has counted until now."""
+        self._wrote(door, load)
         total = load.answered + load.held
         if self._since is None or door != self._door or load.answered < self._answered:
             self._door, self._since = door, (now, total)
@@ -45,3 +70,16 @@ class Offered:
             # Of a silent span it is known that less than one came.
             self._level.saw(max(arrived, 0.5) / span_s)
             self._since = now, total
+
+    def _wrote(self, door: tuple[str, str], load: DoorLoad) -> None:
+        before = self._written
+        if before is None or door != self._door or load.texts < before.texts:
+            self._written = load
+        elif load.texts - before.texts >= TEXTS:
+            texts = load.texts - before.texts
+            prompt = (load.prompt_tokens - before.prompt_tokens) / texts
+            new = (load.new_tokens - before.new_tokens) / texts
+            if 0 < prompt <= TOKENS_MAX and 0 < new <= TOKENS_MAX:
+                self._prompt.saw(prompt)
+                self._new.saw(new)
+            self._written = load

@@ -13,12 +13,13 @@ from typing import Final
 from dsi_mqtt.core.codecs import worst_of
 from dsi_mqtt.core.deployment import Deployment, SplitPart
 from dsi_mqtt.core.draft import chain_of, places
-from dsi_mqtt.core.estimate import prompt_tokens
+from dsi_mqtt.core.estimate import slice_tokens
 from dsi_mqtt.core.failures import NodeKey
 from dsi_mqtt.core.formulation import Question, question_of
 from dsi_mqtt.core.membership import Membership
 from dsi_mqtt.core.model import ModelGraph, UnitRange
 from dsi_mqtt.core.node import ModelReport, NodeStatus, Telemetry
+from dsi_mqtt.core.offered import Coming
 from dsi_mqtt.core.plan import EXPANSIONS, Infeasible, Plan, plan, promised
 from dsi_mqtt.core.profile import NodeView, complaint, view, views
 from dsi_mqtt.core.room import cache_bytes
@@ -29,6 +30,7 @@ from dsi_mqtt.errors import ConfigError
 
 # Units of a model up to which the search for its placement has all its expansions.
 UNITS_SEARCHED: Final = 64
+NOTHING: Final = Coming()
 
 Report = tuple[NodeStatus, Telemetry | None]
 
@@ -159,10 +161,14 @@ class Outlook:
         return self._views(spec, graph, self._usable(self.online(), graph, frozenset()))
 
     def _views(
-        self, spec: Deployment, graph: ModelGraph, reports: Iterable[Report]
+        self,
+        spec: Deployment,
+        graph: ModelGraph,
+        reports: Iterable[Report],
+        coming: Coming = NOTHING,
     ) -> tuple[NodeView, ...]:
         """As others leave them."""
-        caches, prompt = cache_bytes(spec, graph), prompt_tokens(spec)
+        caches, prompt = cache_bytes(spec, graph), slice_tokens(spec, coming.texts)
         taken = self.sharing.beside(self.name)
         return tuple(
             replace(view, taken=taken[view.node]) if view.node in taken else view
@@ -177,11 +183,11 @@ class Outlook:
         graph: ModelGraph,
         serve: Table | None,
         without: Iterable[NodeKey],
-        rate_per_s: float = 0.0,
+        coming: Coming = NOTHING,
     ) -> Plan | Infeasible:
         """The best placement on the online nodes, except `without`, beside all of `serve`.
 
-        rate_per_s: of requests that come, where they are more than the deployment expects.
+        coming: what does, where it is more or other than the deployment expects.
         Raises ConfigError when the deployment contradicts itself or the model.
         """
         held: dict[str, list[UnitRange]] = {}
@@ -189,7 +195,7 @@ class Outlook:
             for replica in segment.replicas:
                 held.setdefault(replica.node, []).append(segment.units)
         usable = self._usable(self.online(), graph, frozenset(without))
-        seen = self._views(spec, graph, usable)
+        seen = self._views(spec, graph, usable, coming)
         unfit = self._unfit({view.node for view in seen}, graph, cache_bytes(spec, graph))
         return plan(
             spec,
@@ -197,11 +203,11 @@ class Outlook:
             [*seen, *unfit],
             held=held,
             expansions=_expansions(graph),
-            question=self._question(spec, graph, rate_per_s),
+            question=self._question(spec, graph, coming),
         )
 
     def present(
-        self, spec: Deployment, graph: ModelGraph, serve: Table, rate_per_s: float = 0.0
+        self, spec: Deployment, graph: ModelGraph, serve: Table, coming: Coming = NOTHING
     ) -> Plan | None:
         """What `serve` promises under today's rules, links and load; None: it breaks the rules.
 
@@ -216,20 +222,21 @@ class Outlook:
         if chain is None:
             return None
         alive: list[Report] = [(replace(s, state="online"), t) for s, t in self.members.reports()]
-        nodes = self._views(spec, graph, self._usable(alive, graph, frozenset()))
+        nodes = self._views(spec, graph, self._usable(alive, graph, frozenset()), coming)
         part = [view for view in nodes if view.node in chain.nodes]
         try:
             return promised(
-                spec, graph, part, chain, question=self._question(spec, graph, rate_per_s)
+                spec, graph, part, chain, question=self._question(spec, graph, coming)
             )
         except ConfigError:  # the deployment contradicts itself
             return None
 
-    def _question(self, spec: Deployment, graph: ModelGraph, rate_per_s: float) -> Question:
+    def _question(self, spec: Deployment, graph: ModelGraph, coming: Coming) -> Question:
         """With what codecs do to this model, as nodes have measured it."""
         told = (self._described(status) for status, _ in self.members.reports())
         same = (r for r in told if r and r.graph is not None and r.graph.digest == graph.digest)
-        return question_of(spec, rate_per_s, worst_of(report.codec_errors for report in same))
+        measured = worst_of(report.codec_errors for report in same)
+        return question_of(spec, coming.rate_per_s, measured, coming.texts)
 
     def may_go_on(self, spec: Deployment, graph: ModelGraph, serve: Table) -> bool:
         """Whether `serve` breaks none of the rules that protect: zones, forbidden nodes, memory.

@@ -338,6 +338,6 @@ def twins(rules: Rules, nodes: Sequence[NodeView], allowed: Flags, held: Held) -
             found.append(numbers.setdefault(i, len(numbers)))
             continue
         kept = frozenset(held.get(node.node, ()))
-        more = (key, node.unit_s, node.prefill_s, allowed[:, i].tobytes(), kept)
+        more = (key, node.unit_s, node.prefill_s, node.batched, allowed[:, i].tobytes(), kept)
         found.append(numbers.setdefault(more, len(numbers)))
     return tuple(found)

@@ -22,6 +22,7 @@ from typing import Final
 from dsi_mqtt.core.estimate import (
     CORRECTION_MAX,
     correction,
+    estimate_batched_s,
     estimate_prefill_s,
     estimate_s,
     learned,
@@ -74,8 +75,11 @@ class NodeView:
     free for its sessions; overdrawn_bytes: by which what is taken already is too much. unit_s:
     seconds each unit of the model takes here for one reference row. unfit: why it can be given
     nothing although it is there, as in "node a {unfit}"; empty where it can.
-    prefill_s: seconds of each unit for the prompt of the deployment's reference text; empty: as
-        many rows one after the other.
+    prefill_s: seconds of each unit for a slice of the prompt of the deployment's reference text;
+        empty: as many rows one after the other.
+    batched: of each unit, the line that a step of decoding takes with many sessions, where it is
+        more than `unit_s`: seconds where it begins, and of each session; empty: one after the
+        other.
     price: its class in the deployment's prices. watts: when idle and when busy. taken: shares of
     its processor, uplink and downlink that others keep busy. codec_pace: seconds it takes for a
     codec over those of the node that the codec was measured on.
@@ -93,6 +97,7 @@ class NodeView:
     overdrawn_bytes: int = 0
     unfit: str = ""
     prefill_s: tuple[float, ...] = ()
+    batched: tuple[tuple[float, float], ...] = ()
     price: str = "default"
     watts: tuple[float, float] = (0.0, 0.0)
     taken: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -106,7 +111,12 @@ class NodeView:
         """Of each unit, for one trip of this phase with so many rows."""
         if phase == "prefill" and self.prefill_s:
             return self.prefill_s
-        return self.unit_s if rows == 1 else tuple(rows * seconds for seconds in self.unit_s)
+        if rows == 1:
+            return self.unit_s
+        if phase == "decode" and self.batched:
+            lines = zip(self.unit_s, self.batched, strict=True)
+            return tuple(max(alone, at + rows * each) for alone, (at, each) in lines)
+        return tuple(rows * seconds for seconds in self.unit_s)
 
     def __post_init__(self) -> None:
         if self.weight_bytes < 0:
@@ -135,7 +145,7 @@ def view(
     telemetry: the newest of this node, or None; that of an earlier incarnation does not count.
     usual: the correction of a node that has computed nothing of this model. usual_link: where its
     own has not been measured.
-    caches: bytes to keep free for its sessions. prompt: tokens of the reference text's prompt; 0:
+    caches: bytes to keep free for its sessions. prompt: tokens of a slice of a prompt; 0:
     the model answers in one pass.
     Raises ConfigError when the status does not say what the hardware can do.
     """
@@ -143,6 +153,7 @@ def view(
     known = learned(status, telemetry, graph, deployment)
     left = capabilities.weight_bytes - _others_bytes(status, deployment) - caches
     sample = telemetry.link if _current(status, telemetry) and telemetry else LinkSample()
+    fed = graph.units if prompt else ()
     return NodeView(
         node=status.node,
         incarnation=status.incarnation,
@@ -158,7 +169,13 @@ def view(
         overdrawn_bytes=max(0, -left),
         prefill_s=tuple(
             estimate_prefill_s(capabilities, unit, prompt) * known.prefill_factor(i, usual)
-            for i, unit in enumerate(graph.units if prompt else ())
+            for i, unit in enumerate(fed)
+        ),
+        batched=tuple(
+            estimate_batched_s(
+                capabilities, unit, known.row_factor(i, usual), known.prefill_factor(i, usual)
+            )
+            for i, unit in enumerate(fed)
         ),
     )
 
@@ -224,6 +241,7 @@ def _alike(nodes: list[NodeView]) -> tuple[NodeView, ...]:
             node,
             unit_s=tuple(s / share for s in node.unit_s),
             prefill_s=tuple(s / share for s in node.prefill_s),
+            batched=tuple((at / share, each / share) for at, each in node.batched),
         )
         if 1 / LIKENESS < share < LIKENESS
         else node

@@ -36,6 +36,16 @@ class UnitTimes:
         """Seconds of one row: a request's, or a step of one session."""
         return at(self.decode_ms or self.batch_ms, 1) / 1000
 
+    def batched_s(self) -> tuple[float, float]:
+        """The line that a step takes with many sessions: where it begins, and what each adds."""
+        points = sorted((int(key), ms / 1000) for key, ms in self.decode_ms.items())
+        if len(points) == 1:
+            sessions, seconds = points[0]
+            return 0.0, seconds / sessions
+        (low, low_s), (high, high_s) = points[-2:]
+        each = max(0.0, (high_s - low_s) / (high - low))  # more may be quicker, by noise
+        return max(0.0, high_s - each * high), each
+
     def prefill_s(self, tokens: int) -> float:
         return at(self.prefill_ms, tokens) / 1000
 

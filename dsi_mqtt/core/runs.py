@@ -29,14 +29,18 @@ class Calls:
 
     give_up: the request ends without a result, and why. conclude: it has its answer. retain: it is
     a suspect's turn: that it runs here is retained before it does, and `retained` is the answer.
-    settle: it is not in the chain now, and may run again. timed: the seconds of a step of decoding.
+    settle: it is not in the chain now, and may run again. began: a generation has its first token.
+    timed: the seconds of a step of decoding. told: a text has ended, with so many tokens in its
+    prompt, and drawn.
     """
 
     give_up: Callable[[Request, Failure, float], Effects]
     conclude: Callable[[Request, Reply, float], Effects]
     retain: Callable[[Request, float], Effects]
     settle: Callable[[Request, float], Effects]
+    began: Callable[[Request, float], None]
     timed: Callable[[float], None]
+    told: Callable[[int, int], None]
 
 
 class Runs(Protocol):

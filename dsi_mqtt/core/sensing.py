@@ -16,6 +16,7 @@ from typing import Final
 
 from dsi_mqtt.core.estimate import SERVED_MIN
 from dsi_mqtt.core.node import LinkSample, NodeStatus, Telemetry
+from dsi_mqtt.core.offered import Coming
 from dsi_mqtt.core.profile import Link, link_of, usual_link
 
 # A figure that differs by less calls for nothing.
@@ -65,16 +66,16 @@ class Sensing:
         self._deployment = deployment
         self._known: dict[str, Figures] = {}
         self._usual = Link()
-        self._rate = 0.0
+        self._coming = Coming()
         self._at = -math.inf
 
     def chosen(
         self,
         reports: Iterable[tuple[NodeStatus, Telemetry | None]],
-        rate_per_s: float,
+        coming: Coming,
         now: float,
     ) -> None:
-        """A placement was thought about, with what nodes have told and so many requests."""
+        """A placement was thought about, with what nodes have told, and for what comes."""
         told = [
             telemetry
             for status, telemetry in reports
@@ -82,7 +83,7 @@ class Sensing:
         ]
         self._usual = usual_link(telemetry.link for telemetry in told)
         self._known = {t.node: Figures.of(t, self._deployment, self._usual) for t in told}
-        self._rate, self._at = rate_per_s, now
+        self._coming, self._at = coming, now
 
     def looks(self, now: float) -> None:
         """Somebody has begun to think about it."""
@@ -112,12 +113,24 @@ class Sensing:
             None,
         )
 
-    def offered(self, rate_per_s: float) -> str | None:
-        """The same of how many requests come."""
-        before = self._rate
-        if not _differs(before, rate_per_s, "requests/s"):
-            return None
-        return f"{rate_per_s:.3g} requests/s come, {before:.3g} before"
+    def offered(self, coming: Coming) -> str | None:
+        """The same of what comes."""
+        return next(
+            (
+                f"{after:.3g} {unit} come, {before:.3g} before"
+                for before, after, unit in _offers(self._coming, coming)
+                if _differs(before, after, unit)
+            ),
+            None,
+        )
+
+
+def _offers(known: Coming, coming: Coming) -> Iterable[tuple[float, float, str]]:
+    yield known.rate_per_s, coming.rate_per_s, "requests/s"
+    if coming.texts is not None:
+        before = known.texts or coming.texts
+        yield before.prompt_tokens, coming.texts.prompt_tokens, "tokens in a prompt"
+        yield before.new_tokens, coming.texts.new_tokens, "tokens in a text"
 
 
 def _told(before: float) -> str:

@@ -8,7 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from dsi_mqtt.core.deployment import Deployment
-from dsi_mqtt.core.estimate import estimate_prefill_s, estimate_s, prompt_tokens
+from dsi_mqtt.core.estimate import (
+    estimate_batched_s,
+    estimate_prefill_s,
+    estimate_s,
+    slice_tokens,
+)
 from dsi_mqtt.core.model import ModelGraph
 from dsi_mqtt.core.node import Capabilities
 from dsi_mqtt.core.profile import DEFAULT_MBIT_S, DEFAULT_RTT_MS, Link, NodeView
@@ -62,7 +67,8 @@ class SiteFile:
     schema: str = SCHEMA
 
 
-Times = tuple[tuple[float, ...], tuple[float, ...]]
+# Of each unit: for a row, for a slice of a prompt, and in steps of many sessions.
+Times = tuple[tuple[float, ...], tuple[float, ...], tuple[tuple[float, float], ...]]
 
 _COMPUTE: Final = ("profile", "gflops", "memory_gib_s", "overhead_ms")
 
@@ -94,7 +100,7 @@ def node_views(
 
 
 def _view(node: SiteNode, times: Times, link: Link, whole: int, caches: int) -> NodeView:
-    unit_s, prefill_s = times
+    unit_s, prefill_s, batched = times
     left = (whole if node.memory_mib is None else int(node.memory_mib * MIB)) - caches
     return NodeView(
         node.id,
@@ -107,6 +113,7 @@ def _view(node: SiteNode, times: Times, link: Link, whole: int, caches: int) -> 
         cache_bytes=caches,
         overdrawn_bytes=max(0, -left),
         prefill_s=prefill_s,
+        batched=batched,
         price=node.price,
         watts=(node.watts.idle, node.watts.busy) if node.watts else (0.0, 0.0),
     )
@@ -115,8 +122,8 @@ def _view(node: SiteNode, times: Times, link: Link, whole: int, caches: int) -> 
 def _times(
     node: SiteNode, graph: ModelGraph, deployment: Deployment, profiles: Mapping[str, ModelProfile]
 ) -> Times:
-    """Seconds of each unit for a row, and for the reference text's prompt where there is one."""
-    compute, tokens = node.compute, prompt_tokens(deployment)
+    """For the reference text, where there is one."""
+    compute, tokens = node.compute, slice_tokens(deployment)
     if not compute:
         raise ConfigError("compute: is missing; give {profile: FILE}, or gflops and memory_gib_s")
     strange = sorted(compute.keys() - set(_COMPUTE))
@@ -129,10 +136,11 @@ def _times(
         memory_gib_s=_above_zero(compute.get("memory_gib_s"), "compute.memory_gib_s"),
         overhead_ms=_figure(compute.get("overhead_ms", 0.2), "compute.overhead_ms"),
     )
-    units = graph.units
+    units, fed = graph.units, graph.units if tokens else ()
     return (
         tuple(estimate_s(able, unit) for unit in units),
-        tuple(estimate_prefill_s(able, unit, tokens) for unit in (units if tokens else ())),
+        tuple(estimate_prefill_s(able, unit, tokens) for unit in fed),
+        tuple(estimate_batched_s(able, unit, 1.0, 1.0) for unit in fed),
     )
 
 
@@ -151,9 +159,11 @@ def _profiled(
         raise ConfigError(f"compute.profile: {name} {error}") from None
     if (found.kind == "generation") != bool(tokens):
         raise ConfigError(f"compute.profile: {name} was measured as {found.kind}; measure it again")
+    fed = found.units if tokens else ()
     return (
         tuple(unit.row_s() for unit in found.units),
-        tuple(unit.prefill_s(tokens) for unit in (found.units if tokens else ())),
+        tuple(unit.prefill_s(tokens) for unit in fed),
+        tuple(unit.batched_s() for unit in fed),
     )
 
 

@@ -54,6 +54,11 @@ class Step:
     def is_decode(self) -> bool:
         return self.rows[0][1].tokens == 1
 
+    @property
+    def patience_s(self) -> float:
+        """Until it is asked for."""
+        return probe_after_s(self.table, decodes=self.is_decode)
+
     def drawn(self, done: Activation) -> list[int] | None:
         """One token id for each row, negative where none was drawn; None: these are no such."""
         tensors = done.tensors
@@ -89,7 +94,8 @@ class Steps:
         for other in self._steps.values():
             other.alone = False
         attempt = Attempt(id_, 1, table, self._door)
-        step = Step(attempt, rows, now, now + probe_after_s(table), alone)
+        step = Step(attempt, rows, now, now, alone)
+        step.probe_at += step.patience_s
         self._steps[id_] = step
         for session in sessions:
             session.state = "stepping"
@@ -112,7 +118,7 @@ class Steps:
     def alive(self, header: Header, now: float) -> None:
         step = self._steps.get(header.request)
         if step is not None:
-            step.probes, step.probe_at = 0, now + probe_after_s(step.table)
+            step.probes, step.probe_at = 0, now + step.patience_s
 
     def probe(self, now: float, *, all_: bool = False) -> tuple[Effects, list[Step]]:
         """Asks for those that take long, or for all; also returns those that nobody knows of."""

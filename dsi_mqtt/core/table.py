@@ -120,12 +120,15 @@ class Forecast:
 
     p50_ms: latency of a request that waits for no other. p95_ms: that 95 % stay within when
     requests come at random, as many as the deployment expects. rate_per_s: the most that can be
-    served for long.
+    served for long. Of generations both times are those until the first token; token_p50_ms,
+    token_p95_ms: from one token to the next.
     """
 
     p50_ms: float
     p95_ms: float
     rate_per_s: float
+    token_p50_ms: float | None = None
+    token_p95_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

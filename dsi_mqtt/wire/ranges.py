@@ -123,7 +123,13 @@ _FIGURES: Final[Mapping[type, Mapping[str, Bounds]]] = {
         "credit_messages": Bounds(low=1, high=2**20),
     },
     TransferEnd: {"epoch": _EPOCH},
-    Forecast: {"p50_ms": _FORECAST, "p95_ms": _FORECAST, "rate_per_s": _FORECAST},
+    Forecast: {
+        "p50_ms": _FORECAST,
+        "p95_ms": _FORECAST,
+        "rate_per_s": _FORECAST,
+        "token_p50_ms": _FORECAST,
+        "token_p95_ms": _FORECAST,
+    },
     # --- deployments
     InputLimits: {
         "max_bytes": _ABOVE_ZERO,
