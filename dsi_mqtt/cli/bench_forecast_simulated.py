@@ -110,7 +110,7 @@ def _simulation(chain: Chain, spec: Deployment, for_s: float | None, seed: int) 
     light = Requests(NAME, rate_per_s=_FIRST_RATE, from_s=_FIRST_S, until_s=_COUNTED_S)
     asked: tuple[Requests, ...] = (light,)
     if for_s is not None:
-        asked += (Requests(NAME, rate_per_s=spec.sla.rate_per_s, from_s=_COUNTED_S),)
+        asked += (Requests(NAME, rate_per_s=spec.rate_per_s, from_s=_COUNTED_S),)
     until = _COUNTED_S + (for_s or 0.0)
     return Simulation(Scenario((group,), (spec,), asked, duration_s=until, seed=seed))
 

@@ -122,7 +122,7 @@ def table(deployment: Deployment, found: Offers) -> RichTable:
     sla = deployment.sla
     grid = RichTable(
         title=f"{deployment.name}: {sla.percentile:g} % of the requests stay within the time told, "
-        f"when {sla.rate_per_s:g} come a second",
+        f"when {deployment.rate_per_s:g} come a second",
         title_justify="left",
     )
     for name in (

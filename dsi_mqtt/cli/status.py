@@ -183,8 +183,7 @@ def _deployment(picture: Picture, name: str) -> RenderableType:
     if found.refused is not None:
         line.append(f"; as it is deployed now it cannot be placed: {found.refused}", "yellow")
     if table.forecast is not None:
-        spec = picture.specs.get(name)
-        line.append(_forecast(table.forecast, steps=spec is not None and spec.kind == "generation"))
+        line.append(f"; forecast {_promised(table.forecast)}")
     parts: list[RenderableType] = [line]
     if table.segments:
         parts.append(_chain(picture, table))
@@ -196,12 +195,15 @@ def _deployment(picture: Picture, name: str) -> RenderableType:
     return Group(*parts)
 
 
-def _forecast(expected: Forecast, *, steps: bool) -> str:
-    if steps:
-        return f"; forecast {expected.p50_ms:.1f} ms a token"
+def _promised(expected: Forecast) -> str:
+    if expected.token_p50_ms is None:
+        return (
+            f"{expected.p50_ms:.1f} ms, 95 % within {expected.p95_ms:.1f} ms, "
+            f"up to {expected.rate_per_s:.1f}/s"
+        )
     return (
-        f"; forecast {expected.p50_ms:.1f} ms, 95 % within {expected.p95_ms:.1f} ms, "
-        f"up to {expected.rate_per_s:.1f}/s"
+        f"{expected.p50_ms:.0f} ms to the first token, {expected.token_p50_ms:.1f} ms a token, "
+        f"up to {expected.rate_per_s:.2g}/s"
     )
 
 
@@ -224,6 +226,10 @@ def _measured(load: DoorLoad, expected: Forecast | None) -> Text:
         line.append(f" ({load.p50_ms / expected.p50_ms:.2g} times the forecast)")
     if load.p95_ms is not None:
         line.append(f", 95 % within {load.p95_ms:.1f} ms")
+    if load.token_p50_ms is not None:
+        line.append(f"; a token {load.token_p50_ms:.1f} ms")
+        told = None if expected is None else expected.token_p50_ms
+        line.append(f" ({load.token_p50_ms / told:.2g} times the forecast)" if told else "")
     return line
 
 

@@ -78,7 +78,7 @@ class Aim:
             busiest=weights.throughput,
             cost=weights.cost,
             exposure=weights.exposure,
-            rate_per_s=sla.rate_per_s,
+            rate_per_s=deployment.rate_per_s,
             share=sla.percentile / 100,
             latency_max_s=None if target is None else target / 1000,
         )

@@ -110,7 +110,7 @@ class Choice:
         """As many requests as come, and no fewer than were announced, which is as its policy asked
         last.
         """
-        announced = spec.sla.rate_per_s if self._announced is None else self._announced
+        announced = spec.rate_per_s if self._announced is None else self._announced
         rate, generates = max(announced, self._offered.rate_per_s), spec.kind == "generation"
         return Coming(rate, (self._offered.texts or Texts.of(spec)) if generates else None)
 
@@ -137,7 +137,7 @@ class Choice:
         A chain that is broken or against the rules is worth nothing: where there is no room
         beside it, it goes first. Raises ConfigError when the deployment contradicts itself.
         """
-        self._announced = spec.sla.rate_per_s
+        self._announced = spec.rate_per_s
         coming, without = self._coming(spec), tuple(without)
         self._sensing.chosen(self._members.reports(), coming, now)
         found = self._outlook.best(spec, graph, old, without, coming)

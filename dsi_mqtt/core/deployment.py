@@ -37,12 +37,14 @@ class InputLimits:
 
 @dataclass(frozen=True, slots=True)
 class Sla:
-    """The service-level target. deadline_ms: after it the answer is an error; None: by the kind."""
+    """The service-level target. deadline_ms: after it the answer is an error; rate_per_s: requests
+    that are expected; None: by the kind.
+    """
 
     latency_ms: float | None = None
     percentile: float = 95.0
     deadline_ms: float | None = None
-    rate_per_s: float = 1.0
+    rate_per_s: float | None = None
     first_token_ms: float | None = None
     token_ms: float | None = None
     prompt_tokens: int | None = None
@@ -152,6 +154,15 @@ class Deployment:
     split: tuple[SplitPart, ...] | None = None
     fallback: Fallback | None = None
     schema: str = SCHEMA
+
+    @property
+    def rate_per_s(self) -> float:
+        """Requests that are expected. Where the file names none, one a second; of generations, that
+        take many times as long, none, and what comes is all that counts.
+        """
+        if self.sla.rate_per_s is not None:
+            return self.sla.rate_per_s
+        return 1.0 if self.kind == "one-pass" else 0.0
 
     @property
     def deadline_s(self) -> float:

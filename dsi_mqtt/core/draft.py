@@ -121,11 +121,9 @@ def forecast(plan: Plan, spec: Deployment) -> Forecast:
         slow_s = max(cadence.first_s, min(cadence.first_within_s, spec.deadline_s))
         token_ms, token_slow_ms = cadence.token_s * 1e3, cadence.token_within_s * 1e3
         return Forecast(cadence.first_s * 1e3, slow_s * 1e3, rate, token_ms, token_slow_ms)
-    wait_s = waiting_s(spec.sla.rate_per_s, plan.busiest_s, _SHARE)
+    wait_s = waiting_s(spec.rate_per_s, plan.busiest_s, _SHARE)
     longest_s = max(plan.latency_s, spec.deadline_s)
-    return Forecast(
-        plan.latency_s * 1000, min(plan.latency_s + wait_s, longest_s) * 1000, rate
-    )
+    return Forecast(plan.latency_s * 1000, min(plan.latency_s + wait_s, longest_s) * 1000, rate)
 
 
 def places(table: Table) -> tuple[tuple[UnitRange, str], ...]:

@@ -30,9 +30,13 @@ from dsi_mqtt.core.problem import (
 )
 from dsi_mqtt.core.profile import NodeView
 from dsi_mqtt.core.rules import Rules
+from dsi_mqtt.core.schedule import BATCH_MAX
 from dsi_mqtt.core.sizes import GIB
 from dsi_mqtt.errors import ConfigError
 
+# What texts that are served in turns take longer, load/(1 - load) of the busiest station's time, is
+# about what this share of them would wait in a queue: within a fifth for loads of 0.3 to 0.9.
+CROWD: Final = 0.8
 HOUR_S: Final = 3600.0
 # Error of codecs and exposure are shares of one; as whole numbers they add up exactly.
 SHARE: Final = 1e9
@@ -48,6 +52,10 @@ class Question:
     codecs: that hops may use, `raw` among them. error_max, exposure_max: what may add up along the
     chain; None: anything. trip_max_s: by phase, what a step may take, and a prompt until its first
     token. texts: what generations are like; None: answers are given in one pass.
+    width_max: sessions that one of their steps may carry. busy: trips by which stations are kept
+    busy, of the same phases; empty: by `trips`. So texts are planned: what a step takes for one
+    session is mostly reading weights, which serves many as well, so that only what wide steps take
+    keeps a station busy.
     """
 
     aim: Aim = AT_REST
@@ -58,10 +66,18 @@ class Question:
     prices: Prices = field(default_factory=Prices)
     trip_max_s: tuple[tuple[str, float], ...] = ()
     texts: Texts | None = None
+    width_max: int = 1
+    busy: tuple[Trip, ...] = ()
 
     def wider(self, width: int) -> Question:
-        """Of texts, whose steps of decoding carry so many sessions; of others the same."""
-        return self if self.texts is None else replace(self, trips=self.texts.trips(width))
+        """Of texts, with steps of decoding that carry so many sessions; of others the same."""
+        if self.texts is None:
+            return self
+        return replace(self, trips=self.texts.trips(width), busy=self.texts.trips(self.width_max))
+
+    def as_wide(self, width: int) -> Question:
+        """The same where stations are kept busy by the very same steps."""
+        return replace(self.wider(width), busy=())
 
     @property
     def plain(self) -> bool:
@@ -96,9 +112,10 @@ def question_of(
     )
     if deployment.kind == "one-pass":
         return asked
-    # What texts wait is no sum of the search (`core.cadence`): to it a load is what can be borne.
-    borne = replace(asked.aim, share=0.0)
-    return replace(asked, aim=borne, texts=texts or Texts.of(deployment)).wider(1)
+    crowded = replace(asked.aim, share=CROWD)
+    width_max = min(BATCH_MAX, deployment.limits.sessions_max)
+    texts = texts or Texts.of(deployment)
+    return replace(asked, aim=crowded, texts=texts, width_max=width_max).wider(1)
 
 
 def formulate(
@@ -121,7 +138,7 @@ def formulate(
     memory = Memory.of(graph, known, held, allowed)
     furthest, given = reach(rules, allowed, memory)
     arrays = _Arrays.of(graph, known, question, every=every)
-    latency, demands = arrays.latency(), arrays.demands()
+    latency, demands = arrays.latency(), arrays.busier().demands()
     score = latency.scaled(question.aim.latency or EQUALS)
     if question.aim.exposure:
         score += arrays.exposure(rules).scaled(question.aim.exposure)
@@ -302,6 +319,16 @@ class _Arrays:
         leave, arrive = self.crossings[0]
         access = arrive[0, 0] + leave[0, -1] + 2 * HOP_NS
         return Sums(total.compute, total.segment, total.leave, total.arrive, total.hop, access)
+
+    def busier(self) -> _Arrays:
+        """The same with the trips that keep stations busy."""
+        if not self.question.busy:
+            return self
+        question = replace(self.question, trips=self.question.busy, busy=())
+        passages = tuple(
+            _Passage.of(self.graph, self.nodes, trip, question.codecs) for trip in question.trips
+        )
+        return replace(self, question=question, passages=passages)
 
     def demands(self) -> Demands:
         """Of all trips of a request, stretched by what others take of each station."""

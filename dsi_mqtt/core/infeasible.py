@@ -150,7 +150,9 @@ def _too_slow_trip(situation: Situation) -> tuple[Gap, str] | None:
     asked = situation.question
     for phase, limit_s in asked.trip_max_s:
         trips = tuple(trip for trip in asked.trips if trip.phase == phase)
-        alone = replace(asked, aim=Aim(), trips=trips, trip_max_s=((phase, limit_s),), texts=None)
+        alone = replace(
+            asked, aim=Aim(), trips=trips, busy=(), trip_max_s=((phase, limit_s),), texts=None
+        )
         free = replace(situation, question=replace(alone, trip_max_s=())).problem()
         path = best(free, Aim(), _TARGET_EXPANSIONS).path
         if path is None:
@@ -172,7 +174,9 @@ def unpunctual(found: Plan, sla: Sla, question: Question) -> Infeasible:
     cadence, rate = found.cadence, question.aim.rate_per_s
     assert cadence is not None  # noqa: S101 - it is of texts
     if not cadence.sustained:
-        message = f"{rate:g} texts a second come, and the placement found bears {found.rate_per_s:.3g}"
+        message = (
+            f"{rate:g} texts a second come, and the placement found bears {found.rate_per_s:.3g}"
+        )
         gap = Gap("rate", "sla.rate_per_s", message)
         return _infeasible(gap, "lower sla.rate_per_s, or start more nodes", proven=False)
     first_ms = math.ceil(cadence.first_within_s * 1e3)

@@ -7,11 +7,11 @@ A time that is 0, negative, infinite or no number, a rate below 0, counts below 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from dsi_mqtt.core.estimate import positive
-from dsi_mqtt.core.node import Telemetry
+from dsi_mqtt.core.node import DoorLoad, Telemetry
 
 _NODES_MAX: Final = 1024
 
@@ -36,9 +36,12 @@ def _found(telemetry: Telemetry) -> Iterator[str]:
             yield f"{path}.prefill_token_ms"
         if min(load.requests, load.prefills, load.prefill_tokens) < 0:
             yield f"{path}.requests"
-    for i, door in enumerate(telemetry.doors):
-        names = ("p50_ms", "p95_ms", "token_p50_ms", "token_p95_ms")
-        for name in names:
+    yield from _of_doors(telemetry.doors)
+
+
+def _of_doors(doors: Iterable[DoorLoad]) -> Iterator[str]:
+    for i, door in enumerate(doors):
+        for name in ("p50_ms", "p95_ms", "token_p50_ms", "token_p95_ms"):
             ms = getattr(door, name)
             if ms is not None and not positive(ms):
                 yield f"doors[{i}].{name}"

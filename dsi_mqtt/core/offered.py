@@ -23,7 +23,7 @@ TOKENS_MAX: Final = 1e6
 
 @dataclass(frozen=True, slots=True)
 class Coming:
-    """Requests at random, a second; texts: None where they are not known, or it is no generation."""
+    """Requests at random, a second. texts: of generations, where it is known what they are like."""
 
     rate_per_s: float = 0.0
     texts: Texts | None = None

@@ -45,7 +45,7 @@ class Offer:
 
     @property
     def rate_per_s(self) -> float:
-        return 1 / self.plan.busiest_s if self.plan.busiest_s > 0 else math.inf
+        return self.plan.rate_per_s
 
     @property
     def figures(self) -> tuple[float, ...]:
@@ -103,9 +103,11 @@ def offers(deployment: Deployment, graph: ModelGraph, nodes: Sequence[NodeView])
 
 def condition(deployment: Deployment) -> Question:
     """What a deployment asks for, with its target as a condition."""
-    question = question_of(deployment)
+    question, sla = question_of(deployment), deployment.sla
     if deployment.kind == "generation":
-        return question
+        asked = (("prefill", sla.first_token_ms), ("decode", sla.token_ms))
+        limits = tuple((phase, ms / 1000) for phase, ms in asked if ms is not None)
+        return replace(question, trip_max_s=limits)
     return replace(question, aim=Aim.of(deployment, hard=True))
 
 

@@ -225,9 +225,7 @@ class Outlook:
         nodes = self._views(spec, graph, self._usable(alive, graph, frozenset()), coming)
         part = [view for view in nodes if view.node in chain.nodes]
         try:
-            return promised(
-                spec, graph, part, chain, question=self._question(spec, graph, coming)
-            )
+            return promised(spec, graph, part, chain, question=self._question(spec, graph, coming))
         except ConfigError:  # the deployment contradicts itself
             return None
 

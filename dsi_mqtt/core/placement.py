@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 from dsi_mqtt.core.account import Account, account
@@ -84,8 +84,8 @@ class Plan:
     wait_s: that `sla.percentile` of the requests stay within under the load that was planned for;
         infinite where more come than can be served.
     account: its cost, traffic and exposure.
-    cadence: of generations, what texts may expect; then the times above are those of a whole text,
-        and the wait is that for its first token.
+    cadence: of generations, what texts may expect; then the times above are those of a whole text
+        that is alone, and the wait is what others make of it.
     """
 
     segments: tuple[PlannedSegment, ...]
@@ -144,24 +144,6 @@ class Plan:
         if self.account is not None:
             score += aim.cost * self.account.cost_per_hour + aim.exposure * self.account.exposure
         return score
-
-    def with_cadence(self, cadence: Cadence, sla: Sla, found: Plan) -> Plan:
-        """This, told for steps as wide as they will be, of what was `found` with others."""
-        targets = (sla.first_token_ms, sla.token_ms)
-        times = (cadence.first_within_s, cadence.token_within_s)
-        return replace(
-            self,
-            optimal=found.optimal,
-            bound=found.bound,
-            single_node_latency_s=found.single_node_latency_s,
-            meets_sla=cadence.sustained
-            and all(
-                target is None or seconds * 1e3 <= target
-                for target, seconds in zip(targets, times, strict=True)
-            ),
-            wait_s=cadence.first_within_s - cadence.first_s,
-            cadence=cadence,
-        )
 
     def shares(self, rate_per_s: float) -> dict[str, tuple[float, float, float]]:
         """By node, of the time that so many requests keep its processor and both ways busy."""

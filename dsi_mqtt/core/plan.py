@@ -5,14 +5,14 @@ other is better, or the plan says by how much one might be. The latency model st
 `core.problem`, the search in `core.search`, and both are explained in docs/planning.md.
 
 What a step of decoding takes depends on how many sessions share it, and that on what it takes. So a
-generation is planned for steps of one session, of two, of four and so on, until there is a
-placement that the texts which come leave no wider; what it then promises says `core.cadence`.
+generation is planned for steps of one session, and then for steps as wide as those of the placement
+that was found, until that is one that was planned for; what each promises says `core.cadence`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -20,15 +20,14 @@ from dsi_mqtt.core.aim import Aim, Texts
 from dsi_mqtt.core.cadence import Rhythm, Times
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.duties import busy_along
-from dsi_mqtt.core.formulation import Question, formulate
+from dsi_mqtt.core.formulation import Question
 from dsi_mqtt.core.infeasible import Infeasible, Situation, explain, unpunctual
 from dsi_mqtt.core.model import ModelGraph, UnitRange
-from dsi_mqtt.core.placement import Chain, Plan, PlannedHop, PlannedSegment, Route, path_of
 from dsi_mqtt.core.path import Path
+from dsi_mqtt.core.placement import Chain, Plan, PlannedHop, PlannedSegment, Route, path_of
 from dsi_mqtt.core.problem import Problem
 from dsi_mqtt.core.profile import NodeView
-from dsi_mqtt.core.rules import Rules, check, compile_rules
-from dsi_mqtt.core.schedule import BATCH_MAX
+from dsi_mqtt.core.rules import check, compile_rules
 from dsi_mqtt.core.search import Outcome, best
 from dsi_mqtt.errors import ConfigError
 
@@ -105,8 +104,7 @@ def promised(
     path = path_of(problem, chain, question)
     if path is None or not _obeys(problem, graph, path):
         return None
-    found = Outcome(path, math.inf, 0, complete=False, lower=0.0)
-    given = _told(problem, found, situation, deployment, question)
+    given = _as_it_is(chain, situation, deployment)
     return given if question.texts is None else _with_cadence(given, situation, deployment)
 
 
@@ -155,52 +153,69 @@ def _told(
 def _paced(
     every: Situation, deployment: Deployment, expansions: int, basis: Question
 ) -> Plan | Infeasible:
-    """The best for texts: see above. Where no steps are wide enough for all that come, that of the
-    widest; where times are a condition, none that misses them.
-    """
-    last: Plan | Infeasible | None = None
-    for width in _widths(deployment):
-        asked = every.question.wider(width)
-        situation = replace(every, question=asked)
-        answer = _placed(situation, deployment, expansions, basis.wider(width))
+    """The best for texts: see above. Where times are a condition, none that misses them."""
+    found: list[Plan] = []
+    refused: list[Infeasible] = []
+    tried, width, most = set[int](), 1, every.question.width_max
+    while width not in tried:
+        tried.add(width)
+        situation = replace(every, question=every.question.wider(width))
+        answer = _placed(situation, deployment, expansions, basis)
         if isinstance(answer, Infeasible):
-            if last is None or asked.trip_max_s:
-                last = answer
-            if answer.constraint != "rate":
-                break
+            refused.append(answer)
+            width = most if answer.constraint == "rate" else width
             continue
-        last = _with_cadence(answer, replace(every, question=basis), deployment)
-        cadence = last.cadence
-        if cadence is not None and cadence.sustained and cadence.width <= width:
-            break
-    assert last is not None  # noqa: S101 - there is one width at least
-    if isinstance(last, Infeasible) or last.meets_sla or not every.question.trip_max_s:
-        return last
-    return unpunctual(last, deployment.sla, every.question)
+        found.append(_with_cadence(answer, replace(every, question=basis), deployment))
+        width = _width_of(found[-1], most)
+    if not found:
+        return refused[-1]
+    chosen = min(found, key=lambda one: (not one.meets_sla, one.score_s(basis.aim)))
+    if chosen.meets_sla or not every.question.trip_max_s:
+        return chosen
+    return unpunctual(chosen, deployment.sla, every.question)
 
 
-def _widths(deployment: Deployment) -> Iterator[int]:
-    width, most = 1, min(BATCH_MAX, deployment.limits.sessions_max)
-    while width < most:
-        yield width
-        width *= 2
-    yield most
+def _width_of(planned: Plan, most: int) -> int:
+    """Of steps that it would have, as a power of 2; `most` where it cannot bear what comes."""
+    cadence = planned.cadence
+    if cadence is None or not cadence.sustained:
+        return most
+    return min(most, 1 << (math.ceil(cadence.width) - 1).bit_length())
 
 
 def _with_cadence(planned: Plan, situation: Situation, deployment: Deployment) -> Plan:
-    """What becomes of it under the texts that come, told for steps as wide as sessions see them."""
+    """What becomes of it under the texts that come. Its times are told for one text alone, what it
+    keeps busy for steps as wide as they will be.
+    """
     question, chain = situation.question, planned.chain
     part = tuple(node for node in situation.nodes if node.node in chain.nodes)
-    rhythm = _Rhythms(replace(situation, nodes=part, held={}), chain).rhythm(deployment)
+    alone = replace(situation, nodes=part, held={}, question=question.as_wide(1))
+    rhythm = _Rhythms(alone, chain).rhythm(deployment)
     cadence = rhythm.cadence(question.aim.rate_per_s, deployment.sla.percentile / 100)
-    width = math.ceil(cadence.width)
-    wide = replace(situation, nodes=part, held={}, question=question.wider(width))
-    problem = wide.problem(every=True)
-    path = path_of(problem, chain, wide.question)
+    wide = replace(alone, question=question.as_wide(math.ceil(cadence.width)))
+    told, shared = (_as_it_is(chain, each, deployment) for each in (alone, wide))
+    text_s = cadence.first_within_s + rhythm.texts.steps * cadence.token_s
+    return replace(
+        told,
+        busiest_s=shared.busiest_s,
+        account=shared.account,
+        optimal=planned.optimal,
+        bound=planned.bound,
+        considered=planned.considered,
+        single_node_latency_s=planned.single_node_latency_s,
+        meets_sla=cadence.meets(deployment.sla),
+        wait_s=max(0.0, text_s - told.latency_s),
+        cadence=cadence,
+    )
+
+
+def _as_it_is(chain: Chain, situation: Situation, deployment: Deployment) -> Plan:
+    """The chain by the trips of the question, which it can be asked."""
+    problem = situation.problem(every=True)
+    path = path_of(problem, chain, situation.question)
     assert path is not None  # noqa: S101 - it is one of this problem
-    found = Outcome(path, math.inf, planned.considered, complete=False, lower=0.0)
-    told = _told(problem, found, wide, deployment, wide.question)
-    return told.with_cadence(cadence, deployment.sla, planned)
+    found = Outcome(path, math.inf, 0, complete=False, lower=0.0)
+    return _told(problem, found, situation, deployment, situation.question)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +239,7 @@ class _Rhythms:
         return len({node for _, node in self.chain.segments})
 
     def _times(self, texts: Texts, width: int) -> Times:
-        asked = replace(self.situation.question, texts=texts).wider(width)
+        asked = replace(self.situation.question, texts=texts).as_wide(width)
         problem = replace(self.situation, question=asked).problem(every=True)
         path = path_of(problem, self.chain, asked)
         assert path is not None  # noqa: S101 - it is one of this problem

@@ -15,12 +15,9 @@ service is known exactly: (1 - load)·exp(rate·t) of the requests wait for no l
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
 from typing import Final
 
 _ROUNDS: Final = 60
-# Beyond it counts are spread as a normal distribution has them.
-_NORMAL: Final = 500.0
 # A service whose variation is less counts as one that is always the same.
 _CONSTANT: Final = 1e-4
 
@@ -44,19 +41,6 @@ def waiting_s(rate_per_s: float, service_s: float, share: float, variation: floa
     front = (1.0 - load) / (load * _tilted(falls, variation) - 1.0)
     least = 1.0 if variation <= _CONSTANT else 0.0
     return max(least, math.log(front / (1.0 - share)) / falls) * service_s
-
-
-def poisson_within(mean: float, share: float) -> int:
-    """What `share` of the counts with this mean stay within, where they come at random."""
-    if mean > _NORMAL:
-        return math.ceil(mean + NormalDist().inv_cdf(share) * math.sqrt(mean))
-    term = total = math.exp(-mean)
-    count = 0
-    while total < share and term > 0:
-        count += 1
-        term *= mean / count
-        total += term
-    return count
 
 
 def _decay(load: float, variation: float) -> float:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 
+from dsi_mqtt.core.cadence import Cadence
 from dsi_mqtt.core.deployment import Deployment, InputLimits
 from dsi_mqtt.core.draft import (
     CREDIT_BYTES,
@@ -19,7 +21,7 @@ from dsi_mqtt.core.draft import (
 from dsi_mqtt.core.model import ModelGraph, Unit, UnitRange, Vocabulary
 from dsi_mqtt.core.plan import Plan, PlannedHop, PlannedSegment
 from dsi_mqtt.core.queueing import waiting_s
-from dsi_mqtt.core.table import DOOR, Stamp, Table
+from dsi_mqtt.core.table import DOOR, Forecast, Stamp, Table
 from tests.core.orchestra import GRAPH, SPEC, Node
 
 PLAN = Plan(
@@ -87,11 +89,15 @@ def test_a_forecast_is_of_the_plan_and_of_waits_at_its_busiest_station(
     assert forecast.p95_ms == pytest.approx(p95_ms)
 
 
-def test_a_step_of_generations_is_forecast_without_waits() -> None:
-    spec = replace(SPEC, kind="generation", sla=replace(SPEC.sla, rate_per_s=24.0))
-    forecast = drafted(spec).forecast
-    assert forecast is not None
-    assert (forecast.p50_ms, forecast.p95_ms) == (90.0, 90.0)
+def test_of_generations_first_tokens_and_tokens_are_forecast() -> None:
+    cadence = Cadence(0.5, 1.5, 0.05, 0.08, 2.0, 3.0, 0.7)
+    spec = replace(SPEC, kind="generation", sla=replace(SPEC.sla, deadline_ms=5000.0))
+    told = drafted(spec, plan=replace(PLAN, cadence=cadence)).forecast
+    assert told == Forecast(500.0, 1500.0, 0.7, 50.0, 80.0)
+    overrun = replace(cadence, first_within_s=math.inf)
+    told = drafted(spec, plan=replace(PLAN, cadence=overrun)).forecast
+    assert told is not None
+    assert told.p95_ms == 5000.0
 
 
 def test_hops_have_the_codecs_that_were_planned_but_none_within_a_node() -> None:

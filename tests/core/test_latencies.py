@@ -74,15 +74,17 @@ def test_another_table_promises_something_else() -> None:
     assert seen_by(desk) == (pytest.approx(400.0), 1)
 
 
-def test_of_a_generation_its_steps_of_decoding_are_measured() -> None:
-    desk = Desk2().give(asking(1, prompt=[7, 8, 9]))
+def test_of_a_generation_its_first_token_and_its_steps_of_decoding_are_measured() -> None:
+    desk = Desk2().give(asking(1, prompt=[7, 8, 9], max_tokens=3))
     assert isinstance(desk, Desk2)
     prefill = desk.step()
     desk.now += 3.0
     step = desk.drawn(prefill, 40).step()
-    assert seen_by(desk) == (None, 0)
+    assert seen_by(desk) == (pytest.approx(3000.0), 1)
+    assert desk.door.load().token_p50_ms is None
     desk.now += 0.05
     step = desk.drawn(step, 41).step()
     desk.now += 0.07
     desk.drawn(step, 42)
-    assert seen_by(desk) == (pytest.approx(60.0), 2)
+    assert desk.door.load().token_p50_ms == pytest.approx(60.0)
+    assert seen_by(desk)[1] == 1

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dsi_mqtt.core.aim import Texts
 from dsi_mqtt.core.deployment import Codecs, Policy, Sla
 from dsi_mqtt.core.model import UnitRange
 from dsi_mqtt.core.node import DoorLoad, LinkSample, NodeStatus, SegmentLoad, Telemetry
-from dsi_mqtt.core.offered import ARRIVALS, SAMPLE_S, Offered
+from dsi_mqtt.core.offered import ARRIVALS, SAMPLE_S, TEXTS, Coming, Offered
 from dsi_mqtt.core.sensing import FACTOR, LOOK_NODE_S, LOOK_S, Sensing
 from tests.core.orchestra import NAME, SPEC, Node, moving, placed, serving
 
@@ -33,7 +34,7 @@ def telemetry(
 def chosen(*told: Telemetry, rate_per_s: float = 1.0) -> Sensing:
     sensing = Sensing(NAME)
     reports = [(NodeStatus(said.node, said.incarnation, "online"), said) for said in told]
-    sensing.chosen(reports, rate_per_s, 10.0)
+    sensing.chosen(reports, Coming(rate_per_s), 10.0)
     return sensing
 
 
@@ -45,7 +46,7 @@ def test_what_differs_by_less_than_a_quarter_calls_for_nothing(rate: float, fact
     sensing = chosen(telemetry(link=LinkSample(20.0, rate, rate), compute_ms=40.0))
     now = telemetry(link=LinkSample(20.0 * factor, rate * factor, rate), compute_ms=40.0 * factor)
     assert sensing.heard(now, serves=True) is None
-    assert sensing.offered(factor) is None
+    assert sensing.offered(Coming(factor)) is None
 
 
 @pytest.mark.parametrize(
@@ -104,6 +105,27 @@ def counted(*samples: tuple[float, int]) -> Offered:
 def test_a_rate_is_known_after_a_sample_of_arrivals() -> None:
     assert counted((0.0, 0), (1.0, ARRIVALS - 1)).rate_per_s == 0.0
     assert counted((0.0, 0), (4.0, ARRIVALS)).rate_per_s == pytest.approx(ARRIVALS / 4)
+
+
+def test_texts_are_as_long_as_the_newest_were() -> None:
+    offered = Offered()
+    unknown = offered.texts
+    assert unknown is None
+    for texts in range(0, 5 * TEXTS, TEXTS):
+        told = replace(door(texts), texts=texts, prompt_tokens=300 * texts, new_tokens=40 * texts)
+        offered.counted(("a", "a1"), told, float(texts))
+    assert offered.texts == Texts(300, 40)
+    nonsense = replace(door(99), texts=99, prompt_tokens=-5, new_tokens=10**12)
+    offered.counted(("a", "a1"), nonsense, 99.0)
+    assert offered.texts == Texts(300, 40)
+
+
+def test_other_texts_call_for_another_look() -> None:
+    sensing = Sensing(NAME)
+    sensing.chosen([], Coming(1.0, Texts(100, 100)), 0.0)
+    assert sensing.offered(Coming(1.0, Texts(110, 90))) is None
+    assert sensing.offered(Coming(1.0, Texts(100, 300))) == "300 tokens in a text come, 100 before"
+    assert sensing.offered(Coming(1.0, Texts(40, 100))) == "40 tokens in a prompt come, 100 before"
 
 
 def test_a_silence_is_a_sample_too() -> None:
