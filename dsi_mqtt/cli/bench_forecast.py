@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from random import Random
 from statistics import median
-from typing import Final
+from typing import Final, TypeVar
 
 from dsi_mqtt.cli.bench_forecast_cases import NAME, Case
 from dsi_mqtt.cli.child import Child
@@ -50,6 +50,7 @@ AT_REST: Final = 0.001
 WARM: Final = 5
 
 Say = Callable[[str], None]
+Told = TypeVar("Told")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,15 @@ async def measure(
 
     Raises DsiError where a process ends or it never serves.
     """
+    asked = Asked(requests, seed, patience_s)
+    return await beside(case, lambda site: _asking(site, case, asked, say))
+
+
+async def beside(case: Case, asking: Callable[[Site], Coroutine[None, None, Told]]) -> Told:
+    """What comes of asking a site of its own.
+
+    Raises DsiError where a process of it ends.
+    """
     died: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def ended(child: Child, code: int) -> None:
@@ -101,9 +111,7 @@ async def measure(
         await died
 
     async with _site(case, ended) as site:
-        working = asyncio.ensure_future(
-            _asking(site, case, _Asked(requests, seed, patience_s), say)
-        )
+        working = asyncio.ensure_future(asking(site))
 
         async def work() -> None:
             await working
@@ -134,13 +142,14 @@ async def _site(case: Case, ended: Callable[[Child, int], None]) -> AsyncIterato
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class Asked:
     requests: int
     seed: int
     patience_s: float
 
 
-async def _asking(site: Site, case: Case, asked: _Asked, say: Say) -> Row:
+async def serving(site: Site, case: Case, asked: Asked, say: Say) -> tuple[Table, Picture]:
+    """The table that serves, and what nodes say once links are measured."""
     topics, idle = Topics(ROOT), case.deployment(AT_REST)
     say(f"{case.name}: starting its nodes")
     async with control_connection(site.url) as connection:
@@ -151,7 +160,12 @@ async def _asking(site: Site, case: Case, asked: _Asked, say: Say) -> Row:
     async with control_connection(site.url) as connection:
         picture = await until_measured(connection, topics, nodes, asked.patience_s)
     table = picture.documents[NAME].serve or table
-    said = (picture.statuses.values(), picture.telemetry.values())
+    return table, picture
+
+
+async def _asking(site: Site, case: Case, asked: Asked, say: Say) -> Row:
+    table, picture = await serving(site, case, asked, say)
+    said, idle = (picture.statuses.values(), picture.telemetry.values()), case.deployment(AT_REST)
     at_rest = foretold(*said, idle, table)
     rate = case.load * at_rest.rate_per_s
     told = foretold(*said, case.deployment(rate), table)

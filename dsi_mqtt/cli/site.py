@@ -12,6 +12,7 @@ from typing import Final
 from dsi_mqtt.cli.broker import SiteBrokers, site_brokers
 from dsi_mqtt.cli.child import Child, Children, Start, start_process
 from dsi_mqtt.core.deployment import Deployment
+from dsi_mqtt.core.node import FREE
 from dsi_mqtt.core.site import SiteFile, SiteNode
 from dsi_mqtt.core.table import BrokerUrls
 from dsi_mqtt.transport.address import parse_broker_url
@@ -99,6 +100,9 @@ def worker_arguments(
     cap = "none" if node.memory_mib is None else f"{node.memory_mib:g}"
     arguments = ["worker", "--name", node.id, "--zone", node.zone, "--broker", url]
     arguments += ["--root", root, "--memory-cap", cap, "--threads", str(node.threads)]
+    if node.upkeep != FREE:
+        watts = node.upkeep.watts
+        arguments += ["--price", node.price, "--watts", f"{watts.idle:g},{watts.busy:g}"]
     if models is not None:
         arguments += ["--models", str(models)]
     return (*arguments, "--spare") if node.spare else tuple(arguments)

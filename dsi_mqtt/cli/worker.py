@@ -20,6 +20,7 @@ from dsi_mqtt.cli.common import (
     home_brokers,
     until_stopped,
 )
+from dsi_mqtt.core.node import Upkeep, Watts
 from dsi_mqtt.core.sizes import MIB
 from dsi_mqtt.engine.select import TierFactory, missing_packages
 from dsi_mqtt.errors import ConfigError
@@ -59,6 +60,12 @@ def worker(
     spare: Annotated[
         bool, typer.Option(help="Take part only when it does not work without this node.")
     ] = False,
+    price: Annotated[
+        str, typer.Option(help="The class of its price, as deployments name them.")
+    ] = "default",
+    watts: Annotated[
+        str, typer.Option(help="That it draws when idle, and when it computes: IDLE,BUSY.")
+    ] = "0,0",
     models: ModelsOption = None,
     root: RootOption = ROOT,
 ) -> None:
@@ -69,6 +76,7 @@ def worker(
     node = check_name(name or _host_name(), "--name")
     check_name(zone, "--zone")
     cap = parse_cap(memory_cap, "--memory-cap")
+    upkeep = Upkeep(check_name(price, "--price"), parse_watts(watts))
     if models is not None:
         sys.path.insert(0, str(models.resolve()))  # a factory is imported by its module's name
 
@@ -93,6 +101,7 @@ def worker(
             cap,
             threads=threads,
             spare=spare,
+            upkeep=upkeep,
             model_root=models,
             follows_site=data_broker is None,
         )
@@ -123,6 +132,17 @@ def parse_cap(text: str, option: str) -> int | None:
     if not 0 < mib < float("inf"):
         raise ConfigError(f"{option}: {text!r:.40} is no size; give MiB of weights, or none")
     return int(mib * MIB)
+
+
+def parse_watts(text: str) -> Watts:
+    """Raises ConfigError."""
+    try:
+        idle, busy = map(float, text.split(","))
+    except ValueError:
+        idle = busy = -1.0
+    if not (0 <= idle < float("inf") and 0 <= busy < float("inf")):
+        raise ConfigError(f"--watts: {text!r:.40} are no watts; give two numbers, as in 4,12")
+    return Watts(idle, busy)
 
 
 def _host_name() -> str:

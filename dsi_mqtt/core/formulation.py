@@ -427,15 +427,25 @@ def price_of(prices: dict[str, float], node: NodeView, field: str) -> float:
 
     Raises ConfigError when it has prices, but none for this class.
     """
-    if not prices:
-        return 0.0
-    price = prices.get(node.price, prices.get("default"))
+    price = _price(prices, node.price)
     if price is None:
         raise ConfigError(
             f"{field}: has no price for {node.price!r}, the class of node {node.node}; "
             "add it, or a default"
         )
     return price
+
+
+def unpriced(prices: Prices, price: str) -> str:
+    """Why a node of this class cannot be planned with, as in "node a {unpriced}"; "": it can."""
+    for name, given in (("prices.node_hour", prices.node_hour), ("prices.gib", prices.gib)):
+        if _price(given, price) is None:
+            return f"is online, but {name} has no price for {price!r}, its class"
+    return ""
+
+
+def _price(prices: dict[str, float], price: str) -> float | None:
+    return prices.get(price, prices.get("default")) if prices else 0.0
 
 
 def _cumulated(values: Nanoseconds) -> Nanoseconds:

@@ -14,7 +14,7 @@ from typing import Final
 
 from dsi_mqtt.core.aim import Aim
 from dsi_mqtt.core.demand import busiest_ns, latency_ns
-from dsi_mqtt.core.deployment import Sla
+from dsi_mqtt.core.deployment import Prices, Sla
 from dsi_mqtt.core.formulation import Question, formulate
 from dsi_mqtt.core.gaps import Constraint, Gap, Newcomer, first_gap, joined, newcomers
 from dsi_mqtt.core.model import ModelGraph
@@ -72,7 +72,9 @@ class Situation:
         return formulate(self.graph, self.rules, self.nodes, self.held, asked, every=every)
 
     def possible(self) -> bool:
-        return feasible(self.problem(), _EXPANSIONS).path is not None
+        """Whatever it costs: nobody has priced nodes that there might be."""
+        unpriced = replace(self, question=replace(self.question, prices=Prices()))
+        return feasible(unpriced.problem(), _EXPANSIONS).path is not None
 
 
 def explain(situation: Situation, *, proven: bool) -> Infeasible:

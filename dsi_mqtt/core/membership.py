@@ -119,4 +119,5 @@ class Membership:
 
 
 def _planning_part(status: NodeStatus) -> object:
-    return status.state, status.zone, status.spare, status.capabilities, status.models
+    told = status.state, status.zone, status.spare, status.upkeep
+    return *told, status.capabilities, status.models

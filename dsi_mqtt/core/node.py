@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from dsi_mqtt.core.model import ModelGraph, UnitRange
 from dsi_mqtt.core.table import BrokerUrls, Stamp
@@ -73,6 +73,25 @@ class DoorReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Watts:
+    """That a node draws when idle, and when it computes."""
+
+    idle: float = 0.0
+    busy: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Upkeep:
+    """What using a node costs. price: its class in the prices of deployments."""
+
+    price: str = "default"
+    watts: Watts = Watts()
+
+
+FREE: Final = Upkeep()
+
+
+@dataclass(frozen=True, slots=True)
 class NodeStatus:
     """Retained on `node/{node}/status`. The will is the same incarnation, `offline`."""
 
@@ -88,6 +107,7 @@ class NodeStatus:
     holdings: tuple[HoldingReport, ...] = ()
     doors: tuple[DoorReport, ...] = ()
     seen: dict[str, Stamp] = field(default_factory=dict)
+    upkeep: Upkeep = FREE
 
     def described(self, deployment: str, opening: str = "") -> ModelReport | None:
         """What it says of a deployment's model, once it speaks of this one. "": of any."""

@@ -15,7 +15,7 @@ from dsi_mqtt.core.deployment import Deployment, SplitPart
 from dsi_mqtt.core.draft import chain_of, places
 from dsi_mqtt.core.estimate import slice_tokens
 from dsi_mqtt.core.failures import NodeKey
-from dsi_mqtt.core.formulation import Question, question_of
+from dsi_mqtt.core.formulation import Question, question_of, unpriced
 from dsi_mqtt.core.membership import Membership
 from dsi_mqtt.core.model import ModelGraph, UnitRange
 from dsi_mqtt.core.node import ModelReport, NodeStatus, Telemetry
@@ -171,7 +171,11 @@ class Outlook:
         caches, prompt = cache_bytes(spec, graph), slice_tokens(spec, coming.texts)
         taken = self.sharing.beside(self.name)
         return tuple(
-            replace(view, taken=taken[view.node]) if view.node in taken else view
+            replace(
+                view,
+                taken=taken.get(view.node, view.taken),
+                unfit=unpriced(spec.prices, view.price),
+            )
             for view in views(reports, graph, self.name, caches=caches, prompt=prompt)
         )
 

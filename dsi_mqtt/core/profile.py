@@ -165,6 +165,8 @@ def view(
         ),
         link=link_of(sample, usual_link),
         spare=status.spare,
+        price=status.upkeep.price,
+        watts=(status.upkeep.watts.idle, status.upkeep.watts.busy),
         cache_bytes=caches,
         overdrawn_bytes=max(0, -left),
         prefill_s=tuple(

@@ -15,7 +15,7 @@ from dsi_mqtt.core.estimate import (
     slice_tokens,
 )
 from dsi_mqtt.core.model import ModelGraph
-from dsi_mqtt.core.node import Capabilities
+from dsi_mqtt.core.node import Capabilities, Upkeep, Watts
 from dsi_mqtt.core.profile import DEFAULT_MBIT_S, DEFAULT_RTT_MS, Link, NodeView
 from dsi_mqtt.core.profiled import ModelProfile
 from dsi_mqtt.core.room import cache_bytes
@@ -24,12 +24,6 @@ from dsi_mqtt.core.table import BrokerUrls
 from dsi_mqtt.errors import ConfigError, one_sentence
 
 SCHEMA: Final = "dsi.nodes/1"
-
-
-@dataclass(frozen=True, slots=True)
-class Watts:
-    idle: float = 0.0
-    busy: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +52,10 @@ class SiteNode:
     watts: Watts | None = None
     compute: dict[str, Any] | None = None
     link: NodeLink | None = None
+
+    @property
+    def upkeep(self) -> Upkeep:
+        return Upkeep(self.price, self.watts or Watts())
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +113,7 @@ def _view(node: SiteNode, times: Times, link: Link, whole: int, caches: int) -> 
         prefill_s=prefill_s,
         batched=batched,
         price=node.price,
-        watts=(node.watts.idle, node.watts.busy) if node.watts else (0.0, 0.0),
+        watts=(node.upkeep.watts.idle, node.upkeep.watts.busy),
     )
 
 
@@ -217,7 +215,7 @@ def _above_zero(value: object, name: str) -> float:
 def nodes_without_effect(site: SiteFile) -> tuple[str, ...]:
     """Fields that are set and that this version accepts but does not act on yet."""
     default = SiteNode(id="")
-    names = ("broker", "price", "watts", "compute", "link")
+    names = ("broker", "compute", "link")
     found = [
         f"nodes.{name}"
         for name in names

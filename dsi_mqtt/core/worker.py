@@ -23,12 +23,14 @@ from dsi_mqtt.core.ingress import HAND_OVER_S, Ingress
 from dsi_mqtt.core.message import WORK, Activation, Failure
 from dsi_mqtt.core.namesake import Namesake
 from dsi_mqtt.core.node import (
+    FREE,
     Capabilities,
     DoorLoad,
     DoorReport,
     NodeState,
     NodeStatus,
     SegmentLoad,
+    Upkeep,
 )
 from dsi_mqtt.core.peers import Member, Peers
 from dsi_mqtt.core.relay import Relay
@@ -68,6 +70,7 @@ class Worker:
         brokers: BrokerUrls,
         pid: int = 0,
         spare: bool = False,
+        upkeep: Upkeep = FREE,
     ) -> None:
         self.node = node
         self.incarnation = incarnation
@@ -76,6 +79,7 @@ class Worker:
         self._brokers = brokers
         self._pid = pid
         self._spare = spare
+        self._upkeep = upkeep
         self._draining = False
         self._holdings = Holdings(node, incarnation, capabilities.weight_bytes)
         self._relay = Relay(incarnation, self._holdings)
@@ -166,6 +170,7 @@ class Worker:
                 for name, door in sorted(self._doors.items())
             ),
             self._holdings.seen(),
+            self._upkeep,
         )
 
     def will(self) -> NodeStatus:

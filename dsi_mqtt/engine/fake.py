@@ -225,7 +225,7 @@ class FakeEngine:
         return np.stack([_embed(t, self._options.hidden) for t in tokens]).reshape(*shape, -1)
 
     def _spend(self, units: UnitRange, positions: int) -> None:
-        self._sleep(positions * sum(self._options.cost_s(unit) for unit in range(*units)))
+        self._sleep(sum(self._options.cost_s(unit, positions) for unit in range(*units)))
 
     def _require(self, units: UnitRange) -> None:
         missing = [unit for unit in range(*units) if unit not in self._loaded]

@@ -16,6 +16,8 @@ class FakeOptions:
 
     units: all of them, prelude and head included; at least 2.
     unit_ms: what a unit costs for one row; one number for all, or one per unit.
+    step_ms: what a unit costs a step of a generation at least, however few positions it has, as
+    reading its weights does; one number for all, or one per unit.
     weight_mib: what a unit weighs; one number for all, or one per unit.
     hidden: features of the activation, 4 bytes each; for generation also the token ids.
     values: features of a result, the first ones; 0 gives all.
@@ -32,6 +34,7 @@ class FakeOptions:
 
     units: int = 6
     unit_ms: float | tuple[float, ...] = 0.0
+    step_ms: float | tuple[float, ...] = 0.0
     weight_mib: float | tuple[float, ...] = 1.0
     hidden: int = 16
     values: int = 0
@@ -50,7 +53,7 @@ class FakeOptions:
             raise ConfigError("model.options: units must be at least 2 and hidden at least 1")
         if not 0 <= self.values <= self.hidden:
             raise ConfigError("model.options.values must be 0, or at most as many as hidden")
-        for name in ("unit_ms", "weight_mib", "crossing_kib", "input_kib", "result_kib"):
+        for name in ("unit_ms", "step_ms", "weight_mib", "crossing_kib", "input_kib", "result_kib"):
             value = getattr(self, name)
             if isinstance(value, tuple) and len(value) != self.units:
                 raise ConfigError(
@@ -69,8 +72,9 @@ class FakeOptions:
         told = of_unit(self.crossing_kib, unit)
         return int(told * KIB) if told else self.hidden * 4
 
-    def cost_s(self, unit: int) -> float:
-        return of_unit(self.unit_ms, unit) / 1000
+    def cost_s(self, unit: int, positions: int = 1) -> float:
+        """positions: of all rows of a step."""
+        return max(positions * of_unit(self.unit_ms, unit), of_unit(self.step_ms, unit)) / 1000
 
     def weight_bytes(self, unit: int) -> int:
         return int(of_unit(self.weight_mib, unit) * MIB)
@@ -92,7 +96,7 @@ def read_options(options: Mapping[str, Any] | None) -> FakeOptions:
 
 
 def _checked(name: str, value: object, default: object) -> object:
-    listed = name in ("unit_ms", "weight_mib", "crossing_kib", "missing", "ends")
+    listed = name in ("unit_ms", "step_ms", "weight_mib", "crossing_kib", "missing", "ends")
     if listed and isinstance(value, list | tuple):
         if all(is_number(item) for item in value):
             return tuple(value)

@@ -35,6 +35,7 @@ from dsi_mqtt.core.node import (
     Leader,
     ModelReport,
     NodeStatus,
+    Watts,
 )
 from dsi_mqtt.core.request import Redelivery
 from dsi_mqtt.core.table import (
@@ -111,6 +112,7 @@ _FIGURES: Final[Mapping[type, Mapping[str, Bounds]]] = {
     ModelReport: {"cache_bytes": _BYTES, "codec_errors": Bounds(high=10**9)},
     HoldingReport: {"weight_bytes": _BYTES},
     NodeStatus: {"pid": _COUNT},
+    Watts: {"idle": Bounds(high=10**9), "busy": Bounds(high=10**9)},
     # --- tables
     UnitRange: {"start": _UNIT, "stop": _UNIT},
     Stamp: {"term": _TERM, "epoch": _EPOCH},

@@ -19,7 +19,7 @@ from dsi_mqtt.core import effects as fx
 from dsi_mqtt.core import events as ev
 from dsi_mqtt.core.link import LinkMeter
 from dsi_mqtt.core.message import Activation, Header
-from dsi_mqtt.core.node import Telemetry
+from dsi_mqtt.core.node import FREE, Telemetry, Upkeep
 from dsi_mqtt.core.sizes import MIB
 from dsi_mqtt.core.table import BrokerUrls
 from dsi_mqtt.core.worker import Worker
@@ -77,6 +77,7 @@ class WorkerConfig:
     weight_cap: int | None = None
     threads: int = 1
     spare: bool = False
+    upkeep: Upkeep = FREE
     model_root: Path | None = None
     telemetry_s: float = 0.5
     follows_site: bool = False
@@ -98,6 +99,7 @@ class WorkerProcess:
             brokers=config.brokers,
             pid=os.getpid(),
             spare=config.spare,
+            upkeep=config.upkeep,
         )
         self._engines = EngineHost(factory, self._dispatch, config.model_root, config.weight_cap)
         self._texts = TextHost(self._engines.engine, self._dispatch)

@@ -20,6 +20,7 @@ from dsi_mqtt.core.deployment import Deployment, Policy, Sla
 from dsi_mqtt.core.leadership import DropLead, PublishLeader, TakeLead
 from dsi_mqtt.core.model import ModelGraph, ModelSpec, Unit
 from dsi_mqtt.core.node import (
+    FREE,
     Capabilities,
     DoorLoad,
     HoldingReport,
@@ -30,6 +31,7 @@ from dsi_mqtt.core.node import (
     NodeState,
     NodeStatus,
     Telemetry,
+    Upkeep,
 )
 from dsi_mqtt.core.orchestrator import Orchestrator, OrchestratorEffects
 from dsi_mqtt.core.policy import BUILTIN_ONLY, Policies
@@ -69,6 +71,7 @@ class Node:
     doors: tuple[DoorLoad, ...] = ()
     state: NodeState = "online"
     graph: ModelGraph = GRAPH
+    upkeep: Upkeep = FREE
     opening: str = ""
     newest: dict[str, tuple[Stamp, Stamp]] = field(default_factory=dict)
     known: dict[str, float] = field(default_factory=dict)  # deployment → when it was heard of
@@ -115,6 +118,7 @@ class Node:
             capabilities=Capabilities(
                 weight_bytes=self.room * 10 * MIB, gflops=self.gflops, memory_gib_s=1000.0
             ),
+            upkeep=self.upkeep,
             models=tuple(
                 ModelReport(
                     name,

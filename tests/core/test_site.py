@@ -10,9 +10,10 @@ import pytest
 
 from dsi_mqtt.core.deployment import Deployment, Sla
 from dsi_mqtt.core.model import ModelGraph, ModelSpec, Unit
+from dsi_mqtt.core.node import Watts
 from dsi_mqtt.core.profile import Link
 from dsi_mqtt.core.profiled import ModelProfile, UnitTimes
-from dsi_mqtt.core.site import NodeLink, SiteFile, SiteNode, Watts, node_views
+from dsi_mqtt.core.site import NodeLink, SiteFile, SiteNode, node_views
 from dsi_mqtt.core.sizes import MIB
 from dsi_mqtt.errors import MESSAGE_MAX, ConfigError
 

@@ -327,7 +327,7 @@ def test_what_is_said_of_nodes_and_does_nothing_is_known(tmp_path: Path) -> None
     file.write_text(NODES, "utf-8")
     told = nodes_without_effect(read_nodes(file))
     assert told == (
-        "brokers", "nodes.broker", "nodes.price", "nodes.watts", "nodes.compute", "nodes.link"
+        "brokers", "nodes.broker", "nodes.compute", "nodes.link"
     )  # fmt: skip
     file.write_text("schema: dsi.nodes/1\nnodes: [{id: a, spare: true, threads: 2}]", "utf-8")
     assert nodes_without_effect(read_nodes(file)) == ()
