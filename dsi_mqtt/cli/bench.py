@@ -134,14 +134,15 @@ def forecast(
 ) -> None:
     """Compare forecasts, written down before traffic, with what requests then take.
 
-    Real engines and timers, each node behind a shaped link on this machine; then waits under load
-    beside the simulator's. It takes about 20 minutes.
+    Real engines and timers, each node behind a shaped link on this machine; generations; then waits
+    under load beside the simulator's. It takes about 35 minutes.
     """
-    from dsi_mqtt.cli.bench_forecast_cases import CASES  # noqa: PLC0415 - for this command alone
+    from dsi_mqtt.cli.bench_forecast_cases import CASES, TEXT_CASES  # noqa: PLC0415 - for this command alone
     from dsi_mqtt.cli.bench_forecast_report import (  # noqa: PLC0415 - as above
         ForecastPlan,
         report_forecast,
     )
 
-    plan = ForecastPlan(CASES[:cases], requests, simulated, seed)
+    texts = TEXT_CASES if cases is None else TEXT_CASES[: max(0, cases - len(CASES))]
+    plan = ForecastPlan(CASES[:cases], texts, requests, simulated, seed)
     report_forecast(plan, as_json=json)

@@ -54,7 +54,7 @@ class Case:
         kind: dict[str, Any] = {}
         if self.texts is not None:
             sla |= asdict(self.texts) | {"deadline_ms": 10 * DEADLINE_MS}
-            # Prompts are all alike: what a kept cache has of one would not be fed again.
+            # No text goes on where another ended.
             kind = {"kind": "generation", "generation": {"context": CONTEXT, "idle_s": 0}}
         return deployment_of(
             {
@@ -113,10 +113,10 @@ _TEXTS: Final = Texts(64, 40)
 _SHORT: Final = Texts(128, 20)
 
 TEXT_CASES: Final = (
-    Case("decoder whole", _decoder(0.2, 1.0), (), _same(100, 2), load=0.3, texts=_TEXTS),
-    Case("decoder whole, busy", _decoder(0.2, 1.0), (), _same(100, 2), load=0.6, texts=_TEXTS),
-    Case("decoder in 2", _decoder(0.4, 2.0), (4,), _same(50, 10), load=0.4, texts=_TEXTS),
-    Case("decoder in 3, far", _decoder(0.2, 1.0), (3, 5), _same(50, 40), load=0.4, texts=_TEXTS),
-    Case("decoder in 3, prompts", _decoder(0.4, 1.0), (3, 5), _same(50, 5), texts=_SHORT),
-    Case("decoder in 2, uneven", _decoder(0.3, 2.0), (6,), _same(50, 5), load=0.4, texts=_TEXTS),
+    Case("decoder whole", _decoder(0.5, 4.0), (), _same(100, 2), load=0.3, texts=_TEXTS),
+    Case("decoder whole, busy", _decoder(0.5, 4.0), (), _same(100, 2), load=0.6, texts=_TEXTS),
+    Case("decoder in 2", _decoder(1.0, 6.0), (4,), _same(50, 10), load=0.4, texts=_TEXTS),
+    Case("decoder in 3, far", _decoder(0.5, 4.0), (3, 5), _same(50, 40), load=0.4, texts=_TEXTS),
+    Case("decoder in 3, prompts", _decoder(1.0, 3.0), (3, 5), _same(50, 5), texts=_SHORT),
+    Case("decoder in 2, uneven", _decoder(0.6, 5.0), (6,), _same(50, 5), load=0.4, texts=_TEXTS),
 )

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 from statistics import median
+from typing import Final
 
 from dsi_mqtt.cli.bench_forecast import (
     ASK_S,
@@ -26,6 +27,9 @@ from dsi_mqtt.cli.site import Site
 from dsi_mqtt.client import Client
 from dsi_mqtt.core.aim import Texts
 from dsi_mqtt.core.table import Forecast
+
+# Ids in prompts, which mean nothing.
+TOKENS: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,11 @@ class TextRow:
     def errors(self) -> tuple[float, float]:
         """Of the first token and of the tokens behind it, as forecast for the middle of them."""
         return _errors(self.forecast, self.loaded)
+
+    @property
+    def first_s(self) -> float:
+        """The middle of those that came at random."""
+        return median(text.first_s for text in self.loaded)
 
     @property
     def first_p95_error(self) -> float:
@@ -108,7 +117,7 @@ async def _asking(site: Site, case: Case, asked: Asked, say: Say) -> TextRow:
 
 
 async def _took(client: Client, texts: Texts) -> Taken:
-    prompt = [1 + i % 200 for i in range(texts.prompt_tokens)]
+    prompt = [1 + i % TOKENS for i in range(texts.prompt_tokens)]
     started, first, tokens = time.perf_counter(), 0.0, 0
     asked = client.generate(
         NAME, prompt, max_tokens=texts.new_tokens, temperature=0, timeout_s=10 * ASK_S

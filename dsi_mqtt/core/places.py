@@ -76,6 +76,8 @@ class Places:
 
     def keep(self, session: Session, now: float) -> None:
         """It has ended well: its caches are of use for what its device asks next."""
+        if not self._limits.idle_s:
+            return
         tokens = tuple(session.tokens[: session.fed])
         device = session.request.given.device
         until = now + self._limits.idle_s

@@ -17,8 +17,11 @@ from dsi_mqtt.cli.bench_forecast_report import (
     document,
     real_table,
     simulated_table,
+    texts_table,
 )
 from dsi_mqtt.cli.bench_forecast_simulated import CHAINS, LOADS, SimulatedRow, simulate
+from dsi_mqtt.cli.bench_forecast_texts import Taken, TextRow, measure_texts
+from dsi_mqtt.core.aim import Texts
 from dsi_mqtt.core.node import LinkSample
 from dsi_mqtt.core.table import Forecast
 from dsi_mqtt.sim.links import Figures
@@ -35,6 +38,12 @@ def row(p50_ms: float, p95_ms: float) -> Row:
     told = Forecast(100.0, 200.0, 10.0)
     alone, loaded = (p50_ms / 1e3,) * 3, (p95_ms / 1e3,) * 3
     return Row(SMALL, told, told, 5.0, alone, loaded, ("raw",), {"n1": LinkSample(20.0)})
+
+
+def text_row(first_s: float, token_s: float) -> TextRow:
+    told = Forecast(250.0, 400.0, 3.0, 100.0, 120.0)
+    taken = (Taken(first_s, 4 * token_s, 5),) * 3
+    return TextRow(SMALL, told, told, 1.0, taken, taken)
 
 
 def test_the_cases_are_as_many_as_they_are_different() -> None:
@@ -64,6 +73,21 @@ def test_a_site_behind_shaped_links_is_forecast_and_then_asked() -> None:
     ]
 
 
+def test_texts_are_forecast_and_then_asked() -> None:
+    options = {"units": 8, "unit_ms": 0.1, "step_ms": 1.0, "hidden": 256}
+    small = Case(
+        "small", {"tier": "fake", "options": options}, (4,), SMALL.links, texts=Texts(16, 5)
+    )
+    found = asyncio.run(measure_texts(small, 8, 0, lambda _: None, patience_s=1.0))
+    assert len(found.loaded) == 8
+    assert all(text.tokens == 5 for text in (*found.alone, *found.loaded))
+    # A step and a prompt take 8 ms at least, and three ways over links of 10 ms.
+    assert min(text.first_s for text in found.alone) > 0.04
+    assert found.forecast.token_p50_ms is not None
+    assert found.forecast.token_p50_ms > 40
+    assert found.rate_per_s == pytest.approx(small.load * found.idle.rate_per_s)
+
+
 def test_a_forecast_of_waits_is_near_what_is_simulated() -> None:
     found = simulate(CHAINS[1], 0.6, 600, seed=1)
     assert found.segments == 2
@@ -79,9 +103,10 @@ def test_errors_are_told_by_their_size() -> None:
 
 
 def test_what_is_told_holds_all_that_was_measured() -> None:
-    plan = ForecastPlan((SMALL,), 3, 600, 0)
+    plan = ForecastPlan((SMALL,), (SMALL,), 3, 600, 0)
     simulated = SimulatedRow(CHAINS[0], 1, LOADS[0], Forecast(1.0, 2.0, 3.0), 600, 4.0)
-    report = ForecastReport((row(80.0, 400.0), row(125.0, 200.0)), (simulated,))
+    texts = (text_row(0.5, 0.05), text_row(0.125, 0.2))
+    report = ForecastReport((row(80.0, 400.0), row(125.0, 200.0)), texts, (simulated,))
     told = json.loads(json.dumps(document({"version": "0"}, plan, report)))
     assert told["schema"] == "dsi.bench.forecast/1"
     assert told["p50_error"] == {"median": pytest.approx(0.225), "p90": pytest.approx(0.25)}
@@ -89,7 +114,11 @@ def test_what_is_told_holds_all_that_was_measured() -> None:
     assert told["real"][0]["links"][0] == {"up_mbit_s": 50, "down_mbit_s": 50, "rtt_ms": 20}
     assert told["real"][0]["measured"]["n1"]["rtt_ms"] == 20.0
     assert told["simulated"][0]["forecast"]["p95_ms"] == 2.0
-    empty = document({}, replace(plan, cases=()), replace(report, real=()))
+    assert told["first_error"]["median"] == pytest.approx(0.75)
+    assert told["token_error"] == {"median": pytest.approx(0.75), "p90": pytest.approx(1.0)}
+    assert told["texts"][0]["first_ms"] == 500.0
+    empty = document({}, replace(plan, cases=()), replace(report, real=(), texts=()))
     assert "p50_error" not in empty
+    assert texts_table(report.texts).row_count == 2
     assert real_table(report.real).row_count == 2
     assert simulated_table(report.simulated).row_count == 1

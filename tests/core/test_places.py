@@ -108,6 +108,15 @@ def test_no_node_ever_refuses_what_its_door_lets_in(
         chain.look()
 
 
+def test_where_nothing_is_kept_every_prompt_is_fed_from_its_beginning() -> None:
+    desk = Desk2(sessions_max=4, idle_s=0.0)
+    desk.give(asking(1, prompt=[5, 6, 7], max_tokens=1))
+    desk.drawn(desk.step(), 40)
+    desk.give(asking(2, prompt=[5, 6, 7, 40], max_tokens=1))
+    (row,) = desk.step().header.rows
+    assert (row.position, row.tokens) == (0, 4)
+
+
 def test_fewer_sessions_than_are_idle_stop_nobody() -> None:
     """More idle ones than all that nodes may hold by the new limits, and nothing else has ended."""
     desk = Desk2(sessions_max=16, queue_max=100, idle_s=60.0)
