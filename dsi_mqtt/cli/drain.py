@@ -102,7 +102,7 @@ def _served_by(picture: Picture, node: str) -> list[str]:
         name
         for name, document in picture.documents.items()
         for table in document.tables()
-        for member, _ in table.members()
+        for member, _ in table.named()
         if member == node
     }
     return sorted(named | held | doors)

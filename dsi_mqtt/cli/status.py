@@ -247,6 +247,9 @@ def _chain(picture: Picture, table: Table) -> RichTable:
                 f"{load.compute_ms:.1f} ms" if load and load.compute_ms is not None else "-",
                 size(load.bytes_out) if load else "-",
             )
+        for standby in segment.standbys:
+            nothing = ("-",) * 4
+            shown.add_row(segment.id, str(segment.units), f"{standby.node} stands by", *nothing)
     return shown
 
 

@@ -149,10 +149,11 @@ def _computes(picture: Picture, table: Table) -> bool:
 
 
 def _loaded(picture: Picture, table: Table) -> int:
-    """How many segments of a table are."""
+    """How many segments of a table are, where they are computed."""
     key = table.deployment, table.stamp
+    places = {(s.id, replica.node) for s in table.segments for replica in s.replicas}
     return sum(
-        holding.state == "ready"
+        holding.state == "ready" and (holding.segment, status.node) in places
         for status in picture.live_nodes()
         for holding in status.holdings
         if (holding.deployment, holding.stamp) == key

@@ -33,13 +33,15 @@ ASK_AGAIN_S: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Alternatives:
-    """found: the best placement. present: what the chain that serves promises; None: none does, or
-    it breaks the rules. beside: there is room for both.
+    """found: the best placement, or one that has nothing to load and serves `at_once` where the
+    chain is broken. present: what the chain that serves promises; None: none does, or it breaks the
+    rules. beside: there is room for both.
     """
 
     found: Plan | Infeasible
     present: Plan | None
     beside: bool
+    at_once: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,10 @@ class Choice:
         self._announced = spec.rate_per_s
         coming, without = self._coming(spec), tuple(without)
         self._sensing.chosen(self._members.reports(), coming, now)
+        if serve is None and old is not None and old.segments:
+            heir = self._outlook.heir(spec, graph, old, without, coming)
+            if heir is not None:
+                return Alternatives(heir, None, beside=True, at_once=True)
         found = self._outlook.best(spec, graph, old, without, coming)
         present = None if serve is None else self._outlook.present(spec, graph, serve, coming)
         if isinstance(found, Infeasible) and present is None and old is not None and old.segments:

@@ -206,22 +206,7 @@ def parse_units(text: str, field_name: str) -> UnitRange:
 
 def without_effect(deployment: Deployment) -> tuple[str, ...]:
     """Fields that are set and that this version accepts but does not act on yet."""
-    default = Deployment(name="", model=ModelSpec())
-    accepted = {
-        "sla": (
-            "first_token_ms",
-            "token_ms",
-            "prompt_tokens",
-            "new_tokens",
-        ),
-        "policy": ("standbys",),
-    }
-    found = [
-        f"{part}.{name}"
-        for part, names in accepted.items()
-        for name in names
-        if getattr(getattr(deployment, part), name) != getattr(getattr(default, part), name)
-    ]
+    found = []
     error = deployment.codecs.error
     if error is not None and error.metric != "cosine" and error.samples is None:
         found.append("codecs")  # what they do to a perplexity is known by samples alone

@@ -27,6 +27,7 @@ from dsi_mqtt.core.table import (
     Replica,
     Segment,
     Stamp,
+    Standby,
     Table,
 )
 
@@ -44,26 +45,29 @@ CREDIT_MESSAGES: Final = WINDOW
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What a table is made from."""
+    """What a table is made from. standbys: nodes by segment; empty: none."""
 
     spec: Deployment
     graph: ModelGraph
     plan: Plan
     decision: str
     reason: str
+    standbys: tuple[tuple[str, ...], ...] = ()
 
 
 def draft_table(draft: Draft, stamp: Stamp, nodes: Mapping[str, NodeStatus], session: str) -> Table:
     """The table to prepare for `draft.plan`. `session` is the ingress session's secret id."""
     plan, graph = draft.plan, draft.graph
+    standbys = draft.standbys or ((),) * len(plan.segments)
     segments = tuple(
         Segment(
             f"s{i}",
             planned.units,
             draft.spec.model.dtype,
             (Replica(planned.node, nodes[planned.node].incarnation),),
+            tuple(Standby(name, nodes[name].incarnation) for name in beside),
         )
-        for i, planned in enumerate(plan.segments)
+        for i, (planned, beside) in enumerate(zip(plan.segments, standbys, strict=True))
     )
     keeper = nodes[plan.door]
     members = {planned.node for planned in plan.segments} | {plan.door}

@@ -43,10 +43,13 @@ _ZERO: Final = Stamp(0, "", 0)
 
 @dataclass(slots=True)
 class Holding:
-    """One segment of one table on this node. too_large: it failed for want of room only."""
+    """One segment of one table on this node. too_large: it failed for want of room only. standby:
+    it is held for when another node dies, and yields to all else.
+    """
 
     stamp: Stamp
     segment: Segment
+    standby: bool = False
     state: HoldingState = "waiting"
     reason: str | None = None
     too_large: bool = False
@@ -260,9 +263,10 @@ class Holdings:
 
     def _want(self, model: _Model, table: Table, segment: Segment) -> None:
         named = {(r.node, r.incarnation) for r in segment.replicas}
+        warm = {(s.node, s.incarnation) for s in segment.standbys if s.level == "warm"}
         key = (table.stamp, segment.id)
-        if self._me in named and key not in model.holdings:
-            model.holdings[key] = Holding(table.stamp, segment)
+        if self._me in named | warm and key not in model.holdings:
+            model.holdings[key] = Holding(table.stamp, segment, self._me not in named)
 
     def _settle(self, deployment: str, model: _Model) -> Effects:
         effects = self._release(deployment, model)
@@ -308,14 +312,16 @@ class Holdings:
         """Fails what does not fit beside what is to stay, and takes up what now does.
 
         What the newest documents ask for is let in by order, what has been begun before the rest,
-        so that everything let in fits together once older tables are released.
+        so that everything let in fits together once older tables are released. Stand-bys come
+        last, begun or not.
         """
         effects: Effects = []
         room: dict[str, set[int]] = {name: set() for name in self._models}
-        for begun in (True, False):
+        for standby, begun in ((False, True), (False, False), (True, True), (True, False)):
             for name, model in sorted(self._models.items()):
                 for key, holding in sorted(model.holdings.items()):
                     wanted = holding.state in ("loading", "ready") if begun else holding.wanting
+                    wanted = wanted and holding.standby == standby
                     if wanted and model.graph is not None and _is_current(model, key[0]):
                         effects += self._let_in(name, holding, room)
         return effects
@@ -335,11 +341,12 @@ class Holdings:
         return [ReportStatus()]
 
     def _load_next(self, deployment: str, model: _Model) -> Effects:
-        """Loads one segment at a time, in the order of tables and segments."""
+        """Loads one segment at a time, in the order of tables and segments; stand-bys last."""
         if model.graph is None or model.spec is None or model.loading is not None:
             return []
         there = {name: _present(other) for name, other in self._models.items()}
-        for key, holding in sorted(model.holdings.items()):
+        by_turn = sorted(model.holdings.items(), key=lambda item: (item[1].standby, item[0]))
+        for key, holding in by_turn:
             if holding.state not in ("waiting", "loading") or not _is_current(model, key[0]):
                 continue
             units = set(range(*holding.segment.units))

@@ -25,6 +25,7 @@ from dsi_mqtt.core.profile import NodeView, complaint, view, views
 from dsi_mqtt.core.room import cache_bytes
 from dsi_mqtt.core.rules import compile_rules
 from dsi_mqtt.core.sharing import Sharing
+from dsi_mqtt.core.standing_by import standbys_of, takes_over
 from dsi_mqtt.core.table import TERM_MAX, Stamp, Table
 from dsi_mqtt.errors import ConfigError
 
@@ -194,10 +195,7 @@ class Outlook:
         coming: what does, where it is more or other than the deployment expects.
         Raises ConfigError when the deployment contradicts itself or the model.
         """
-        held: dict[str, list[UnitRange]] = {}
-        for segment in serve.segments if serve else ():
-            for replica in segment.replicas:
-                held.setdefault(replica.node, []).append(segment.units)
+        held = _held_by(serve)
         usable = self._usable(self.online(), graph, frozenset(without))
         seen = self._views(spec, graph, usable, coming)
         unfit = self._unfit({view.node for view in seen}, graph, cache_bytes(spec, graph))
@@ -209,6 +207,50 @@ class Outlook:
             expansions=_expansions(graph),
             question=self._question(spec, graph, coming),
         )
+
+    def heir(
+        self,
+        spec: Deployment,
+        graph: ModelGraph,
+        broken: Table,
+        without: Iterable[NodeKey],
+        coming: Coming = NOTHING,
+    ) -> Plan | None:
+        """The chain of `broken` with stand-bys, which have nothing to load, in the places of nodes
+        that have died; None where one is missing, or the rules are broken.
+
+        Raises ConfigError as `best` does.
+        """
+        away = frozenset(without)
+        online = self._usable(self.online(), graph, away)
+        living = {
+            (status.node, status.incarnation)
+            for status, _ in online
+            for segment in broken.segments
+            if (status.node, status.incarnation) in segment.holders()
+            and self._lacking_bytes(status.node, set(range(*segment.units))) == 0
+        }
+        by_hand = takes_over(spec, broken, living)
+        if by_hand is None or broken.model is None or broken.model.digest != graph.digest:
+            return None
+        found = self.best(by_hand, graph, broken, away, coming)
+        return found if isinstance(found, Plan) else None
+
+    def standbys(
+        self, spec: Deployment, graph: ModelGraph, found: Plan, serve: Table | None
+    ) -> tuple[tuple[str, ...], ...]:
+        """Of each segment, beside all of `serve`; its own stand-bys stay where they may."""
+        nodes = self._views(spec, graph, self._usable(self.online(), graph, frozenset()))
+        held = {
+            node: {unit for units in ranges for unit in range(*units)}
+            for node, ranges in _held_by(serve).items()
+        }
+        present = {
+            (segment.units, standby.node)
+            for segment in (serve.segments if serve else ())
+            for standby in segment.standbys
+        }
+        return standbys_of(spec, graph, found, nodes, held=held, present=present)
 
     def present(
         self, spec: Deployment, graph: ModelGraph, serve: Table, coming: Coming = NOTHING
@@ -327,6 +369,15 @@ class Outlook:
             and reported.digest == graph.digest
             and len(reported.units) == len(graph.units)
         ]
+
+
+def _held_by(table: Table | None) -> dict[str, list[UnitRange]]:
+    """What those hold who compute it; stand-bys let go where there is no room."""
+    held: dict[str, list[UnitRange]] = {}
+    for segment in table.segments if table else ():
+        for replica in segment.replicas:
+            held.setdefault(replica.node, []).append(segment.units)
+    return held
 
 
 def _expansions(graph: ModelGraph) -> int:

@@ -34,7 +34,7 @@ from dsi_mqtt.core.model import ModelGraph
 from dsi_mqtt.core.node import NodeStatus, Telemetry
 from dsi_mqtt.core.outlook import Outlook
 from dsi_mqtt.core.patience import SETTLE_S, Patience
-from dsi_mqtt.core.plan import Infeasible
+from dsi_mqtt.core.plan import Infeasible, Plan
 from dsi_mqtt.core.policy import BUILTIN_ONLY, Policies
 from dsi_mqtt.core.sharing import Sharing
 from dsi_mqtt.core.table import DoorPlace, Table, TableDocument
@@ -136,6 +136,9 @@ class Served:
         for holding in status.holdings:
             if prepare is None or (holding.deployment, holding.stamp) != (self.name, prepare.stamp):
                 continue
+            segment = prepare.segment(holding.segment)
+            if segment is None or status.node not in {r.node for r in segment.replicas}:
+                continue  # a stand-by, which nothing depends on yet
             if holding.state == "failed":
                 why = holding.reason or "could not load its part"
                 self._failures.failed((status.node, status.incarnation), why, now)
@@ -227,7 +230,8 @@ class Served:
             kept = self._keeps(spec, serve, choice, now)
             if kept is not None:
                 self._choice.takes(spec, choice.present)
-                return self._keep(serve, kept or None, authority)
+                beside = self._stand_by(spec, graph, choice.present, serve, authority)
+                return beside or self._keep(serve, kept or None, authority)
         elif (
             isinstance(found, Infeasible)
             and not self._is_pressing(spec, graph, serve)
@@ -238,7 +242,10 @@ class Served:
         if isinstance(found, Infeasible):
             return self._refuse(spec, graph, self._why(found), authority)
         self._choice.takes(spec, found)
-        draft = Draft(spec, graph, found, self._issuer.decision(authority), reason)
+        if choice.at_once:
+            self._later = "stand-bys have taken over"
+        standbys = self._outlook.standbys(spec, graph, found, old)
+        draft = Draft(spec, graph, found, self._issuer.decision(authority), reason, standbys)
         return [*told, *self._prepare(draft, authority, now, beside=choice.beside)]
 
     def _asked(
@@ -309,10 +316,7 @@ class Served:
     ) -> ServedEffects:
         """beside: there is room for the old chain and the new one."""
         old = self.document.serve if self.document else None
-        nodes = {status.node: status for status, _ in self._members.reports()}
-        session = self._issuer.session(authority)
-        table = draft_table(draft, self._issuer.stamp(self.document, authority), nodes, session)
-        serve = old
+        table, serve = self._table(draft, authority), old
         if not beside:
             serve = self._issuer.unavailable(
                 self.document, "makes room for the next table", table.door, authority
@@ -324,6 +328,28 @@ class Served:
             Decided(draft.decision, self.name, kind, draft.reason, draft.plan),
             self._decide(TableDocument(serve, table)),
         ]
+
+    def _stand_by(
+        self, spec: Deployment, graph: ModelGraph, present: Plan, serve: Table, authority: Authority
+    ) -> ServedEffects:
+        """The chain that is kept gets other stand-bys, where there are more than it has."""
+        wanted = self._outlook.standbys(spec, graph, present, serve)
+        living = [
+            {s.node for s in segment.standbys if self._members.alive(s.node, s.incarnation)}
+            for segment in serve.segments
+        ]
+        if all(set(names) <= known for names, known in zip(wanted, living, strict=True)):
+            return []
+        reason = "stand-bys are chosen anew"
+        draft = Draft(spec, graph, present, self._issuer.decision(authority), reason, wanted)
+        document = self._decide(TableDocument(serve, self._table(draft, authority)))
+        return [Decided(draft.decision, self.name, "keep", reason, present), document]
+
+    def _table(self, draft: Draft, authority: Authority) -> Table:
+        """Under the next stamp."""
+        nodes = {status.node: status for status, _ in self._members.reports()}
+        stamp = self._issuer.stamp(self.document, authority)
+        return draft_table(draft, stamp, nodes, self._issuer.session(authority))
 
     def _promote(self, prepare: Table, now: float) -> ServedEffects:
         self._choice.moved(now)

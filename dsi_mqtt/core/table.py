@@ -77,6 +77,11 @@ class Segment:
     replicas: tuple[Replica, ...]
     standbys: tuple[Standby, ...] = ()
 
+    def holders(self) -> tuple[tuple[str, str], ...]:
+        """(node, incarnation) of those who compute it, then of its stand-bys."""
+        computing = ((replica.node, replica.incarnation) for replica in self.replicas)
+        return (*computing, *((standby.node, standby.incarnation) for standby in self.standbys))
+
 
 @dataclass(frozen=True, slots=True)
 class Hop:
@@ -167,12 +172,15 @@ class Table:
         return self.segments[index] if index < len(ids) else None
 
     def members(self) -> frozenset[tuple[str, str]]:
-        """(node, incarnation) of everyone this table gives a part."""
+        """(node, incarnation) of everyone on whom the chain depends."""
         named = {(r.node, r.incarnation) for s in self.segments for r in s.replicas}
-        named |= {(r.node, r.incarnation) for s in self.segments for r in s.standbys}
         if self.door is not None:
             named.add((self.door.node, self.door.incarnation))
         return frozenset(named)
+
+    def named(self) -> frozenset[tuple[str, str]]:
+        """The same with stand-bys: everyone this table gives anything to hold."""
+        return self.members().union(*(segment.holders() for segment in self.segments))
 
 
 @dataclass(frozen=True, slots=True)

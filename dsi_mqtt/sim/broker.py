@@ -118,7 +118,7 @@ class Broker:
     def publish_document(self, deployment: str, document: TableDocument) -> None:
         self.documents[deployment] = document
         for table in document.tables():
-            for name, _ in sorted(table.members()):
+            for name, _ in sorted(table.named()):
                 self.nodes[name].wake()
         self._write_table(deployment, document)
         nbytes = PACKET_BYTES + len(self._topics.table.payload.encode(document))

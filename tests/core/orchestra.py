@@ -94,7 +94,7 @@ class Node:
             (deployment, table.stamp, segment.id): segment
             for table in document.tables()
             for segment in table.segments
-            if self.key in {(r.node, r.incarnation) for r in segment.replicas}
+            if self.key in segment.holders()
         }
         if self.releases:
             self.parts = {
