@@ -158,7 +158,7 @@ def table(deployment: Deployment, found: Offers) -> RichTable:
 
 def chain(found: Plan) -> str:
     """As in "0:3 city, 3:8 cloud"."""
-    return ", ".join(f"{segment.units} {segment.node}" for segment in found.segments)
+    return ", ".join(f"{part.units} {' + '.join(part.nodes)}" for part in found.segments)
 
 
 def picture(found: Plan) -> str:
@@ -169,7 +169,8 @@ def picture(found: Plan) -> str:
             codec = ", ".join(name for _, name in hop.codecs) or "raw"
             lines.append(f"      │  {size(hop.nbytes)} {codec}, {hop.transfer_s * 1000:.1f} ms")
         lines.append(
-            f"      ▼  {segment.node}: units {segment.units}, {segment.compute_s * 1000:.1f} ms"
+            f"      ▼  {' + '.join(segment.nodes)}: units {segment.units}, "
+            f"{segment.compute_s * 1000:.1f} ms"
         )
     last = found.hops[-1]
     back = f", {last.transfer_s * 1000:.1f} ms" if last.transfer_s else ""
@@ -207,7 +208,12 @@ def _offer(offer: Offer) -> dict[str, Any]:
         "lost": offer.lost,
         "door": found.door,
         "segments": [
-            {"units": list(segment.units), "node": segment.node} for segment in found.segments
+            {
+                "units": list(segment.units),
+                "node": segment.node,
+                "replicas": [[node, weight] for node, weight in segment.replicas],
+            }
+            for segment in found.segments
         ],
         "codecs": [dict(hop.codecs) for hop in found.hops[1:-1]],
         "idle_ms": found.latency_s * 1000,

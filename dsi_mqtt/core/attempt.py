@@ -20,12 +20,15 @@ from dsi_mqtt.core.table import DOOR, Segment, Table
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """door: node and incarnation that wait for the answer; number: 1 for the first attempt."""
+    """door: node and incarnation that wait for the answer; number: 1 for the first attempt. lane:
+    by which replicas are chosen.
+    """
 
     request: bytes
     number: int
     table: Table
     door: tuple[str, str]
+    lane: int = 0
 
     def start(self, given: Input, time_left_s: float) -> Transmit:
         """Into the first segment. No credit: the door's window bounds this edge."""
@@ -57,7 +60,7 @@ class Attempt:
 
     def probe(self) -> Transmit:
         """Behind the attempt, along the same edges: who has it?"""
-        credit = Credit(self.door[1], self._first.replicas[0].incarnation, 0, 0, probe=True)
+        credit = Credit(self.door[1], self._first.replica(self.lane).incarnation, 0, 0, probe=True)
         header = self._header("credit", self._first, credit=credit)
         return self._transmit(header, self._first)
 
@@ -95,7 +98,8 @@ class Attempt:
             budget_ms=budget_ms,
             credit=credit,
             sampling=sampling,
+            lane=self.lane,
         )
 
     def _transmit(self, header: Header, target: Segment, tensors: Tensors = ()) -> Transmit:
-        return Transmit(target.replicas[0].node, Activation(header, tensors))
+        return Transmit(target.replica(self.lane).node, Activation(header, tensors))

@@ -24,6 +24,7 @@ another attempt (`deadline`).
 
 from __future__ import annotations
 
+from itertools import count
 from typing import Final
 
 from dsi_mqtt.core.activation import unpack_body
@@ -65,6 +66,7 @@ class Attempts(Runs):
         self._line = Line()
         self._running: dict[bytes, Request] = {}
         self._budget = RetryBudget()
+        self._lanes = count()
         self.starting = True
         self._retried = 0
 
@@ -237,7 +239,9 @@ class Attempts(Runs):
     def _start(self, request: Request, table: Table, now: float) -> Transmit:
         request.attempts += 1
         request.state, request.probes = "running", 0
-        request.attempt = Attempt(request.id, request.attempts, table, self._door)
+        request.attempt = Attempt(
+            request.id, request.attempts, table, self._door, next(self._lanes)
+        )
         request.probe_at = now + probe_after_s(table)
         request.alone = not self._running
         for other in self._running.values():

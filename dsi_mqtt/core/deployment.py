@@ -80,7 +80,8 @@ class Objective:
 @dataclass(frozen=True, slots=True)
 class Policy:
     """use: whose rules (`core.policy`). cooldown_s: least time between moves. min_gain: share of
-    the score that one must save. horizon_s: for how long what it saves is counted.
+    the score that one must save. horizon_s: for how long what it saves is counted. replicas: nodes
+    that may serve one segment; None: as many as help.
     """
 
     use: str = "builtin"
@@ -88,6 +89,7 @@ class Policy:
     min_gain: float = 0.15
     horizon_s: float = 60.0
     max_segments: int | None = None
+    replicas: int | None = None
     standbys: int = 0
     pin: dict[str, str] = field(default_factory=dict)
     forbid: tuple[str, ...] = ()

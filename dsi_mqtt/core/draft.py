@@ -64,14 +64,16 @@ def draft_table(draft: Draft, stamp: Stamp, nodes: Mapping[str, NodeStatus], ses
             f"s{i}",
             planned.units,
             draft.spec.model.dtype,
-            (Replica(planned.node, nodes[planned.node].incarnation),),
+            tuple(
+                Replica(name, nodes[name].incarnation, weight)
+                for name, weight in planned.replicas or ((planned.node, 1.0),)
+            ),
             tuple(Standby(name, nodes[name].incarnation) for name in beside),
         )
         for i, (planned, beside) in enumerate(zip(plan.segments, standbys, strict=True))
     )
     keeper = nodes[plan.door]
-    members = {planned.node for planned in plan.segments} | {plan.door}
-    brokers = {name: _brokers(nodes[name]) for name in sorted(members)}
+    brokers = {name: _brokers(nodes[name]) for name in sorted(plan.nodes)}
     return Table(
         draft.spec.name,
         *stamp,
@@ -99,7 +101,7 @@ def _hop(before: Segment, after: Segment, codecs: Mapping[Phase, str], draft: Dr
         largest = crossing * max(SLICE_TOKENS, BATCH_MAX)
     else:
         largest = crossing * draft.spec.input.batch_max
-    if before.replicas[0].node == after.replicas[0].node:
+    if len({replica.node for replica in (*before.replicas, *after.replicas)}) == 1:
         codecs = {}
     codec: dict[str, str] = {phase: codecs.get(phase, RAW) for phase in phases}
     return Hop(before.id, after.id, codec, *credit_window(largest))
@@ -139,18 +141,26 @@ def chain_of(table: Table) -> Chain | None:
     """What serves, as the planner is asked about it; None: nothing does."""
     if table.door is None or not table.segments:
         return None
-    return Chain(table.door.node, places(table), tuple(hop.codec for hop in table.hops))
+    replicas = tuple(
+        tuple((r.node, r.weight) for r in s.replicas) if len(s.replicas) > 1 else ()
+        for s in table.segments
+    )
+    codecs = tuple(hop.codec for hop in table.hops)
+    return Chain(table.door.node, places(table), codecs, replicas if any(replicas) else ())
 
 
 def does(table: Table, plan: Plan) -> bool:
     """Whether the table is what is planned: door, segments, nodes and codecs."""
     chain = chain_of(table)
-    if chain is None or (chain.door, chain.segments) != (plan.door, planned_places(plan)):
+    planned = plan.chain
+    if chain is None or (chain.door, chain.segments) != (planned.door, planned.segments):
+        return False
+    if chain.replicas != planned.replicas:
         return False
     for codec, hop in zip(chain.codecs, plan.hops[1:-1], strict=True):
-        planned: dict[str, str] = dict(hop.codecs)
+        asked: dict[str, str] = dict(hop.codecs)
         if hop.source != hop.target and any(
-            name != planned.get(phase, RAW) for phase, name in codec.items()
+            name != asked.get(phase, RAW) for phase, name in codec.items()
         ):
             return False
     return True

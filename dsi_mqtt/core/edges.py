@@ -253,7 +253,7 @@ class Edges:
         hop = table.hop(header.source, header.target) if table else None
         if segment is None or hop is None:
             return None
-        receiver = segment.replicas[0]
+        receiver = segment.replica(header.lane)
         key = _edge_key(header, self._me, receiver.incarnation)
         edge = self._outgoing.get(key)
         if edge is None:

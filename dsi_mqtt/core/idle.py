@@ -23,6 +23,7 @@ class IdleSession:
     tokens: tuple[int, ...]
     until: float
     most: int
+    lane: int = 0
 
 
 class IdleSessions:

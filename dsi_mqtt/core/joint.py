@@ -20,7 +20,7 @@ from dsi_mqtt.core.formulation import Question
 from dsi_mqtt.core.infeasible import Infeasible
 from dsi_mqtt.core.model import ModelGraph
 from dsi_mqtt.core.moving import gain
-from dsi_mqtt.core.plan import Chain, Plan, plan, promised
+from dsi_mqtt.core.plan import Plan, plan, promised
 from dsi_mqtt.core.profile import NodeView
 from dsi_mqtt.core.sharing import NONE, added, capped
 
@@ -145,15 +145,7 @@ def _promised(wish: Wish, known: Plan) -> Plan | None:
 
     Of its search nothing is known any more: `Plan.bound` is that of its own, beside others.
     """
-    places = tuple((segment.units, segment.node) for segment in known.segments)
-    codecs = tuple({str(phase): name for phase, name in h.codecs} for h in known.hops[1:-1])
-    told = promised(
-        wish.deployment,
-        wish.graph,
-        wish.nodes,
-        Chain(known.door, places, codecs),
-        question=wish.question,
-    )
+    told = promised(wish.deployment, wish.graph, wish.nodes, known.chain, question=wish.question)
     target_s = wish.question.aim.latency_max_s
     if told is None or (target_s is not None and told.within_s > target_s):
         return None
@@ -176,6 +168,7 @@ def _held_bytes(wish: Wish, answer: Plan) -> Mapping[str, int]:
     """Weights, and room for the caches of its sessions."""
     units: dict[str, set[int]] = {}
     for segment in answer.segments:
-        units.setdefault(segment.node, set()).update(range(*segment.units))
+        for node in segment.nodes:
+            units.setdefault(node, set()).update(range(*segment.units))
     caches = {node.node: node.cache_bytes for node in wish.nodes}
     return {node: wish.graph.held_bytes(held) + caches[node] for node, held in units.items()}

@@ -82,7 +82,7 @@ class Header:
 
     request: 16 bytes, the same through all attempts. budget_ms: time left at sending; a wall
     clock never travels. door: the node that waits for the answer. sampling: one for each row of a
-    step, None where nothing is drawn.
+    step, None where nothing is drawn. lane: by which replicas are chosen (`Segment.replica`).
     """
 
     kind: MessageKind
@@ -101,6 +101,7 @@ class Header:
     credit: Credit | None = None
     failure: Failure | None = None
     sampling: tuple[Sampling | None, ...] = ()
+    lane: int = 0
 
     @property
     def try_key(self) -> tuple[bytes, int]:
@@ -136,6 +137,7 @@ class Header:
             self.credit,
             self.failure,
             sampling,
+            self.lane,
         )
 
     def on_edge(self, edge: EdgeMark, budget_ms: int) -> Header:
@@ -157,6 +159,7 @@ class Header:
             self.credit,
             self.failure,
             self.sampling,
+            self.lane,
         )
 
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from dsi_mqtt.core.codecs import worst_of
 from dsi_mqtt.core.deployment import Deployment, SplitPart
-from dsi_mqtt.core.draft import chain_of, places
+from dsi_mqtt.core.draft import chain_of
 from dsi_mqtt.core.estimate import slice_tokens
 from dsi_mqtt.core.failures import NodeKey
 from dsi_mqtt.core.formulation import Question, question_of, unpriced
@@ -75,7 +75,8 @@ class Outlook:
         """The most that a node of `found` has yet to load for it."""
         wanted: dict[str, set[int]] = {}
         for segment in found.segments:
-            wanted.setdefault(segment.node, set()).update(range(*segment.units))
+            for node in segment.nodes:
+                wanted.setdefault(node, set()).update(range(*segment.units))
         return max((self._lacking_bytes(*asked) for asked in wanted.items()), default=0)
 
     def _lacking_bytes(self, node: str, units: set[int]) -> int:
@@ -308,7 +309,10 @@ class Outlook:
         rules = compile_rules(replace(spec, split=None), graph)
         zones = {status.node: status.zone for status, _ in self.members.reports()}
         sees = [
-            (node, rules.zones(unit)) for units, node in places(serve) for unit in range(*units)
+            (replica.node, rules.zones(unit))
+            for segment in serve.segments
+            for replica in segment.replicas
+            for unit in range(*segment.units)
         ]
         if serve.door is not None:
             sees.append((serve.door.node, rules.door_zones()))

@@ -15,7 +15,6 @@ from dsi_mqtt.core.account import Account, account
 from dsi_mqtt.core.aim import Aim, Phase
 from dsi_mqtt.core.cadence import Cadence
 from dsi_mqtt.core.codecs import RAW
-from dsi_mqtt.core.demand import busiest_ns
 from dsi_mqtt.core.deployment import Sla
 from dsi_mqtt.core.formulation import Question
 from dsi_mqtt.core.model import UnitRange
@@ -25,15 +24,23 @@ from dsi_mqtt.core.problem import Problem
 from dsi_mqtt.core.rules import Rules
 from dsi_mqtt.core.search import Outcome
 from dsi_mqtt.core.table import DOOR
+from dsi_mqtt.core.ways import Way, Weights, busy, mean, ways_of
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedSegment:
-    """compute_s: of one reference row, with the segment's fixed cost."""
+    """compute_s: of one reference row on `node`, with the segment's fixed cost. replicas: all nodes
+    that serve it, with weights; empty: `node` alone.
+    """
 
     units: UnitRange
     node: str
     compute_s: float
+    replicas: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        return tuple(node for node, _ in self.replicas) or (self.node,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +61,18 @@ class PlannedHop:
 @dataclass(frozen=True, slots=True)
 class Chain:
     """A placement that is given: its door, its segments in order, and by phase the codec of each
-    hop between two of them.
+    hop between two of them. replicas: of each segment, as in `PlannedSegment`; empty: none has any.
     """
 
     door: str
     segments: tuple[tuple[UnitRange, str], ...]
     codecs: tuple[Mapping[str, str], ...]
+    replicas: tuple[tuple[tuple[str, float], ...], ...] = ()
 
     @property
     def nodes(self) -> frozenset[str]:
-        return frozenset({self.door, *(node for _, node in self.segments)})
+        beside = (node for replicas in self.replicas for node, _ in replicas)
+        return frozenset({self.door, *(node for _, node in self.segments), *beside})
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +118,15 @@ class Plan:
             self.door,
             tuple((segment.units, segment.node) for segment in self.segments),
             tuple(dict(hop.codecs) for hop in self.hops[1:-1]),
+            tuple(segment.replicas for segment in self.segments)
+            if any(segment.replicas for segment in self.segments)
+            else (),
         )
+
+    @property
+    def sustained(self) -> bool:
+        """Whether it bears the load that it was planned for."""
+        return not math.isinf(self.wait_s)
 
     @property
     def rate_per_s(self) -> float:
@@ -121,7 +138,7 @@ class Plan:
     @property
     def nodes(self) -> frozenset[str]:
         """All that take part, the door among them."""
-        return frozenset({self.door, *(segment.node for segment in self.segments)})
+        return frozenset({self.door, *(node for part in self.segments for node in part.nodes)})
 
     @property
     def compute_s(self) -> float:
@@ -154,11 +171,21 @@ class Plan:
         }
 
 
+def weights_of(problem: Problem, chain: Chain) -> tuple[Weights, ...]:
+    """Of each segment of a chain that is a path of `problem`."""
+    if not chain.replicas:
+        return ((),) * len(chain.segments)
+    numbers = {node.node: i for i, node in enumerate(problem.nodes)}
+    return tuple(
+        tuple((numbers[node], weight) for node, weight in replicas) for replicas in chain.replicas
+    )
+
+
 def path_of(problem: Problem, chain: Chain, question: Question) -> Path | None:
     """None where a node takes no part, or a codec is not allowed."""
     numbers = {node.node: i for i, node in enumerate(problem.nodes)}
     ways = [coding.names(question.trips) for coding in problem.codings]
-    if not {chain.door, *(node for _, node in chain.segments)} <= numbers.keys():
+    if not chain.nodes <= numbers.keys():
         return None
     entered = [0]
     for ((_, source), (_, target)), codecs in zip(
@@ -177,7 +204,9 @@ def path_of(problem: Problem, chain: Chain, question: Question) -> Path | None:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A path of the search, as names and nanoseconds."""
+    """A path of the search, as names and nanoseconds. hops, and times of segments, are those of its
+    own nodes, the rest is of the mean request.
+    """
 
     door: str
     segments: tuple[PlannedSegment, ...]
@@ -185,27 +214,42 @@ class Route:
     access_ns: float
     latency_ns: float
     found: Outcome
-    path: Path
+    ways: tuple[Way, ...]
 
     @classmethod
-    def of(cls, problem: Problem, found: Outcome, question: Question) -> Route:
-        """found: has a path."""
+    def of(
+        cls,
+        problem: Problem,
+        found: Outcome,
+        question: Question,
+        weights: tuple[Weights, ...] = (),
+    ) -> Route:
+        """found: has a path. weights: of replicas, by segment; empty: there are none."""
         assert found.path is not None  # noqa: S101 - so it is asked
         door, steps = found.path
         time = problem.latency
         nodes, stops = [step.node for step in steps], [step.stop for step in steps]
         starts = [0, *stops[:-1]]
         computes = [time.segment_of(*part) for part in zip(nodes, starts, stops, strict=True)]
-        ways = [step.coding for step in steps] + [0]
-        ends = list(zip((door, *nodes), (*nodes, door), (0, *stops), ways, strict=True))
+        codings = [step.coding for step in steps] + [0]
+        ends = list(zip((door, *nodes), (*nodes, door), (0, *stops), codings, strict=True))
         hops = [time.hop_of(*end) for end in ends]
         access = float(time.access[door])
         names = [problem.nodes[node].node for node in nodes]
+        weights = weights or ((),) * len(steps)
+        ways = ways_of(found.path, weights)
         return cls(
             door=problem.nodes[door].node,
             segments=tuple(
-                PlannedSegment(UnitRange(start, stop), name, spent / 1e9)
-                for start, stop, name, spent in zip(starts, stops, names, computes, strict=True)
+                PlannedSegment(
+                    UnitRange(start, stop),
+                    name,
+                    spent / 1e9,
+                    tuple((problem.nodes[node].node, weight) for node, weight in replicas),
+                )
+                for start, stop, name, spent, replicas in zip(
+                    starts, stops, names, computes, weights, strict=True
+                )
             ),
             hops=tuple(
                 PlannedHop(
@@ -218,18 +262,18 @@ class Route:
                     else (),
                 )
                 for source, target, cut, way, spent in zip(
-                    (DOOR, *names), (*names, DOOR), (0, *stops), ways, hops, strict=True
+                    (DOOR, *names), (*names, DOOR), (0, *stops), codings, hops, strict=True
                 )
             ),
             access_ns=access,
-            latency_ns=access + sum(computes) + sum(hops),
+            latency_ns=mean(time, ways),
             found=found,
-            path=found.path,
+            ways=ways,
         )
 
     def under_load(self, problem: Problem, rules: Rules, question: Question, sla: Sla) -> Plan:
         """As a plan, with its wait and account by the load and prices of `question`."""
-        busiest, found = busiest_ns(problem, self.path), self.found
+        busiest, found = float(busy(problem, self.ways).max()), self.found
         within = self.latency_ns + (wait := Pressure(question.aim).wait_ns(busiest))
         gap = 0.0 if found.complete else 1.0 - found.lower / found.score
         return Plan(
@@ -245,5 +289,5 @@ class Route:
             single_node_latency_s=None,
             meets_sla=sla.latency_ms is None or within <= sla.latency_ms * 1e6,
             wait_s=wait / 1e9,
-            account=account(problem, self.path, rules, question),
+            account=account(problem, self.ways, rules, question),
         )

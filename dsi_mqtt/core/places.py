@@ -36,6 +36,7 @@ class Places:
         self._calls = calls
         self._idle = IdleSessions()
         self._takes = count(1)
+        self._lanes = count()
 
     def rows(self) -> list[Row]:
         """What is kept of sessions that have ended."""
@@ -81,7 +82,9 @@ class Places:
         tokens = tuple(session.tokens[: session.fed])
         device = session.request.given.device
         until = now + self._limits.idle_s
-        self._idle.keep(IdleSession(session.name, device, tokens, until, session.most))
+        self._idle.keep(
+            IdleSession(session.name, device, tokens, until, session.most, session.lane)
+        )
         self._trim()
 
     def expire(self, now: float) -> None:
@@ -103,10 +106,10 @@ class Places:
     ) -> None:
         """reused: its caches hold the first `common` positions already."""
         fresh = self._roll.name_next()
-        session.name, session.fed = fresh, common
+        session.name, session.fed, session.lane = fresh, common, next(self._lanes)
         if reused is not None:
             self._idle.reuse(reused)
-            session.name = reused.name
+            session.name, session.lane = reused.name, reused.lane
         self._roll.held[session.name] = session.most
         session.take = table.epoch * TAKES + next(self._takes) % TAKES
         self._schedule.start(session)

@@ -19,16 +19,24 @@ from typing import Final
 from dsi_mqtt.core.aim import Aim, Texts
 from dsi_mqtt.core.cadence import Rhythm, Times
 from dsi_mqtt.core.deployment import Deployment
-from dsi_mqtt.core.duties import busy_along
 from dsi_mqtt.core.formulation import Question
 from dsi_mqtt.core.infeasible import Infeasible, Situation, explain, unpunctual
 from dsi_mqtt.core.model import ModelGraph, UnitRange
-from dsi_mqtt.core.path import Path
-from dsi_mqtt.core.placement import Chain, Plan, PlannedHop, PlannedSegment, Route, path_of
+from dsi_mqtt.core.placement import (
+    Chain,
+    Plan,
+    PlannedHop,
+    PlannedSegment,
+    Route,
+    path_of,
+    weights_of,
+)
 from dsi_mqtt.core.problem import Problem
 from dsi_mqtt.core.profile import NodeView
+from dsi_mqtt.core.replicas import Replicating
 from dsi_mqtt.core.rules import check, compile_rules
 from dsi_mqtt.core.search import Outcome, best
+from dsi_mqtt.core.ways import Way, Weights, busy, mean, ways_of
 from dsi_mqtt.errors import ConfigError
 
 __all__ = [
@@ -45,6 +53,8 @@ __all__ = [
 # Expansions after which the search gives the best it has; less than a second.
 EXPANSIONS: Final = 5_000
 IDLE: Final = Question()
+# Of one segment, where the deployment names no other number.
+REPLICAS_MAX: Final = 4
 
 
 def plan(
@@ -102,7 +112,10 @@ def promised(
     situation = Situation(graph, rules, tuple(nodes), {}, question)
     problem = situation.problem(every=True)
     path = path_of(problem, chain, question)
-    if path is None or not _obeys(problem, graph, path):
+    if path is None:
+        return None
+    ways = ways_of(path, weights_of(problem, chain))
+    if not _obeys(problem, graph, ways):
         return None
     given = _as_it_is(chain, situation, deployment)
     return given if question.texts is None else _with_cadence(given, situation, deployment)
@@ -120,14 +133,34 @@ def _placed(
             whole = replace(situation, rules=situation.rules.without_split())
             free = whole.problem() if situation.rules.parts else problem
             alone = free.alone(free.latency)
-            planned = _told(problem, found, situation, deployment, basis)
+            planned = _Asked(situation, deployment, basis).best(problem, found)
             return replace(
                 planned,
-                optimal=found.complete and complete,  # spares take part only where they must
+                # Spares take part only where they must; replicas are found by descent alone.
+                optimal=found.complete and complete and not planned.chain.replicas,
                 single_node_latency_s=None if alone is None else alone[0] / 1e9,
             )
+        shared = _shared(situation, deployment, expansions, basis)
+        if shared is not None:
+            return shared
         complete = complete and found.complete
     return explain(every, proven=complete)
+
+
+def _shared(
+    situation: Situation, deployment: Deployment, expansions: int, basis: Question
+) -> Plan | None:
+    """Where no chain meets the target that is a condition: one with replicas that does."""
+    question = situation.question
+    if question.aim.latency_max_s is None or deployment.policy.replicas == 1:
+        return None
+    wish = replace(question, aim=replace(question.aim, latency_max_s=None))
+    soft = replace(situation, question=wish)
+    problem, found = _found(soft, expansions)
+    if found.path is None:
+        return None
+    planned = _Asked(soft, deployment, basis).best(problem, found)
+    return replace(planned, optimal=False) if planned.meets_sla and planned.sustained else None
 
 
 def _found(situation: Situation, expansions: int) -> tuple[Problem, Outcome]:
@@ -140,11 +173,36 @@ def _found(situation: Situation, expansions: int) -> tuple[Problem, Outcome]:
     return problem, best(problem, widest, max(1, expansions - found.considered))
 
 
-def _told(
-    problem: Problem, found: Outcome, situation: Situation, deployment: Deployment, basis: Question
-) -> Plan:
-    route = Route.of(problem, found, situation.question)
-    return route.under_load(problem, situation.rules, basis, deployment.sla)
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """basis: by whose load and prices a plan is told."""
+
+    situation: Situation
+    deployment: Deployment
+    basis: Question
+
+    def told(self, problem: Problem, found: Outcome, weights: tuple[Weights, ...] = ()) -> Plan:
+        route = Route.of(problem, found, self.situation.question, weights)
+        return route.under_load(problem, self.situation.rules, self.basis, self.deployment.sla)
+
+    def best(self, problem: Problem, found: Outcome) -> Plan:
+        """With replicas, where one chain is not enough: it bears less than comes, or misses the
+        target under the load.
+        """
+        planned, most = self.told(problem, found), self.deployment.policy.replicas
+        question, enough = self.situation.question, planned.meets_sla and planned.sustained
+        if enough or most == 1 or question.texts is not None or self.situation.rules.parts:
+            return planned
+        assert found.path is not None  # noqa: S101 - it is planned
+        graph, aim = self.situation.graph, question.aim
+        replicated = Replicating(problem, graph, aim, most or REPLICAS_MAX).best(found.path)
+        if replicated is None:
+            return planned
+        outcome = replace(found, path=replicated.path, complete=False)
+        better = self.told(problem, outcome, replicated.weights)
+        if not planned.sustained and not better.sustained:
+            return min(planned, better, key=lambda plan: plan.busiest_s)
+        return min(planned, better, key=lambda plan: plan.score_s(self.basis.aim))
 
 
 # --- generations ----------------------------------------------------------------------------------
@@ -215,7 +273,8 @@ def _as_it_is(chain: Chain, situation: Situation, deployment: Deployment) -> Pla
     path = path_of(problem, chain, situation.question)
     assert path is not None  # noqa: S101 - it is one of this problem
     found = Outcome(path, math.inf, 0, complete=False, lower=0.0)
-    return _told(problem, found, situation, deployment, situation.question)
+    asked = _Asked(situation, deployment, situation.question)
+    return asked.told(problem, found, weights_of(problem, chain))
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,34 +295,41 @@ class _Rhythms:
         return Rhythm(texts, prompt, step, self._computing(), deployment.limits.sessions_max)
 
     def _computing(self) -> int:
-        return len({node for _, node in self.chain.segments})
+        beside = (node for replicas in self.chain.replicas for node, _ in replicas)
+        return len({*(node for _, node in self.chain.segments), *beside})
 
     def _times(self, texts: Texts, width: int) -> Times:
         asked = replace(self.situation.question, texts=texts).as_wide(width)
         problem = replace(self.situation, question=asked).problem(every=True)
         path = path_of(problem, self.chain, asked)
         assert path is not None  # noqa: S101 - it is one of this problem
-        busy = busy_along(problem, *path).ravel() / 1e9
-        return Times(problem.latency.along(*path) / 1e9, busy)
+        ways = ways_of(path, weights_of(problem, self.chain))
+        kept = busy(problem, ways).ravel() / 1e9
+        return Times(mean(problem.latency, ways) / 1e9, kept)
 
 
 # --- checks ---------------------------------------------------------------------------------------
 
 
-def _obeys(problem: Problem, graph: ModelGraph, path: Path) -> bool:
-    door, steps = path
-    starts = [0, *(step.stop for step in steps[:-1])]
+def _obeys(problem: Problem, graph: ModelGraph, ways: Sequence[Way]) -> bool:
     held: dict[int, set[int]] = {}
-    for start, step in zip(starts, steps, strict=True):
-        held.setdefault(step.node, set()).update(range(start, step.stop))
+    for way in ways:
+        start = 0
+        for step in way.path[1]:
+            held.setdefault(step.node, set()).update(range(start, step.stop))
+            start = step.stop
     return (
-        door in problem.doors
+        all(way.path[0] in problem.doors for way in ways)
         and all(problem.allowed[sorted(units), node].all() for node, units in held.items())
         and all(
             graph.held_bytes(units) <= problem.nodes[node].weight_bytes
             for node, units in held.items()
         )
-        and all(budget.sums.along(door, steps) <= budget.limit for budget in problem.budgets)
+        and all(
+            budget.sums.along(*way.path) <= budget.limit
+            for budget in problem.budgets
+            for way in ways
+        )
     )
 
 

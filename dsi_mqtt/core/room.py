@@ -54,7 +54,8 @@ def table_rooms(graph: ModelGraph, table: Table) -> list[NodeRoom]:
     """Of each node that computes a part of `table`."""
     units: dict[str, list[int]] = {}
     for segment in table.segments:
-        units.setdefault(segment.replicas[0].node, []).extend(range(*segment.units))
+        for replica in segment.replicas:
+            units.setdefault(replica.node, []).extend(range(*segment.units))
     return [node_room(graph, held) for held in units.values()]
 
 

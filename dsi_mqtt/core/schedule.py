@@ -8,7 +8,7 @@ nothing starts beside it.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection
 from math import ceil
 from typing import Final
@@ -85,14 +85,27 @@ class Schedule:
         if table.stamp != self._stamp:
             self._stamp = table.stamp
             self._depth.reset(nodes)
-        depth = self._depth.now
         decodes = sum(step.is_decode for step in steps)
-        decoding = [session for session in due if session.is_decoding]
-        if decoding and decodes < depth:
-            return self._taken(self._batch(decoding, depth))
+        found = self._next_batch([session for session in due if session.is_decoding], steps, table)
+        if found:
+            return self._taken(found)
         filling = [session for session in due if not session.is_decoding]
         if filling and len(steps) - decodes < nodes:
             return self._taken(filling[:1])
+        return []
+
+    def _next_batch(self, due: list[Session], steps: Steps, table: Table) -> list[Session]:
+        """Sessions that share replicas, in the order in which they are due; none while as many
+        steps of theirs are in the chain as there should be.
+        """
+        running = [session for session in self.running.values() if session.is_decoding]
+        ways = Counter(table.way(session.lane) for session in running)
+        depth = max(1, self._depth.now // max(1, len(ways)))
+        under_way = Counter(table.way(step.lane) for step in steps if step.is_decode)
+        for way in dict.fromkeys(table.way(session.lane) for session in due):
+            if under_way[way] < depth:
+                same = [session for session in due if table.way(session.lane) == way]
+                return _batch(same, ceil(ways[way] / depth))
         return []
 
     def passed(self, step: Step, now: float) -> None:
@@ -103,15 +116,15 @@ class Schedule:
     def _decoding(self) -> int:
         return sum(session.is_decoding for session in self.running.values())
 
-    def _batch(self, decoding: list[Session], depth: int) -> list[Session]:
-        """So many that all steps in the chain have about equally many."""
-        if decoding[0].alone:
-            return decoding[:1]
-        share = min(BATCH_MAX, ceil(self._decoding() / depth))
-        return [session for session in decoding if not session.alone][:share]
-
     def _taken(self, sessions: list[Session]) -> list[Session]:
         for session in sessions:
             if session in self._due:
                 self._due.remove(session)
         return sessions
+
+
+def _batch(due: list[Session], share: int) -> list[Session]:
+    """So many that all steps in the chain have about equally many."""
+    if due[0].alone:
+        return due[:1]
+    return [session for session in due if not session.alone][: min(BATCH_MAX, share)]

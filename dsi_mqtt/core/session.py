@@ -31,7 +31,8 @@ State = Literal["reading", "waiting", "recording", "ready", "stepping", "ended"]
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """name: what segments know it by, once it runs. take: see docs/generation.md.
+    """name: what segments know it by, once it runs. lane: by which replicas serve it. take: see
+    docs/generation.md.
 
     tokens: the prompt, then what is committed. ends: token ids that end the text. fed: positions
     that every segment is thought to hold; most: that it may ever have held. broken: steps in a row
@@ -43,6 +44,7 @@ class Session:
     state: State = "reading"
     ask: Ask | None = None
     name: str = ""
+    lane: int = 0
     take: int = 0
     tokens: list[int] = field(default_factory=list)
     prompt_tokens: int = 0

@@ -40,13 +40,14 @@ def standbys_of(
     known = {node.node: node for node in nodes if node.usable}
     taken = {name: set(held.get(name, ())) for name in known}
     for segment in plan.segments:
-        taken.setdefault(segment.node, set()).update(range(*segment.units))
+        for name in segment.nodes:
+            taken.setdefault(name, set()).update(range(*segment.units))
     found = []
     for segment in plan.segments:
         able = [
             node
             for node in known.values()
-            if node.node != segment.node and _may(rules, node, segment.units)
+            if node.node not in segment.nodes and _may(rules, node, segment.units)
         ]
         able.sort(key=lambda node: _rank(graph, plan, node, segment.units, present))
         chosen: list[str] = []

@@ -55,6 +55,10 @@ class Step:
         return self.rows[0][1].tokens == 1
 
     @property
+    def lane(self) -> int:
+        return self.attempt.lane
+
+    @property
     def patience_s(self) -> float:
         """Until it is asked for."""
         return probe_after_s(self.table, decodes=self.is_decode)
@@ -93,7 +97,7 @@ class Steps:
         alone = len(sessions) == 1 and not self._steps
         for other in self._steps.values():
             other.alone = False
-        attempt = Attempt(id_, 1, table, self._door)
+        attempt = Attempt(id_, 1, table, self._door, sessions[0].lane)
         step = Step(attempt, rows, now, now, alone)
         step.probe_at += step.patience_s
         self._steps[id_] = step

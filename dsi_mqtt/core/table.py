@@ -69,6 +69,11 @@ class Standby:
     level: Literal["warm", "cold"] = "warm"
 
 
+# Multiples of the golden section fall into the widest gap between those before.
+_TURN: Final = 2**32
+_GOLDEN: Final = 2_654_435_769
+
+
 @dataclass(frozen=True, slots=True)
 class Segment:
     id: str
@@ -76,6 +81,19 @@ class Segment:
     dtype: str
     replicas: tuple[Replica, ...]
     standbys: tuple[Standby, ...] = ()
+
+    def replica(self, lane: int) -> Replica:
+        """The one that serves this lane. Lanes that follow each other are spread by the weights as
+        evenly as can be, and everybody spreads them alike.
+        """
+        if len(self.replicas) == 1:
+            return self.replicas[0]
+        at = lane * _GOLDEN % _TURN / _TURN * sum(replica.weight for replica in self.replicas)
+        for replica in self.replicas:
+            at -= replica.weight
+            if at < 0:
+                return replica
+        return self.replicas[-1]
 
     def holders(self) -> tuple[tuple[str, str], ...]:
         """(node, incarnation) of those who compute it, then of its stand-bys."""
@@ -162,6 +180,10 @@ class Table:
 
     def hop(self, source: str, target: str) -> Hop | None:
         return next((h for h in self.hops if (h.source, h.target) == (source, target)), None)
+
+    def way(self, lane: int) -> tuple[Replica, ...]:
+        """Who serves this lane where there is a choice."""
+        return tuple(s.replica(lane) for s in self.segments if len(s.replicas) > 1)
 
     def after(self, segment_id: str) -> Segment | None:
         """The segment behind `segment_id` (the first behind the door); None at the end."""

@@ -115,6 +115,7 @@ class Fields(
     credit: CreditFields | None = None
     failure: Failure | None = None
     tensors: msgspec.Raw = _NO_TENSORS
+    lane: Count = 0
 
 
 class _Version(msgspec.Struct):
@@ -140,6 +141,7 @@ def first_fields(header: Header, chunk: Chunk, specs: list[TensorSpec]) -> Field
     fields.trace = header.trace
     fields.stamps = header.stamps
     fields.failure = header.failure
+    fields.lane = header.lane
     if header.credit is not None:
         credit = header.credit
         fields.credit = CreditFields(
@@ -220,6 +222,7 @@ def header_of(fields: Fields) -> Header:
     """The header that the rest of the system knows. Raises WireError for a negative count."""
     _check_names(fields)
     _check_counts("term, epoch or attempt", fields.term, fields.epoch, fields.attempt)
+    _check_counts("lane", fields.lane)
     _check_rows(fields)
     for stamp in fields.stamps:
         _check_counts("stamps", stamp.queue_us, stamp.compute_us, stamp.codec_us)
@@ -247,6 +250,7 @@ def header_of(fields: Fields) -> Header:
         else Credit(credit.sender, credit.receiver, credit.bytes, credit.messages, credit.probe),
         fields.failure,
         fields.sampling,
+        fields.lane,
     )
 
 
