@@ -22,18 +22,11 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from dsi_mqtt.core.problem import Cuts, Flags, Nanoseconds, Problem, Sums
+from dsi_mqtt.core.problem import Cuts, Nanoseconds, Problem, Sums
+from dsi_mqtt.core.programme import MORE, Programme
 
-# A segment costs a little more than it does, so that of equal scores the one with fewer segments
-# is lower. A binary fraction: sums stay exact up to two hours of latency.
-MORE: Final = 2.0**-10
 # Doors that have an end of their own.
 OWN: Final = 2
-
-# Segments that are still few.
-_FEW: Final = 7
-# Nodes of which each pair is looked at.
-_PAIRED: Final = 64
 
 # (node, stop, coding of the hop there)
 Steps = tuple[tuple[int, int, int], ...]
@@ -162,7 +155,7 @@ class Bounds:
         spent = score.compute + prices.charges + prices.rents
         last = _answered(problem, score, spent, ends)
         busy = prices.stations is not None and bool(prices.stations.any())
-        programme = _Programme.of(problem, score, spent, many=busy or bool(problem.fees.any()))
+        programme = Programme.of(problem, score, spent, many=busy or bool(problem.fees.any()))
         if problem.segments_bounded:
             layers, begin = programme.numbered(last, problem.max_segments)
         else:
@@ -293,134 +286,3 @@ def _answered(
             answered[row, units] = away
         answered[row, units] += spent[units]
     return answered
-
-
-def elsewhere(values: Nanoseconds) -> Nanoseconds:
-    """[…, node]: the least on another node; inf where there is no other."""
-    if values.shape[-1] == 1:
-        return np.full_like(values, np.inf)
-    nearest = np.partition(values, 1, axis=-1)
-    least, second = nearest[..., :1], nearest[..., 1:2]
-    return np.where(values == least, second, least)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Programme:
-    """arrive[coding, cut, node]; leave: with what the hop costs besides.
-
-    segment[cut, node]: what a segment that begins there costs besides, less `spent`.
-    many: that the best chains may have many segments, for no node is dear alone.
-    """
-
-    problem: Problem
-    spent: Nanoseconds
-    segment: Nanoseconds
-    leave: Nanoseconds
-    arrive: Nanoseconds
-    many: bool = False
-
-    @classmethod
-    def of(cls, problem: Problem, score: Sums, spent: Nanoseconds, *, many: bool) -> _Programme:
-        segment = (score.segment + MORE) - spent[:-1]
-        leave = score.leave + score.hop[:, None, None]
-        return cls(problem, spent, segment, leave, score.arrive, many)
-
-    def numbered(
-        self, last: Nanoseconds, segments: int
-    ) -> tuple[tuple[Nanoseconds, ...], Nanoseconds]:
-        """Layers for so many more segments, and what begins with the most: all cuts at once.
-
-        The layers end where one more segment makes nothing less.
-        """
-        windows = _Windows.of(self.problem.reach)
-        layers, inner = [last], slice(1, self.problem.units)
-        for _ in range(segments - 1):
-            start = windows.least(layers[-1]) + self.segment
-            moved = self._moved(start[:, inner], self.leave[:, inner], self.arrive[:, inner])
-            layer = last.copy()
-            np.add(moved, self.spent[inner], out=layer[:, inner])
-            if np.array_equal(layer, layers[-1]):
-                break
-            layers.append(layer)
-        return tuple(layers), windows.least(layers[-1])[:, 0] + self.segment[0]
-
-    def whole(self, last: Nanoseconds) -> tuple[tuple[Nanoseconds, ...], Nanoseconds]:
-        """One layer for any number of segments, and what begins there.
-
-        Most often few segments are the best, and their layers are the quickest way; else it goes
-        cut by cut.
-        """
-        if not self.problem.by_hand and not self.many:
-            layers, begin = self.numbered(last, _FEW)
-            if len(layers) < _FEW:
-                return layers, begin
-        problem, layer, hops = self.problem, last.copy(), self._hops()
-        furthest = problem.reach.max(axis=1).tolist()
-        for cut in range(problem.units - 1, 0, -1):
-            most = max(furthest[cut] - cut, 1)  # beyond it no node may go
-            ends = np.where(problem.stops(cut)[:most], layer[:, cut + 1 : cut + 1 + most], np.inf)
-            start = ends.min(axis=1) + self.segment[cut]
-            if hops is None:
-                moved = self._moved(start, self.leave[:, cut], self.arrive[:, cut])
-            else:
-                moved = (start[:, :, None] + hops[cut]).min(axis=1)
-            layer[:, cut] = moved + self.spent[cut]
-        ends = np.where(problem.stops(0), layer[:, 1:], np.inf)
-        return (layer,), ends.min(axis=1) + self.segment[0]
-
-    def _hops(self) -> Nanoseconds | None:
-        """[cut, target, source]: the least score of each hop, for which many nodes are too many."""
-        units, nodes = self.segment.shape
-        if nodes > _PAIRED:
-            return None
-        hops = np.full((units, nodes, nodes), np.inf)
-        for leave, arrive in zip(self.leave[:, :-1], self.arrive[:, :-1], strict=True):
-            np.minimum(hops, arrive[:, :, None] + leave[:, None, :], out=hops)
-        hops[:, range(nodes), range(nodes)] = 0.0 if self.problem.by_hand else np.inf
-        return hops
-
-    def _moved(self, start: Nanoseconds, leave: Nanoseconds, arrive: Nanoseconds) -> Nanoseconds:
-        """[end, …, node]: the least when another node goes on, whichever the coding.
-
-        start[end, …, node]; leave, arrive[coding, …, node].
-        """
-        moved: Nanoseconds = (elsewhere(start[:, None] + arrive) + leave).min(axis=1)
-        return np.minimum(moved, start) if self.problem.by_hand else moved
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Windows:
-    """Least values over the cuts at which a segment may end, for all segments at once.
-
-    Every window is covered by two that are as long as a power of two. one, other[cut, node]: where
-    what is least in these stands in a table [power, cut, node]; empty: there is no window.
-    """
-
-    powers: int
-    one: Cuts
-    other: Cuts
-    empty: Flags
-
-    @classmethod
-    def of(cls, reach: Cuts) -> _Windows:
-        cuts, nodes = reach.shape
-        starts = np.arange(cuts)[:, None]
-        length = reach - starts
-        power = np.frexp(np.maximum(length, 1))[1] - 1
-        table = power * (cuts + 1) * nodes + np.arange(nodes)
-        last = np.maximum(reach + 1 - 2**power, 0)
-        powers = int(power.max(initial=0)) + 1
-        return cls(powers, table + (starts + 1) * nodes, table + last * nodes, length <= 0)
-
-    def least(self, values: Nanoseconds) -> Nanoseconds:
-        """[end, cut, node] of `values` [end, cut, node], which has a cut more."""
-        table = np.empty((values.shape[0], self.powers, *values.shape[1:]))
-        table[:, 0] = values
-        for power in range(1, self.powers):
-            half = 2 ** (power - 1)
-            before = table[:, power - 1]
-            np.minimum(before[:, :-half], before[:, half:], out=table[:, power, :-half])
-        flat = table.reshape(len(values), -1)
-        least = np.minimum(flat.take(self.one, axis=1), flat.take(self.other, axis=1))
-        least[:, self.empty] = np.inf
-        return least

@@ -8,9 +8,10 @@ from typing import Final
 
 import numpy as np
 
-from dsi_mqtt.core.bounds import Steps, elsewhere
+from dsi_mqtt.core.bounds import Steps
 from dsi_mqtt.core.duties import busy_along
 from dsi_mqtt.core.problem import Nanoseconds, Problem
+from dsi_mqtt.core.programme import elsewhere
 
 # The door, and (node, stop, coding) of each segment.
 Chain = tuple[int, Iterable[tuple[int, int, int]]]
@@ -81,7 +82,7 @@ def halved(problem: Problem) -> tuple[float, Steps]:
     first[cuts > reach[0]] = np.inf
     last = np.maximum(work[-1] - inner + demands.segment, gets.min(axis=0))
     last[reach[1:] < units] = np.inf
-    both = np.maximum(first, elsewhere(last))
+    both = np.maximum(first, elsewhere(last.T).T)
     alone = float(work[-1, reach[0] >= units].min(initial=np.inf)) + demands.segment
     if not both.size or np.isinf(both.min()):
         return alone, ()

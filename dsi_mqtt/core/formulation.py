@@ -25,6 +25,7 @@ from dsi_mqtt.core.problem import (
     Nanoseconds,
     Problem,
     Sums,
+    Use,
     reach,
     twins,
 )
@@ -112,7 +113,9 @@ def formulate(
     """
     known = tuple(sorted((n for n in nodes if n.usable), key=lambda node: node.node))
     units = len(graph.units)
-    allowed = np.array(rules.able(known), np.bool_).reshape(units, len(known))
+    allowed = np.empty((units, len(known)), np.bool_)
+    for alike in rules.alike():
+        allowed[alike.start : alike.stop] = rules.may_compute(alike.start, known)
     memory = Memory.of(graph, known, held, allowed)
     furthest, given = reach(rules, allowed, memory)
     arrays = _Arrays.of(graph, known, question, every=every)
@@ -123,19 +126,21 @@ def formulate(
     if question.aim.cost:
         score += arrays.money(demands).scaled(question.aim.cost)
     trusted = rules.trusted(known)
+    doors = [
+        trusts and n.node not in rules.forbidden for n, trusts in zip(known, trusted, strict=True)
+    ]
     return Problem(
         nodes=known,
         units=units,
-        doors=tuple(
-            i for i, node in enumerate(known) if trusted[i] and node.node not in rules.forbidden
-        ),
+        doors=tuple(i for i, may in enumerate(doors) if may),
         max_segments=rules.max_segments,
         given=given,
         codings=arrays.codings,
+        quickest=arrays.quickest,
         bytes_at=arrays.bytes_at(),
         allowed=allowed,
         reach=furthest,
-        twins=twins(rules, known, allowed, held),
+        twins=twins(known, doors, allowed, held),
         memory=memory,
         score=score,
         fees=np.rint(question.aim.cost * arrays.fees() * 1e9),
@@ -167,15 +172,14 @@ class _Passage:
     ) -> _Passage:
         units = len(graph.units)
         plain = np.zeros(units + 1)
-        plain[1:-1] = [graph.boundary_bytes(cut) * trip.rows for cut in range(1, units)]
-        ratios, writes, reads = np.array([(c.ratio, c.encode_s, c.decode_s) for c in codecs]).T
-        writing, reading = np.array([(c.encode_call_s, c.decode_call_s) for c in codecs]).T
-        sizes = np.rint(ratios[:, None] * plain)
+        plain[1:-1] = [unit.output_bytes * trip.rows for unit in graph.units[:-1]]
+        sizes = np.rint(np.array([codec.ratio for codec in codecs])[:, None] * plain)
         sizes[:, 0], sizes[:, -1] = graph.input_bytes * trip.rows, graph.result_bytes
         rows = [node.seconds(trip.phase, trip.rows) for node in nodes]
         paces = np.array([node.codec_pace for node in nodes])
-        whole = plain[None, :, None] / GIB * paces * 1e9
-        calls = (plain > 0)[None, :, None] * paces * 1e9
+        gib, calls = plain / GIB * 1e9, np.where(plain > 0, 1e9, 0.0)
+        writes = np.array([c.encode_s * gib + c.encode_call_s * calls for c in codecs])
+        reads = np.array([c.decode_s * gib + c.decode_call_s * calls for c in codecs])
         up, down = _transfers(nodes, sizes)
         return cls(
             trip=trip,
@@ -183,14 +187,30 @@ class _Passage:
             seconds=np.array(rows).reshape(len(nodes), units).T,
             up=up,
             down=down,
-            encode=writes[:, None, None] * whole + writing[:, None, None] * calls,
-            decode=reads[:, None, None] * whole + reading[:, None, None] * calls,
+            encode=writes[..., None] * paces,
+            decode=reads[..., None] * paces,
         )
+
+    def uses(self, use: Use) -> Nanoseconds:
+        """[codec, cut, node]: how long a hop keeps a station busy."""
+        match use:
+            case "sends":
+                return self.up
+            case "gets":
+                return self.down
+            case "encode":
+                return self.encode
+            case "decode":
+                return self.decode
 
     def crossing(self, nodes: Sequence[NodeView]) -> tuple[Nanoseconds, Nanoseconds]:
         """[codec, cut, node]: what leaving and arriving take."""
         half = np.array([node.link.rtt_ms for node in nodes]) * 0.5e6
-        return np.rint(half + self.up + self.encode), np.rint(half + self.down + self.decode)
+        leave, arrive = self.up + self.encode, self.down + self.decode
+        for times in (leave, arrive):
+            times += half
+            np.rint(times, out=times)
+        return leave, arrive
 
     def better(self, crossing: tuple[Nanoseconds, Nanoseconds], *, loads: bool) -> Flags:
         """[codec, codec]: the first is on no node and at no cut worse than the second.
@@ -211,8 +231,9 @@ def _useful(
     codecs: NDArray[np.intp],
     better: Sequence[Flags],
     error_max: float | None,
-) -> list[int]:
-    """Numbers of the codings that can be part of a best placement, the plain one among them.
+) -> tuple[list[int], list[int]]:
+    """Numbers of the codings that can be part of a best placement, the plain one among them; and of
+    those that can where nothing is left to decide by errors.
 
     One is of no use if its error alone is too much, or another one is nowhere worse.
     """
@@ -221,13 +242,22 @@ def _useful(
     wins = np.ones((len(ways), len(ways)), np.bool_)
     for chosen, matrix in zip(codecs.T, better, strict=True):
         wins &= matrix[np.ix_(chosen, chosen)]
-    if error_max is not None:
-        wins &= errors[:, None] <= errors
-    wins &= ~wins.T | np.tri(len(ways), dtype=np.bool_).T  # of equal ones the first
-    np.fill_diagonal(wins, val=False)
-    kept = ~wins.any(axis=0) & (errors <= limit)
+    fewer = True if error_max is None else errors[:, None] <= errors
+    kept = ~_beaten(wins & fewer) & (errors <= limit)
     kept[0] = True
-    return np.flatnonzero(kept).tolist()
+    useful = np.flatnonzero(kept)
+    quickest = useful[~_beaten(wins[np.ix_(useful, useful)])]
+    return useful.tolist(), quickest.tolist()
+
+
+def _beaten(wins: Flags) -> Flags:
+    """Which are, where wins[one, other] says that the first is nowhere worse; of equal ones not the
+    first.
+    """
+    count = len(wins)
+    clear = wins & (~wins.T | np.tri(count, dtype=np.bool_).T) & ~np.eye(count, dtype=np.bool_)
+    beaten: Flags = clear.any(axis=0)
+    return beaten
 
 
 def _transfers(
@@ -236,12 +266,15 @@ def _transfers(
     """[..., cut, node]: ns on the uplink and on the downlink. One Mbit/s is one bit per µs."""
     up = np.array([node.link.up_mbit_s for node in nodes])
     down = np.array([node.link.down_mbit_s for node in nodes])
-    return sizes[..., None] * 8e3 / up, sizes[..., None] * 8e3 / down
+    bits = 8e3 * sizes[..., None]
+    return bits / up, bits / down
 
 
 @dataclass(frozen=True, slots=True)
 class _Arrays:
-    """codecs[coding, trip]: which of the question's codecs. crossings: by trip."""
+    """codecs[coding, trip]: which of the question's codecs. crossings: by trip. quickest: as in
+    `Problem`.
+    """
 
     graph: ModelGraph
     nodes: tuple[NodeView, ...]
@@ -250,6 +283,7 @@ class _Arrays:
     codecs: NDArray[np.intp]
     passages: tuple[_Passage, ...]
     crossings: tuple[tuple[Nanoseconds, Nanoseconds], ...]
+    quickest: tuple[int, ...]
 
     @classmethod
     def of(
@@ -259,16 +293,18 @@ class _Arrays:
         passages = tuple(_Passage.of(graph, nodes, trip, known) for trip in question.trips)
         crossings = tuple(passage.crossing(nodes) for passage in passages)
         ways = codings(known, question.trips)
-        codecs = np.array([[known.index(codec) for codec in way.codecs] for way in ways], np.intp)
+        numbers = {codec.name: number for number, codec in enumerate(known)}
+        codecs = np.array([[numbers[codec.name] for codec in way.codecs] for way in ways], np.intp)
         loads = question.aim.loads
         better = [
             p.better(times, loads=loads) for p, times in zip(passages, crossings, strict=True)
         ]
-        useful = list(range(len(ways)))
-        if not every:
-            useful = _useful(ways, codecs, better, question.error_max)
+        useful, quickest = _useful(ways, codecs, better, question.error_max)
+        if every:
+            useful = quickest = list(range(len(ways)))
+        places = tuple(useful.index(way) for way in quickest)
         ways = tuple(ways[i] for i in useful)
-        return cls(graph, nodes, question, ways, codecs[useful], passages, crossings)
+        return cls(graph, nodes, question, ways, codecs[useful], passages, crossings, places)
 
     def bytes_at(self) -> NDArray[np.float64]:
         total = np.zeros((len(self.codings), len(self.graph.units) + 1))
@@ -290,40 +326,51 @@ class _Arrays:
 
     def latency(self) -> Sums:
         """Of a whole request: its input comes once, its answer begins to leave once."""
-        first, *others = (
-            self.trip(i).scaled(passage.trip.count) for i, passage in enumerate(self.passages)
+        trips = sum(passage.trip.count for passage in self.passages)
+        compute = sum(
+            passage.trip.count * np.rint(passage.seconds * 1e9) for passage in self.passages
         )
-        total = sum(others, first)
         leave, arrive = self.crossings[0]
-        access = arrive[0, 0] + leave[0, -1] + 2 * HOP_NS
-        return Sums(total.compute, total.segment, total.leave, total.arrive, total.hop, access)
+        return Sums(
+            compute=_cumulated(compute),
+            segment=trips * SEGMENT_NS,
+            leave=self._of_trips([leave for leave, _ in self.crossings]),
+            arrive=self._of_trips([arrive for _, arrive in self.crossings]),
+            hop=np.full(len(self.codings), trips * HOP_NS),
+            access=arrive[0, 0] + leave[0, -1] + 2 * HOP_NS,
+        )
 
     def demands(self) -> Demands:
         """Of all trips of a request, stretched by what others take of each station."""
         free = np.array([[1 - share for share in node.taken] for node in self.nodes])
         work, out, back = free.reshape(len(self.nodes), 3).T
-        compute = np.zeros((len(self.graph.units) + 1, len(self.nodes)))
-        for passage in self.passages:
-            each = np.rint(passage.seconds * 1e9 / work)
-            compute += passage.trip.count * _cumulated(each)
+        compute = sum(
+            passage.trip.count * np.rint(passage.seconds * 1e9 / work) for passage in self.passages
+        )
         once_in, once_out = _transfers(self.nodes, self.passages[0].sizes[0])
+
+        def station(use: Use) -> Nanoseconds:
+            share = {"sends": out, "gets": back}.get(use, work)
+            total = self._of_trips([passage.uses(use) / share for passage in self.passages])
+            return np.rint(total, out=total)
+
         return Demands(
-            compute=compute,
+            compute=_cumulated(compute),
             segment=SEGMENT_NS * sum(passage.trip.count for passage in self.passages),
-            sends=self._stretched([passage.up for passage in self.passages], out),
-            gets=self._stretched([passage.down for passage in self.passages], back),
-            encode=self._stretched([passage.encode for passage in self.passages], work),
-            decode=self._stretched([passage.decode for passage in self.passages], work),
             access_gets=np.rint(once_out[0] / back),
             access_sends=np.rint(once_in[-1] / out),
+            hops=station,
         )
 
-    def _stretched(self, parts: Sequence[Nanoseconds], free: NDArray[np.float64]) -> Nanoseconds:
+    def _of_trips(self, parts: Sequence[Nanoseconds]) -> Nanoseconds:
         """[coding, cut, node]: of all trips, of which each has a part [codec, cut, node]."""
-        total = np.zeros((len(self.codings), *parts[0].shape[1:]))
-        for i, (passage, part) in enumerate(zip(self.passages, parts, strict=True)):
-            total += (passage.trip.count * part / free)[self.codecs[:, i]]
-        return np.rint(total)
+        total, *others = (
+            (passage.trip.count * part)[ways]
+            for passage, part, ways in zip(self.passages, parts, self.codecs.T, strict=True)
+        )
+        for other in others:
+            total += other
+        return total
 
     def exposure(self, rules: Rules) -> Sums:
         """Share of the units that are computed outside of the trusted zones."""

@@ -24,13 +24,14 @@ from typing import Final
 import numpy as np
 
 from dsi_mqtt.core.aim import Aim
-from dsi_mqtt.core.bounds import MORE, Bounds, Prices, Steps, ends_of, exact, grouped, nearest
+from dsi_mqtt.core.bounds import Bounds, Prices, Steps, ends_of, exact, grouped, nearest
 from dsi_mqtt.core.demand import HALVES, busiest_ns, halved, least_demand
 from dsi_mqtt.core.memory import Loads
 from dsi_mqtt.core.path import Path, Step
 from dsi_mqtt.core.pressure import Pressure, Slopes
 from dsi_mqtt.core.prices import Ascent
 from dsi_mqtt.core.problem import Budget, Nanoseconds, Problem
+from dsi_mqtt.core.programme import MORE
 from dsi_mqtt.core.rewriting import rewritten
 from dsi_mqtt.core.spread import spread
 from dsi_mqtt.core.tree import Tree

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dsi_mqtt.cli.bench_planner import planned
 from dsi_mqtt.cli.bench_planner_cases import OBJECTIVES, instance
-from dsi_mqtt.core import bounds, search
+from dsi_mqtt.core import programme, search
 from dsi_mqtt.core.bounds import Bounds, Prices, exact
 from dsi_mqtt.core.formulation import formulate
 from dsi_mqtt.core.rules import compile_rules
@@ -34,10 +34,10 @@ def test_cut_by_cut_gives_what_all_cuts_at_once_give(
         return
     ends = exact(problem.doors)
     with monkeypatch.context() as patch:
-        patch.setattr(bounds, "_FEW", problem.units + 1)
+        patch.setattr(programme, "_FEW", problem.units + 1)
         at_once = Bounds.of(problem, Prices.none(problem), ends)
-        patch.setattr(bounds, "_FEW", 1)
-        patch.setattr(bounds, "_PAIRED", paired)
+        patch.setattr(programme, "_FEW", 1)
+        patch.setattr(programme, "_PAIRED", paired)
         by_cut = Bounds.of(problem, Prices.none(problem), ends)
     assert np.array_equal(at_once.begin, by_cut.begin)
     assert np.array_equal(at_once.layers[-1][:, 1:], by_cut.layers[-1][:, 1:])
