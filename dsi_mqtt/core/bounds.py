@@ -154,8 +154,7 @@ class Bounds:
         score = _priced(problem, prices)
         spent = score.compute + prices.charges + prices.rents
         last = _answered(problem, score, spent, ends)
-        busy = prices.stations is not None and bool(prices.stations.any())
-        programme = Programme.of(problem, score, spent, many=busy or bool(problem.fees.any()))
+        programme = Programme.of(problem, score, spent, many=_shares_out(problem, score))
         if problem.segments_bounded:
             layers, begin = programme.numbered(last, problem.max_segments)
         else:
@@ -252,6 +251,12 @@ def _priced(problem: Problem, prices: Prices) -> Sums:
     if prices.stations is not None:
         score += _station_charges(problem, prices.stations)
     return score
+
+
+def _shares_out(problem: Problem, score: Sums) -> bool:
+    """Whether what prices say is more than all else: most often work is to be shared out then."""
+    own = problem.score.compute[-1].sum()
+    return bool(score.compute[-1].sum() > 2 * own)
 
 
 def _station_charges(problem: Problem, rates: Nanoseconds) -> Sums:

@@ -29,7 +29,7 @@ class Programme:
     """leave, arrive[coding, cut, node]; leave: with what the hop costs besides.
 
     segment[cut, node]: what a segment that begins there costs besides, less `spent`.
-    many: that the best chains may have many segments, for no node is dear alone.
+    many: that the best chains may have many segments, for work is to be shared out.
     """
 
     problem: Problem
@@ -81,13 +81,14 @@ class Programme:
     def whole(self, last: Nanoseconds) -> tuple[tuple[Nanoseconds, ...], Nanoseconds]:
         """One layer for any number of segments, and what begins there.
 
-        Most often few segments are the best, and their layers are the quickest way; else it goes
-        cut by cut.
+        Most often few segments are the best, and their layers are the quickest way. Where fees are
+        shared out to units, those of more segments are bounded by what each unit is charged at
+        least; else it goes cut by cut.
         """
         if not self.problem.by_hand and not self.many:
             layers, begin = self.numbered(last, _FEW)
-            if len(layers) < _FEW:
-                return layers, begin
+            if len(layers) < _FEW or self.problem.fees.any():
+                return self._with_more(layers, begin)
         problem, layer = self.problem, last.copy()
         ending = _Endings.of(problem, layer)
         start = ending.least(problem.units - 1) + self.segment[-1]
@@ -96,6 +97,24 @@ class Programme:
             np.add(moved, self.spent[cut], out=layer[:, cut])
             start = ending.least(cut - 1) + self.segment[cut - 1]
         return (layer,), start
+
+    def _with_more(
+        self, layers: tuple[Nanoseconds, ...], begin: Nanoseconds
+    ) -> tuple[tuple[Nanoseconds, ...], Nanoseconds]:
+        """The last layer with chains of more segments, whichever their nodes."""
+        if len(layers) < _FEW:
+            return layers, begin
+        problem, units = self.problem, self.problem.units
+        each = np.where(problem.allowed, np.diff(self.spent, axis=0), np.inf).min(axis=1)
+        rest = np.zeros(units + 1)
+        rest[:-1] = np.cumsum(each[::-1])[::-1]
+        segment = float((self.segment + self.spent[:-1]).min())
+        hop = float((self.leave.min(axis=-1) + self.arrive.min(axis=-1))[:, 1:-1].min())
+        rest += _FEW * (segment + hop)
+        more = self.spent + rest[:, None]
+        more[-1] = np.inf
+        whole = np.minimum(layers[-1], more)
+        return (*layers[:-1], whole), np.minimum(begin, rest[0] + segment)
 
     def _moved(self, start: Nanoseconds, leave: Nanoseconds, arrive: Nanoseconds) -> Nanoseconds:
         """[node, row]: the least when another node goes on, whichever the coding.
@@ -167,12 +186,11 @@ class _Windows:
     """Least values over the cuts at which a segment may end, for all segments at once.
 
     Every window is covered by two that are as long as a power of two. one, other[node, cut]: where
-    what is least in these stands in a table [power, node, cut]; closed[node, (cut, end)]: inf where
+    what is least in these stands in the table [power, node, cut, end]; closed[node, (cut, end)]: inf where
     there is no window.
     """
 
-    powers: int
-    ends: int
+    table: Nanoseconds
     one: Cuts
     other: Cuts
     closed: Nanoseconds
@@ -185,19 +203,20 @@ class _Windows:
         power = _powers(length)
         table = (power * nodes + np.arange(nodes)[:, None]) * (cuts + 1)
         last = np.maximum(reach + 1 - (1 << power), 0)
-        powers = int(power.max(initial=0)) + 1
         closed = np.repeat(np.where(length <= 0, np.inf, 0.0), ends, axis=1)
-        return cls(powers, ends, table + (starts + 1), table + last, closed)
+        room = np.empty((int(power.max(initial=0)) + 1, nodes, cuts + 1, ends))
+        return cls(room, table + (starts + 1), table + last, closed)
 
     def least(self, values: Nanoseconds) -> Nanoseconds:
         """[node, (cut, end)] of `values` [node, (cut, end)], which has a cut more."""
-        table = np.empty((self.powers, *values.shape))
+        powers, nodes, cuts, ends = self.table.shape
+        table = self.table.reshape(powers, nodes, cuts * ends)
         table[0] = values
-        for power in range(1, self.powers):
-            half = self.ends << (power - 1)
+        for power in range(1, powers):
+            half = ends << (power - 1)
             before = table[power - 1]
             np.minimum(before[:, :-half], before[:, half:], out=table[power, :, :-half])
-        flat = table.reshape(-1, self.ends)
+        flat = table.reshape(-1, ends)
         least = np.minimum(flat.take(self.one, axis=0), flat.take(self.other, axis=0))
         found = least.reshape(self.closed.shape)
         found += self.closed

@@ -199,6 +199,8 @@ class _Search:
         names = range(len(self.problem.nodes)) if nodes is None else nodes
         chains: list[Steps] = []
         most = self.problem.max_segments
+        if len(bounds.layers) > 1:
+            most = min(most, len(bounds.layers))
         while most:
             found = bounds.steps(end, door, most)
             chains.append(tuple((names[at], stop, way) for at, stop, way in found))
