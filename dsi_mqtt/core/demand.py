@@ -82,7 +82,7 @@ def halved(problem: Problem) -> tuple[float, Steps]:
     first[cuts > reach[0]] = np.inf
     last = np.maximum(work[-1] - inner + demands.segment, gets.min(axis=0))
     last[reach[1:] < units] = np.inf
-    both = np.maximum(first, elsewhere(last.T).T)
+    both = np.maximum(first, elsewhere(last))
     alone = float(work[-1, reach[0] >= units].min(initial=np.inf)) + demands.segment
     if not both.size or np.isinf(both.min()):
         return alone, ()

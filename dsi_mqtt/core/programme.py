@@ -1,8 +1,7 @@
 """Dynamic programming backwards over (cut, node): the least that can follow (`core.bounds`).
 
 For few segments all cuts are looked at together, one segment after the other; else it goes cut by
-cut. Arrays of all cuts begin with the node here, so that the least of all nodes is that of a few
-long rows.
+cut.
 """
 
 from __future__ import annotations
@@ -20,8 +19,6 @@ MORE: Final = 2.0**-10
 
 # Segments that are still few.
 _FEW: Final = 7
-# Values that are looked at in one go: what processors keep near.
-_NEAR: Final = 2**17
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,27 +53,18 @@ class Programme:
 
         last[end, cut, node]: of none. The layers end where one more segment makes nothing less.
         """
-        ends, cuts, nodes = last.shape
-        windows = _Windows.of(self.problem.reach, ends)
-        segment, spent = (_rows(part, ends) for part in (self.segment, self.spent))
-        inner = slice(ends, ends * (cuts - 1))
-        leave, arrive = (
-            np.stack([_rows(part, ends)[:, inner] for part in parts], axis=1)
-            for parts in (self.leave, self.arrive)
-        )
-        ended = np.ascontiguousarray(last.transpose(2, 1, 0)).reshape(nodes, -1)
-        layers = [ended]
-        start = windows.least(ended) + segment
+        windows, inner = _Windows.of(self.problem.reach, len(last)), slice(1, self.problem.units)
+        leave, arrive, spent = self.leave[:, inner], self.arrive[:, inner], self.spent[inner]
+        layers = [last]
+        start = windows.least(last) + self.segment
         for _ in range(segments - 1):
-            layer = ended.copy()
-            moved = self._moved(start[:, inner], leave, arrive)
-            np.add(moved, spent[:, inner], out=layer[:, inner])
+            layer = last.copy()
+            np.add(self._moved(start[:, inner], leave, arrive), spent, out=layer[:, inner])
             if np.array_equal(layer, layers[-1]):
                 break
             layers.append(layer)
-            start = windows.least(layer) + segment
-        found = (layer.reshape(nodes, cuts, ends).transpose(2, 1, 0) for layer in layers)
-        return tuple(map(np.ascontiguousarray, found)), start[:, :ends].T
+            start = windows.least(layer) + self.segment
+        return tuple(layers), start[:, 0]
 
     def whole(self, last: Nanoseconds) -> tuple[tuple[Nanoseconds, ...], Nanoseconds]:
         """One layer for any number of segments, and what begins there.
@@ -93,7 +81,7 @@ class Programme:
         ending = _Endings.of(problem, layer)
         start = ending.least(problem.units - 1) + self.segment[-1]
         for cut in range(problem.units - 1, 0, -1):
-            moved = self._elsewhere(start, cut)
+            moved = self._moved(start, self.leave[:, cut], self.arrive[:, cut])
             np.add(moved, self.spent[cut], out=layer[:, cut])
             start = ending.least(cut - 1) + self.segment[cut - 1]
         return (layer,), start
@@ -117,80 +105,38 @@ class Programme:
         return (*layers[:-1], whole), np.minimum(begin, rest[0] + segment)
 
     def _moved(self, start: Nanoseconds, leave: Nanoseconds, arrive: Nanoseconds) -> Nanoseconds:
-        """[node, row]: the least when another node goes on, whichever the coding.
+        """[end, …, node]: the least when another node goes on, whichever the coding.
 
-        start[node, row]; leave, arrive[node, coding, row].
+        start[end, …, node]; leave, arrive[coding, …, node].
         """
-        codings, moved = leave.shape[1], None
-        some = max(1, _NEAR // max(1, start.size))
-        for first in range(0, codings, some):
-            ways = slice(first, first + some)
-            found = elsewhere(start[:, None] + arrive[:, ways])
-            found += leave[:, ways]
-            for way in range(found.shape[1]):
-                one = found[:, way]
-                moved = one if moved is None else np.minimum(moved, one, out=moved)
+        moved = None
+        for to, there in zip(leave, arrive, strict=True):
+            found = elsewhere(start + there)
+            found += to
+            moved = found if moved is None else np.minimum(moved, found, out=moved)
         assert moved is not None  # noqa: S101 - there is a plain coding at least
         return np.minimum(moved, start) if self.problem.by_hand else moved
 
-    def _elsewhere(self, start: Nanoseconds, cut: int) -> Nanoseconds:
-        """[end, node]: the same at one cut. start[end, node]."""
-        there = start[None] + self.arrive[:, cut, None]
-        if there.shape[-1] == 1:
-            there = np.full_like(there, np.inf)
-        else:
-            nearest = np.partition(there, 1, axis=-1)
-            least = nearest[..., :1]
-            there = np.where(there == least, nearest[..., 1:2], least)
-        there += self.leave[:, cut, None]
-        moved: Nanoseconds = there.min(axis=0)
-        return np.minimum(moved, start) if self.problem.by_hand else moved
-
-
-def _rows(part: Nanoseconds, ends: int) -> Nanoseconds:
-    """[node, (cut, end)] of `part` [cut, node], the same for each end."""
-    return np.repeat(part.T, ends, axis=1)
-
 
 def elsewhere(values: Nanoseconds) -> Nanoseconds:
-    """[node, …]: the least on another node; inf where there is no other."""
-    if len(values) == 1:
+    """[…, node]: the least on another node; inf where there is no other."""
+    if values.shape[-1] == 1:
         return np.full_like(values, np.inf)
-    least, second = _two_least(values)
+    nearest = np.partition(values, 1, axis=-1)
+    least, second = nearest[..., :1], nearest[..., 1:2]
     return np.where(values == least, second, least)
-
-
-def _two_least(values: Nanoseconds) -> tuple[Nanoseconds, Nanoseconds]:
-    """[…] of two nodes or more [node, …]: halves are put together until one is left."""
-    half = len(values) // 2
-    one, other = values[:half], values[half : 2 * half]
-    low, high = np.minimum(one, other), np.maximum(one, other)
-    if len(values) % 2:
-        high[0] = np.minimum(high[0], np.maximum(low[0], values[-1]))
-        low[0] = np.minimum(low[0], values[-1])
-    while half > 1:
-        odd, half = half % 2, half // 2
-        seconds = np.minimum(high[:half], high[half : 2 * half])
-        np.minimum(seconds, np.maximum(low[:half], low[half : 2 * half]), out=seconds)
-        least = np.minimum(low[:half], low[half : 2 * half])
-        if odd:
-            seconds[0] = np.minimum(seconds[0], np.maximum(least[0], low[-1]))
-            seconds[0] = np.minimum(seconds[0], high[-1])
-            least[0] = np.minimum(least[0], low[-1])
-        low, high = least, seconds
-    return low[0], high[0]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Windows:
     """Least values over the cuts at which a segment may end, for all segments at once.
 
-    Every window is covered by two that are as long as a power of two. one, other[node, cut]: where
-    what is least in these stands in the table [power, node, cut, end]; closed[node, (cut, end)]: inf where
-    there is no window.
+    Every window is covered by two that are as long as a power of two. one, other[cut, node]: where
+    what is least in these stands in a table [power, cut, node], of which there is one for each end;
+    closed: inf where there is no window.
     """
 
-    table: Nanoseconds
+    tables: Nanoseconds
     one: Cuts
     other: Cuts
     closed: Nanoseconds
@@ -198,29 +144,28 @@ class _Windows:
     @classmethod
     def of(cls, reach: Cuts, ends: int) -> _Windows:
         cuts, nodes = reach.shape
-        starts, reach = np.arange(cuts), reach.T
+        starts = np.arange(cuts)[:, None]
         length = reach - starts
         power = _powers(length)
-        table = (power * nodes + np.arange(nodes)[:, None]) * (cuts + 1)
+        place = power * ((cuts + 1) * nodes) + np.arange(nodes)
         last = np.maximum(reach + 1 - (1 << power), 0)
-        closed = np.repeat(np.where(length <= 0, np.inf, 0.0), ends, axis=1)
-        room = np.empty((int(power.max(initial=0)) + 1, nodes, cuts + 1, ends))
-        return cls(room, table + (starts + 1), table + last, closed)
+        tables = np.empty((ends, int(power.max(initial=0)) + 1, cuts + 1, nodes))
+        closed = np.where(length <= 0, np.inf, 0.0)
+        return cls(tables, place + (starts + 1) * nodes, place + last * nodes, closed)
 
     def least(self, values: Nanoseconds) -> Nanoseconds:
-        """[node, (cut, end)] of `values` [node, (cut, end)], which has a cut more."""
-        powers, nodes, cuts, ends = self.table.shape
-        table = self.table.reshape(powers, nodes, cuts * ends)
-        table[0] = values
-        for power in range(1, powers):
-            half = ends << (power - 1)
-            before = table[power - 1]
-            np.minimum(before[:, :-half], before[:, half:], out=table[power, :, :-half])
-        flat = table.reshape(-1, ends)
-        least = np.minimum(flat.take(self.one, axis=0), flat.take(self.other, axis=0))
-        found = least.reshape(self.closed.shape)
-        found += self.closed
-        return found
+        """[end, cut, node] of `values` [end, cut, node], which has a cut more."""
+        tables = self.tables
+        tables[:, 0] = values
+        for power in range(1, tables.shape[1]):
+            half = 1 << (power - 1)
+            before = tables[:, power - 1]
+            np.minimum(before[:, :-half], before[:, half:], out=tables[:, power, :-half])
+        least = np.empty((len(values), *self.one.shape))
+        for found, table in zip(least, tables.reshape(len(tables), -1), strict=True):
+            np.minimum(table.take(self.one), table.take(self.other), out=found)
+        least += self.closed
+        return least
 
 
 @dataclass(frozen=True, slots=True, eq=False)
