@@ -16,6 +16,7 @@ for a set of doors as if the last node were the door; or for a chain that ends s
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
@@ -23,7 +24,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from dsi_mqtt.core.problem import Cuts, Nanoseconds, Problem, Sums
-from dsi_mqtt.core.programme import MORE, Programme
+from dsi_mqtt.core.programme import Layers, Programme
 
 # Doors that have an end of their own.
 OWN: Final = 2
@@ -136,9 +137,6 @@ class Bounds:
 
     score: what is minimised, with the prices of budgets in it.
     spent[cut, node]: score, charges and rents of the units before `cut`.
-    layers[k][end, cut, node]: `spent` and the least that follows, when the node holds the
-    segment before `cut` and k more may come; without a bound on their number, one for all k.
-    begin[end, node]: the least from the start of the first segment.
     """
 
     problem: Problem
@@ -146,8 +144,7 @@ class Bounds:
     prices: Prices
     score: Sums
     spent: Nanoseconds
-    layers: tuple[Nanoseconds, ...]
-    begin: Nanoseconds
+    layers: Layers
 
     @classmethod
     def of(cls, problem: Problem, prices: Prices, ends: tuple[End, ...]) -> Bounds:
@@ -156,10 +153,15 @@ class Bounds:
         last = _answered(problem, score, spent, ends)
         programme = Programme.of(problem, score, spent, many=_shares_out(problem, score))
         if problem.segments_bounded:
-            layers, begin = programme.numbered(last, problem.max_segments)
+            layers = programme.numbered(last, problem.max_segments)
         else:
-            layers, begin = programme.whole(last)
-        return cls(problem, ends, prices, score, spent, layers, begin)
+            layers = programme.whole(last)
+        return cls(problem, ends, prices, score, spent, layers)
+
+    @property
+    def counted(self) -> int:
+        """Segments up to which layers tell chains apart by their number."""
+        return len(self.layers.after)
 
     def root(self, end: int, door: int) -> float:
         """The least of all that has this door and this end, credited."""
@@ -187,7 +189,7 @@ class Bounds:
         """[door]: with what the door adds to its chain: access, its fee, dues, and where the chain
         ends elsewhere, the arrival of the answer.
         """
-        score, begin = self.score, self.begin[end]
+        score, begin = self.score, self.layers.start[-1][end, 0]
         # That one may also go from the door to the door is never less than to stay there.
         hops = float((begin + score.arrive[0, 0]).min()) + score.leave[0, 0, doors] + score.hop[0]
         least = np.minimum(hops, begin[doors]) + score.access[doors] + self.problem.fees[doors]
@@ -199,7 +201,7 @@ class Bounds:
 
     def promising(self, count: int) -> list[int]:
         """The nodes that are nearest to being the best to go on with somewhere, and a few doors."""
-        following = self.layers[-1].min(axis=0)[1:] - self.spent[1:]
+        following = self.layers.after[-1].min(axis=0)[1:] - self.spent[1:]
         following = np.where(self.problem.allowed, following, np.inf)
         least = following.min(axis=1, keepdims=True)
         usable = np.isfinite(least)
@@ -210,7 +212,7 @@ class Bounds:
 
     def after(self, end: int, more: int) -> Nanoseconds:
         """[cut, node]: `spent` and the least that follows; more: segments that may come."""
-        following: Nanoseconds = self.layers[min(more, len(self.layers) - 1)][end]
+        following: Nanoseconds = self.layers.after[min(more, self.counted - 1)][end]
         return following
 
     def steps(self, end: int, door: int, most: int | None = None) -> Steps:
@@ -223,20 +225,21 @@ class Bounds:
         steps: list[tuple[int, int, int]] = []
         cut, at = 0, door
         while cut < problem.units:
-            totals = self.after(end, most - len(steps) - 1)[cut + 1 :]
-            totals = np.where(problem.stops(cut), totals, np.inf)
-            start = totals.min(axis=0) - self.spent[cut]
-            ways = start + score.arrive[:, cut] + (score.leave[:, cut, at] + score.hop)[:, None]
-            if not cut:
-                ways = ways[:1]
+            more = min(most - len(steps), self.counted) - 1
+            start, count = self.layers.start[more][end, cut], len(score.hop) if cut else 1
+            hops = score.leave[:count, cut, at] + score.hop[:count]
+            ways = start + (score.arrive[:count, cut] + hops[:, None])
             ways[:, at] = np.inf
             if not cut or problem.by_hand:
                 ways[0, at] = start[at]
-            coding, node = np.unravel_index(int(ways.argmin()), ways.shape)
-            if not np.isfinite(ways[coding, node]):
+            coding, at = divmod(int(ways.argmin()), len(start))
+            if math.isinf(ways[coding, at]):
                 return ()
-            at, cut = int(node), cut + 1 + int(totals[:, node].argmin())
-            steps.append((at, cut, int(coding)))
+            totals = self.layers.after[more][end, cut + 1 : int(problem.reach[cut, at]) + 1, at]
+            if problem.given is not None:
+                totals = np.where(problem.given[cut, cut + 1 :][: len(totals)], totals, np.inf)
+            cut += 1 + int(totals.argmin())
+            steps.append((at, cut, coding))
         return tuple(steps)
 
 

@@ -22,6 +22,19 @@ _FEW: Final = 7
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Layers:
+    """By how many more segments may come; without a bound on their number, the last for all of more.
+
+    after[k][end, cut, node]: what is spent before the cut and the least that follows, when the node
+    holds the segment before `cut` and k more may come. start[k][end, cut, node]: less what is spent
+    before, the least from the start of a segment there on, when k more may come.
+    """
+
+    after: tuple[Nanoseconds, ...]
+    start: tuple[Nanoseconds, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Programme:
     """leave, arrive[coding, cut, node]; leave: with what the hop costs besides.
 
@@ -46,52 +59,48 @@ class Programme:
             leave, arrive = leave[ways], arrive[ways]
         return cls(problem, spent, segment, leave, arrive, many)
 
-    def numbered(
-        self, last: Nanoseconds, segments: int
-    ) -> tuple[tuple[Nanoseconds, ...], Nanoseconds]:
-        """Layers for so many more segments, and what begins with the most: all cuts at once.
+    def numbered(self, last: Nanoseconds, segments: int) -> Layers:
+        """For so many segments: all cuts at once.
 
         last[end, cut, node]: of none. The layers end where one more segment makes nothing less.
         """
         windows, inner = _Windows.of(self.problem.reach, len(last)), slice(1, self.problem.units)
         leave, arrive, spent = self.leave[:, inner], self.arrive[:, inner], self.spent[inner]
-        layers = [last]
-        start = windows.least(last) + self.segment
+        after, start = [last], [windows.least(last, self.segment)]
         for _ in range(segments - 1):
             layer = last.copy()
-            np.add(self._moved(start[:, inner], leave, arrive), spent, out=layer[:, inner])
-            if np.array_equal(layer, layers[-1]):
+            np.add(self._moved(start[-1][:, inner], leave, arrive), spent, out=layer[:, inner])
+            if np.array_equal(layer, after[-1]):
                 break
-            layers.append(layer)
-            start = windows.least(layer) + self.segment
-        return tuple(layers), start[:, 0]
+            after.append(layer)
+            start.append(windows.least(layer, self.segment))
+        return Layers(tuple(after), tuple(start))
 
-    def whole(self, last: Nanoseconds) -> tuple[tuple[Nanoseconds, ...], Nanoseconds]:
-        """One layer for any number of segments, and what begins there.
+    def whole(self, last: Nanoseconds) -> Layers:
+        """For any number of segments.
 
         Most often few segments are the best, and their layers are the quickest way. Where fees are
         shared out to units, those of more segments are bounded by what each unit is charged at
         least; else it goes cut by cut.
         """
         if not self.problem.by_hand and not self.many:
-            layers, begin = self.numbered(last, _FEW)
-            if len(layers) < _FEW or self.problem.fees.any():
-                return self._with_more(layers, begin)
+            layers = self.numbered(last, _FEW)
+            if len(layers.after) < _FEW:
+                return layers
+            if self.problem.fees.any():
+                return self._with_more(layers)
         problem, layer = self.problem, last.copy()
+        start = np.empty_like(layer[:, 1:])
         ending = _Endings.of(problem, layer)
-        start = ending.least(problem.units - 1) + self.segment[-1]
-        for cut in range(problem.units - 1, 0, -1):
-            moved = self._moved(start, self.leave[:, cut], self.arrive[:, cut])
-            np.add(moved, self.spent[cut], out=layer[:, cut])
-            start = ending.least(cut - 1) + self.segment[cut - 1]
-        return (layer,), start
+        for cut in range(problem.units - 1, -1, -1):
+            np.add(ending.least(cut), self.segment[cut], out=start[:, cut])
+            if cut:
+                moved = self._moved(start[:, cut], self.leave[:, cut], self.arrive[:, cut])
+                np.add(moved, self.spent[cut], out=layer[:, cut])
+        return Layers((layer,), (start,))
 
-    def _with_more(
-        self, layers: tuple[Nanoseconds, ...], begin: Nanoseconds
-    ) -> tuple[tuple[Nanoseconds, ...], Nanoseconds]:
+    def _with_more(self, layers: Layers) -> Layers:
         """The last layer with chains of more segments, whichever their nodes."""
-        if len(layers) < _FEW:
-            return layers, begin
         problem, units = self.problem, self.problem.units
         each = np.where(problem.allowed, np.diff(self.spent, axis=0), np.inf).min(axis=1)
         rest = np.zeros(units + 1)
@@ -101,8 +110,12 @@ class Programme:
         rest += _FEW * (segment + hop)
         more = self.spent + rest[:, None]
         more[-1] = np.inf
-        whole = np.minimum(layers[-1], more)
-        return (*layers[:-1], whole), np.minimum(begin, rest[0] + segment)
+        able = problem.reach > np.arange(units)[:, None]
+        begun = np.where(able, more[1:] + self.segment, np.inf)
+        return Layers(
+            (*layers.after[:-1], np.minimum(layers.after[-1], more)),
+            (*layers.start[:-1], np.minimum(layers.start[-1], begun)),
+        )
 
     def _moved(self, start: Nanoseconds, leave: Nanoseconds, arrive: Nanoseconds) -> Nanoseconds:
         """[end, …, node]: the least when another node goes on, whichever the coding.
@@ -153,8 +166,8 @@ class _Windows:
         closed = np.where(length <= 0, np.inf, 0.0)
         return cls(tables, place + (starts + 1) * nodes, place + last * nodes, closed)
 
-    def least(self, values: Nanoseconds) -> Nanoseconds:
-        """[end, cut, node] of `values` [end, cut, node], which has a cut more."""
+    def least(self, values: Nanoseconds, besides: Nanoseconds) -> Nanoseconds:
+        """[end, cut, node] of `values` [end, cut, node], which has a cut more, and `besides`."""
         tables = self.tables
         tables[:, 0] = values
         for power in range(1, tables.shape[1]):
@@ -164,7 +177,7 @@ class _Windows:
         least = np.empty((len(values), *self.one.shape))
         for found, table in zip(least, tables.reshape(len(tables), -1), strict=True):
             np.minimum(table.take(self.one), table.take(self.other), out=found)
-        least += self.closed
+        least += self.closed + besides
         return least
 
 

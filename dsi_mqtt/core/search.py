@@ -199,12 +199,12 @@ class _Search:
         names = range(len(self.problem.nodes)) if nodes is None else nodes
         chains: list[Steps] = []
         most = self.problem.max_segments
-        if len(bounds.layers) > 1:
-            most = min(most, len(bounds.layers))
+        if bounds.counted > 1:
+            most = min(most, bounds.counted)
         while most:
             found = bounds.steps(end, door, most)
             chains.append(tuple((names[at], stop, way) for at, stop, way in found))
-            if self._offer(names[door], chains[-1]) or len(bounds.layers) == 1:
+            if self._offer(names[door], chains[-1]) or bounds.counted == 1:
                 break
             most = max(0, len(found) - 1)
         return chains[0]
