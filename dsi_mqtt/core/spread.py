@@ -2,58 +2,120 @@
 
 Each node gets one segment that keeps its stations busy for no longer than a demand that is tried,
 and of all nodes that could go on, the one whose time is filled best does; where segments are few,
-the one that gets furthest. Tried are demands from the least that is possible, by steps, until a
-chain reaches the end.
+the one that gets furthest. Hops are written as short as budgets allow for all of them. Of demands
+from the least that is possible, by steps, the least with which a chain reaches the end is looked
+for by halves.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from dsi_mqtt.core.bounds import Steps
-from dsi_mqtt.core.problem import Problem
+from dsi_mqtt.core.problem import Budget, Flags, Nanoseconds, Problem
 
 # Demands that are tried, each as a multiple of the one before.
-_TRIES: Final = 16
-_WIDER: Final = 1.06
+_STEPS: Final = 64
+_WIDER: Final = 1.015
+# Units that are looked at first.
+_LOOKED_AT: Final = 12
 
 
 def spread(problem: Problem, least: float) -> Steps:
-    """Plainly written; none where no demand that is tried suffices."""
-    demand = least
-    for _ in range(_TRIES):
-        demand *= _WIDER
-        steps = _filled(problem, min(demand, problem.cap))
+    """None where no demand that is tried suffices."""
+    filling = _Filling.of(problem)
+    found: Steps = ()
+    low, high = 1, _STEPS + 1
+    while low < high:
+        middle = (low + high) // 2
+        steps = filling.chain(min(least * _WIDER**middle, problem.cap))
         if steps:
-            return steps
-    return ()
+            found, high = steps, middle
+        else:
+            low = middle + 1
+    return found
 
 
-def _filled(problem: Problem, demand: float) -> Steps:
-    demands, units = problem.demands, problem.units
-    work = demands.compute
-    few = problem.segments_bounded
-    leaves = (demands.sends[0] <= demand)[1:]
-    leaves[-1] = True
-    arrives = demands.gets[0] <= demand
-    unused = np.ones(len(problem.nodes), np.bool_)
-    columns = np.arange(len(unused))
-    steps: list[tuple[int, int, int]] = []
-    cut = 0
-    while cut < units and len(steps) < problem.max_segments:
-        busy = work[cut + 1 :] - (work[cut] - demands.segment)
-        may = (busy <= demand) & problem.stops(cut) & leaves[cut:] & (arrives[cut] & unused)
-        furthest = len(busy) - 1 - may[::-1].argmax(axis=0)
-        filled = np.where(
-            may[furthest, columns], furthest if few else busy[furthest, columns], -1.0
-        )
-        filled[may[-1]] = np.inf  # it ends the chain
-        node = int(filled.argmax())
-        if filled[node] < 0:
-            return ()
-        cut += 1 + int(furthest[node])
-        unused[node] = False
-        steps.append((node, cut, 0))
-    return tuple(steps) if cut == units else ()
+@dataclass(frozen=True, slots=True, eq=False)
+class _Filling:
+    """way: how hops are written. enters, leaves[cut, node]: work at a segment's ends; gets,
+    sends[cut, node]: on the links there. limited: budgets that segments use.
+    """
+
+    problem: Problem
+    way: int
+    enters: Nanoseconds
+    leaves: Nanoseconds
+    gets: Nanoseconds
+    sends: Nanoseconds
+    limited: tuple[Budget, ...]
+
+    @classmethod
+    def of(cls, problem: Problem) -> _Filling:
+        way, demands = _shortest(problem), problem.demands
+        gets, sends = demands.gets[way].copy(), demands.sends[way].copy()
+        sends[-1] = 0.0  # the last may be the door
+        limited = tuple(b for b in problem.budgets if b.sums.compute.any())
+        return cls(problem, way, demands.decode[way], demands.encode[way], gets, sends, limited)
+
+    def chain(self, demand: float) -> Steps:
+        """None where it does not reach the end."""
+        problem, work = self.problem, self.problem.demands.compute
+        units, few = problem.units, problem.segments_bounded
+        slow = np.where((self.gets <= demand)[:-1], self.enters[:-1], np.inf)
+        slow += problem.demands.segment - work[:-1]
+        after = np.where(self.sends <= demand, self.leaves + work, np.inf)
+        used = [float(budget.sums.access.max()) for budget in self.limited]
+        columns = np.arange(len(problem.nodes))
+        steps: list[tuple[int, int, int]] = []
+        cut = 0
+        while cut < units and len(steps) < problem.max_segments:
+            most, busy, may = self._ways(cut, after, slow, demand, used)
+            furthest = len(busy) - 1 - may[::-1].argmax(axis=0)
+            filled = furthest if few else busy[furthest, columns]
+            filled = np.where(may[furthest, columns], filled, -1.0)
+            if cut + most == units:
+                filled[may[-1]] = np.inf  # it ends the chain
+            node = int(filled.argmax())
+            if filled[node] < 0:
+                return ()
+            stop = cut + 1 + int(furthest[node])
+            for i, budget in enumerate(self.limited):
+                used[i] += budget.sums.segment_of(node, cut, stop)
+            slow[:, node] = np.inf
+            steps.append((node, stop, self.way if steps else 0))
+            cut = stop
+        return tuple(steps) if cut == units else ()
+
+    def _ways(
+        self, cut: int, after: Nanoseconds, slow: Nanoseconds, demand: float, used: Sequence[float]
+    ) -> tuple[int, Nanoseconds, Flags]:
+        """How many units are looked at; [stop - cut - 1, node]: how busy they keep the node, and
+        whether they may be its segment.
+        """
+        problem, most = self.problem, _LOOKED_AT
+        while True:
+            most = min(most, problem.units - cut)
+            busy = after[cut + 1 : cut + 1 + most] + slow[cut]
+            may = (busy <= demand) & problem.stops(cut, most)
+            for budget, so_far in zip(self.limited, used, strict=True):
+                there = budget.sums.compute
+                may &= there[cut + 1 : cut + 1 + most] - there[cut] <= budget.limit - so_far
+            if cut + most == problem.units or not may[-1].any():
+                return most, busy, may
+            most *= 4
+
+
+def _shortest(problem: Problem) -> int:
+    """The coding of fewest bytes of which budgets allow as many hops as there may be."""
+    hops = min(problem.max_segments, problem.units, len(problem.nodes)) - 1
+    within = [
+        way
+        for way in range(len(problem.codings))
+        if all(hops * budget.sums.hop[way] <= budget.limit for budget in problem.budgets)
+    ]
+    return min(within, key=lambda way: float(problem.bytes_at[way, 1:-1].sum()), default=0)
