@@ -116,7 +116,7 @@ class _Search:
     ceiling: float = CEILING
 
     def outcome(self) -> Outcome:
-        low, weights = (0.0, None) if self.pressure.idle else least_demand(self.problem)
+        low, weights = (0.0, np.empty(0)) if self.pressure.idle else least_demand(self.problem)
         self._limit(low)
         root = Bounds.of(self.problem, Prices.none(self.problem), grouped(self.problem.doors))
         self.floor, end, door = root.lowest()
@@ -132,7 +132,7 @@ class _Search:
             self._offer_chains(root, end, door)
         shared = self.pressure.rises or (self.path is None and not self.pressure.idle)
         if shared and self.score > self.lower:
-            self._spread(door, low)
+            self._spread(door, low, weights)
         if self.path is None:
             found = self.descended(nearest(root.roots()))
             if found.path is None and (not found.complete or self._free):
@@ -222,9 +222,9 @@ class _Search:
             if problem.stops(0)[-1, door]:
                 self._offer(door, ((door, problem.units, 0),))
 
-    def _spread(self, door: int, low: float) -> None:
+    def _spread(self, door: int, low: float, weights: Nanoseconds) -> None:
         """Offers chains that share the work out: between two nodes, among few, and among all where
-        only demands count or few do not suffice. low: the least demand.
+        only demands count or few do not suffice. low: the least demand, by these weights.
         """
         most = self.problem.max_segments
         few = () if self.pressure.aim.busiest else [count for count in _SHARED if count < most]
@@ -234,8 +234,8 @@ class _Search:
             if count == most and few and self.path is not None:
                 break
             problem = replace(self.problem, max_segments=count)
-            least = low if count == most else least_demand(problem, _ROUGHLY)[0]
-            self._offer(door, spread(problem, least))
+            least, by = (low, weights) if count == most else least_demand(problem, _ROUGHLY)
+            self._offer(door, spread(problem, least, by))
 
     def _score(self, door: int, steps: Steps) -> float:
         """Inf where a limit forbids the chain."""

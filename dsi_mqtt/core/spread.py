@@ -1,10 +1,11 @@
 """A chain that keeps many nodes about equally busy: one to begin with where demands matter.
 
-Each node gets one segment that keeps its stations busy for no longer than a demand that is tried,
-and of all nodes that could go on, the one whose time is filled best does; where segments are few,
-the one that gets furthest. Hops are written as short as budgets allow for all of them. Of demands
-from the least that is possible, by steps, the least with which a chain reaches the end is looked
-for by halves.
+Each node gets one segment that keeps its stations busy for no longer than a demand that is tried.
+Of all nodes that could go on, the one that gets furthest does where segments are few; else the one
+that takes most of what it could take at best, or where that does not reach the end, the one whose
+time is filled best. Hops are written as short as budgets allow for all of them. Of demands from the
+least that is possible, by steps, the least with which a chain reaches the end is looked for by
+halves.
 """
 
 from __future__ import annotations
@@ -19,20 +20,26 @@ from dsi_mqtt.core.bounds import Steps
 from dsi_mqtt.core.problem import Budget, Flags, Nanoseconds, Problem
 
 # Demands that are tried, each as a multiple of the one before.
-_STEPS: Final = 64
-_WIDER: Final = 1.015
+_STEPS: Final = 31
+_WIDER: Final = 1.03
+# How much slow nodes go before fast ones that take as large a part of what they could: who comes
+# last must be able to take what is left.
+_SLOW_FIRST: Final = 0.25
 # Units that are looked at first.
 _LOOKED_AT: Final = 12
 
 
-def spread(problem: Problem, least: float) -> Steps:
-    """None where no demand that is tried suffices."""
-    filling = _Filling.of(problem)
+def spread(problem: Problem, least: float, weights: Nanoseconds) -> Steps:
+    """None where no demand that is tried suffices. weights[node]: as `demand.least_demand` says."""
+    filling = _Filling.of(problem, weights)
     found: Steps = ()
     low, high = 1, _STEPS + 1
     while low < high:
         middle = (low + high) // 2
-        steps = filling.chain(min(least * _WIDER**middle, problem.cap))
+        demand = min(least * _WIDER**middle, problem.cap)
+        steps = filling.chain(demand, by_share=True)
+        if not steps and not problem.segments_bounded:
+            steps = filling.chain(demand, by_share=False)
         if steps:
             found, high = steps, middle
         else:
@@ -44,6 +51,8 @@ def spread(problem: Problem, least: float) -> Steps:
 class _Filling:
     """way: how hops are written. enters, leaves[cut, node]: work at a segment's ends; gets,
     sends[cut, node]: on the links there. limited: budgets that segments use.
+    worth[cut]: of the units before it, the work on the nodes where it weighs least; parts[node]:
+    what takes one to how well it is used.
     """
 
     problem: Problem
@@ -53,16 +62,22 @@ class _Filling:
     gets: Nanoseconds
     sends: Nanoseconds
     limited: tuple[Budget, ...]
+    worth: Nanoseconds
+    parts: Nanoseconds
 
     @classmethod
-    def of(cls, problem: Problem) -> _Filling:
+    def of(cls, problem: Problem, weights: Nanoseconds) -> _Filling:
         way, demands = _shortest(problem), problem.demands
         gets, sends = demands.gets[way].copy(), demands.sends[way].copy()
         sends[-1] = 0.0  # the last may be the door
         limited = tuple(b for b in problem.budgets if b.sums.compute.any())
-        return cls(problem, way, demands.decode[way], demands.encode[way], gets, sends, limited)
+        each = np.where(problem.allowed, weights * np.diff(demands.compute, axis=0), np.inf)
+        worth = np.concatenate([[0.0], np.cumsum(each.min(axis=1))])
+        parts = np.maximum(weights, np.finfo(np.float64).tiny) ** -(1 + _SLOW_FIRST)
+        ends = demands.decode[way], demands.encode[way]
+        return cls(problem, way, *ends, gets, sends, limited, worth, parts)
 
-    def chain(self, demand: float) -> Steps:
+    def chain(self, demand: float, *, by_share: bool) -> Steps:
         """None where it does not reach the end."""
         problem, work = self.problem, self.problem.demands.compute
         units, few = problem.units, problem.segments_bounded
@@ -76,7 +91,12 @@ class _Filling:
         while cut < units and len(steps) < problem.max_segments:
             most, busy, may = self._ways(cut, after, slow, demand, used)
             furthest = len(busy) - 1 - may[::-1].argmax(axis=0)
-            filled = furthest if few else busy[furthest, columns]
+            if few:
+                filled = furthest
+            elif by_share:
+                filled = (self.worth[cut + 1 + furthest] - self.worth[cut]) * self.parts
+            else:
+                filled = busy[furthest, columns]
             filled = np.where(may[furthest, columns], filled, -1.0)
             if cut + most == units:
                 filled[may[-1]] = np.inf  # it ends the chain
