@@ -11,22 +11,22 @@ halves.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from dsi_mqtt.core.bounds import Steps
-from dsi_mqtt.core.problem import Budget, Flags, Nanoseconds, Problem
+from dsi_mqtt.core.problem import Budget, Cuts, Flags, Nanoseconds, Problem
 
 # Demands that are tried, each as a multiple of the one before.
 _STEPS: Final = 31
 _WIDER: Final = 1.03
+# Units that are looked at first.
+_LOOKED_AT: Final = 12
 # How much slow nodes go before fast ones that take as large a part of what they could: who comes
 # last must be able to take what is left.
 _SLOW_FIRST: Final = 0.25
-# Units that are looked at first.
-_LOOKED_AT: Final = 12
 
 
 def spread(problem: Problem, least: float, weights: Nanoseconds) -> Steps:
@@ -37,9 +37,10 @@ def spread(problem: Problem, least: float, weights: Nanoseconds) -> Steps:
     while low < high:
         middle = (low + high) // 2
         demand = min(least * _WIDER**middle, problem.cap)
-        steps = filling.chain(demand, by_share=True)
+        trial = _Trial.of(filling, demand)
+        steps = filling.chain(trial, by_share=True)
         if not steps and not problem.segments_bounded:
-            steps = filling.chain(demand, by_share=False)
+            steps = filling.chain(trial, by_share=False)
         if steps:
             found, high = steps, middle
         else:
@@ -77,57 +78,118 @@ class _Filling:
         ends = demands.decode[way], demands.encode[way]
         return cls(problem, way, *ends, gets, sends, limited, worth, parts)
 
-    def chain(self, demand: float, *, by_share: bool) -> Steps:
+    def chain(self, trial: _Trial, *, by_share: bool) -> Steps:
         """None where it does not reach the end."""
-        problem, work = self.problem, self.problem.demands.compute
-        units, few = problem.units, problem.segments_bounded
-        slow = np.where((self.gets <= demand)[:-1], self.enters[:-1], np.inf)
-        slow += problem.demands.segment - work[:-1]
-        after = np.where(self.sends <= demand, self.leaves + work, np.inf)
+        problem = self.problem
         used = [float(budget.sums.access.max()) for budget in self.limited]
-        columns = np.arange(len(problem.nodes))
+        unused = np.ones(len(problem.nodes), np.bool_)
         steps: list[tuple[int, int, int]] = []
         cut = 0
-        while cut < units and len(steps) < problem.max_segments:
-            most, busy, may = self._ways(cut, after, slow, demand, used)
-            furthest = len(busy) - 1 - may[::-1].argmax(axis=0)
-            if few:
-                filled = furthest
-            elif by_share:
-                filled = (self.worth[cut + 1 + furthest] - self.worth[cut]) * self.parts
-            else:
-                filled = busy[furthest, columns]
-            filled = np.where(may[furthest, columns], filled, -1.0)
-            if cut + most == units:
-                filled[may[-1]] = np.inf  # it ends the chain
+        while cut < problem.units and len(steps) < problem.max_segments:
+            ways = trial.ways(cut)
+            filled = np.where(unused, ways.share if by_share else ways.busy, -1.0)
+            if self.limited:
+                filled[~self._within(cut, ways.stops, used)] = -1.0
             node = int(filled.argmax())
             if filled[node] < 0:
                 return ()
-            stop = cut + 1 + int(furthest[node])
+            stop = int(ways.stops[node])
             for i, budget in enumerate(self.limited):
                 used[i] += budget.sums.segment_of(node, cut, stop)
-            slow[:, node] = np.inf
+            unused[node] = False
             steps.append((node, stop, self.way if steps else 0))
             cut = stop
-        return tuple(steps) if cut == units else ()
+        return tuple(steps) if cut == problem.units else ()
 
-    def _ways(
-        self, cut: int, after: Nanoseconds, slow: Nanoseconds, demand: float, used: Sequence[float]
-    ) -> tuple[int, Nanoseconds, Flags]:
-        """How many units are looked at; [stop - cut - 1, node]: how busy they keep the node, and
-        whether they may be its segment.
-        """
-        problem, most = self.problem, _LOOKED_AT
+    def _within(self, cut: int, stops: Cuts, used: Sequence[float]) -> Flags:
+        """[node]: whether budgets allow its segment."""
+        nodes = np.arange(len(stops))
+        within = np.ones(len(stops), np.bool_)
+        for budget, so_far in zip(self.limited, used, strict=True):
+            there = budget.sums.compute
+            within &= there[stops, nodes] - there[cut] + so_far <= budget.limit
+        return within
+
+
+class _Ways(NamedTuple):
+    """[…, node]: where a segment ends that takes as many units as it can, and how well it is used:
+    by how busy the node is, and by its share of what it could take at best, or of few segments, by
+    how far it goes. Where none may be, -1; where it ends the chain, infinite.
+    """
+
+    stops: Cuts
+    busy: Nanoseconds
+    share: Nanoseconds
+
+    @classmethod
+    def of(cls, filling: _Filling, cuts: Cuts, counts: Cuts, busy: Nanoseconds) -> _Ways:
+        """cuts, counts, busy[…, node]: where segments begin, of how many units at most they are."""
+        stops = cuts + counts
+        if filling.problem.segments_bounded:
+            share = counts.astype(np.float64)
+        else:
+            share = (filling.worth[stops] - filling.worth[cuts]) * filling.parts
+        ends, none = stops == filling.problem.units, counts == 0
+        for used in (busy, share):
+            used[ends] = np.inf
+            used[none] = -1.0
+        return cls(stops, busy, share)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Trial:
+    """One demand. before, after[cut, node]: what a segment keeps its node busy for, by where it
+    begins and where it ends; inf where the links are too slow. all_ways[cut, node]: where segments
+    may be many.
+    """
+
+    filling: _Filling
+    demand: float
+    before: Nanoseconds
+    after: Nanoseconds
+    all_ways: _Ways | None = None
+
+    @classmethod
+    def of(cls, filling: _Filling, demand: float) -> _Trial:
+        problem, work = filling.problem, filling.problem.demands.compute
+        before = np.where(filling.gets <= demand, filling.enters - work, np.inf)
+        after = np.where(filling.sends <= demand, filling.leaves + work, np.inf)
+        trial = cls(filling, demand, before + problem.demands.segment, after)
+        return trial if problem.segments_bounded else replace(trial, all_ways=trial._every())
+
+    def ways(self, cut: int) -> _Ways:
+        if self.all_ways is not None:
+            return _Ways(*(part[cut] for part in self.all_ways))
+        problem, most = self.filling.problem, _LOOKED_AT
         while True:
             most = min(most, problem.units - cut)
-            busy = after[cut + 1 : cut + 1 + most] + slow[cut]
-            may = (busy <= demand) & problem.stops(cut, most)
-            for budget, so_far in zip(self.limited, used, strict=True):
-                there = budget.sums.compute
-                may &= there[cut + 1 : cut + 1 + most] - there[cut] <= budget.limit - so_far
+            busy = self.after[cut + 1 : cut + 1 + most] + self.before[cut]
+            may = (busy <= self.demand) & problem.stops(cut, most)
             if cut + most == problem.units or not may[-1].any():
-                return most, busy, may
+                break
             most *= 4
+        last, nodes = most - 1 - may[::-1].argmax(axis=0), np.arange(may.shape[1])
+        counts = np.where(may[last, nodes], last + 1, 0)
+        return _Ways.of(self.filling, np.full_like(counts, cut), counts, busy[last, nodes])
+
+    def _every(self) -> _Ways:
+        """From each cut: by one unit more, until no node has the time."""
+        problem = self.filling.problem
+        units, work, segment = problem.units, problem.demands.compute, problem.demands.segment
+        begins = np.repeat(np.arange(units)[:, None], len(problem.nodes), axis=1)
+        counts, busy = np.zeros_like(begins), np.zeros(begins.shape)
+        for count in range(1, units + 1):
+            cuts = units + 1 - count
+            spent = self.after[count:] + self.before[:cuts]
+            may = (spent <= self.demand) & (problem.reach[:cuts] - begins[:cuts] >= count)
+            if problem.given is not None:
+                may &= problem.given.diagonal(count)[:, None]
+            if may.any():
+                np.copyto(counts[:cuts], count, where=may)
+                np.copyto(busy[:cuts], spent, where=may)
+            elif ((work[count:] - work[:cuts]).min(axis=1) + segment > self.demand).all():
+                break
+        return _Ways.of(self.filling, begins, counts, busy)
 
 
 def _shortest(problem: Problem) -> int:
