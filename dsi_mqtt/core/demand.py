@@ -75,8 +75,8 @@ def least_demand(problem: Problem, rounds: int = ROUNDS) -> tuple[float, Nanosec
 
 @dataclass(slots=True, eq=False)
 class _Scarce:
-    """Budgets that units use up. uses[budget, unit, node]: share of its limit. weights: of the whole
-    of it, beside the works that are weighed.
+    """Budgets that units use up. uses[budget, unit, node]: share of its limit. weights: of the
+    whole of it, beside the works that are weighed.
     """
 
     uses: Nanoseconds
@@ -96,7 +96,8 @@ class _Scarce:
         return works
 
     def _used(self, there: Cuts) -> Nanoseconds:
-        return self.uses[:, np.arange(len(there)), there].sum(axis=1)
+        used: Nanoseconds = self.uses[:, np.arange(len(there)), there].sum(axis=1)
+        return used
 
     def beyond(self, there: Cuts) -> float:
         """Of what is used beyond the limits, the weight."""

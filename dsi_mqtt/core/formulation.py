@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -15,12 +14,13 @@ from dsi_mqtt.core.codecs import RAW, Codec, Coding, codecs_for, codings
 from dsi_mqtt.core.deployment import Deployment, Prices
 from dsi_mqtt.core.memory import Memory
 from dsi_mqtt.core.model import ModelGraph
+from dsi_mqtt.core.passage import Passage, transfers, useful_of
 from dsi_mqtt.core.problem import (
     HOP_NS,
     SEGMENT_NS,
+    SHARE,
     Budget,
     Demands,
-    Flags,
     Held,
     Nanoseconds,
     Problem,
@@ -35,8 +35,6 @@ from dsi_mqtt.core.sizes import GIB
 from dsi_mqtt.errors import ConfigError
 
 HOUR_S: Final = 3600.0
-# Error of codecs and exposure are shares of one; as whole numbers they add up exactly.
-SHARE: Final = 1e9
 AT_REST: Final = Aim()
 # What latency weighs where it is not asked for: of equal placements the faster.
 EQUALS: Final = 1e-5
@@ -151,126 +149,6 @@ def formulate(
 
 
 @dataclass(frozen=True, slots=True)
-class _Passage:
-    """One trip, whichever codec is used. sizes[codec, cut]: bytes that cross.
-
-    seconds[unit, node]. up, down[codec, cut, node]: ns on the links; encode, decode: of codecs,
-    whose work is none at both ends.
-    """
-
-    trip: Trip
-    sizes: NDArray[np.float64]
-    seconds: NDArray[np.float64]
-    up: Nanoseconds
-    down: Nanoseconds
-    encode: Nanoseconds
-    decode: Nanoseconds
-
-    @classmethod
-    def of(
-        cls, graph: ModelGraph, nodes: Sequence[NodeView], trip: Trip, codecs: Sequence[Codec]
-    ) -> _Passage:
-        units = len(graph.units)
-        plain = np.zeros(units + 1)
-        plain[1:-1] = [unit.output_bytes * trip.rows for unit in graph.units[:-1]]
-        sizes = np.rint(np.array([codec.ratio for codec in codecs])[:, None] * plain)
-        sizes[:, 0], sizes[:, -1] = graph.input_bytes * trip.rows, graph.result_bytes
-        rows = [node.seconds(trip.phase, trip.rows) for node in nodes]
-        paces = np.array([node.codec_pace for node in nodes])
-        gib, calls = plain / GIB * 1e9, np.where(plain > 0, 1e9, 0.0)
-        writes = np.array([c.encode_s * gib + c.encode_call_s * calls for c in codecs])
-        reads = np.array([c.decode_s * gib + c.decode_call_s * calls for c in codecs])
-        up, down = _transfers(nodes, sizes)
-        return cls(
-            trip=trip,
-            sizes=sizes,
-            seconds=np.array(rows).reshape(len(nodes), units).T,
-            up=up,
-            down=down,
-            encode=writes[..., None] * paces,
-            decode=reads[..., None] * paces,
-        )
-
-    def uses(self, use: Use) -> Nanoseconds:
-        """[codec, cut, node]: how long a hop keeps a station busy."""
-        match use:
-            case "sends":
-                return self.up
-            case "gets":
-                return self.down
-            case "encode":
-                return self.encode
-            case "decode":
-                return self.decode
-
-    def crossing(self, nodes: Sequence[NodeView]) -> tuple[Nanoseconds, Nanoseconds]:
-        """[codec, cut, node]: what leaving and arriving take."""
-        half = np.array([node.link.rtt_ms for node in nodes]) * 0.5e6
-        leave, arrive = self.up + self.encode, self.down + self.decode
-        for times in (leave, arrive):
-            times += half
-            np.rint(times, out=times)
-        return leave, arrive
-
-    def better(self, crossing: tuple[Nanoseconds, Nanoseconds], *, loads: bool) -> Flags:
-        """[codec, codec]: the first is on no node and at no cut worse than the second.
-
-        loads: that includes how long each station is busy.
-        """
-        stations = (self.up, self.down, self.encode, self.decode) if loads else ()
-        arrays = (self.sizes, *crossing, *stations)
-        count = len(self.sizes)
-        better = np.ones((count, count), np.bool_)
-        for one, other in itertools.permutations(range(count), 2):
-            better[one, other] = all((array[one] <= array[other]).all() for array in arrays)
-        return better
-
-
-def _useful(
-    ways: Sequence[Coding],
-    codecs: NDArray[np.intp],
-    better: Sequence[Flags],
-    error_max: float | None,
-) -> tuple[list[int], list[int]]:
-    """Numbers of the codings that can be part of a best placement, the plain one among them; and of
-    those that can where nothing is left to decide by errors.
-
-    One is of no use if its error alone is too much, or another one is nowhere worse.
-    """
-    errors = np.array([np.rint(way.error * SHARE) for way in ways])
-    limit = np.inf if error_max is None else np.rint(error_max * SHARE)
-    wins = np.ones((len(ways), len(ways)), np.bool_)
-    for chosen, matrix in zip(codecs.T, better, strict=True):
-        wins &= matrix[np.ix_(chosen, chosen)]
-    fewer = True if error_max is None else errors[:, None] <= errors
-    kept = ~_beaten(wins & fewer) & (errors <= limit)
-    kept[0] = True
-    useful = np.flatnonzero(kept)
-    quickest = useful[~_beaten(wins[np.ix_(useful, useful)])]
-    return useful.tolist(), quickest.tolist()
-
-
-def _beaten(wins: Flags) -> Flags:
-    """Which are, where wins[one, other] says that the first is nowhere worse; of equal ones not the
-    first.
-    """
-    count = len(wins)
-    clear = wins & (~wins.T | np.tri(count, dtype=np.bool_).T) & ~np.eye(count, dtype=np.bool_)
-    beaten: Flags = clear.any(axis=0)
-    return beaten
-
-
-def _transfers(
-    nodes: Sequence[NodeView], sizes: NDArray[np.float64]
-) -> tuple[Nanoseconds, Nanoseconds]:
-    """[..., cut, node]: ns on the uplink and on the downlink. One Mbit/s is one bit per µs."""
-    up = np.array([node.link.up_mbit_s for node in nodes])
-    down = np.array([node.link.down_mbit_s for node in nodes])
-    bits = 8e3 * sizes[..., None]
-    return bits / up, bits / down
-
-
-@dataclass(frozen=True, slots=True)
 class _Arrays:
     """codecs[coding, trip]: which of the question's codecs. crossings: by trip. quickest: as in
     `Problem`.
@@ -281,7 +159,7 @@ class _Arrays:
     question: Question
     codings: tuple[Coding, ...]
     codecs: NDArray[np.intp]
-    passages: tuple[_Passage, ...]
+    passages: tuple[Passage, ...]
     crossings: tuple[tuple[Nanoseconds, Nanoseconds], ...]
     quickest: tuple[int, ...]
 
@@ -290,7 +168,7 @@ class _Arrays:
         cls, graph: ModelGraph, nodes: tuple[NodeView, ...], question: Question, *, every: bool
     ) -> _Arrays:
         known = question.codecs
-        passages = tuple(_Passage.of(graph, nodes, trip, known) for trip in question.trips)
+        passages = tuple(Passage.of(graph, nodes, trip, known) for trip in question.trips)
         crossings = tuple(passage.crossing(nodes) for passage in passages)
         ways = codings(known, question.trips)
         numbers = {codec.name: number for number, codec in enumerate(known)}
@@ -299,7 +177,7 @@ class _Arrays:
         better = [
             p.better(times, loads=loads) for p, times in zip(passages, crossings, strict=True)
         ]
-        useful, quickest = _useful(ways, codecs, better, question.error_max)
+        useful, quickest = useful_of(ways, codecs, better, question.error_max)
         if every:
             useful = quickest = list(range(len(ways)))
         places = tuple(useful.index(way) for way in quickest)
@@ -327,12 +205,10 @@ class _Arrays:
     def latency(self) -> Sums:
         """Of a whole request: its input comes once, its answer begins to leave once."""
         trips = sum(passage.trip.count for passage in self.passages)
-        compute = sum(
-            passage.trip.count * np.rint(passage.seconds * 1e9) for passage in self.passages
-        )
+        compute = [p.trip.count * np.rint(p.seconds * 1e9) for p in self.passages]
         leave, arrive = self.crossings[0]
         return Sums(
-            compute=_cumulated(compute),
+            compute=_cumulated(np.sum(compute, axis=0)),
             segment=trips * SEGMENT_NS,
             leave=self._of_trips([leave for leave, _ in self.crossings]),
             arrive=self._of_trips([arrive for _, arrive in self.crossings]),
@@ -344,10 +220,8 @@ class _Arrays:
         """Of all trips of a request, stretched by what others take of each station."""
         free = np.array([[1 - share for share in node.taken] for node in self.nodes])
         work, out, back = free.reshape(len(self.nodes), 3).T
-        compute = sum(
-            passage.trip.count * np.rint(passage.seconds * 1e9 / work) for passage in self.passages
-        )
-        once_in, once_out = _transfers(self.nodes, self.passages[0].sizes[0])
+        compute = [p.trip.count * np.rint(p.seconds * 1e9 / work) for p in self.passages]
+        once_in, once_out = transfers(self.nodes, self.passages[0].sizes[0])
 
         def station(use: Use) -> Nanoseconds:
             share = {"sends": out, "gets": back}.get(use, work)
@@ -355,7 +229,7 @@ class _Arrays:
             return np.rint(total, out=total)
 
         return Demands(
-            compute=_cumulated(compute),
+            compute=_cumulated(np.sum(compute, axis=0)),
             segment=SEGMENT_NS * sum(passage.trip.count for passage in self.passages),
             access_gets=np.rint(once_out[0] / back),
             access_sends=np.rint(once_in[-1] / out),
@@ -364,13 +238,13 @@ class _Arrays:
 
     def _of_trips(self, parts: Sequence[Nanoseconds]) -> Nanoseconds:
         """[coding, cut, node]: of all trips, of which each has a part [codec, cut, node]."""
-        total, *others = (
+        each: list[Nanoseconds] = [
             (passage.trip.count * part)[ways]
             for passage, part, ways in zip(self.passages, parts, self.codecs.T, strict=True)
-        )
-        for other in others:
-            total += other
-        return total
+        ]
+        for other in each[1:]:
+            each[0] += other
+        return each[0]
 
     def exposure(self, rules: Rules) -> Sums:
         """Share of the units that are computed outside of the trusted zones."""

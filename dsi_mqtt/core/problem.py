@@ -40,6 +40,8 @@ from dsi_mqtt.core.rules import Rules
 HOP_S: Final = 0.5e-3
 # A segment beyond its units: one more call of the engine and its queue.
 SEGMENT_S: Final = 0.3e-3
+# Error of codecs and exposure are shares of one; as whole numbers they add up exactly.
+SHARE: Final = 1e9
 
 Nanoseconds = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -359,7 +361,10 @@ def reach(rules: Rules, allowed: Flags, memory: Memory) -> tuple[Cuts, Flags | N
 def twins(
     nodes: Sequence[NodeView], doors: Sequence[bool], allowed: Flags, held: Held
 ) -> tuple[int, ...]:
-    """By node: the number of those that differ from it by name alone. doors[node]: it may be one."""
+    """By node: the number of those that differ from it by name alone.
+
+    doors[node]: whether it may be one.
+    """
     plain = [(node.weight_bytes, node.link.up_mbit_s, node.unit_s[:1]) for node in nodes]
     alike = Counter(plain)
     numbers: dict[object, int] = {}

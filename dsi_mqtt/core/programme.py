@@ -23,7 +23,7 @@ _FEW: Final = 7
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layers:
-    """By how many more segments may come; without a bound on their number, the last for all of more.
+    """By how many more segments may come; where any number may, the last is for all of more.
 
     after[k][end, cut, node]: what is spent before the cut and the least that follows, when the node
     holds the segment before `cut` and k more may come. start[k][end, cut, node]: less what is spent
@@ -227,7 +227,7 @@ class _Endings:
             before = table[power - 1]
             np.minimum(before[new], before[new + half], out=table[power, new])
         flat = table.reshape(-1)
-        found = np.minimum(flat.take(self.one[cut]), flat.take(self.other[cut]))
+        found: Nanoseconds = np.minimum(flat.take(self.one[cut]), flat.take(self.other[cut]))
         found += self.closed[cut]
         return found
 

@@ -121,7 +121,7 @@ class Rules:
 
     def alike(self) -> list[UnitRange]:
         """All units, in ranges of which the same is demanded."""
-        named = (*self.zoned, *self.pinned, *self.parts)
+        named: tuple[Zoned | Pinned | Part, ...] = (*self.zoned, *self.pinned, *self.parts)
         cuts = {0, self.units, *(cut for rule in named for cut in rule.units)}
         return [UnitRange(*ends) for ends in pairwise(sorted(cuts))]
 

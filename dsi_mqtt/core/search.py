@@ -247,10 +247,15 @@ class _Search:
         if self.pressure.aim_is_sum:
             return total
         demand = 0.0 if self.pressure.idle else busiest_ns(problem, (door, steps))
-        latency = problem.latency.along(door, steps)
-        if demand > problem.cap or not self.pressure.timely(latency, demand):
+        if demand > problem.cap or not self._timely(door, steps, demand):
             return math.inf
         return total + self.pressure.adds(demand)
+
+    def _timely(self, door: int, steps: Steps, demand: float) -> bool:
+        """Whether it meets the target, where there is one."""
+        if self.pressure.target_ns is None:
+            return True
+        return self.pressure.timely(self.problem.latency.along(door, steps), demand)
 
     def _tighten(self, low: float) -> None:
         """What keeps a station busy for longer than a placement that is known allows."""
@@ -281,12 +286,15 @@ class _Search:
         most = min(self.considered + self.rounds, self.limit)
         while (left := most - self.considered) > 0 and self.lower < self._highest:
             best = self._climb(ascent, few, left if len(few) == nodes else (left + 1) // 2)
-            if len(few) < nodes:
+            whole = len(few) == nodes
+            if not whole:
                 best = Bounds.of(self.problem, ascent.best, root.ends)
                 self.considered += 1
             bound, end, door = best.lowest()
             if bound > self.lower:
                 bounds, self.lower = best, bound
+            if whole:  # its chain has been offered
+                break
             steps = self._offer_chains(best, end, door)
             more = {door, *(step[0] for step in steps)} - few
             if not more:
