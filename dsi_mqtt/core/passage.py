@@ -121,9 +121,9 @@ def _beaten(wins: Flags) -> Flags:
     first.
     """
     count = len(wins)
-    clear = wins & (~wins.T | np.tri(count, dtype=np.bool_).T) & ~np.eye(count, dtype=np.bool_)
-    beaten: Flags = clear.any(axis=0)
-    return beaten
+    first, itself = np.tri(count, dtype=np.bool_).T, np.eye(count, dtype=np.bool_)
+    clear: Flags = wins & (~wins.T | first) & ~itself
+    return np.asarray(clear.any(axis=0))
 
 
 def transfers(
