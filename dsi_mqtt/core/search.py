@@ -342,7 +342,7 @@ class _Search:
         self._tighten(0.0)
         doors = _near(bounds.roots(), self._highest)
         if not doors:
-            self.lower = math.inf
+            self.lower = self.score
             return bounds
         ends = ends_of(doors)
         if ends == bounds.ends:
@@ -361,8 +361,7 @@ class _Search:
         if self.lower < self._highest and left >= (1 if self.rounds else _WORTHWHILE):
             bounds = self._told_apart(bounds)
         if left < _WORTHWHILE or self.lower > self.score:
-            # Where another one may have the same score, which comes first is not known.
-            complete = self.lower > self.score or math.isinf(self.lower)
+            complete = self.lower >= self.score
             lower = min(self.lower, self.score)
             return Outcome(self.path, self.score, self.considered, complete, lower)
         plain = None
@@ -381,7 +380,7 @@ class _Search:
         if tree.best is not None:
             self.path, self.score = tree.best.path, tree.best.least
         lower = max(self.lower, tree.heap[0].least) if tree.heap else self.score
-        complete = not tree.heap or lower > self.score
+        complete = lower >= self.score
         return Outcome(self.path, self.score, tree.considered, complete, min(lower, self.score))
 
 
