@@ -76,8 +76,11 @@ def decode(
 def planner(
     json: JsonOption = False,
     instances: Annotated[
-        int, typer.Option(min=12, help="Small problems that are solved in other ways too.")
+        int, typer.Option(min=0, help="Small problems that are solved in other ways too.")
     ] = 600,
+    nodes: Annotated[
+        list[int] | None, typer.Option(help="Time problems of so many nodes only.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the problems.")] = 0,
 ) -> None:
     """Compare the planner with trying all and with a linear programme, and time it.
@@ -87,7 +90,7 @@ def planner(
     """
     from dsi_mqtt.cli.bench_planner_report import report_planner  # noqa: PLC0415 - as above
 
-    report_planner(instances=instances, seed=seed, as_json=json)
+    report_planner(instances=instances, nodes=nodes, seed=seed, as_json=json)
 
 
 @app.command()

@@ -16,24 +16,18 @@ for a set of doors as if the last node were the door; or for a chain that ends s
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 import numpy as np
 
-from dsi_mqtt.core.problem import Cuts, Flags, Nanoseconds, Problem, Sums
+from dsi_mqtt.core.problem import Cuts, Nanoseconds, Problem, Sums
+from dsi_mqtt.core.programme import Layers, Programme
 
-# A segment costs a little more than it does, so that of equal scores the one with fewer segments
-# is lower. A binary fraction: sums stay exact up to two hours of latency.
-MORE: Final = 2.0**-10
 # Doors that have an end of their own.
 OWN: Final = 2
-
-# Segments that are still few.
-_FEW: Final = 7
-# Nodes of which each pair is looked at.
-_PAIRED: Final = 64
 
 # (node, stop, coding of the hop there)
 Steps = tuple[tuple[int, int, int], ...]
@@ -143,9 +137,6 @@ class Bounds:
 
     score: what is minimised, with the prices of budgets in it.
     spent[cut, node]: score, charges and rents of the units before `cut`.
-    layers[k][end, cut, node]: `spent` and the least that follows, when the node holds the
-    segment before `cut` and k more may come; without a bound on their number, one for all k.
-    begin[end, node]: the least from the start of the first segment.
     """
 
     problem: Problem
@@ -153,21 +144,24 @@ class Bounds:
     prices: Prices
     score: Sums
     spent: Nanoseconds
-    layers: tuple[Nanoseconds, ...]
-    begin: Nanoseconds
+    layers: Layers
 
     @classmethod
     def of(cls, problem: Problem, prices: Prices, ends: tuple[End, ...]) -> Bounds:
         score = _priced(problem, prices)
         spent = score.compute + prices.charges + prices.rents
         last = _answered(problem, score, spent, ends)
-        busy = prices.stations is not None and bool(prices.stations.any())
-        programme = _Programme.of(problem, score, spent, many=busy or bool(problem.fees.any()))
+        programme = Programme.of(problem, score, spent, many=_shares_out(problem, score))
         if problem.segments_bounded:
-            layers, begin = programme.numbered(last, problem.max_segments)
+            layers = programme.numbered(last, problem.max_segments)
         else:
-            layers, begin = programme.whole(last)
-        return cls(problem, ends, prices, score, spent, layers, begin)
+            layers = programme.whole(last)
+        return cls(problem, ends, prices, score, spent, layers)
+
+    @property
+    def counted(self) -> int:
+        """Segments up to which layers tell chains apart by their number."""
+        return len(self.layers.after)
 
     def root(self, end: int, door: int) -> float:
         """The least of all that has this door and this end, credited."""
@@ -195,7 +189,7 @@ class Bounds:
         """[door]: with what the door adds to its chain: access, its fee, dues, and where the chain
         ends elsewhere, the arrival of the answer.
         """
-        score, begin = self.score, self.begin[end]
+        score, begin = self.score, self.layers.start[-1][end, 0]
         # That one may also go from the door to the door is never less than to stay there.
         hops = float((begin + score.arrive[0, 0]).min()) + score.leave[0, 0, doors] + score.hop[0]
         least = np.minimum(hops, begin[doors]) + score.access[doors] + self.problem.fees[doors]
@@ -207,7 +201,7 @@ class Bounds:
 
     def promising(self, count: int) -> list[int]:
         """The nodes that are nearest to being the best to go on with somewhere, and a few doors."""
-        following = self.layers[-1].min(axis=0)[1:] - self.spent[1:]
+        following = self.layers.after[-1].min(axis=0)[1:] - self.spent[1:]
         following = np.where(self.problem.allowed, following, np.inf)
         least = following.min(axis=1, keepdims=True)
         usable = np.isfinite(least)
@@ -218,7 +212,7 @@ class Bounds:
 
     def after(self, end: int, more: int) -> Nanoseconds:
         """[cut, node]: `spent` and the least that follows; more: segments that may come."""
-        following: Nanoseconds = self.layers[min(more, len(self.layers) - 1)][end]
+        following: Nanoseconds = self.layers.after[min(more, self.counted - 1)][end]
         return following
 
     def steps(self, end: int, door: int, most: int | None = None) -> Steps:
@@ -231,20 +225,21 @@ class Bounds:
         steps: list[tuple[int, int, int]] = []
         cut, at = 0, door
         while cut < problem.units:
-            totals = self.after(end, most - len(steps) - 1)[cut + 1 :]
-            totals = np.where(problem.stops(cut), totals, np.inf)
-            start = totals.min(axis=0) - self.spent[cut]
-            ways = start + score.arrive[:, cut] + (score.leave[:, cut, at] + score.hop)[:, None]
-            if not cut:
-                ways = ways[:1]
+            more = min(most - len(steps), self.counted) - 1
+            start, count = self.layers.start[more][end, cut], len(score.hop) if cut else 1
+            hops = score.leave[:count, cut, at] + score.hop[:count]
+            ways = start + (score.arrive[:count, cut] + hops[:, None])
             ways[:, at] = np.inf
             if not cut or problem.by_hand:
                 ways[0, at] = start[at]
-            coding, node = np.unravel_index(int(ways.argmin()), ways.shape)
-            if not np.isfinite(ways[coding, node]):
+            coding, at = divmod(int(ways.argmin()), len(start))
+            if math.isinf(ways[coding, at]):
                 return ()
-            at, cut = int(node), cut + 1 + int(totals[:, node].argmin())
-            steps.append((at, cut, int(coding)))
+            totals = self.layers.after[more][end, cut + 1 : int(problem.reach[cut, at]) + 1, at]
+            if problem.given is not None:
+                totals = np.where(problem.given[cut, cut + 1 :][: len(totals)], totals, np.inf)
+            cut += 1 + int(totals.argmin())
+            steps.append((at, cut, coding))
         return tuple(steps)
 
 
@@ -259,6 +254,12 @@ def _priced(problem: Problem, prices: Prices) -> Sums:
     if prices.stations is not None:
         score += _station_charges(problem, prices.stations)
     return score
+
+
+def _shares_out(problem: Problem, score: Sums) -> bool:
+    """Whether what prices say is more than all else: most often work is to be shared out then."""
+    own = problem.score.compute[-1].sum()
+    return bool(score.compute[-1].sum() > 2 * own)
 
 
 def _station_charges(problem: Problem, rates: Nanoseconds) -> Sums:
@@ -293,134 +294,3 @@ def _answered(
             answered[row, units] = away
         answered[row, units] += spent[units]
     return answered
-
-
-def elsewhere(values: Nanoseconds) -> Nanoseconds:
-    """[…, node]: the least on another node; inf where there is no other."""
-    if values.shape[-1] == 1:
-        return np.full_like(values, np.inf)
-    nearest = np.partition(values, 1, axis=-1)
-    least, second = nearest[..., :1], nearest[..., 1:2]
-    return np.where(values == least, second, least)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Programme:
-    """arrive[coding, cut, node]; leave: with what the hop costs besides.
-
-    segment[cut, node]: what a segment that begins there costs besides, less `spent`.
-    many: that the best chains may have many segments, for no node is dear alone.
-    """
-
-    problem: Problem
-    spent: Nanoseconds
-    segment: Nanoseconds
-    leave: Nanoseconds
-    arrive: Nanoseconds
-    many: bool = False
-
-    @classmethod
-    def of(cls, problem: Problem, score: Sums, spent: Nanoseconds, *, many: bool) -> _Programme:
-        segment = (score.segment + MORE) - spent[:-1]
-        leave = score.leave + score.hop[:, None, None]
-        return cls(problem, spent, segment, leave, score.arrive, many)
-
-    def numbered(
-        self, last: Nanoseconds, segments: int
-    ) -> tuple[tuple[Nanoseconds, ...], Nanoseconds]:
-        """Layers for so many more segments, and what begins with the most: all cuts at once.
-
-        The layers end where one more segment makes nothing less.
-        """
-        windows = _Windows.of(self.problem.reach)
-        layers, inner = [last], slice(1, self.problem.units)
-        for _ in range(segments - 1):
-            start = windows.least(layers[-1]) + self.segment
-            moved = self._moved(start[:, inner], self.leave[:, inner], self.arrive[:, inner])
-            layer = last.copy()
-            np.add(moved, self.spent[inner], out=layer[:, inner])
-            if np.array_equal(layer, layers[-1]):
-                break
-            layers.append(layer)
-        return tuple(layers), windows.least(layers[-1])[:, 0] + self.segment[0]
-
-    def whole(self, last: Nanoseconds) -> tuple[tuple[Nanoseconds, ...], Nanoseconds]:
-        """One layer for any number of segments, and what begins there.
-
-        Most often few segments are the best, and their layers are the quickest way; else it goes
-        cut by cut.
-        """
-        if not self.problem.by_hand and not self.many:
-            layers, begin = self.numbered(last, _FEW)
-            if len(layers) < _FEW:
-                return layers, begin
-        problem, layer, hops = self.problem, last.copy(), self._hops()
-        furthest = problem.reach.max(axis=1).tolist()
-        for cut in range(problem.units - 1, 0, -1):
-            most = max(furthest[cut] - cut, 1)  # beyond it no node may go
-            ends = np.where(problem.stops(cut)[:most], layer[:, cut + 1 : cut + 1 + most], np.inf)
-            start = ends.min(axis=1) + self.segment[cut]
-            if hops is None:
-                moved = self._moved(start, self.leave[:, cut], self.arrive[:, cut])
-            else:
-                moved = (start[:, :, None] + hops[cut]).min(axis=1)
-            layer[:, cut] = moved + self.spent[cut]
-        ends = np.where(problem.stops(0), layer[:, 1:], np.inf)
-        return (layer,), ends.min(axis=1) + self.segment[0]
-
-    def _hops(self) -> Nanoseconds | None:
-        """[cut, target, source]: the least score of each hop, for which many nodes are too many."""
-        units, nodes = self.segment.shape
-        if nodes > _PAIRED:
-            return None
-        hops = np.full((units, nodes, nodes), np.inf)
-        for leave, arrive in zip(self.leave[:, :-1], self.arrive[:, :-1], strict=True):
-            np.minimum(hops, arrive[:, :, None] + leave[:, None, :], out=hops)
-        hops[:, range(nodes), range(nodes)] = 0.0 if self.problem.by_hand else np.inf
-        return hops
-
-    def _moved(self, start: Nanoseconds, leave: Nanoseconds, arrive: Nanoseconds) -> Nanoseconds:
-        """[end, …, node]: the least when another node goes on, whichever the coding.
-
-        start[end, …, node]; leave, arrive[coding, …, node].
-        """
-        moved: Nanoseconds = (elsewhere(start[:, None] + arrive) + leave).min(axis=1)
-        return np.minimum(moved, start) if self.problem.by_hand else moved
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Windows:
-    """Least values over the cuts at which a segment may end, for all segments at once.
-
-    Every window is covered by two that are as long as a power of two. one, other[cut, node]: where
-    what is least in these stands in a table [power, cut, node]; empty: there is no window.
-    """
-
-    powers: int
-    one: Cuts
-    other: Cuts
-    empty: Flags
-
-    @classmethod
-    def of(cls, reach: Cuts) -> _Windows:
-        cuts, nodes = reach.shape
-        starts = np.arange(cuts)[:, None]
-        length = reach - starts
-        power = np.frexp(np.maximum(length, 1))[1] - 1
-        table = power * (cuts + 1) * nodes + np.arange(nodes)
-        last = np.maximum(reach + 1 - 2**power, 0)
-        powers = int(power.max(initial=0)) + 1
-        return cls(powers, table + (starts + 1) * nodes, table + last * nodes, length <= 0)
-
-    def least(self, values: Nanoseconds) -> Nanoseconds:
-        """[end, cut, node] of `values` [end, cut, node], which has a cut more."""
-        table = np.empty((values.shape[0], self.powers, *values.shape[1:]))
-        table[:, 0] = values
-        for power in range(1, self.powers):
-            half = 2 ** (power - 1)
-            before = table[:, power - 1]
-            np.minimum(before[:, :-half], before[:, half:], out=table[:, power, :-half])
-        flat = table.reshape(len(values), -1)
-        least = np.minimum(flat.take(self.one, axis=1), flat.take(self.other, axis=1))
-        least[:, self.empty] = np.inf
-        return least

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from dsi_mqtt.core.bounds import Steps, elsewhere
+from dsi_mqtt.core.bounds import Steps
 from dsi_mqtt.core.duties import busy_along
-from dsi_mqtt.core.problem import Nanoseconds, Problem
+from dsi_mqtt.core.problem import Cuts, Nanoseconds, Problem
+from dsi_mqtt.core.programme import elsewhere
 
 # The door, and (node, stop, coding) of each segment.
 Chain = tuple[int, Iterable[tuple[int, int, int]]]
@@ -32,39 +34,82 @@ def latency_ns(problem: Problem, path: Chain) -> float:
 
 
 def least_demand(problem: Problem, rounds: int = ROUNDS) -> tuple[float, Nanoseconds]:
-    """In ns: no placement keeps its busiest station busy for less; and why: [node], weights whose
-    sum is 1.
+    """In ns: no placement within the cap keeps its busiest station busy for less; and why: [node],
+    weights whose sum is 1.
 
     Whatever weights nodes have, the busiest works no less than those that are used on the weighted
-    mean, and these no less together than if each unit were where it weighs the least. Weights are
-    raised where too much would go, and lowered elsewhere.
+    mean, and these no less together than if each unit were where it weighs the least. Each that is
+    used has a segment besides. Weights are raised where too much would go, and lowered elsewhere.
+    What a budget allows is credited with its own weight.
     """
-    nodes = len(problem.nodes)
-    each = np.where(problem.allowed, np.diff(problem.demands.compute, axis=0), np.inf)
+    nodes, segment = len(problem.nodes), problem.demands.segment
+    each = np.diff(problem.demands.compute, axis=0)
+    each = np.where(problem.allowed & (each + segment <= problem.cap), each, np.inf)
     least = each.min(axis=1, initial=np.inf)
     if not np.isfinite(least).all():
         return 0.0, np.full(nodes, 1 / max(nodes, 1))
-    means = np.where(problem.allowed, each, 0.0).sum(axis=0) / problem.units
+    means = np.where(np.isfinite(each), each, 0.0).sum(axis=0) / problem.units
     weights = 1 / np.maximum(means, 1.0)
     used = min(nodes, problem.units, problem.max_segments)
     best, highest, length = weights / weights.sum(), 0.0, 0.5
-    units = np.arange(problem.units)
+    units, scarce = np.arange(problem.units), _Scarce.of(problem)
     for _ in range(rounds):
-        there = (weights * each).argmin(axis=1)
+        there = scarce.charged(weights * each).argmin(axis=1)
         works = np.bincount(there, each[units, there], nodes)
         heaviest = float(np.partition(weights, nodes - used)[nodes - used :].sum())
-        bound = float(weights @ works) / heaviest
+        together = float(weights @ works)
+        bound = (together + scarce.beyond(there)) / heaviest
         if bound > highest:
             best, highest = weights / weights.sum(), bound
         else:
             length *= 0.7
-        if not bound:
+        if not together:
             break
-        weights = weights * (works / bound).clip(0.1, 10.0) ** length
-    alone = float(least.max()) + problem.demands.segment
+        scarce.weigh(there, together, length)
+        weights = weights * (works * (heaviest / together)).clip(0.1, 10.0) ** length
+    alone = float(least.max())
     if problem.max_segments == HALVES:
-        alone = max(alone, halved(problem)[0])
-    return max(math.floor(highest), alone), best
+        alone = max(alone, halved(problem)[0] - segment)
+    return max(math.floor(highest), alone) + segment, best
+
+
+@dataclass(slots=True, eq=False)
+class _Scarce:
+    """Budgets that units use up. uses[budget, unit, node]: share of its limit. weights: of the
+    whole of it, beside the works that are weighed.
+    """
+
+    uses: Nanoseconds
+    weights: Nanoseconds
+
+    @classmethod
+    def of(cls, problem: Problem) -> _Scarce:
+        budgets = [b for b in problem.budgets if b.limit > 0 and b.sums.compute.any()]
+        shape = (len(budgets), problem.units, len(problem.nodes))
+        uses = np.array([np.diff(b.sums.compute, axis=0) / b.limit for b in budgets])
+        return cls(uses.reshape(shape), np.zeros(len(budgets)))
+
+    def charged(self, works: Nanoseconds) -> Nanoseconds:
+        for weight, use in zip(self.weights, self.uses, strict=True):
+            if weight:
+                works = works + weight * use
+        return works
+
+    def _used(self, there: Cuts) -> Nanoseconds:
+        used: Nanoseconds = self.uses[:, np.arange(len(there)), there].sum(axis=1)
+        return used
+
+    def beyond(self, there: Cuts) -> float:
+        """Of what is used beyond the limits, the weight."""
+        return float(self.weights @ (self._used(there) - 1.0)) if len(self.weights) else 0.0
+
+    def weigh(self, there: Cuts, together: float, length: float) -> None:
+        """together: what all work weighs."""
+        if not len(self.weights):
+            return
+        used = self._used(there)
+        begun = np.where((used > 1) & (self.weights == 0), together / 4, self.weights)
+        self.weights = begun * used.clip(0.1, 10.0) ** length
 
 
 def halved(problem: Problem) -> tuple[float, Steps]:

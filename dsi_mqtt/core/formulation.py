@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -15,16 +14,18 @@ from dsi_mqtt.core.codecs import RAW, Codec, Coding, codecs_for, codings
 from dsi_mqtt.core.deployment import Deployment, Prices
 from dsi_mqtt.core.memory import Memory
 from dsi_mqtt.core.model import ModelGraph
+from dsi_mqtt.core.passage import Passage, transfers, useful_of
 from dsi_mqtt.core.problem import (
     HOP_NS,
     SEGMENT_NS,
+    SHARE,
     Budget,
     Demands,
-    Flags,
     Held,
     Nanoseconds,
     Problem,
     Sums,
+    Use,
     reach,
     twins,
 )
@@ -38,8 +39,6 @@ from dsi_mqtt.errors import ConfigError
 # about what this share of them would wait in a queue: within a fifth for loads of 0.3 to 0.9.
 CROWD: Final = 0.8
 HOUR_S: Final = 3600.0
-# Error of codecs and exposure are shares of one; as whole numbers they add up exactly.
-SHARE: Final = 1e9
 AT_REST: Final = Aim()
 # What latency weighs where it is not asked for: of equal placements the faster.
 EQUALS: Final = 1e-5
@@ -134,7 +133,9 @@ def formulate(
     """
     known = tuple(sorted((n for n in nodes if n.usable), key=lambda node: node.node))
     units = len(graph.units)
-    allowed = np.array(rules.able(known), np.bool_).reshape(units, len(known))
+    allowed = np.empty((units, len(known)), np.bool_)
+    for alike in rules.alike():
+        allowed[alike.start : alike.stop] = rules.may_compute(alike.start, known)
     memory = Memory.of(graph, known, held, allowed)
     furthest, given = reach(rules, allowed, memory)
     arrays = _Arrays.of(graph, known, question, every=every)
@@ -145,19 +146,21 @@ def formulate(
     if question.aim.cost:
         score += arrays.money(demands).scaled(question.aim.cost)
     trusted = rules.trusted(known)
+    doors = [
+        trusts and n.node not in rules.forbidden for n, trusts in zip(known, trusted, strict=True)
+    ]
     return Problem(
         nodes=known,
         units=units,
-        doors=tuple(
-            i for i, node in enumerate(known) if trusted[i] and node.node not in rules.forbidden
-        ),
+        doors=tuple(i for i, may in enumerate(doors) if may),
         max_segments=rules.max_segments,
         given=given,
         codings=arrays.codings,
+        quickest=arrays.quickest,
         bytes_at=arrays.bytes_at(),
         allowed=allowed,
         reach=furthest,
-        twins=twins(rules, known, allowed, held),
+        twins=twins(known, doors, allowed, held),
         memory=memory,
         score=score,
         fees=np.rint(question.aim.cost * arrays.fees() * 1e9),
@@ -168,129 +171,40 @@ def formulate(
 
 
 @dataclass(frozen=True, slots=True)
-class _Passage:
-    """One trip, whichever codec is used. sizes[codec, cut]: bytes that cross.
-
-    seconds[unit, node]. up, down[codec, cut, node]: ns on the links; encode, decode: of codecs,
-    whose work is none at both ends.
-    """
-
-    trip: Trip
-    sizes: NDArray[np.float64]
-    seconds: NDArray[np.float64]
-    up: Nanoseconds
-    down: Nanoseconds
-    encode: Nanoseconds
-    decode: Nanoseconds
-
-    @classmethod
-    def of(
-        cls, graph: ModelGraph, nodes: Sequence[NodeView], trip: Trip, codecs: Sequence[Codec]
-    ) -> _Passage:
-        units = len(graph.units)
-        plain = np.zeros(units + 1)
-        plain[1:-1] = [graph.boundary_bytes(cut) * trip.rows for cut in range(1, units)]
-        ratios, writes, reads = np.array([(c.ratio, c.encode_s, c.decode_s) for c in codecs]).T
-        writing, reading = np.array([(c.encode_call_s, c.decode_call_s) for c in codecs]).T
-        sizes = np.rint(ratios[:, None] * plain)
-        sizes[:, 0], sizes[:, -1] = graph.input_bytes * trip.rows, graph.result_bytes
-        rows = [node.seconds(trip.phase, trip.rows) for node in nodes]
-        paces = np.array([node.codec_pace for node in nodes])
-        whole = plain[None, :, None] / GIB * paces * 1e9
-        calls = (plain > 0)[None, :, None] * paces * 1e9
-        up, down = _transfers(nodes, sizes)
-        return cls(
-            trip=trip,
-            sizes=sizes,
-            seconds=np.array(rows).reshape(len(nodes), units).T,
-            up=up,
-            down=down,
-            encode=writes[:, None, None] * whole + writing[:, None, None] * calls,
-            decode=reads[:, None, None] * whole + reading[:, None, None] * calls,
-        )
-
-    def crossing(self, nodes: Sequence[NodeView]) -> tuple[Nanoseconds, Nanoseconds]:
-        """[codec, cut, node]: what leaving and arriving take."""
-        half = np.array([node.link.rtt_ms for node in nodes]) * 0.5e6
-        return np.rint(half + self.up + self.encode), np.rint(half + self.down + self.decode)
-
-    def better(self, crossing: tuple[Nanoseconds, Nanoseconds], *, loads: bool) -> Flags:
-        """[codec, codec]: the first is on no node and at no cut worse than the second.
-
-        loads: that includes how long each station is busy.
-        """
-        stations = (self.up, self.down, self.encode, self.decode) if loads else ()
-        arrays = (self.sizes, *crossing, *stations)
-        count = len(self.sizes)
-        better = np.ones((count, count), np.bool_)
-        for one, other in itertools.permutations(range(count), 2):
-            better[one, other] = all((array[one] <= array[other]).all() for array in arrays)
-        return better
-
-
-def _useful(
-    ways: Sequence[Coding],
-    codecs: NDArray[np.intp],
-    better: Sequence[Flags],
-    error_max: float | None,
-) -> list[int]:
-    """Numbers of the codings that can be part of a best placement, the plain one among them.
-
-    One is of no use if its error alone is too much, or another one is nowhere worse.
-    """
-    errors = np.array([np.rint(way.error * SHARE) for way in ways])
-    limit = np.inf if error_max is None else np.rint(error_max * SHARE)
-    wins = np.ones((len(ways), len(ways)), np.bool_)
-    for chosen, matrix in zip(codecs.T, better, strict=True):
-        wins &= matrix[np.ix_(chosen, chosen)]
-    if error_max is not None:
-        wins &= errors[:, None] <= errors
-    wins &= ~wins.T | np.tri(len(ways), dtype=np.bool_).T  # of equal ones the first
-    np.fill_diagonal(wins, val=False)
-    kept = ~wins.any(axis=0) & (errors <= limit)
-    kept[0] = True
-    return np.flatnonzero(kept).tolist()
-
-
-def _transfers(
-    nodes: Sequence[NodeView], sizes: NDArray[np.float64]
-) -> tuple[Nanoseconds, Nanoseconds]:
-    """[..., cut, node]: ns on the uplink and on the downlink. One Mbit/s is one bit per µs."""
-    up = np.array([node.link.up_mbit_s for node in nodes])
-    down = np.array([node.link.down_mbit_s for node in nodes])
-    return sizes[..., None] * 8e3 / up, sizes[..., None] * 8e3 / down
-
-
-@dataclass(frozen=True, slots=True)
 class _Arrays:
-    """codecs[coding, trip]: which of the question's codecs. crossings: by trip."""
+    """codecs[coding, trip]: which of the question's codecs. crossings: by trip. quickest: as in
+    `Problem`.
+    """
 
     graph: ModelGraph
     nodes: tuple[NodeView, ...]
     question: Question
     codings: tuple[Coding, ...]
     codecs: NDArray[np.intp]
-    passages: tuple[_Passage, ...]
+    passages: tuple[Passage, ...]
     crossings: tuple[tuple[Nanoseconds, Nanoseconds], ...]
+    quickest: tuple[int, ...]
 
     @classmethod
     def of(
         cls, graph: ModelGraph, nodes: tuple[NodeView, ...], question: Question, *, every: bool
     ) -> _Arrays:
         known = question.codecs
-        passages = tuple(_Passage.of(graph, nodes, trip, known) for trip in question.trips)
+        passages = tuple(Passage.of(graph, nodes, trip, known) for trip in question.trips)
         crossings = tuple(passage.crossing(nodes) for passage in passages)
         ways = codings(known, question.trips)
-        codecs = np.array([[known.index(codec) for codec in way.codecs] for way in ways], np.intp)
+        numbers = {codec.name: number for number, codec in enumerate(known)}
+        codecs = np.array([[numbers[codec.name] for codec in way.codecs] for way in ways], np.intp)
         loads = question.aim.loads
         better = [
             p.better(times, loads=loads) for p, times in zip(passages, crossings, strict=True)
         ]
-        useful = list(range(len(ways)))
-        if not every:
-            useful = _useful(ways, codecs, better, question.error_max)
+        useful, quickest = useful_of(ways, codecs, better, question.error_max)
+        if every:
+            useful = quickest = list(range(len(ways)))
+        places = tuple(useful.index(way) for way in quickest)
         ways = tuple(ways[i] for i in useful)
-        return cls(graph, nodes, question, ways, codecs[useful], passages, crossings)
+        return cls(graph, nodes, question, ways, codecs[useful], passages, crossings, places)
 
     def bytes_at(self) -> NDArray[np.float64]:
         total = np.zeros((len(self.codings), len(self.graph.units) + 1))
@@ -312,13 +226,18 @@ class _Arrays:
 
     def latency(self) -> Sums:
         """Of a whole request: its input comes once, its answer begins to leave once."""
-        first, *others = (
-            self.trip(i).scaled(passage.trip.count) for i, passage in enumerate(self.passages)
-        )
-        total = sum(others, first)
+        trips = sum(passage.trip.count for passage in self.passages)
+        compute = [p.trip.count * np.rint(p.seconds * 1e9) for p in self.passages]
         leave, arrive = self.crossings[0]
-        access = arrive[0, 0] + leave[0, -1] + 2 * HOP_NS
-        return Sums(total.compute, total.segment, total.leave, total.arrive, total.hop, access)
+        counts = [float(passage.trip.count) for passage in self.passages]
+        return Sums(
+            compute=_cumulated(np.sum(compute, axis=0)),
+            segment=trips * SEGMENT_NS,
+            leave=self._of_trips([leave for leave, _ in self.crossings], counts),
+            arrive=self._of_trips([arrive for _, arrive in self.crossings], counts),
+            hop=np.full(len(self.codings), trips * HOP_NS),
+            access=arrive[0, 0] + leave[0, -1] + 2 * HOP_NS,
+        )
 
     def busier(self) -> _Arrays:
         """The same with the trips that keep stations busy."""
@@ -326,7 +245,7 @@ class _Arrays:
             return self
         question = replace(self.question, trips=self.question.busy, busy=())
         passages = tuple(
-            _Passage.of(self.graph, self.nodes, trip, question.codecs) for trip in question.trips
+            Passage.of(self.graph, self.nodes, trip, question.codecs) for trip in question.trips
         )
         return replace(self, question=question, passages=passages)
 
@@ -334,28 +253,33 @@ class _Arrays:
         """Of all trips of a request, stretched by what others take of each station."""
         free = np.array([[1 - share for share in node.taken] for node in self.nodes])
         work, out, back = free.reshape(len(self.nodes), 3).T
-        compute = np.zeros((len(self.graph.units) + 1, len(self.nodes)))
-        for passage in self.passages:
-            each = np.rint(passage.seconds * 1e9 / work)
-            compute += _cumulated(np.rint(passage.trip.each * each))
-        once_in, once_out = _transfers(self.nodes, self.passages[0].sizes[0])
+        compute = [np.rint(p.trip.each * np.rint(p.seconds * 1e9 / work)) for p in self.passages]
+        each = [passage.trip.each for passage in self.passages]
+        once_in, once_out = transfers(self.nodes, self.passages[0].sizes[0])
+
+        def station(use: Use) -> Nanoseconds:
+            share = {"sends": out, "gets": back}.get(use, work)
+            parts = [passage.uses(use) / share for passage in self.passages]
+            total = self._of_trips(parts, each)
+            return np.rint(total, out=total)
+
         return Demands(
-            compute=compute,
-            segment=np.rint(SEGMENT_NS * sum(passage.trip.each for passage in self.passages)),
-            sends=self._stretched([passage.up for passage in self.passages], out),
-            gets=self._stretched([passage.down for passage in self.passages], back),
-            encode=self._stretched([passage.encode for passage in self.passages], work),
-            decode=self._stretched([passage.decode for passage in self.passages], work),
+            compute=_cumulated(np.sum(compute, axis=0)),
+            segment=float(np.rint(SEGMENT_NS * sum(each))),
             access_gets=np.rint(once_out[0] / back),
             access_sends=np.rint(once_in[-1] / out),
+            hops=station,
         )
 
-    def _stretched(self, parts: Sequence[Nanoseconds], free: NDArray[np.float64]) -> Nanoseconds:
+    def _of_trips(self, parts: Sequence[Nanoseconds], counts: Sequence[float]) -> Nanoseconds:
         """[coding, cut, node]: of all trips, of which each has a part [codec, cut, node]."""
-        total = np.zeros((len(self.codings), *parts[0].shape[1:]))
-        for i, (passage, part) in enumerate(zip(self.passages, parts, strict=True)):
-            total += (passage.trip.each * part / free)[self.codecs[:, i]]
-        return np.rint(total)
+        each: list[Nanoseconds] = [
+            (count * part)[ways]
+            for count, part, ways in zip(counts, parts, self.codecs.T, strict=True)
+        ]
+        for other in each[1:]:
+            each[0] += other
+        return each[0]
 
     def exposure(self, rules: Rules) -> Sums:
         """Share of the units that are computed outside of the trusted zones."""

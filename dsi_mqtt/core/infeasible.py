@@ -123,7 +123,7 @@ def _too_many(situation: Situation) -> tuple[Gap, str] | None:
     most = 1e9 / busiest_ns(problem, path)
     if rate < most:
         return None
-    message = f"{rate:g} requests a second come, and no placement bears more than {most:.3g}"
+    message = f"{rate:g} requests a second come, and no chain bears more than {most:.3g}"
     return Gap("rate", "sla.rate_per_s", message), "lower sla.rate_per_s, or start more nodes"
 
 

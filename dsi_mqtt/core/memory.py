@@ -8,8 +8,10 @@ because a plan never returns to a unit.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -48,9 +50,10 @@ class Group:
 class Memory:
     """caps, base: bytes a node may hold, and what it holds before the plan.
 
-    weights: bytes of each unit; ties_of: its ties, as bits; tie_bytes: of each tie.
+    weights: bytes of each unit; before[cut]: of those before it; ties_of: ties of each unit, as
+        bits; tie_bytes: of each tie.
     kept[node]: units held already.
-    rest[cut][node]: bytes at most that the node could still be given from `cut` on.
+    rest[cut, node]: bytes at most that the node could still be given from `cut` on.
     least[unit, node]: bytes at least that the unit adds.
     reaches[start, node]: the last cut up to which a segment from `start` fits on the node as it is.
     """
@@ -58,10 +61,11 @@ class Memory:
     caps: tuple[int, ...]
     base: Loads
     weights: tuple[int, ...]
+    before: tuple[int, ...]
     ties_of: tuple[int, ...]
     tie_bytes: tuple[int, ...]
     kept: tuple[frozenset[int], ...]
-    rest: tuple[tuple[int, ...], ...]
+    rest: NDArray[np.int64]
     reaches: NDArray[np.intp]
     least: NDArray[np.int64]
     groups: tuple[Group, ...]
@@ -81,17 +85,19 @@ class Memory:
     ) -> Memory:
         ties_of = tuple(
             sum(1 << i for i, tie in enumerate(graph.ties) if unit in tie.units)
-            for unit in range(len(graph.units))
-        )
+            for unit in range(len(graph.units) if graph.ties else 0)
+        ) or (0,) * len(graph.units)
         kept = tuple(frozenset(held.get(node.node, ())) for node in nodes)
         base = tuple(_base(graph, ties_of, i, units) for i, units in enumerate(kept))
         caps = tuple(node.weight_bytes for node in nodes)
+        weights = tuple(unit.weight_bytes for unit in graph.units)
         added = _added(graph, kept, base)
         least = _least(graph, kept)
         return cls(
             caps=caps,
             base=base,
-            weights=tuple(unit.weight_bytes for unit in graph.units),
+            weights=weights,
+            before=tuple(accumulate(weights, initial=0)),
             ties_of=ties_of,
             tie_bytes=tuple(tie.weight_bytes for tie in graph.ties),
             kept=kept,
@@ -108,7 +114,7 @@ class Memory:
             caps=tuple(self.caps[node] for node in nodes),
             base=tuple(self.base[node]._replace(node=i) for i, node in enumerate(nodes)),
             kept=tuple(self.kept[node] for node in nodes),
-            rest=tuple(tuple(row[node] for node in nodes) for row in self.rest),
+            rest=self.rest[:, nodes],
             reaches=self.reaches[:, nodes],
             least=self.least[:, nodes],
             groups=(),
@@ -121,25 +127,37 @@ class Memory:
         """
         before = next((load for load in loads if load.node == node), self.base[node])
         used, ties = before.used, before.ties
-        for unit in range(start, stop):
-            used, ties = self._with(node, used, ties, unit)
+        if self._adds_up(node):
+            used += self.before[stop] - self.before[start]
+        else:
+            for unit in range(start, stop):
+                used, ties = self._with(node, used, ties, unit)
         candidates = [load for load in loads if load.node != node]
         candidates.append(Load(node, used, ties))
         rest = self.rest[stop]
         return tuple(
             sorted(
-                load for load in candidates if load.used + rest[load.node] > self.caps[load.node]
+                load
+                for load in candidates
+                if load.used + int(rest[load.node]) > self.caps[load.node]
             )
         )
 
     def reach(self, load: Load, start: int) -> int:
         """The last cut up to which the node could hold a segment that begins at `start`."""
         used, ties = load.used, load.ties
+        if self._adds_up(load.node):
+            most = self.caps[load.node] - used + self.before[start]
+            return max(start, bisect.bisect_right(self.before, most) - 1)
         for unit in range(start, len(self.weights)):
             used, ties = self._with(load.node, used, ties, unit)
             if used > self.caps[load.node]:
                 return unit
         return len(self.weights)
+
+    def _adds_up(self, node: int) -> bool:
+        """Whether what units add there is what they weigh."""
+        return not self.tie_bytes and not self.kept[node]
 
     def suffices(self, loads: Loads, cut: int) -> bool:
         """False when the units from `cut` on cannot fit, whatever their order."""
@@ -182,6 +200,8 @@ class Memory:
 
 
 def _base(graph: ModelGraph, ties_of: Sequence[int], node: int, units: Collection[int]) -> Load:
+    if not units:
+        return Load(node, 0, 0)
     ties = 0
     for unit in units:
         ties |= ties_of[unit]
@@ -201,10 +221,10 @@ def _added(graph: ModelGraph, kept: Sequence[Collection[int]], base: Loads) -> N
     return added
 
 
-def _suffix_sums(values: NDArray[np.int64]) -> tuple[tuple[int, ...], ...]:
+def _suffix_sums(values: NDArray[np.int64]) -> NDArray[np.int64]:
     sums = np.zeros((len(values) + 1, values.shape[1]), np.int64)
     sums[:-1] = np.cumsum(values[::-1], axis=0)[::-1]
-    return tuple(tuple(row) for row in sums.tolist())
+    return sums
 
 
 def _reaches(
@@ -267,16 +287,15 @@ def _groups(
     least: NDArray[np.int64], allowed: NDArray[np.bool_], base: Loads, caps: Sequence[int]
 ) -> tuple[Group, ...]:
     """One group for each set of nodes that some unit is restricted to."""
-    keys = [row.tobytes() for row in allowed]
-    rows = dict(zip(keys, allowed, strict=True))
-    named = {key: frozenset(np.flatnonzero(row).tolist()) for key, row in rows.items()}
-    sets = [named[key] for key in keys]
-    sizes = np.where(allowed, least, np.iinfo(np.int64).max).min(axis=1, initial=2**62).tolist()
+    begins = [0, *(np.flatnonzero((allowed[1:] != allowed[:-1]).any(axis=1)) + 1).tolist()]
+    sets = [frozenset(np.flatnonzero(row).tolist()) for row in allowed[begins]]
+    lengths = np.diff([*begins, len(allowed)])
+    sizes = np.where(allowed, least, np.iinfo(np.int64).max).min(axis=1, initial=2**62)
     groups = []
     for nodes in dict.fromkeys(sets):
-        need = [0]
-        for size, others in zip(reversed(sizes), reversed(sets), strict=True):
-            need.append(need[-1] + (size if others <= nodes else 0))
+        within = np.repeat([others <= nodes for others in sets], lengths)
+        need = np.zeros(len(sizes) + 1, np.int64)
+        np.cumsum(np.where(within, sizes, 0)[::-1], out=need[1:])
         have = sum(max(0, caps[node] - base[node].used) for node in nodes)
-        groups.append(Group(nodes, have, tuple(reversed(need))))
+        groups.append(Group(nodes, have, tuple(need[::-1].tolist())))
     return tuple(groups)

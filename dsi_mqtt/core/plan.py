@@ -144,7 +144,12 @@ def _placed(
         if shared is not None:
             return shared
         complete = complete and found.complete
-    return explain(every, proven=complete)
+    why = explain(every, proven=complete)
+    # What several nodes for one segment could bear together, no search has proven.
+    shareable = deployment.policy.replicas != 1 and len(every.nodes) > 1
+    if shareable and why.constraint in ("rate", "latency"):
+        return replace(why, proven=False)
+    return why
 
 
 def _shared(
@@ -160,7 +165,8 @@ def _shared(
     if found.path is None:
         return None
     planned = _Asked(soft, deployment, basis).best(problem, found)
-    return replace(planned, optimal=False) if planned.meets_sla and planned.sustained else None
+    in_time = planned.within_s <= question.aim.latency_max_s
+    return replace(planned, optimal=False) if in_time else None
 
 
 def _found(situation: Situation, expansions: int) -> tuple[Problem, Outcome]:

@@ -24,9 +24,9 @@ leaves it once:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Final, NamedTuple
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,8 @@ from dsi_mqtt.core.rules import Rules
 HOP_S: Final = 0.5e-3
 # A segment beyond its units: one more call of the engine and its queue.
 SEGMENT_S: Final = 0.3e-3
+# Error of codecs and exposure are shares of one; as whole numbers they add up exactly.
+SHARE: Final = 1e9
 
 Nanoseconds = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -104,13 +106,18 @@ class Sums:
     def scaled(self, factor: float) -> Sums:
         if factor == 1:
             return self
+
+        def rounded(part: Nanoseconds) -> Nanoseconds:
+            times: Nanoseconds = factor * part
+            return np.rint(times, out=times)
+
         return Sums(
-            np.rint(factor * self.compute),
+            rounded(self.compute),
             float(np.rint(factor * self.segment)),
-            np.rint(factor * self.leave),
-            np.rint(factor * self.arrive),
-            np.rint(factor * self.hop),
-            np.rint(factor * self.access),
+            rounded(self.leave),
+            rounded(self.arrive),
+            rounded(self.hop),
+            rounded(self.access),
         )
 
     def charged(self, rate: float) -> Sums:
@@ -119,8 +126,8 @@ class Sums:
         return Sums(
             np.cumsum(np.floor(rate * units), axis=0),
             float(np.floor(rate * self.segment)),
-            np.floor(rate * self.leave),
-            np.floor(rate * self.arrive),
+            _floored(rate, self.leave),
+            _floored(rate, self.arrive),
             np.floor(rate * self.hop),
             np.floor(rate * self.access),
         )
@@ -129,11 +136,26 @@ class Sums:
         return Sums(
             self.compute + other.compute,
             self.segment + other.segment,
-            self.leave + other.leave,
-            self.arrive + other.arrive,
+            _added(self.leave, other.leave),
+            _added(self.arrive, other.arrive),
             self.hop + other.hop,
             self.access + other.access,
         )
+
+
+def _is_nothing(part: Nanoseconds) -> bool:
+    """Whether it is one 0 in the place of many."""
+    return not any(part.strides) and not (part.size and part.flat[0])
+
+
+def _added(one: Nanoseconds, other: Nanoseconds) -> Nanoseconds:
+    if _is_nothing(other):
+        return one
+    return other if _is_nothing(one) else one + other
+
+
+def _floored(rate: float, part: Nanoseconds) -> Nanoseconds:
+    return part if _is_nothing(part) else np.floor(rate * part)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -156,34 +178,54 @@ class Duty(NamedTuple):
         return Duty(self.work + work, self.sends + sends, self.gets + gets)
 
 
+# What a hop keeps busy: uplink and downlink, and the processors at both ends.
+Use = Literal["sends", "gets", "encode", "decode"]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Demands:
     """Of one request on the stations, in ns: compute as in `Sums`, work of codecs with it.
 
-    sends, gets[coding, cut, node]; encode, decode[coding, cut, node].
-    access_gets, access_sends[node]: input and answer at the door.
+    access_gets, access_sends[node]: input and answer at the door. hops: [coding, cut, node] by use,
+    which is looked at only where demands matter.
     """
 
     compute: Nanoseconds
     segment: float
-    sends: Nanoseconds
-    gets: Nanoseconds
-    encode: Nanoseconds
-    decode: Nanoseconds
     access_gets: Nanoseconds
     access_sends: Nanoseconds
+    hops: Callable[[Use], Nanoseconds]
+    _known: dict[Use, Nanoseconds] = field(default_factory=dict)
+
+    @property
+    def sends(self) -> Nanoseconds:
+        return self._of("sends")
+
+    @property
+    def gets(self) -> Nanoseconds:
+        return self._of("gets")
+
+    @property
+    def encode(self) -> Nanoseconds:
+        return self._of("encode")
+
+    @property
+    def decode(self) -> Nanoseconds:
+        return self._of("decode")
+
+    def _of(self, use: Use) -> Nanoseconds:
+        if use not in self._known:
+            self._known[use] = self.hops(use)
+        return self._known[use]
 
     def only(self, nodes: Sequence[int]) -> Demands:
         """With these nodes alone."""
         return Demands(
             self.compute[:, nodes],
             self.segment,
-            self.sends[..., nodes],
-            self.gets[..., nodes],
-            self.encode[..., nodes],
-            self.decode[..., nodes],
             self.access_gets[nodes],
             self.access_sends[nodes],
+            lambda use: self._of(use)[..., nodes],
         )
 
 
@@ -193,6 +235,7 @@ class Problem:
 
     doors: nodes that may be the door.
     codings: ways to write on a hop; the first is plain, and what goes to and from the door has it.
+    quickest: those that matter where no budget does; others are on no node and at no cut better.
     bytes_at[coding, cut]: that cross the cut for one request.
     allowed[unit, node]: privacy, pins and the split let the node compute the unit.
     reach[cut, node]: up to where the node, holding nothing else of this plan, may be given one
@@ -209,6 +252,7 @@ class Problem:
     max_segments: int
     given: Flags | None
     codings: tuple[Coding, ...]
+    quickest: tuple[int, ...]
     bytes_at: NDArray[np.float64]
     allowed: Flags
     reach: Cuts
@@ -231,12 +275,12 @@ class Problem:
         """The cuts are given, and neighbours may share a node."""
         return self.given is not None
 
-    def stops(self, cut: int) -> Flags:
-        """[stop - cut - 1, node]: segments that may begin at `cut`."""
-        after = np.arange(cut + 1, self.units + 1)
-        stops: Flags = after[:, None] <= self.reach[cut]
+    def stops(self, cut: int, most: int | None = None) -> Flags:
+        """[stop - cut - 1, node]: segments that may begin at `cut`. most: units they may have."""
+        end = self.units if most is None else cut + most
+        stops: Flags = np.arange(cut + 1, end + 1)[:, None] <= self.reach[cut]
         if self.given is not None:
-            stops &= self.given[cut, cut + 1 :, None]
+            stops &= self.given[cut, cut + 1 : end + 1, None]
         return stops
 
     def capped(self, cap: float) -> Problem:
@@ -314,22 +358,14 @@ def reach(rules: Rules, allowed: Flags, memory: Memory) -> tuple[Cuts, Flags | N
     return furthest, given
 
 
-def twins(rules: Rules, nodes: Sequence[NodeView], allowed: Flags, held: Held) -> tuple[int, ...]:
-    """By node: the number of those that differ from it by name alone."""
-    trusted = rules.trusted(nodes)
-    plain = [
-        (
-            node.weight_bytes,
-            node.link,
-            node.price,
-            node.watts,
-            node.taken,
-            node.codec_pace,
-            trust,
-            node.node in rules.forbidden,
-        )
-        for node, trust in zip(nodes, trusted, strict=True)
-    ]
+def twins(
+    nodes: Sequence[NodeView], doors: Sequence[bool], allowed: Flags, held: Held
+) -> tuple[int, ...]:
+    """By node: the number of those that differ from it by name alone.
+
+    doors[node]: whether it may be one.
+    """
+    plain = [(node.weight_bytes, node.link.up_mbit_s, node.unit_s[:1]) for node in nodes]
     alike = Counter(plain)
     numbers: dict[object, int] = {}
     found = []
@@ -337,7 +373,9 @@ def twins(rules: Rules, nodes: Sequence[NodeView], allowed: Flags, held: Held) -
         if alike[key] == 1:  # there is no need to look at each of its units
             found.append(numbers.setdefault(i, len(numbers)))
             continue
+        figures = node.link, node.price, node.watts, node.taken, node.codec_pace, doors[i]
         kept = frozenset(held.get(node.node, ()))
-        more = (key, node.unit_s, node.prefill_s, node.batched, allowed[:, i].tobytes(), kept)
+        times = node.unit_s, node.prefill_s, node.batched
+        more = key, figures, times, allowed[:, i].tobytes(), kept
         found.append(numbers.setdefault(more, len(numbers)))
     return tuple(found)

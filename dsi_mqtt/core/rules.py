@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from dsi_mqtt.core.deployment import Deployment, SplitPart, parse_units
 from dsi_mqtt.core.model import ModelGraph, UnitRange
@@ -118,16 +119,11 @@ class Rules:
             for node in nodes
         ]
 
-    def able(self, nodes: Sequence[NodeView]) -> list[list[bool]]:
-        """By unit, `may_compute`: found once for all units of which the same is demanded."""
-        known: dict[object, list[bool]] = {}
-        rows = []
-        for unit in range(self.units):
-            demanded = self.zones(unit), self.pin(unit), self.part(unit)
-            if demanded not in known:
-                known[demanded] = self.may_compute(unit, nodes)
-            rows.append(known[demanded])
-        return rows
+    def alike(self) -> list[UnitRange]:
+        """All units, in ranges of which the same is demanded."""
+        named: tuple[Zoned | Pinned | Part, ...] = (*self.zoned, *self.pinned, *self.parts)
+        cuts = {0, self.units, *(cut for rule in named for cut in rule.units)}
+        return [UnitRange(*ends) for ends in pairwise(sorted(cuts))]
 
     def may_be_door(self, node: NodeView) -> bool:
         return node.node not in self.forbidden and self.trusts(node)
@@ -231,7 +227,7 @@ def _zone_problems(rules: Rules) -> Iterator[str]:
         yield f"{rule.field}: names no zone; name one, or leave the range out"
     if empty:
         return
-    for unit in range(rules.units):
+    for unit, _ in rules.alike():
         if rules.zones(unit) == frozenset():
             names = " and ".join(r.field for r in rules.zoned if unit in r.units)
             yield f"{names} leave no zone for unit {unit}; name one zone in all of them"

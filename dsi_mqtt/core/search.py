@@ -24,13 +24,14 @@ from typing import Final
 import numpy as np
 
 from dsi_mqtt.core.aim import Aim
-from dsi_mqtt.core.bounds import MORE, Bounds, Prices, Steps, ends_of, exact, grouped, nearest
+from dsi_mqtt.core.bounds import Bounds, Prices, Steps, ends_of, exact, grouped, nearest
 from dsi_mqtt.core.demand import HALVES, busiest_ns, halved, least_demand
 from dsi_mqtt.core.memory import Loads
 from dsi_mqtt.core.path import Path, Step
 from dsi_mqtt.core.pressure import Pressure, Slopes
 from dsi_mqtt.core.prices import Ascent
 from dsi_mqtt.core.problem import Budget, Nanoseconds, Problem
+from dsi_mqtt.core.programme import MORE
 from dsi_mqtt.core.rewriting import rewritten
 from dsi_mqtt.core.spread import spread
 from dsi_mqtt.core.tree import Tree
@@ -115,7 +116,7 @@ class _Search:
     ceiling: float = CEILING
 
     def outcome(self) -> Outcome:
-        low, weights = (0.0, None) if self.pressure.idle else least_demand(self.problem)
+        low, weights = (0.0, np.empty(0)) if self.pressure.idle else least_demand(self.problem)
         self._limit(low)
         root = Bounds.of(self.problem, Prices.none(self.problem), grouped(self.problem.doors))
         self.floor, end, door = root.lowest()
@@ -131,7 +132,7 @@ class _Search:
             self._offer_chains(root, end, door)
         shared = self.pressure.rises or (self.path is None and not self.pressure.idle)
         if shared and self.score > self.lower:
-            self._spread(door, low)
+            self._spread(door, low, weights)
         if self.path is None:
             found = self.descended(nearest(root.roots()))
             if found.path is None and (not found.complete or self._free):
@@ -198,10 +199,12 @@ class _Search:
         names = range(len(self.problem.nodes)) if nodes is None else nodes
         chains: list[Steps] = []
         most = self.problem.max_segments
+        if bounds.counted > 1:
+            most = min(most, bounds.counted)
         while most:
             found = bounds.steps(end, door, most)
             chains.append(tuple((names[at], stop, way) for at, stop, way in found))
-            if self._offer(names[door], chains[-1]) or len(bounds.layers) == 1:
+            if self._offer(names[door], chains[-1]) or bounds.counted == 1:
                 break
             most = max(0, len(found) - 1)
         return chains[0]
@@ -219,9 +222,9 @@ class _Search:
             if problem.stops(0)[-1, door]:
                 self._offer(door, ((door, problem.units, 0),))
 
-    def _spread(self, door: int, low: float) -> None:
+    def _spread(self, door: int, low: float, weights: Nanoseconds) -> None:
         """Offers chains that share the work out: between two nodes, among few, and among all where
-        only demands count or few do not suffice. low: the least demand.
+        only demands count or few do not suffice. low: the least demand, by these weights.
         """
         most = self.problem.max_segments
         few = () if self.pressure.aim.busiest else [count for count in _SHARED if count < most]
@@ -231,8 +234,8 @@ class _Search:
             if count == most and few and self.path is not None:
                 break
             problem = replace(self.problem, max_segments=count)
-            least = low if count == most else least_demand(problem, _ROUGHLY)[0]
-            self._offer(door, spread(problem, least))
+            least, by = (low, weights) if count == most else least_demand(problem, _ROUGHLY)
+            self._offer(door, spread(problem, least, by))
 
     def _score(self, door: int, steps: Steps) -> float:
         """Inf where a limit forbids the chain."""
@@ -244,10 +247,15 @@ class _Search:
         if self.pressure.aim_is_sum:
             return total
         demand = 0.0 if self.pressure.idle else busiest_ns(problem, (door, steps))
-        latency = problem.latency.along(door, steps)
-        if demand > problem.cap or not self.pressure.timely(latency, demand):
+        if demand > problem.cap or not self._timely(door, steps, demand):
             return math.inf
         return total + self.pressure.adds(demand)
+
+    def _timely(self, door: int, steps: Steps, demand: float) -> bool:
+        """Whether it meets the target, where there is one."""
+        if self.pressure.target_ns is None:
+            return True
+        return self.pressure.timely(self.problem.latency.along(door, steps), demand)
 
     def _tighten(self, low: float) -> None:
         """What keeps a station busy for longer than a placement that is known allows."""
@@ -278,12 +286,15 @@ class _Search:
         most = min(self.considered + self.rounds, self.limit)
         while (left := most - self.considered) > 0 and self.lower < self._highest:
             best = self._climb(ascent, few, left if len(few) == nodes else (left + 1) // 2)
-            if len(few) < nodes:
+            whole = len(few) == nodes
+            if not whole:
                 best = Bounds.of(self.problem, ascent.best, root.ends)
                 self.considered += 1
             bound, end, door = best.lowest()
             if bound > self.lower:
                 bounds, self.lower = best, bound
+            if whole:  # its chain has been offered
+                break
             steps = self._offer_chains(best, end, door)
             more = {door, *(step[0] for step in steps)} - few
             if not more:

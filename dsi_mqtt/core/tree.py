@@ -17,12 +17,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dsi_mqtt.core.bounds import MORE, Bounds
+from dsi_mqtt.core.bounds import Bounds
 from dsi_mqtt.core.duties import Duties
 from dsi_mqtt.core.memory import Loads
 from dsi_mqtt.core.path import Path, Step
 from dsi_mqtt.core.pressure import Pressure
 from dsi_mqtt.core.problem import Cuts, Flags, Nanoseconds
+from dsi_mqtt.core.programme import MORE
 from dsi_mqtt.core.standing import Stand, Standing
 
 

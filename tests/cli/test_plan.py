@@ -44,7 +44,7 @@ def test_it_writes_one_object(run: Run, tmp_path: Path) -> None:
     chosen = told["offers"][0]
     assert "chosen" in chosen["names"]
     assert chosen["cost_per_hour"] == min(offer["cost_per_hour"] for offer in told["offers"])
-    assert chosen["segments"] == [{"units": [0, 4], "node": "near"}]
+    assert chosen["segments"] == [{"units": [0, 4], "node": "near", "replicas": []}]
 
 
 def test_a_target_that_nothing_meets_is_told_with_what_could_be_had(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from dsi_mqtt.cli.bench_planner import planned
 from dsi_mqtt.cli.bench_planner_cases import OBJECTIVES, instance
-from dsi_mqtt.core import bounds, search
+from dsi_mqtt.core import programme, search
 from dsi_mqtt.core.bounds import Bounds, Prices, exact
 from dsi_mqtt.core.formulation import formulate
 from dsi_mqtt.core.rules import compile_rules
@@ -23,24 +25,61 @@ patched = settings(
 
 @patched
 @given(seeds, st.sampled_from(OBJECTIVES))
-@pytest.mark.parametrize("paired", [0, 64])
 def test_cut_by_cut_gives_what_all_cuts_at_once_give(
-    monkeypatch: pytest.MonkeyPatch, paired: int, seed: int, kind: str
+    monkeypatch: pytest.MonkeyPatch, seed: int, kind: str
 ) -> None:
-    case = instance(seed, 6, 4, 2, kind)
+    case = instance(seed, 6, 4, 3, kind)
     rules = compile_rules(case.deployment, case.graph)
     problem = formulate(case.graph, rules, case.nodes, {}, case.question)
     if not problem.doors or problem.segments_bounded:
         return
     ends = exact(problem.doors)
     with monkeypatch.context() as patch:
-        patch.setattr(bounds, "_FEW", problem.units + 1)
+        patch.setattr(programme, "_FEW", problem.units + 1)
         at_once = Bounds.of(problem, Prices.none(problem), ends)
-        patch.setattr(bounds, "_FEW", 1)
-        patch.setattr(bounds, "_PAIRED", paired)
-        by_cut = Bounds.of(problem, Prices.none(problem), ends)
-    assert np.array_equal(at_once.begin, by_cut.begin)
-    assert np.array_equal(at_once.layers[-1][:, 1:], by_cut.layers[-1][:, 1:])
+    none = replace(problem, fees=np.zeros_like(problem.fees))
+    with monkeypatch.context() as patch:
+        patch.setattr(programme, "_FEW", 1)
+        by_cut = Bounds.of(none, Prices.none(problem), ends)
+    one, other = at_once.layers, by_cut.layers
+    assert np.array_equal(one.start[-1], other.start[-1])
+    assert np.array_equal(one.after[-1][:, 1:], other.after[-1][:, 1:])
+
+
+@patched
+@given(seeds, st.integers(1, 5))
+def test_chains_of_many_segments_are_bounded_where_fees_are_shared_out(
+    monkeypatch: pytest.MonkeyPatch, seed: int, few: int
+) -> None:
+    case = instance(seed, 8, 4, 3, "cost")
+    rules = compile_rules(case.deployment, case.graph)
+    problem = formulate(case.graph, rules, case.nodes, {}, case.question)
+    if not problem.doors or problem.segments_bounded:
+        return
+    ends, prices = exact(problem.doors), Prices.none(problem)
+    with monkeypatch.context() as patch:
+        patch.setattr(programme, "_FEW", problem.units + 1)
+        true = Bounds.of(problem, prices, ends).layers
+        patch.setattr(programme, "_FEW", few)
+        least = Bounds.of(problem, prices, ends).layers
+    assert len(least.after) <= few
+    assert (least.after[-1][:, 1:] <= true.after[-1][:, 1:]).all()
+    assert (least.start[-1] <= true.start[-1]).all()
+
+
+@patched
+@given(seeds, st.sampled_from(OBJECTIVES))
+def test_codings_that_are_nowhere_quicker_make_no_difference(seed: int, kind: str) -> None:
+    case = instance(seed, 6, 4, 4, kind)
+    rules = compile_rules(case.deployment, case.graph)
+    problem = formulate(case.graph, rules, case.nodes, {}, case.question)
+    if not problem.doors:
+        return
+    ends, prices = exact(problem.doors), Prices.none(problem)
+    some = Bounds.of(problem, prices, ends).layers
+    every = tuple(range(len(problem.codings)))
+    whole = Bounds.of(replace(problem, quickest=every), prices, ends).layers
+    assert np.array_equal(some.start[-1], whole.start[-1])
 
 
 @patched

@@ -26,6 +26,7 @@ FULL = Header(
     credit=Credit("a", "b", 1, 1),
     failure=Failure("failed", "why"),
     sampling=(Sampling(0.5, 4, 0.9, 7),),
+    lane=5,
 )
 
 

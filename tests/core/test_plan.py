@@ -82,7 +82,8 @@ def test_search_that_gives_up_says_how_far_off_it_may_be(
         assert part.path is None
     else:
         assert part.lower <= full.score <= part.score
-        assert part.path == full.path or not part.complete
+        # Which of equal ones comes first may be what was cut off.
+        assert part.score == full.score or not part.complete
 
 
 def situation(case: Case) -> Situation:

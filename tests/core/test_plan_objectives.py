@@ -52,7 +52,7 @@ def anywhere(seed: int, units: int, nodes: int) -> Instance:
     """Without zones and budgets, so that there is a placement, and any node may be the door."""
     case = instance(seed, units, nodes, 1, "latency", roomy=True)
     asked = replace(case.question, aim=Aim(), error_max=None, exposure_max=None)
-    free = replace(case.deployment, privacy=Privacy(), policy=Policy())
+    free = replace(case.deployment, privacy=Privacy(), policy=Policy(replicas=1))
     return replace(case, question=asked, deployment=free)
 
 

@@ -1,0 +1,136 @@
+"""One trip of a request over every hop there could be, in arrays; and which codings are of use."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsi_mqtt.core.aim import Trip
+from dsi_mqtt.core.codecs import Codec, Coding
+from dsi_mqtt.core.model import ModelGraph
+from dsi_mqtt.core.problem import SHARE, Flags, Nanoseconds, Use
+from dsi_mqtt.core.profile import NodeView
+from dsi_mqtt.core.sizes import GIB
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """One trip, whichever codec is used. sizes[codec, cut]: bytes that cross.
+
+    seconds[unit, node]. up, down[codec, cut, node]: ns on the links; encode, decode: of codecs,
+    whose work is none at both ends.
+    """
+
+    trip: Trip
+    sizes: NDArray[np.float64]
+    seconds: NDArray[np.float64]
+    up: Nanoseconds
+    down: Nanoseconds
+    encode: Nanoseconds
+    decode: Nanoseconds
+
+    @classmethod
+    def of(
+        cls, graph: ModelGraph, nodes: Sequence[NodeView], trip: Trip, codecs: Sequence[Codec]
+    ) -> Passage:
+        units = len(graph.units)
+        plain = np.zeros(units + 1)
+        plain[1:-1] = [unit.output_bytes * trip.rows for unit in graph.units[:-1]]
+        sizes = np.rint(np.array([codec.ratio for codec in codecs])[:, None] * plain)
+        sizes[:, 0], sizes[:, -1] = graph.input_bytes * trip.rows, graph.result_bytes
+        rows = [node.seconds(trip.phase, trip.rows) for node in nodes]
+        paces = np.array([node.codec_pace for node in nodes])
+        gib, calls = plain / GIB * 1e9, np.where(plain > 0, 1e9, 0.0)
+        writes = np.array([c.encode_s * gib + c.encode_call_s * calls for c in codecs])
+        reads = np.array([c.decode_s * gib + c.decode_call_s * calls for c in codecs])
+        up, down = transfers(nodes, sizes)
+        return cls(
+            trip=trip,
+            sizes=sizes,
+            seconds=np.array(rows).reshape(len(nodes), units).T,
+            up=up,
+            down=down,
+            encode=writes[..., None] * paces,
+            decode=reads[..., None] * paces,
+        )
+
+    def uses(self, use: Use) -> Nanoseconds:
+        """[codec, cut, node]: how long a hop keeps a station busy."""
+        match use:
+            case "sends":
+                return self.up
+            case "gets":
+                return self.down
+            case "encode":
+                return self.encode
+            case "decode":
+                return self.decode
+
+    def crossing(self, nodes: Sequence[NodeView]) -> tuple[Nanoseconds, Nanoseconds]:
+        """[codec, cut, node]: what leaving and arriving take."""
+        half = np.array([node.link.rtt_ms for node in nodes]) * 0.5e6
+        leave, arrive = self.up + self.encode, self.down + self.decode
+        leave += half
+        arrive += half
+        return np.rint(leave, out=leave), np.rint(arrive, out=arrive)
+
+    def better(self, crossing: tuple[Nanoseconds, Nanoseconds], *, loads: bool) -> Flags:
+        """[codec, codec]: the first is on no node and at no cut worse than the second.
+
+        loads: that includes how long each station is busy.
+        """
+        stations = (self.up, self.down, self.encode, self.decode) if loads else ()
+        arrays = (self.sizes, *crossing, *stations)
+        count = len(self.sizes)
+        better = np.ones((count, count), np.bool_)
+        for one, other in itertools.permutations(range(count), 2):
+            better[one, other] = all((array[one] <= array[other]).all() for array in arrays)
+        return better
+
+
+def useful_of(
+    ways: Sequence[Coding],
+    codecs: NDArray[np.intp],
+    better: Sequence[Flags],
+    error_max: float | None,
+) -> tuple[list[int], list[int]]:
+    """Numbers of the codings that can be part of a best placement, the plain one among them; and of
+    those that can where nothing is left to decide by errors.
+
+    One is of no use if its error alone is too much, or another one is nowhere worse.
+    """
+    errors = np.array([np.rint(way.error * SHARE) for way in ways])
+    limit = np.inf if error_max is None else np.rint(error_max * SHARE)
+    wins = np.ones((len(ways), len(ways)), np.bool_)
+    for chosen, matrix in zip(codecs.T, better, strict=True):
+        wins &= matrix[np.ix_(chosen, chosen)]
+    both = wins if error_max is None else wins & (errors[:, None] <= errors)
+    kept = ~_beaten(both) & (errors <= limit)
+    kept[0] = True
+    useful = np.flatnonzero(kept)
+    quickest = useful[~_beaten(wins[np.ix_(useful, useful)])]
+    return useful.tolist(), quickest.tolist()
+
+
+def _beaten(wins: Flags) -> Flags:
+    """Which are, where wins[one, other] says that the first is nowhere worse; of equal ones not the
+    first.
+    """
+    count = len(wins)
+    first, itself = np.tri(count, dtype=np.bool_).T, np.eye(count, dtype=np.bool_)
+    clear: Flags = wins & (~wins.T | first) & ~itself
+    return np.asarray(clear.any(axis=0))
+
+
+def transfers(
+    nodes: Sequence[NodeView], sizes: NDArray[np.float64]
+) -> tuple[Nanoseconds, Nanoseconds]:
+    """[..., cut, node]: ns on the uplink and on the downlink. One Mbit/s is one bit per µs."""
+    up = np.array([node.link.up_mbit_s for node in nodes])
+    down = np.array([node.link.down_mbit_s for node in nodes])
+    bits = 8e3 * sizes[..., None]
+    return bits / up, bits / down

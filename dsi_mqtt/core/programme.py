@@ -1,0 +1,238 @@
+"""Dynamic programming backwards over (cut, node): the least that can follow (`core.bounds`).
+
+For few segments all cuts are looked at together, one segment after the other; else it goes cut by
+cut.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from dsi_mqtt.core.problem import Cuts, Nanoseconds, Problem, Sums
+
+# A segment costs a little more than it does, so that of equal scores the one with fewer segments
+# is lower. A binary fraction: sums stay exact up to two hours of latency.
+MORE: Final = 2.0**-10
+
+# Segments that are still few.
+_FEW: Final = 7
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layers:
+    """By how many more segments may come; where any number may, the last is for all of more.
+
+    after[k][end, cut, node]: what is spent before the cut and the least that follows, when the node
+    holds the segment before `cut` and k more may come. start[k][end, cut, node]: less what is spent
+    before, the least from the start of a segment there on, when k more may come.
+    """
+
+    after: tuple[Nanoseconds, ...]
+    start: tuple[Nanoseconds, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Programme:
+    """leave, arrive[coding, cut, node]; leave: with what the hop costs besides.
+
+    segment[cut, node]: what a segment that begins there costs besides, less `spent`.
+    many: that the best chains may have many segments, for work is to be shared out.
+    """
+
+    problem: Problem
+    spent: Nanoseconds
+    segment: Nanoseconds
+    leave: Nanoseconds
+    arrive: Nanoseconds
+    many: bool = False
+
+    @classmethod
+    def of(cls, problem: Problem, score: Sums, spent: Nanoseconds, *, many: bool) -> Programme:
+        segment = (score.segment + MORE) - spent[:-1]
+        leave, arrive = score.leave + score.hop[:, None, None], score.arrive
+        charged = score.hop - problem.score.hop
+        if (charged == charged[0]).all():  # what is nowhere slower is nowhere dearer
+            ways = list(problem.quickest)
+            leave, arrive = leave[ways], arrive[ways]
+        return cls(problem, spent, segment, leave, arrive, many)
+
+    def numbered(self, last: Nanoseconds, segments: int) -> Layers:
+        """For so many segments: all cuts at once.
+
+        last[end, cut, node]: of none. The layers end where one more segment makes nothing less.
+        """
+        windows, inner = _Windows.of(self.problem.reach, len(last)), slice(1, self.problem.units)
+        leave, arrive, spent = self.leave[:, inner], self.arrive[:, inner], self.spent[inner]
+        after, start = [last], [windows.least(last, self.segment)]
+        for _ in range(segments - 1):
+            layer = last.copy()
+            np.add(self._moved(start[-1][:, inner], leave, arrive), spent, out=layer[:, inner])
+            if np.array_equal(layer, after[-1]):
+                break
+            after.append(layer)
+            start.append(windows.least(layer, self.segment))
+        return Layers(tuple(after), tuple(start))
+
+    def whole(self, last: Nanoseconds) -> Layers:
+        """For any number of segments.
+
+        Most often few segments are the best, and their layers are the quickest way. Where fees are
+        shared out to units, those of more segments are bounded by what each unit is charged at
+        least; else it goes cut by cut.
+        """
+        if not self.problem.by_hand and not self.many:
+            layers = self.numbered(last, _FEW)
+            if len(layers.after) < _FEW:
+                return layers
+            if self.problem.fees.any():
+                return self._with_more(layers)
+        problem, layer = self.problem, last.copy()
+        start = np.empty_like(layer[:, 1:])
+        ending = _Endings.of(problem, layer)
+        for cut in range(problem.units - 1, -1, -1):
+            np.add(ending.least(cut), self.segment[cut], out=start[:, cut])
+            if cut:
+                moved = self._moved(start[:, cut], self.leave[:, cut], self.arrive[:, cut])
+                np.add(moved, self.spent[cut], out=layer[:, cut])
+        return Layers((layer,), (start,))
+
+    def _with_more(self, layers: Layers) -> Layers:
+        """The last layer with chains of more segments, whichever their nodes."""
+        problem, units = self.problem, self.problem.units
+        each = np.where(problem.allowed, np.diff(self.spent, axis=0), np.inf).min(axis=1)
+        rest = np.zeros(units + 1)
+        rest[:-1] = np.cumsum(each[::-1])[::-1]
+        segment = float((self.segment + self.spent[:-1]).min())
+        hop = float((self.leave.min(axis=-1) + self.arrive.min(axis=-1))[:, 1:-1].min())
+        rest += _FEW * (segment + hop)
+        more = self.spent + rest[:, None]
+        more[-1] = np.inf
+        able = problem.reach > np.arange(units)[:, None]
+        begun = np.where(able, more[1:] + self.segment, np.inf)
+        return Layers(
+            (*layers.after[:-1], np.minimum(layers.after[-1], more)),
+            (*layers.start[:-1], np.minimum(layers.start[-1], begun)),
+        )
+
+    def _moved(self, start: Nanoseconds, leave: Nanoseconds, arrive: Nanoseconds) -> Nanoseconds:
+        """[end, …, node]: the least when another node goes on, whichever the coding.
+
+        start[end, …, node]; leave, arrive[coding, …, node].
+        """
+        moved = None
+        for to, there in zip(leave, arrive, strict=True):
+            found = elsewhere(start + there)
+            found += to
+            moved = found if moved is None else np.minimum(moved, found, out=moved)
+        assert moved is not None  # noqa: S101 - there is a plain coding at least
+        return np.minimum(moved, start) if self.problem.by_hand else moved
+
+
+def elsewhere(values: Nanoseconds) -> Nanoseconds:
+    """[…, node]: the least on another node; inf where there is no other."""
+    if values.shape[-1] == 1:
+        return np.full_like(values, np.inf)
+    nearest = np.partition(values, 1, axis=-1)
+    least, second = nearest[..., :1], nearest[..., 1:2]
+    return np.where(values == least, second, least)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Windows:
+    """Least values over the cuts at which a segment may end, for all segments at once.
+
+    Every window is covered by two that are as long as a power of two. one, other[cut, node]: where
+    what is least in these stands in a table [power, cut, node], of which there is one for each end;
+    closed: inf where there is no window.
+    """
+
+    tables: Nanoseconds
+    one: Cuts
+    other: Cuts
+    closed: Nanoseconds
+
+    @classmethod
+    def of(cls, reach: Cuts, ends: int) -> _Windows:
+        cuts, nodes = reach.shape
+        starts = np.arange(cuts)[:, None]
+        length = reach - starts
+        power = _powers(length)
+        place = power * ((cuts + 1) * nodes) + np.arange(nodes)
+        last = np.maximum(reach + 1 - (1 << power), 0)
+        tables = np.empty((ends, int(power.max(initial=0)) + 1, cuts + 1, nodes))
+        closed = np.where(length <= 0, np.inf, 0.0)
+        return cls(tables, place + (starts + 1) * nodes, place + last * nodes, closed)
+
+    def least(self, values: Nanoseconds, besides: Nanoseconds) -> Nanoseconds:
+        """[end, cut, node] of `values` [end, cut, node], which has a cut more, and `besides`."""
+        tables = self.tables
+        tables[:, 0] = values
+        for power in range(1, tables.shape[1]):
+            half = 1 << (power - 1)
+            before = tables[:, power - 1]
+            np.minimum(before[:, :-half], before[:, half:], out=tables[:, power, :-half])
+        least = np.empty((len(values), *self.one.shape))
+        for found, table in zip(least, tables.reshape(len(tables), -1), strict=True):
+            np.minimum(table.take(self.one), table.take(self.other), out=found)
+        least += self.closed + besides
+        return least
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Endings:
+    """The same from the last cut backwards, each cut as soon as what follows is known.
+
+    layer[end, cut, node]: what is known; table[power, cut, end, node]: of the cuts from `cut` on.
+    one, other[cut, end, node]: as in `_Windows`. given: cuts by hand, which are looked through.
+    """
+
+    problem: Problem
+    layer: Nanoseconds
+    table: Nanoseconds
+    one: Cuts
+    other: Cuts
+    closed: Nanoseconds
+
+    @classmethod
+    def of(cls, problem: Problem, layer: Nanoseconds) -> _Endings:
+        ends, cuts, nodes = layer.shape
+        reach, starts = problem.reach, np.arange(cuts - 1)[:, None]
+        length = reach - starts
+        power = _powers(length)
+        place = np.arange(ends)[:, None] * nodes + np.arange(nodes)
+        base = power * cuts
+        last = np.maximum(reach + 1 - (1 << power), starts + 1)
+        one, other = (
+            ((base + first) * (ends * nodes))[:, None] + place for first in (starts + 1, last)
+        )
+        powers = int(power.max(initial=0)) + 1
+        table = np.empty((0 if problem.by_hand else powers, cuts, ends, nodes))
+        return cls(problem, layer, table, one, other, np.where(length <= 0, np.inf, 0.0))
+
+    def least(self, cut: int) -> Nanoseconds:
+        """[end, node]: over the stops of segments that begin at `cut`."""
+        if self.problem.by_hand:
+            stops = self.problem.stops(cut)
+            least: Nanoseconds = np.where(stops, self.layer[:, cut + 1 :], np.inf).min(axis=1)
+            return least
+        new, table = cut + 1, self.table
+        table[0, new] = self.layer[:, new]
+        for power in range(1, len(table)):
+            half = 1 << (power - 1)
+            if new + 2 * half > table.shape[1]:
+                break
+            before = table[power - 1]
+            np.minimum(before[new], before[new + half], out=table[power, new])
+        flat = table.reshape(-1)
+        found: Nanoseconds = np.minimum(flat.take(self.one[cut]), flat.take(self.other[cut]))
+        found += self.closed[cut]
+        return found
+
+
+def _powers(length: Cuts) -> Cuts:
+    """The largest power of two within each length."""
+    power: Cuts = np.frexp(np.maximum(length, 1))[1] - 1
+    return power
