@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
+import numpy as np
+
 from dsi_mqtt.core.aim import Aim
+from dsi_mqtt.core.duties import busy_along
 from dsi_mqtt.core.model import ModelGraph
 from dsi_mqtt.core.path import Path, Step
 from dsi_mqtt.core.pressure import Pressure
-from dsi_mqtt.core.problem import Problem
-from dsi_mqtt.core.ways import Way, Weights, busy, mean, nodes_of, ways_of
+from dsi_mqtt.core.problem import Nanoseconds, Problem
+from dsi_mqtt.core.ways import Way, Weights, busy, nodes_of, ways_of
 
 # Nodes that may be tried as the next replica: those that are least busy.
 CANDIDATES: Final = 8
@@ -26,7 +29,7 @@ CANDIDATES: Final = 8
 LEAST: Final = 0.01
 _POWER: Final = 12
 # Shares of what a replica has that it hands on to a new one, beside that which evens both out.
-_SHARES: Final = (0.25, 0.5, 0.75)
+_SHARES: Final = (0.0625, 0.25, 0.5, 0.75)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,7 @@ class Replicating:
     graph: ModelGraph
     aim: Aim
     replicas_max: int
+    _known: dict[Path, tuple[Nanoseconds, float]] = field(default_factory=dict)
 
     def best(self, path: Path) -> Replicated | None:
         """The best that was found; None: nothing is better than the chain itself."""
@@ -90,15 +94,28 @@ class Replicating:
         """power: less than infinity counts other busy stations besides the busiest of all. Where
         several are as busy, relief for one is none for the busiest, and a step on the way.
         """
-        ways = shared.ways
-        stations, pressure = busy(self.problem, ways), Pressure(self.aim)
+        ways, pressure = shared.ways, Pressure(self.aim)
+        told = [self._along(way.path) for way in ways]
+        stations = sum(
+            (way.share * kept for way, (kept, _) in zip(ways, told, strict=True)),
+            start=np.zeros((3, len(self.problem.nodes))),
+        )
         load = most = float(stations.max())
         if most and power < math.inf:
             load = most * float(((stations / most) ** power).sum()) ** (1 / power)
         if load >= pressure.most:
             return Rank(True, load)
         fees = sum(float(self.problem.fees[node]) for node in nodes_of(ways))
-        return Rank(False, mean(self.problem.score, ways) + fees + pressure.adds(load))
+        score = sum(way.share * score for way, (_, score) in zip(ways, told, strict=True))
+        return Rank(False, score + fees + pressure.adds(load))
+
+    def _along(self, path: Path) -> tuple[Nanoseconds, float]:
+        """How long it keeps stations busy, and its score: the same chains come again and again."""
+        known = self._known.get(path)
+        if known is None:
+            kept = busy_along(self.problem, *path)
+            known = self._known[path] = kept, self.problem.score.along(*path)
+        return known
 
     def _steps(self, shared: Replicated) -> Iterator[Replicated]:
         """One replica more, or other weights, of a segment at the busiest station."""

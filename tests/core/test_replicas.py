@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dsi_mqtt.core.deployment import Deployment, Policy, Privacy, Sla
@@ -202,24 +202,27 @@ def tried_all(given: Deployment, nodes: list[NodeView]) -> float:
     return best
 
 
-@given(
-    speeds=st.lists(st.sampled_from([4.0, 8.0, 12.0]), min_size=2, max_size=3),
-    mbit_s=st.sampled_from([10.0, 100.0]),
-    load=st.floats(1.2, 1.8),
+@pytest.mark.parametrize(
+    ("speeds", "mbit_s", "load"),
+    [
+        ((12.0, 12.0), 10.0, 1.42),
+        ((12.0, 12.0, 8.0), 100.0, 1.58),
+        ((12.0, 8.0, 8.0), 100.0, 1.78),
+        ((8.0, 4.0), 10.0, 1.28),
+        ((8.0, 12.0, 8.0), 100.0, 1.52),
+        ((4.0, 4.0, 4.0), 100.0, 1.5),
+    ],
 )
-@settings(max_examples=8, deadline=None)
-def test_descent_comes_near_the_best_of_all(
-    speeds: list[float], mbit_s: float, load: float
+def test_descent_finds_what_trying_all_finds(
+    speeds: tuple[float, ...], mbit_s: float, load: float
 ) -> None:
     nodes = [node(f"n{i}", ms, mbit_s=mbit_s) for i, ms in enumerate(speeds)]
     rate = load * 1000 / (4 * min(speeds))  # more than the fastest bears alone
     given = replace(spec(rate, max_segments=2), sla=Sla(latency_ms=1.0, rate_per_s=rate))
-    best = tried_all(given, nodes)
-    if best == float("inf"):
-        return
     found = planned(given, *nodes)
     assert found.sustained
-    assert found.within_s <= best * 1.5
+    # Finer shares than those that are tried here may be better still.
+    assert found.within_s <= tried_all(given, nodes) * 1.05
 
 
 def test_the_mean_of_one_way_is_that_way() -> None:
