@@ -31,6 +31,8 @@ from dsi_mqtt.core.table import Hop, Stamp, Table
 PROBE_S: Final = 0.5
 REPEAT_S: Final = 1.0
 IDLE_S: Final = 10.0
+# Probes without an answer, after which a receiver may be dead for all that is known here.
+UNANSWERED_MAX: Final = 4
 
 
 class EdgeKey(NamedTuple):
@@ -59,6 +61,12 @@ class OutgoingEdge:
         self._sent = (0, 0)
         self._waiting: deque[_Waiting] = deque()
         self._next_probe: float | None = None
+        self._unanswered = 0
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the receiver, asked for credit, has not answered for a while."""
+        return self._unanswered >= UNANSWERED_MAX
 
     def strand(self) -> list[Activation]:
         """Gives up what still waits for credit, and returns it."""
@@ -76,6 +84,7 @@ class OutgoingEdge:
             max(self._granted[0], credit.nbytes),
             max(self._granted[1], credit.messages),
         )
+        self._unanswered = 0
         return self._flush(now)
 
     def holds(self, try_key: tuple[bytes, int]) -> bool:
@@ -92,6 +101,7 @@ class OutgoingEdge:
         if not self._waiting:
             return []
         self._next_probe = now + PROBE_S
+        self._unanswered += 1
         return [self.probe(bytes(16), 0)]
 
     def tick(self, now: float) -> tuple[Effects, list[Activation]]:
@@ -141,7 +151,7 @@ class OutgoingEdge:
             )
             effects.append(Transmit(self._node, Activation(header, activation.tensors)))
         if not self._waiting:
-            self._next_probe = None
+            self._next_probe, self._unanswered = None, 0
         elif self._next_probe is None:
             self._next_probe = now + PROBE_S
         return effects

@@ -242,8 +242,12 @@ class Relay:
         if job.phase == "answered":
             told = Transmit(header.door, job.answer) if job.answer is not None else None
             return [told or _to_door(header, "lost")]
-        if job.sent_to is not None and not job.sent_to.holds(header.try_key):
-            probe = job.sent_to.probe(header.request, header.attempt)
+        # What waits here for credit lives as long as whoever is to give it.
+        onward_edge = job.sent_to
+        if onward_edge is not None and (
+            onward_edge.is_silent or not onward_edge.holds(header.try_key)
+        ):
+            probe = onward_edge.probe(header.request, header.attempt)
             onward = replace(probe.activation.header, door=header.door)
             return [Transmit(probe.receiver, Activation(onward))]
         credit = Credit(self._incarnation, "", 0, 0)

@@ -7,7 +7,7 @@ from itertools import count, pairwise
 from typing import TYPE_CHECKING
 
 from dsi_mqtt.core.node import NodeStatus
-from dsi_mqtt.core.table import Table
+from dsi_mqtt.core.table import Replica, Segment, Standby, Table
 from tests.core.build import Member, document, make_table
 
 if TYPE_CHECKING:
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 UNITS = 6
 CREDIT = (2000, 3)
+# Of segments, those that have replicas, and those that have stand-bys.
+SHARED = 0.4
 
 
 class TableMaker:
@@ -65,13 +67,26 @@ class TableMaker:
         rng, names = self.site.rng, sorted(self.alive)
         cuts = [0, *sorted(rng.sample(range(1, UNITS), rng.randint(1, 3))), UNITS]
         chosen = [self._member(rng.choice(names)) for _ in cuts[1:]]
-        return make_table(
+        drawn = make_table(
             *zip(chosen, pairwise(cuts), strict=True),
             epoch=next(self._epochs),
             door=self._member(rng.choice(names)),
             window=self.site.window,
             credit=CREDIT,
         )
+        return replace(drawn, segments=tuple(self._with_others(s) for s in drawn.segments))
+
+    def _with_others(self, segment: Segment) -> Segment:
+        """Sometimes another replica, and somebody who stands by."""
+        rng = self.site.rng
+        others = [name for name in sorted(self.alive) if name != segment.replicas[0].node]
+        rng.shuffle(others)
+        if others and rng.random() < SHARED:
+            another = Replica(*self._member(others.pop()), rng.choice((0.5, 1.0)))
+            segment = replace(segment, replicas=(*segment.replicas, another))
+        if others and rng.random() < SHARED:
+            segment = replace(segment, standbys=(Standby(*self._member(others.pop())),))
+        return segment
 
     def _member(self, node: str) -> Member:
         return node, self.alive[node].incarnation
@@ -89,4 +104,4 @@ class TableMaker:
             for holding in status.holdings
             if holding.stamp == table.stamp and holding.state == "ready"
         }
-        return all((s.replicas[0].node, s.id) in ready for s in table.segments)
+        return all((r.node, s.id) in ready for s in table.segments for r in s.replicas)

@@ -73,7 +73,7 @@ def check_rest(site: Site) -> None:
         wanted = {
             unit
             for segment in serve.segments
-            if segment.replicas[0].node == node.name
+            if (node.name, worker.incarnation) in segment.holders()
             for unit in range(*segment.units)
         }
         assert model.loaded == node.engine == wanted, f"{node.name} holds other units than wanted"
@@ -256,7 +256,8 @@ def test_a_node_that_dies_in_the_chain_costs_time_and_no_input(will: bool) -> No
         serve = site.serving
         assert serve is not None
         assert serve.door is not None
-        victims = sorted({s.replicas[0].node for s in serve.segments} - {serve.door.node})
+        named = {replica.node for part in serve.segments for replica in part.replicas}
+        victims = sorted(named - {serve.door.node})
         for _ in range(10):
             site.client.submit("input")
             site.client.submit_plain()

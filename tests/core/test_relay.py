@@ -8,6 +8,7 @@ import pytest
 
 from dsi_mqtt.core import jobs, relay
 from dsi_mqtt.core.activation import Row, Tensor, pack_body
+from dsi_mqtt.core.edges import PROBE_S, UNANSWERED_MAX
 from dsi_mqtt.core.effects import Compute, Effects, Transmit
 from dsi_mqtt.core.encoding import encoded
 from dsi_mqtt.core.events import Computed
@@ -385,6 +386,24 @@ def test_a_probe_goes_on_behind_a_sent_attempt_even_while_others_wait_for_credit
         finish_one(bench)
     assert told(bench.relay.credit_arrived(probe(work(FIRST, 1)), 0.1)) == [("c", "credit")]
     assert told(bench.relay.credit_arrived(probe(work(FIRST, 3)), 0.1)) == [("d", "credit")]
+
+
+def test_what_waits_for_the_credit_of_one_who_does_not_answer_is_asked_of_that_one() -> None:
+    """Else a node that died in silence would be spoken for until the deadline."""
+    bench = Bench(FIRST)
+    for number in range(1, 4):
+        bench.relay.work_arrived(work(FIRST, number), 0.0)
+        finish_one(bench)
+    asked = probe(work(FIRST, 3))
+    for turn in range(UNANSWERED_MAX):
+        now = 1.0 + PROBE_S * turn
+        assert told(bench.relay.credit_arrived(asked, now)) == [("d", "credit")]
+        bench.relay.tick(now)
+    assert told(bench.relay.credit_arrived(asked, 3.0)) == [("c", "credit")]
+    answered = Credit("b1", "c1", 10, 1)
+    grant = replace(asked, source="s1", target="s0", credit=answered)
+    bench.relay.credit_arrived(grant, 3.1)
+    assert told(bench.relay.credit_arrived(asked, 3.2)) == [("d", "credit")]
 
 
 def test_a_probe_at_the_last_segment_brings_the_answer_again() -> None:
