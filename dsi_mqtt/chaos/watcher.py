@@ -1,0 +1,192 @@
+"""Reads along: what is retained and said, and every answer that is published.
+
+It is a plain subscriber with a durable MQTT session, connected without a link: what is published
+while it connects again waits at the broker, as far as the broker remembers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Self
+
+from dsi_mqtt.chaos.journal import Journal
+from dsi_mqtt.chaos.ledger import Ledger
+from dsi_mqtt.chaos.reference import GENERATING, ONE_PASS, said
+from dsi_mqtt.chaos.trials import Kind
+from dsi_mqtt.core.node import Leader, NodeStatus, Telemetry
+from dsi_mqtt.core.table import Stamp, TableDocument
+from dsi_mqtt.errors import WireError
+from dsi_mqtt.transport.base import ConnectOptions, ControlConnection, Message
+from dsi_mqtt.transport.lasting import Backoff, keep_connected
+from dsi_mqtt.transport.mqtt import MqttTransport
+from dsi_mqtt.wire.topics import Topics
+
+KIND_OF: Final[Mapping[str, Kind]] = {ONE_PASS: "one-pass", GENERATING: "generation"}
+SESSION_S: Final = 600
+
+
+class Watcher:
+    """What the system says now. ledgers: of the present rows, told of what they judge by."""
+
+    def __init__(self, url: str, topics: Topics, known: set[str], journal: Journal) -> None:
+        self.statuses: dict[str, NodeStatus] = {}
+        self.documents: dict[str, TableDocument] = {}
+        self.telemetry: dict[str, tuple[float, Telemetry]] = {}
+        self.leader: Leader | None = None
+        self.ledgers: dict[Kind, Ledger] = {}
+        self._known = known
+        self._journal = journal
+        self._topics = topics
+        self._url = url
+        self._news = asyncio.Condition()
+        self._ready = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._client_id = f"watcher-{os.urandom(8).hex()}"
+        self._fresh = True
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._run(), name="watcher")
+        await self._ready.wait()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def until(self, holds: Callable[[], bool], patience_s: float) -> bool:
+        """Waits until it holds, of what is said or of what the ledgers say. False: not in time."""
+        try:
+            async with asyncio.timeout(patience_s), self._news:
+                await self._news.wait_for(holds)
+        except TimeoutError:
+            return False
+        return True
+
+    async def nudge(self) -> None:
+        """Something else has changed that somebody may wait for."""
+        async with self._news:
+            self._news.notify_all()
+
+    def members(self, kind: Kind) -> frozenset[str]:
+        """The nodes of the table that serves."""
+        name = ONE_PASS if kind == "one-pass" else GENERATING
+        document = self.documents.get(name)
+        return serving(document) if document is not None else frozenset()
+
+    # --- inside -------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        async def connect() -> ControlConnection:
+            options = ConnectOptions(
+                self._client_id, clean_start=self._fresh, session_expiry_s=SESSION_S
+            )
+            connection = await MqttTransport().control(self._url, options)
+            self._fresh = False
+            return connection
+
+        await keep_connected(
+            connect, self._watch, backoff=Backoff(last_s=0.5), on_wait=lambda *_: None
+        )
+
+    async def _watch(self, connection: ControlConnection) -> None:
+        topics = self._topics
+        for topic in (topics.status, topics.telemetry, topics.table, topics.leader):
+            await connection.subscribe(topic.filter(), qos=topic.qos)
+        await connection.subscribe(topics.answers("+", "+") + "#", qos=1)
+        self._ready.set()
+        async for message in connection.messages():
+            try:
+                self._note(message)
+            except WireError as error:
+                self._journal.note("unreadable", topic=message.topic, why=str(error))
+            await self.nudge()
+
+    def _note(self, message: Message) -> None:
+        topics, payload = self._topics, bytes(message.payload)
+        if (parts := topics.telemetry.parts(message.topic)) is not None:
+            told = topics.telemetry.payload.decode(payload)
+            self.telemetry[parts["node"]] = time.monotonic(), told
+        elif (parts := topics.status.parts(message.topic)) is not None and payload:
+            self._status(topics.status.payload.decode(payload))
+        elif (parts := topics.table.parts(message.topic)) is not None and payload:
+            self._table(parts["deployment"], topics.table.payload.decode(payload))
+        elif topics.leader.parts(message.topic) is not None and payload:
+            self._leads(topics.leader.payload.decode(payload))
+        elif "/out/" in message.topic:
+            self._answer(message.topic.split("/deploy/")[1].split("/")[0], message)
+
+    def _status(self, status: NodeStatus) -> None:
+        before = self.statuses.get(status.node)
+        self.statuses[status.node] = status
+        now = status.state, status.incarnation
+        if before is None or now != (before.state, before.incarnation):
+            self._journal.note("node", node=status.node, state=now[0], incarnation=now[1])
+
+    def _leads(self, leader: Leader) -> None:
+        before = self.leader
+        self.leader = leader
+        if before is None or (before.term, before.nonce) != (leader.term, leader.nonce):
+            self._journal.note("leader", term=leader.term, nonce=leader.nonce, beat=leader.beat)
+
+    def _table(self, name: str, document: TableDocument) -> None:
+        kind = KIND_OF.get(name)
+        if kind is None:
+            return
+        self.documents[name] = document
+        serve = document.serve
+        self._journal.note(
+            "table",
+            deployment=name,
+            serve=list(serve.stamp) if serve else None,
+            state=serve.state if serve else None,
+            nodes=[r.node for s in serve.segments for r in s.replicas] if serve else [],
+            door=serve.door.node if serve and serve.door else None,
+            prepare=list(document.prepare.stamp) if document.prepare else None,
+            reason=serve.reason if serve else None,
+        )
+        if kind in self.ledgers:
+            self.ledgers[kind].table(document.order[0], time.monotonic(), serving(document))
+
+    def _answer(self, name: str, message: Message) -> None:
+        kind = KIND_OF.get(name)
+        if kind is None or kind not in self.ledgers:
+            return
+        try:
+            answer = json.loads(bytes(message.payload))
+            status = answer["status"]
+            if status == "partial":
+                return
+            told = _told(kind, answer)
+        except (ValueError, KeyError, TypeError):
+            told, status = "unreadable", "unreadable"
+        id_ = message.correlation_data or str(answer.get("id")).encode()
+        known = status == "error" or told in self._known
+        self.ledgers[kind].read_along(id_, told, known=known)
+        self._journal.note(
+            "answer", deployment=name, id=id_.hex(), status=status,
+            said=told if status != "ok" else hash(told),
+        )  # fmt: skip
+
+
+def serving(document: TableDocument) -> frozenset[str]:
+    """The nodes of what serves; none where nothing does."""
+    table = document.serve
+    if table is None or table.state != "serving":
+        return frozenset()
+    return frozenset(node for node, _ in table.members())
+
+
+def newest(document: TableDocument | None) -> Stamp:
+    return document.order[0] if document is not None else Stamp(0, "", 0)
+
+
+def _told(kind: Kind, answer: dict[str, Any]) -> str:
+    """What an answer says of its input, without what differs between tellings of the same."""
+    if answer["status"] != "ok":
+        return str(answer["error"]["code"])
+    return said(answer["result"] if kind == "one-pass" else answer["result"]["tokens"])
