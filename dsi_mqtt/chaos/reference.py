@@ -70,7 +70,7 @@ def deployments() -> tuple[Deployment, Deployment]:
         **common,
         "name": GENERATING,
         "kind": "generation",
-        "model": {"tier": "fake", "options": {**options, "unit_ms": 2}},
+        "model": {"tier": "fake", "options": {**options, "unit_ms": 0.5}},
         "generation": {"context": 256, "max_tokens": MAX_TOKENS, "idle_s": 0, "kv_mib_max": 4},
         "privacy": {"units": {"0:2": ["city"]}},
         "sla": {"deadline_ms": DEADLINE_S * 1e3},
@@ -130,7 +130,7 @@ def _result(whole: Engine, text: str) -> Any:  # noqa: ANN401 - any JSON value
 
 def _generated(spec: Deployment, random: Random) -> Prompt:
     whole = _opened(spec)
-    text = " ".join(f"w{random.randrange(_WORDS)}" for _ in range(random.randint(1, 40)))
+    text = " ".join(f"w{random.randrange(_WORDS)}" for _ in range(random.randint(1, 16)))
     sampling = Sampling(TEMPERATURE, seed=random.randrange(2**32))
     fed, made, at = list(whole.text().read(text)), list[int](), 0
     while len(made) < MAX_TOKENS:

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import repeat
 from random import Random
 from typing import Final
@@ -136,9 +136,11 @@ class Run:
         self._deadly = trial.fault in ("poison", "memory_short")
         try:
             async with STRIKES[trial.fault](self._scene(random, ledgers), node):
-                await self.watcher.until(
+                back = await self.watcher.until(
                     lambda: all(_recovered(each) for each in ledgers.values()), PATIENCE_S
                 )
+                if not back:
+                    self._note_nodes()
         finally:
             self.journal.note("mended", fault=trial.fault, node=node, number=number)
             self._say_injection(trial, node, number, ledgers)
@@ -245,6 +247,18 @@ class Run:
         if not await self.watcher.until(lambda: left() == 0, CACHES_S):
             ledger.caches_left = left()
             self.journal.note("caches", left=ledger.caches_left)
+
+    def _note_nodes(self) -> None:
+        """What each node said last of its doors and segments: why nothing comes is found there."""
+        for name, (at, told) in sorted(self.watcher.telemetry.items()):
+            status = self.watcher.statuses.get(name)
+            self.journal.note(
+                "said", node=name, ago_s=round(time.monotonic() - at, 2),
+                doors=[asdict(door) for door in told.doors],
+                ingress=[(d.deployment, d.ingress_open) for d in status.doors] if status else [],
+                segments=[(s.deployment, s.segment, s.queued) for s in told.segments],
+                sessions=told.sessions,
+            )  # fmt: skip
 
     def _say_injection(
         self, trial: Trial, node: str, number: int, ledgers: dict[Kind, Ledger]

@@ -103,7 +103,9 @@ async def chaos_site(
         ended(child.name, code)
 
     async with AsyncExitStack() as stack:
-        brokers = await stack.enter_async_context(site_brokers(folder / "broker", 0, 0, root=root))
+        brokers = await stack.enter_async_context(
+            site_brokers(folder / "broker", 0, 0, root=root, fresh=True)
+        )
         children = Children(folder / "logs", restart=False, ended=told, start=start)
         stack.push_async_callback(children.stop)
         site = ChaosSite(brokers, children, [node.id for node in nodes], clocks)
