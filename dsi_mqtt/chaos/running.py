@@ -37,8 +37,8 @@ NORMAL_S: Final = 8.0
 SETTLE_S: Final = 45.0
 CACHES_S: Final = 15.0
 RESTART_S: Final = 0.3
-# Between what is settled and the next injection: at any moment of what goes on.
-BETWEEN_S: Final = 0.5
+# How much later a fault is injected than it might be: at any moment of what goes on.
+LATER_S: Final = 0.5
 # No orchestrator for so long, and at the end of a row of full length for this long.
 ABSENT_S: Final = 8.0
 _NAMES: Final[dict[Kind, str]] = {"one-pass": ONE_PASS, "generation": GENERATING}
@@ -125,7 +125,7 @@ class Run:
     ) -> None:
         await self._settled()
         random = Random(f"{self.seed}/{trial.fault}/{number}")  # noqa: S311 - repeatable
-        await asyncio.sleep(random.random() * BETWEEN_S)
+        await asyncio.sleep(trial.hold_s + random.random() * LATER_S)
         node = self._node(place)
         for kind, ledger in ledgers.items():
             before = newest(self.watcher.documents.get(_NAMES[kind]))
@@ -141,6 +141,7 @@ class Run:
                 )
                 if not back:
                     self._note_nodes()
+                await asyncio.sleep(trial.hold_s)
         finally:
             self.journal.note("mended", fault=trial.fault, node=node, number=number)
             self._say_injection(trial, node, number, ledgers)

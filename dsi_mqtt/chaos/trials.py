@@ -45,7 +45,8 @@ class Trial:
     """One fault on one target: a row for each kind.
 
     cost_s: about what one injection takes, with all that comes back after it. client: who asks.
-    lanes: generations at once.
+    lanes: generations at once. hold_s: between two injections at least, so that what the one
+    began has come to rest before the next, where nothing else takes that long.
     """
 
     fault: str
@@ -55,6 +56,7 @@ class Trial:
     aims: tuple[Aim, ...] = ()
     client: Literal["dsi", "plain"] = "dsi"
     lanes: int = 4
+    hold_s: float = 0.5
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
@@ -92,7 +94,7 @@ TRIALS: Final[tuple[Trial, ...]] = (
     Trial("disk_full", "broker", "end", 7),
     Trial("memory_short", "any", "end", 6),
     Trial("poison", "any", "end", 16),
-    Trial("planned_move", "middle", "table", 5, _MOVED, lanes=8),
+    Trial("planned_move", "middle", "table", 8, _MOVED, lanes=8, hold_s=2.5),
     Trial("control_broker_kill", "broker", "end", 4, client="plain"),
 )
 

@@ -8,7 +8,7 @@ import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from rich.console import Console
@@ -23,6 +23,9 @@ from dsi_mqtt.cli.common import JsonOption, until_stopped
 from dsi_mqtt.cli.run_record import run_record
 from dsi_mqtt.sim.traces import read_folder
 from dsi_mqtt.transport.loop import run
+
+# Of what is printed, whoever reads it: a row has many figures.
+WIDTH: Final = 180
 
 
 def chaos(
@@ -55,7 +58,7 @@ def chaos(
     wanted = seconds or (MIXED_S if fault == MIXED else FULL_S)
     recorded = read_folder(traces) if traces is not None else {}
     record = run_record("chaos", seed=seed)
-    console = Console(file=sys.stderr if json else sys.stdout, soft_wrap=True, highlight=False)
+    console = Console(file=sys.stderr if json else sys.stdout, highlight=False, width=WIDTH)
     path = log or Path(f"chaos-{seed}.jsonl")
     began = time.monotonic()
     with ExitStack() as stack:

@@ -17,7 +17,7 @@ def show_rows(rows: Sequence[Row], console: Console) -> None:
     """A line for each row."""
     shown = RichTable(box=None, pad_edge=False)
     for index, name in enumerate(_COLUMNS):
-        shown.add_column(name, justify="left" if index < 3 else "right", no_wrap=True)  # noqa: PLR2004 - names stand left
+        shown.add_column(name, justify="left" if index < 3 else "right", overflow="fold")  # noqa: PLR2004 - names stand left
     for row in rows:
         found = row.ledger
         took = recoveries(found.injections)
