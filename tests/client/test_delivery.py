@@ -44,3 +44,12 @@ async def test_an_input_that_was_asked_while_the_connection_was_lost_is_answered
     assert (await asking).text == "It"
     assert len(door.inputs) == 1
     assert client._delivery._markers == {}
+
+
+async def test_an_input_expires_at_the_broker_when_its_caller_gives_up(
+    client: Client, door: SimulatedDoor
+) -> None:
+    await client.generate("chat", "Hi", max_tokens=1, timeout_s=PATIENCE_S)
+    (asked,) = door.inputs
+    assert asked.message.expiry_s is not None
+    assert 0 < asked.message.expiry_s <= PATIENCE_S
