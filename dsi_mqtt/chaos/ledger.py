@@ -52,8 +52,9 @@ class _Asked:
 @dataclass(slots=True)
 class Ledger:
     """One row. gaps: all times between results, in seconds. tellings: of each input, as anybody
-    who reads along sees it, how often its answer was told; contradictions: answers that said
-    something else than an earlier one of the same input. reasons: of what was no result.
+    who reads along sees it, how often its answer was told; contradictions: results other than an
+    earlier one of the same input; late_errors: errors told behind a result, which the project's
+    client does not show. reasons: of what was no result.
     """
 
     kind: Kind
@@ -65,6 +66,7 @@ class Ledger:
     regressions: int = 0
     foreign: int = 0
     contradictions: int = 0
+    late_errors: int = 0
     caches_left: int = 0
     higher_takes: int = 0
     acknowledged_lost: int = 0
@@ -117,12 +119,15 @@ class Ledger:
             self.reasons[reason] += 1
         self._last.pop(number, None)
 
-    def read_along(self, id_: bytes, said: str, *, known: bool) -> None:
-        """An answer as a plain subscriber saw it. known: it is an input's right one, or an error.
+    def read_along(self, id_: bytes, said: str | None, *, known: bool = True) -> None:
+        """An answer as a plain subscriber saw it. said: the result; None: it is an error.
 
-        One may be told more than once, and must say the same each time.
+        A result may be told more than once, and must be the same each time. known: somebody's.
         """
         self.tellings[id_] += 1
+        if said is None:
+            self.late_errors += id_ in self._told
+            return
         self.foreign += not known
         self.contradictions += self._told.setdefault(id_, said) != said
 

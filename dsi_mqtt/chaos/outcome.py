@@ -40,11 +40,23 @@ class Row:
     @property
     def passed(self) -> bool:
         """An acknowledged input of a plain client may die with the broker: told, but no failure."""
+        return self.ledger.inputs > 0 and not self.failures()
+
+    def failures(self) -> dict[str, int]:
+        """What of it does not hold, by name."""
         found = self.ledger
-        bad = found.outcomes["wrong"] + found.outcomes["error"] + found.duplicates
-        bad += found.regressions + found.caches_left + found.contradictions + found.foreign
-        lost = found.outcomes["lost"] if self.trial.client == "dsi" else 0
-        return bad + lost == 0 and found.inputs > 0 and found.open == 0
+        counts = {
+            "lost": found.outcomes["lost"] if self.trial.client == "dsi" else 0,
+            "errors": found.outcomes["error"],
+            "wrong": found.outcomes["wrong"],
+            "duplicates": found.duplicates,
+            "contradictions": found.contradictions,
+            "foreign": found.foreign,
+            "epoch regressions": found.regressions,
+            "caches left": found.caches_left,
+            "without any answer": found.open,
+        }
+        return {name: count for name, count in counts.items() if count}
 
     @property
     def is_whole(self) -> bool:
@@ -106,6 +118,7 @@ def row_document(row: Row) -> dict[str, Any]:
         "wrong": found.outcomes["wrong"],
         "contradictions": found.contradictions,
         "foreign": found.foreign,
+        "late_errors": found.late_errors,
         "deliveries": deliveries,
         "repeated": deliveries - len(found.tellings),
         "higher_takes": found.higher_takes,

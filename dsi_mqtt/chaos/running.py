@@ -37,6 +37,7 @@ NORMAL_S: Final = 8.0
 SETTLE_S: Final = 45.0
 CACHES_S: Final = 15.0
 RESTART_S: Final = 0.3
+STALL_S: Final = 5.0
 # How much later a fault is injected than it might be: at any moment of what goes on.
 LATER_S: Final = 0.5
 # No orchestrator for so long, and at the end of a row of full length for this long.
@@ -225,12 +226,29 @@ class Run:
         self, ledgers: dict[Kind, Ledger], lanes: int, *, plain: bool = False
     ) -> AsyncIterator[None]:
         one_pass, generation = ledgers["one-pass"], ledgers.get("generation")
-        if plain:
-            async with self.plain.flowing(one_pass):
-                yield
-        else:
-            async with self.load.flowing(one_pass, generation, lanes):
-                yield
+        looking = asyncio.create_task(self._look_for_stalls(ledgers), name="stalls")
+        try:
+            if plain:
+                async with self.plain.flowing(one_pass):
+                    yield
+            else:
+                async with self.load.flowing(one_pass, generation, lanes):
+                    yield
+        finally:
+            looking.cancel()
+            await asyncio.gather(looking, return_exceptions=True)
+
+    async def _look_for_stalls(self, ledgers: dict[Kind, Ledger]) -> None:
+        """While a kind gets no answers, what nodes say goes into the journal."""
+        before: dict[Kind, int] = {}
+        while True:
+            await asyncio.sleep(STALL_S)
+            for kind, ledger in ledgers.items():
+                answered = ledger.inputs - ledger.open
+                if ledger.open and answered == before.get(kind):
+                    self.journal.note("stalled", kind=kind, open=ledger.open)
+                    self._note_nodes()
+                before[kind] = answered
 
     async def _freed(self, ledgers: dict[Kind, Ledger]) -> None:
         """Counts the caches that are left of generations when none runs."""
@@ -284,10 +302,10 @@ class Run:
         self.journal.say(
             f"{row.trial.fault} {row.trial.target}, {found.kind}: "
             f"{len(found.injections)} injections, {found.outcomes['right']} of {found.inputs} "
-            f"right, {found.outcomes['error']} errors, {found.outcomes['lost']} lost, "
-            f"{found.outcomes['wrong']} wrong: {'passed' if row.passed else 'FAILED'} "
-            f"in {took_s:.0f} s"
+            f"right: {'passed' if row.passed else 'FAILED'} in {took_s:.0f} s"
         )
+        for failure, times in row.failures().items():
+            self.journal.say(f"    {failure}: {times}")
         for reason, times in found.reasons.most_common(3):
             self.journal.say(f"    {times} x {reason}")
 

@@ -104,7 +104,9 @@ def chosen(name: str | None) -> tuple[Trial, ...]:
     found = tuple(trial for trial in TRIALS if name in (None, trial.fault))
     if not found:
         known = ", ".join(dict.fromkeys(trial.fault for trial in TRIALS))
-        raise ConfigError(f"--fault: there is no {name!r:.40}; docs/chaos.md lists {MIXED}, {known}")
+        raise ConfigError(
+            f"--fault: there is no {name!r:.40}; docs/chaos.md lists {MIXED}, {known}"
+        )
     return found
 
 

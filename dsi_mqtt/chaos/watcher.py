@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Self
 
@@ -156,21 +157,19 @@ class Watcher:
         kind = KIND_OF.get(name)
         if kind is None or kind not in self.ledgers:
             return
+        id_, status, told = message.correlation_data or b"", "unreadable", ""
         try:
             answer = json.loads(bytes(message.payload))
-            status = answer["status"]
+            status, id_ = answer["status"], id_ or str(answer["id"]).encode()
             if status == "partial":
                 return
             told = _told(kind, answer)
         except (ValueError, KeyError, TypeError):
-            told, status = "unreadable", "unreadable"
-        id_ = message.correlation_data or str(answer.get("id")).encode()
-        known = status == "error" or told in self._known
-        self.ledgers[kind].read_along(id_, told, known=known)
-        self._journal.note(
-            "answer", deployment=name, id=id_.hex(), status=status,
-            said=told if status != "ok" else hash(told),
-        )  # fmt: skip
+            self._journal.note("unreadable", topic=message.topic, why="it is no answer")
+        result = None if status == "error" else told
+        self.ledgers[kind].read_along(id_, result, known=told in self._known)
+        short = told if status == "error" else f"{zlib.crc32(told.encode()):08x}"
+        self._journal.note("answer", deployment=name, id=id_.hex(), status=status, said=short)
 
 
 def serving(document: TableDocument) -> frozenset[str]:

@@ -43,7 +43,9 @@ def chaos(
     ] = None,
     log: Annotated[
         Path | None,
-        typer.Option(help="Where every event goes; by default chaos-SEED.jsonl.", show_default=False),
+        typer.Option(
+            help="Where every event goes; by default chaos-SEED.jsonl.", show_default=False
+        ),
     ] = None,
     state: Annotated[
         Path | None, typer.Option(help="Keep the brokers' state and the logs here.")
@@ -75,7 +77,9 @@ def chaos(
     rows, broken = found
     _report(rows, broken, console)
     if json:
-        print(json_module.dumps(document(rows, time.monotonic() - began, str(path), record, broken)))
+        print(
+            json_module.dumps(document(rows, time.monotonic() - began, str(path), record, broken))
+        )
     if not holds(rows, broken):
         raise typer.Exit(1)
 

@@ -53,9 +53,7 @@ async def run_chaos(plan: ChaosPlan, journal: Journal) -> tuple[list[Row], list[
 
     journal.say("starting brokers, orchestrators and nodes")
     async with (
-        chaos_site(
-            NODES, plan.folder, ended, dict(plan.traces), root=ROOT, seed=plan.seed
-        ) as site,
+        chaos_site(NODES, plan.folder, ended, dict(plan.traces), root=ROOT, seed=plan.seed) as site,
         Watcher(site.url, topics, reference.known, journal) as watcher,
         Client(site.url, device="chaos") as client,
     ):
