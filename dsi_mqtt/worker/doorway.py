@@ -31,7 +31,7 @@ from dsi_mqtt.transport.retained import read_retained
 from dsi_mqtt.transport.together import first_of
 from dsi_mqtt.wire.inputs import parse_input
 from dsi_mqtt.wire.topics import Topics
-from dsi_mqtt.worker.answering import Answering, record_topic
+from dsi_mqtt.worker.answering import KEEP_ALIVE_S, Answering, record_topic
 from dsi_mqtt.worker.leaving import Outgoing
 
 log = logging.getLogger(__name__)
@@ -112,6 +112,7 @@ class Doorway:
             client_id=door.session,
             clean_start=False,
             session_expiry_s=SESSION_EXPIRY_S,
+            keep_alive_s=KEEP_ALIVE_S,
             hold_count=effect.hold_count,
             hold_bytes=effect.hold_bytes,
         )

@@ -8,6 +8,7 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
+from unittest.mock import patch
 
 import pytest
 
@@ -20,6 +21,7 @@ from dsi_mqtt.transport.memory import MemoryTransport
 from dsi_mqtt.transport.memory_broker import MemoryBroker
 from dsi_mqtt.transport.mqtt import MqttTransport
 from dsi_mqtt.wire.topics import Topics
+from dsi_mqtt.worker.answering import KEEP_ALIVE_S
 from dsi_mqtt.worker.doorway import Doorway
 from tests.core.build import make_input
 
@@ -120,6 +122,23 @@ async def test_a_door_hears_devices_while_its_connection_is_there() -> None:
                     elif len(heard) == 2:
                         broker.start()
         assert heard == [True, False, True]
+
+
+async def test_a_silent_end_is_noticed_on_each_of_a_door_s_connections_as_on_the_node_s() -> None:
+    """Else a node that is back, and is named again, waits for the end of what is long broken."""
+    async with porch() as made:
+        asked: list[ConnectOptions] = []
+        connect = made._transport.data
+
+        async def data(url: str, options: ConnectOptions) -> DataConnection:
+            asked.append(options)
+            return await connect(url, options)
+
+        with patch.object(made._transport, "data", data):
+            await made.open()
+        by_id = {o.client_id: o.keep_alive_s for o in asked}
+        assert by_id["session"] == KEEP_ALIVE_S
+        assert KEEP_ALIVE_S in [o.keep_alive_s for o in asked if not o.client_id]
 
 
 async def test_an_answer_that_waits_for_the_broker_waits_once_and_goes_out() -> None:
