@@ -27,7 +27,7 @@ from dsi_mqtt.chaos.load import Load
 from dsi_mqtt.chaos.reference import PARTS, UNITS
 from dsi_mqtt.chaos.watcher import Watcher
 from dsi_mqtt.core.node import Desired
-from dsi_mqtt.core.sizes import KIB, MIB
+from dsi_mqtt.core.sizes import KIB
 from dsi_mqtt.transport.base import ConnectOptions, Message
 from dsi_mqtt.transport.mqtt import MqttTransport
 from dsi_mqtt.wire.topics import Topics
@@ -72,7 +72,7 @@ Strike = Callable[[Scene, str], AbstractAsyncContextManager[None]]
 
 @asynccontextmanager
 async def worker_kill(scene: Scene, node: str) -> AsyncIterator[None]:
-    """kill -9; started again once the others have taken over."""
+    """Ended by kill -9; started again once the others have taken over."""
     async with _down(scene, node):
         yield
 
@@ -131,14 +131,16 @@ async def link_half_open(scene: Scene, node: str) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def two_doors(scene: Scene, node: str) -> AsyncIterator[None]:
-    """The door is cut off with inputs in its hands: another is named while it believes that it is."""
+    """The door is cut off with inputs in its hands, and believes that it is the door while another
+    is named.
+    """
     scene.load.burst(scene.one_pass, BURST)
     await asyncio.sleep(0.02)  # as in `door_kill`
     async with link_half_open(scene, node):
         yield
 
 
-# --- brokers --------------------------------------------------------------------------------------
+# --- brokers ----------------------------------------------------------------------------------
 
 
 @asynccontextmanager
@@ -176,7 +178,7 @@ async def data_broker_kill(scene: Scene, _: str) -> AsyncIterator[None]:
 async def disk_full(scene: Scene, _: str) -> AsyncIterator[None]:
     """The control broker cannot write its state, while tables change and change back.
 
-    Its files may not grow beyond what is next to nothing, which fails its writes as a full disk does.
+    Its files may not grow beyond next to nothing, which fails its writes as a full disk does.
     """
     pid = scene.ground.control.pid
     if pid is None:
@@ -192,7 +194,7 @@ async def disk_full(scene: Scene, _: str) -> AsyncIterator[None]:
     yield
 
 
-# --- orchestrators --------------------------------------------------------------------------------
+# --- orchestrators ----------------------------------------------------------------------------
 
 
 @asynccontextmanager
@@ -235,12 +237,12 @@ async def clock_skew(scene: Scene, _: str) -> AsyncIterator[None]:
         yield
 
 
-# --- messages, memory, inputs, moves ----------------------------------------------------------------
+# --- messages, memory, inputs, moves ----------------------------------------------------------
 
 
 @asynccontextmanager
 async def message_disorder(scene: Scene, _: str) -> AsyncIterator[None]:
-    """Somebody repeats inputs, activations, credits and answers of segments: late and disordered."""
+    """Somebody repeats inputs, activations, credits and segments' answers: late, in disorder."""
     async with Disorder(scene.ground.url, scene.ground.data_url, scene.topics, scene.random):
         await asyncio.sleep(DISORDER_S)
     scene.over()
@@ -311,7 +313,7 @@ STRIKES: Final[Mapping[str, Strike]] = {
 }
 
 
-# --- parts ----------------------------------------------------------------------------------------
+# --- parts ------------------------------------------------------------------------------------
 
 
 @asynccontextmanager

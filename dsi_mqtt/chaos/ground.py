@@ -53,7 +53,7 @@ class Ground(Protocol):
         ...
 
     def skew(self, name: str, seconds: float) -> None:
-        """From now on the wall clock of that process goes so much before (or after) the true one's."""
+        """From now on that process's wall clock goes so much before the true one."""
         ...
 
     def tail(self, name: str) -> str:

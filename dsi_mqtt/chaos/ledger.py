@@ -19,6 +19,7 @@ from dsi_mqtt.core.table import Stamp
 
 Outcome = Literal["right", "wrong", "error", "lost"]
 RESULTS: Final = "results"
+NO_STAMP: Final = Stamp(0, "", 0)
 
 
 @dataclass(slots=True)
@@ -71,7 +72,7 @@ class Ledger:
     higher_takes: int = 0
     acknowledged_lost: int = 0
     tellings: Counter[bytes] = field(default_factory=Counter)
-    stamp: Stamp = Stamp(0, "", 0)
+    stamp: Stamp = NO_STAMP
     _asked: dict[int, _Asked] = field(default_factory=dict)
     _told: dict[bytes, str] = field(default_factory=dict)
     _last: dict[int | str, float] = field(default_factory=dict)

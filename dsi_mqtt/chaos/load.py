@@ -11,8 +11,15 @@ from typing import Any, Final
 
 from dsi_mqtt.chaos.journal import Journal
 from dsi_mqtt.chaos.ledger import Ledger, Outcome
-from dsi_mqtt.chaos.reference import GENERATING, LOST_AFTER_S, ONE_PASS, Prompt, Reference
-from dsi_mqtt.chaos.reference import MAX_TOKENS, TEMPERATURE
+from dsi_mqtt.chaos.reference import (
+    GENERATING,
+    LOST_AFTER_S,
+    MAX_TOKENS,
+    ONE_PASS,
+    TEMPERATURE,
+    Prompt,
+    Reference,
+)
 from dsi_mqtt.client import Client
 from dsi_mqtt.errors import DeadlineError, DsiError, PoisonError
 

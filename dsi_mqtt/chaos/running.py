@@ -36,6 +36,8 @@ from dsi_mqtt.wire.topics import Topics
 NORMAL_S: Final = 8.0
 SETTLE_S: Final = 45.0
 CACHES_S: Final = 15.0
+# What the end of a row takes: its last answers, and until the last caches are freed.
+END_S: Final = 12.0
 RESTART_S: Final = 0.3
 STALL_S: Final = 5.0
 # How much later a fault is injected than it might be: at any moment of what goes on.
@@ -109,7 +111,8 @@ class Run:
                     is_whole(len(each.injections), each.inputs, kind)
                     for kind, each in ledgers.items()
                 )
-                if time.monotonic() - began > budget_s or (until_whole and whole):
+                late = time.monotonic() - began > budget_s - END_S
+                if late or (until_whole and whole):
                     break
         await self._freed(ledgers)
         self.watcher.ledgers = {}
