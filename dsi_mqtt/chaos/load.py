@@ -23,8 +23,6 @@ from dsi_mqtt.chaos.reference import (
 from dsi_mqtt.client import Client
 from dsi_mqtt.errors import DeadlineError, DsiError, PoisonError
 
-RATE_PER_S: Final = 20.0
-
 
 class Load:
     """Whoever asks. Numbers of inputs are never used again.
@@ -50,11 +48,11 @@ class Load:
 
     @asynccontextmanager
     async def flowing(
-        self, one_pass: Ledger, generation: Ledger | None, lanes: int
+        self, one_pass: Ledger, generation: Ledger | None, lanes: int, rate_per_s: float
     ) -> AsyncIterator[None]:
         """Both kinds go on within the block; behind it all that was asked has come to something."""
         ending = asyncio.Event()
-        tasks = [asyncio.create_task(self._at_rate(one_pass, ending), name="inputs")]
+        tasks = [asyncio.create_task(self._at_rate(one_pass, rate_per_s, ending), name="inputs")]
         if generation is not None:
             tasks += [
                 asyncio.create_task(self._lane(generation, ending), name="generations")
@@ -86,11 +84,11 @@ class Load:
 
     # --- inputs -------------------------------------------------------------------------------
 
-    async def _at_rate(self, ledger: Ledger, ending: asyncio.Event) -> None:
+    async def _at_rate(self, ledger: Ledger, rate: float, ending: asyncio.Event) -> None:
         due = time.monotonic()
         while not ending.is_set():
             self._ask(ledger)
-            due = max(due + 1 / RATE_PER_S, time.monotonic() - 1)
+            due = max(due + 1 / rate, time.monotonic() - 1)
             await asyncio.sleep(max(0.0, due - time.monotonic()))
 
     def _ask(self, ledger: Ledger) -> None:

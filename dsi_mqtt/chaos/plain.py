@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import time
@@ -10,11 +11,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
-from paho.mqtt.client import CallbackAPIVersion, Client, MQTTMessage, MQTTv311
+from paho.mqtt.client import Client, MQTTMessage, MQTTv311
+from paho.mqtt.enums import CallbackAPIVersion
 
 from dsi_mqtt.chaos.journal import Journal
 from dsi_mqtt.chaos.ledger import Ledger
-from dsi_mqtt.chaos.load import RATE_PER_S
 from dsi_mqtt.chaos.reference import DEADLINE_S, ONE_PASS, Reference
 from dsi_mqtt.transport.address import parse_broker_url
 from dsi_mqtt.wire.topics import Topics
@@ -43,26 +44,20 @@ class PlainClient:
         self._mids: dict[int, int] = {}
         self._ledger = Ledger("one-pass")
         self._next = 0
+        self._changed = asyncio.Event()
 
     @asynccontextmanager
-    async def flowing(self, ledger: Ledger) -> AsyncIterator[None]:
+    async def flowing(self, ledger: Ledger, rate_per_s: float) -> AsyncIterator[None]:
         """Inputs go on within the block; behind it each was answered, or had its time."""
         self._ledger = ledger
-        loop = asyncio.get_running_loop()
         ready = asyncio.Event()
-        paho = Client(CallbackAPIVersion.VERSION2, self._device, clean_session=False,
-                      protocol=MQTTv311)  # fmt: skip
-        paho.reconnect_delay_set(RECONNECT_S, RECONNECT_S)
-        paho.on_connect = lambda *_: paho.subscribe(self._answers, qos=1)
-        paho.on_subscribe = lambda *_: loop.call_soon_threadsafe(ready.set)
-        paho.on_publish = lambda _c, _u, mid, *_: loop.call_soon_threadsafe(self._had, mid)
-        paho.on_message = lambda _c, _u, message: loop.call_soon_threadsafe(self._answer, message)
+        paho = self._client(ready)
         paho.connect_async(self._address.host, self._address.port)
         paho.loop_start()
         try:
             async with asyncio.timeout(CONNECT_S):
                 await ready.wait()
-            asking = asyncio.create_task(self._ask(paho))
+            asking = asyncio.create_task(self._ask(paho, rate_per_s))
             try:
                 yield
             finally:
@@ -73,7 +68,31 @@ class PlainClient:
             paho.disconnect()
             await asyncio.to_thread(paho.loop_stop)
 
-    async def _ask(self, paho: Client) -> None:
+    def _client(self, ready: asyncio.Event) -> Client:
+        """Its callbacks come on a thread of its own. ready: it is subscribed."""
+        soon = asyncio.get_running_loop().call_soon_threadsafe
+        paho = Client(
+            CallbackAPIVersion.VERSION2, self._device, clean_session=False, protocol=MQTTv311
+        )
+        paho.reconnect_delay_set(RECONNECT_S, RECONNECT_S)
+
+        def connected(*_: object) -> None:
+            paho.subscribe(self._answers, qos=1)
+
+        def subscribed(*_: object) -> None:
+            soon(ready.set)
+
+        def published(_client: Client, _given: object, mid: int, *_: object) -> None:
+            soon(self._had, mid)
+
+        def came(_client: Client, _given: object, message: MQTTMessage) -> None:
+            soon(self._answer, message)
+
+        paho.on_connect, paho.on_subscribe = connected, subscribed
+        paho.on_publish, paho.on_message = published, came
+        return paho
+
+    async def _ask(self, paho: Client, rate_per_s: float) -> None:
         while True:
             number, text = self._next, next(self._texts)
             self._next += 1
@@ -81,7 +100,7 @@ class PlainClient:
             self._ledger.sent(number, time.monotonic())
             payload = json.dumps({"id": str(number), "input": text}).encode()
             self._mids[paho.publish(self._input, payload, qos=1).mid] = number
-            await asyncio.sleep(1 / RATE_PER_S)
+            await asyncio.sleep(1 / rate_per_s)
 
     def _had(self, mid: int) -> None:
         if mid in self._mids:
@@ -93,6 +112,7 @@ class PlainClient:
         if number not in self._asked:
             return  # of an earlier row
         now = time.monotonic()
+        self._changed.set()
         if status == "ok":
             right = answer["result"] == self._reference.results[self._asked[number]]
             self._ledger.answered(number, "right" if right else "wrong", now)
@@ -101,9 +121,12 @@ class PlainClient:
 
     async def _finish(self, ledger: Ledger) -> None:
         """Waits for what is open; what then has no answer is lost."""
-        late = time.monotonic() + DEADLINE_S
-        while ledger.open and time.monotonic() < late:
-            await asyncio.sleep(0.1)
+        self._changed.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DEADLINE_S):
+                while ledger.open:
+                    await self._changed.wait()
+                    self._changed.clear()
         for number in ledger.unanswered():
             ledger.acknowledged_lost += number in self._acknowledged
             ledger.answered(number, "lost", time.monotonic())

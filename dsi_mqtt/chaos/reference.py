@@ -19,7 +19,7 @@ from dsi_mqtt.engine.base import Engine
 from dsi_mqtt.engine.fake import FakeFactory
 from dsi_mqtt.wire.files import deployment_of
 
-ONE_PASS: Final = "hazards"
+ONE_PASS: Final = "hazards"  # noqa: S105 - a deployment's name
 GENERATING: Final = "chat"
 DEADLINE_S: Final = 30.0
 # Behind the deadline, before an input counts as lost.

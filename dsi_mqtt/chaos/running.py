@@ -70,7 +70,7 @@ class Run:
     async def undisturbed(self, seconds: float) -> None:
         """How results come without any fault: what `gap_ms.normal` says."""
         ledgers = self._open(("one-pass", "generation"))
-        async with self._flowing(ledgers, 4):
+        async with self._flowing(ledgers, Trial("", "any", "end", 0)):
             await asyncio.sleep(seconds)
         for kind, ledger in ledgers.items():
             self.normal[kind] = share(ledger.gaps, 0.99) or 0.0
@@ -103,7 +103,7 @@ class Run:
         began, number = time.monotonic(), 0
         ledgers = self._open(named.kinds)
         self.journal.note("trial", fault=named.fault, target=named.target, client=named.client)
-        async with self._flowing(ledgers, named.lanes, plain=named.client == "plain"):
+        async with self._flowing(ledgers, named):
             for trial, place in lots:
                 number += 1
                 await self._inject(trial, place, number, ledgers)
@@ -225,17 +225,15 @@ class Run:
         return found
 
     @asynccontextmanager
-    async def _flowing(
-        self, ledgers: dict[Kind, Ledger], lanes: int, *, plain: bool = False
-    ) -> AsyncIterator[None]:
+    async def _flowing(self, ledgers: dict[Kind, Ledger], trial: Trial) -> AsyncIterator[None]:
         one_pass, generation = ledgers["one-pass"], ledgers.get("generation")
         looking = asyncio.create_task(self._look_for_stalls(ledgers), name="stalls")
         try:
-            if plain:
-                async with self.plain.flowing(one_pass):
+            if trial.client == "plain":
+                async with self.plain.flowing(one_pass, trial.rate_per_s):
                     yield
             else:
-                async with self.load.flowing(one_pass, generation, lanes):
+                async with self.load.flowing(one_pass, generation, trial.lanes, trial.rate_per_s):
                     yield
         finally:
             looking.cancel()

@@ -45,7 +45,7 @@ class Trial:
     """One fault on one target: a row for each kind.
 
     cost_s: about what one injection takes, with all that comes back after it. client: who asks.
-    lanes: generations at once. hold_s: between two injections at least, so that what the one
+    lanes: generations at once. rate_per_s: of inputs. hold_s: between two injections at least, so that what the one
     began has come to rest before the next, where nothing else takes that long.
     """
 
@@ -57,6 +57,7 @@ class Trial:
     client: Literal["dsi", "plain"] = "dsi"
     lanes: int = 4
     hold_s: float = 0.5
+    rate_per_s: float = 10.0
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
@@ -94,7 +95,7 @@ TRIALS: Final[tuple[Trial, ...]] = (
     Trial("disk_full", "broker", "end", 7),
     Trial("memory_short", "any", "end", 6),
     Trial("poison", "any", "end", 16),
-    Trial("planned_move", "middle", "table", 8, _MOVED, lanes=8, hold_s=2.5),
+    Trial("planned_move", "middle", "table", 8, _MOVED, lanes=8, hold_s=2.5, rate_per_s=20),
     Trial("control_broker_kill", "broker", "end", 4, client="plain"),
 )
 

@@ -183,7 +183,8 @@ async def test_more_inputs_that_wait_than_a_door_may_hold_do_not_keep_it_out(
         topic = topics.input.name(deployment=name, device="cam")
         await device.publish(Message(topic, b"%d" % number, qos=1))
     doorway.open(OpenIngress(name, place, HOLD, 1_000_000))
-    came, opened = [], False
+    came: list[bytes] = []
+    opened = False
     async with asyncio.timeout(PATIENCE_S):
         while len(came) < count or not opened:
             event = await told.get()
