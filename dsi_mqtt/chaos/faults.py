@@ -271,7 +271,7 @@ async def poison(scene: Scene, node: str) -> AsyncIterator[None]:
     units = next((units for units, nodes in PARTS if node in nodes), f"{UNITS - 1}:")
     came_to = await scene.load.poison(int(units.partition(":")[0]))
     scene.journal.note("poison", outcome=came_to)
-    if came_to != "right":
+    if came_to not in ("right", "excused"):
         scene.one_pass.reasons["the poisonous input was not refused as poison"] += 1
         scene.one_pass.outcomes["error"] += 1
     scene.over()

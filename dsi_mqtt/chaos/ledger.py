@@ -3,6 +3,8 @@
 Told of all that is asked, answered, read along and retained, with the time of each in seconds. A
 row is judged by what its ledger says in the end.
 
+An error is *excused* where no chain was feasible at some time while the input was open.
+
 A fault is *recovered from* at the first correct result (of a generation: the first token) that its
 `proof` allows: on a table without its victim, or when the fault itself is over; of one-pass inputs
 only those sent after the injection count then.
@@ -17,7 +19,7 @@ from typing import Final, Literal
 from dsi_mqtt.chaos.trials import Kind, Proof
 from dsi_mqtt.core.table import Stamp
 
-Outcome = Literal["right", "wrong", "error", "lost"]
+Outcome = Literal["right", "wrong", "error", "excused", "lost"]
 RESULTS: Final = "results"
 NO_STAMP: Final = Stamp(0, "", 0)
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from itertools import count
-from typing import Any, Final
+from typing import Any
 
 from dsi_mqtt.chaos.journal import Journal
 from dsi_mqtt.chaos.ledger import Ledger, Outcome
@@ -27,7 +27,8 @@ from dsi_mqtt.errors import DeadlineError, DsiError, PoisonError
 class Load:
     """Whoever asks. Numbers of inputs are never used again.
 
-    changed: called whenever a ledger has been told of an answer or a token.
+    changed: called whenever a ledger has been told of an answer or a token. feasible_since: since
+    when a chain has been feasible without a break.
     """
 
     def __init__(
@@ -36,11 +37,13 @@ class Load:
         reference: Reference,
         journal: Journal,
         changed: Callable[[], Awaitable[None]],
+        feasible_since: Callable[[], float],
     ) -> None:
         self._client = client
         self._reference = reference
         self._journal = journal
         self._changed = changed
+        self._feasible_since = feasible_since
         self._numbers = count()
         self._texts = reference.texts()
         self._prompts = reference.generations()
@@ -71,15 +74,19 @@ class Load:
         for _ in range(number):
             self._ask(ledger)
 
+    def _excused(self, began: float) -> Outcome:
+        return "error" if began >= self._feasible_since() else "excused"
+
     async def poison(self, unit: int) -> Outcome:
         """An input that ends whoever computes that unit. Right: it is refused as poisonous."""
+        began = time.monotonic()
         try:
             await self._client.infer(ONE_PASS, {"exit": unit}, timeout_s=LOST_AFTER_S)
         except PoisonError:
             return "right"
         except DsiError as error:
             self._journal.note("poison", came_to=str(error))
-            return "error"
+            return self._excused(began)
         return "wrong"
 
     # --- inputs -------------------------------------------------------------------------------
@@ -149,7 +156,7 @@ class Load:
         except DsiError as error:
             # Silence until the very end is a loss; whoever is told why has an answer.
             silent = isinstance(error, DeadlineError) and time.monotonic() - began >= LOST_AFTER_S
-            outcome, why = "lost" if silent else "error", str(error)
+            outcome, why = "lost" if silent else self._excused(began), str(error)
         now = time.monotonic()
         ledger.answered(number, outcome, now, why)
         fields: dict[str, Any] = {"why": why} if why else {}

@@ -112,6 +112,7 @@ def row_document(row: Row) -> dict[str, Any]:
         "generations": found.inputs if found.kind == "generation" else 0,
         "results": found.results,
         "errors": found.outcomes["error"],
+        "excused": found.outcomes["excused"],
         "lost": found.outcomes["lost"],
         "acknowledged_lost": found.acknowledged_lost,
         "duplicates": found.duplicates,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import time
 import zlib
@@ -16,8 +17,8 @@ from typing import Any, Final, Self
 
 from dsi_mqtt.chaos.journal import Journal
 from dsi_mqtt.chaos.ledger import Ledger
-from dsi_mqtt.chaos.reference import GENERATING, ONE_PASS, said
-from dsi_mqtt.chaos.trials import Kind
+from dsi_mqtt.chaos.reference import GENERATING, ONE_PASS, PARTS, said
+from dsi_mqtt.chaos.trials import KINDS, Kind
 from dsi_mqtt.core.node import Leader, NodeStatus, Telemetry
 from dsi_mqtt.core.table import Stamp, TableDocument
 from dsi_mqtt.errors import WireError
@@ -38,6 +39,8 @@ class Watcher:
         self.documents: dict[str, TableDocument] = {}
         self.telemetry: dict[str, tuple[float, Telemetry]] = {}
         self.leader: Leader | None = None
+        # Since when a chain has been feasible without a break; never, while none is.
+        self.feasible_since = 0.0
         self.ledgers: dict[Kind, Ledger] = {}
         self._known = known
         self._journal = journal
@@ -124,9 +127,18 @@ class Watcher:
     def _status(self, status: NodeStatus) -> None:
         before = self.statuses.get(status.node)
         self.statuses[status.node] = status
+        self._look_whether_feasible()
         now = status.state, status.incarnation
         if before is None or now != (before.state, before.incarnation):
             self._journal.note("node", node=status.node, state=now[0], incarnation=now[1])
+
+    def _look_whether_feasible(self) -> None:
+        """No chain is, while a part has no node; and then until one serves again."""
+        online = {name for name, status in self.statuses.items() if status.state == "online"}
+        if not all(online.intersection(nodes) for _, nodes in PARTS):
+            self.feasible_since = math.inf
+        elif math.isinf(self.feasible_since) and all(map(self.members, KINDS)):
+            self.feasible_since = time.monotonic()
 
     def _leads(self, leader: Leader) -> None:
         before = self.leader
@@ -139,6 +151,7 @@ class Watcher:
         if kind is None:
             return
         self.documents[name] = document
+        self._look_whether_feasible()
         serve = document.serve
         self._journal.note(
             "table",

@@ -58,7 +58,7 @@ async def run_chaos(plan: ChaosPlan, journal: Journal) -> tuple[list[Row], list[
         Client(site.url, device="chaos") as client,
     ):
         leaders = await _standing(site, watcher, topics)
-        load = Load(client, reference, journal, watcher.nudge)
+        load = Load(client, reference, journal, watcher.nudge, lambda: watcher.feasible_since)
         plain = PlainClient(site.url, topics, reference, journal)
         under_trial = Run(site, watcher, leaders, load, plain, journal, topics, plan.seed)
         runs.append(under_trial)
