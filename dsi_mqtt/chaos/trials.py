@@ -45,8 +45,8 @@ class Trial:
     """One fault on one target: a row for each kind.
 
     cost_s: about what one injection takes, with all that comes back after it. client: who asks.
-    lanes: generations at once. rate_per_s: of inputs. hold_s: between two injections at least, so that what the one
-    began has come to rest before the next, where nothing else takes that long.
+    lanes: generations at once. rate_per_s: of inputs. hold_s: between two injections at least, so
+    that what the one began has come to rest before the next, where nothing else takes that long.
     """
 
     fault: str
