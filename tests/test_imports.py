@@ -23,6 +23,7 @@ FLOORS = (
     {"worker", "orchestrator", "client", "gateway", "dashboard"},
     {"sim"},
     {"evaluate", "shaping"},
+    {"chaos"},
     {"cli"},
 )
 # What the pure core may use of the standard library: nothing that waits, measures time, draws

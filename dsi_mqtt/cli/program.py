@@ -46,6 +46,7 @@ COMMANDS: Final = {
     "doctor": "doctor:doctor",
     "simulate": "simulate:simulate",
     "evaluate": "evaluate:evaluate",
+    "chaos": "chaos:chaos",
     "bench": "bench:app",
 }
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from dsi_mqtt.core.activation import JSON
@@ -50,13 +51,14 @@ _TOO_SLOW: Final = (
 
 @dataclass(slots=True)
 class Call:
-    """An input whose answer somebody waits for.
+    """An input whose answer somebody waits for, until `deadline` (monotonic seconds).
 
     told: what gets the messages of its stream. heard: whether any has come.
     """
 
     id: bytes
     message: Message
+    deadline: float
     answer: asyncio.Future[Message]
     told: Callable[[Partial], None] | None = None
     heard: bool = False
@@ -149,7 +151,7 @@ class Delivery:
             response_topic=self._topics.answers(deployment, self._device) + "result",
             correlation_data=id_,
         )
-        call = Call(id_, message, asyncio.get_running_loop().create_future(), told)
+        call = Call(id_, message, deadline, asyncio.get_running_loop().create_future(), told)
         # An error that nobody waits for any more is no event.
         call.answer.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._calls[id_] = call
@@ -306,8 +308,10 @@ class Delivery:
         connection = self._connection
         if connection is None:
             return
+        # What still waits at the broker when nobody wants it any more is not to be computed.
+        expiry_s = max(1, math.ceil(call.deadline - time.monotonic()))
         try:
-            await connection.publish(call.message)
+            await connection.publish(replace(call.message, expiry_s=expiry_s))
         except ConnectionLostError:
             return  # sent again on the next connection
         except TooLargeError:

@@ -43,7 +43,7 @@ from dsi_mqtt.core.line import AGAIN_FIRST_S, Request
 from dsi_mqtt.core.message import Activation, Failure, Header
 from dsi_mqtt.core.model import ModelGraph
 from dsi_mqtt.core.node import DoorLoad
-from dsi_mqtt.core.peers import Peers
+from dsi_mqtt.core.peers import Member, Peers
 from dsi_mqtt.core.request import Input, Redelivery, Reply
 from dsi_mqtt.core.runs import Calls, Runs, TextEvent
 from dsi_mqtt.core.table import Stamp, Table
@@ -87,6 +87,7 @@ class Door:
         self._passed_over: list[Input] = []
         self._refusal: Failure | None = None
         self._leaving = False
+        self._before: Member | None = None
         self._told_oldest = Stamp(0, "", 0)
         self._answers = 0
         self._errors = 0
@@ -146,9 +147,14 @@ class Door:
         """The model as it is open on this node; None: it is not."""
         return self._runs.model_is(graph, now)
 
-    def named(self, table: Table, now: float, *, coming: bool = False) -> Effects:
-        """The table that counts names this door. coming: the next one is being prepared."""
-        self._leaving, self._refusal = False, None
+    def named(
+        self, table: Table, now: float, *, coming: bool = False, before: Member | None = None
+    ) -> Effects:
+        """The table that counts names this door. coming: the next one is being prepared.
+
+        before: whose the door was until then; None: nobody knows.
+        """
+        self._leaving, self._refusal, self._before = False, None, before
         if self._runs.table is None or self._runs.table.stamp != table.stamp:
             self._latencies.clear()
             self._steps.clear()
@@ -289,10 +295,16 @@ class Door:
         # A door died holding it, or while it ran alone.
         record = self._deaths.of(request.key)
         request.deaths, request.suspect_to = record.count, record.position
-        request.suspect = request.given.duplicate or not record.void
+        left = request.given.duplicate and not self._was_handed_over()
+        request.suspect = left or not record.void
         if request.deaths >= POISON_AT:
             return self._give_up(request, POISON, now)
         return self._runs.join(request, now)
+
+    def _was_handed_over(self) -> bool:
+        """Whether the door before lives and has let go: then it has not died of what it leaves."""
+        before = self._before
+        return before is not None and self._peers.has_let_go(self.deployment, before[1])
 
     def _retain(self, request: Request, now: float) -> Effects:
         """A suspect is about to run: if this door dies of it, the next one shall know."""

@@ -5,7 +5,8 @@
        └──(its turn, and it is a suspect)──► recording ──(that is retained)──► waiting
 
 A *suspect* may have ended a node: it runs alone. Nothing starts beside it, and it starts when
-nothing else runs. Suspects go before the others, or a busy door would never come to them.
+nothing else runs. Suspects go before the others, or a busy door would never come to them; but
+behind each of them a window of others goes, or many suspects would keep all others waiting.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ class Line:
     def __init__(self) -> None:
         self._suspects: deque[Request] = deque()
         self._others: deque[Request] = deque()
+        self._before_suspects = 0  # how many others may start before the next suspect
 
     def __len__(self) -> int:
         return len(self._suspects) + len(self._others)
@@ -101,14 +103,21 @@ class Line:
         """Takes out the one that may start beside those running, if any may."""
         if any(request.suspect for request in running) or len(running) >= window:
             return None
-        if self._suspects:
-            return None if running else self._first_due(self._suspects, now)
-        return self._first_due(self._others, now)
+        suspect = self._first_due(self._suspects, now)
+        if suspect is not None and (suspect.recorded or not self._before_suspects):
+            return None if running else self._take(suspect, window)
+        other = self._first_due(self._others, now)
+        if other is not None:
+            self._before_suspects = max(0, self._before_suspects - 1)
+            return self._take(other, window)
+        return None if suspect is None or running else self._take(suspect, window)
+
+    def _take(self, request: Request, window: int) -> Request:
+        self.leave(request)
+        if request.suspect and request.recorded:  # it really starts; before, it is only retained
+            self._before_suspects = window
+        return request
 
     @staticmethod
     def _first_due(line: deque[Request], now: float) -> Request | None:
-        for request in line:
-            if request.not_before <= now:
-                line.remove(request)
-                return request
-        return None
+        return next((request for request in line if request.not_before <= now), None)

@@ -89,6 +89,7 @@ class Worker:
         self._doors: dict[str, Door] = {}
         self._ingresses: dict[str, Ingress] = {}
         self._keepers: dict[str, tuple[Member, float]] = {}
+        self._before: dict[str, Member] = {}
         self._handlers: Handlers = {
             **self._of_retained_state(),
             **self._of_engines(),
@@ -219,8 +220,11 @@ class Worker:
         name = event.deployment
         effects = self._holdings.document_arrived(name, event.document)
         keeper = self._keeper(name)
-        if keeper is not None and keeper != self._keepers.get(name, (None, 0.0))[0]:
+        last = self._keepers.get(name, (None, 0.0))[0]
+        if keeper is not None and keeper != last:
             self._keepers[name] = keeper, now
+            if last is not None:
+                self._before[name] = last
         effects += self._keep_door(name, now)
         return effects + self._note_oldest(name, now)
 
@@ -247,7 +251,9 @@ class Worker:
         effects += ingress.named(table.door, now)
         if was_open and not ingress.is_open:
             effects += door.ingress_lost(now)
-        return effects + door.named(table, now, coming=self._is_coming(name))
+        return effects + door.named(
+            table, now, coming=self._is_coming(name), before=self._before.get(name)
+        )
 
     def _leave_door(self, name: str, now: float) -> Effects:
         door, ingress = self._doors.get(name), self._ingresses.get(name)

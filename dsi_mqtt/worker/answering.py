@@ -43,6 +43,8 @@ from dsi_mqtt.worker.leaving import Leaving, Outgoing
 log = logging.getLogger(__name__)
 
 RECONNECT: Final = Backoff(last_s=3.0)
+# Of a door's connections: one that is broken in silence is to be noticed as soon as the others.
+KEEP_ALIVE_S: Final = 4
 # Of the door's own words on their way; what is older has been lost.
 ECHOES_MAX: Final = 16
 
@@ -96,7 +98,7 @@ class Answering:
 
     async def _keep_connected(self, url: str) -> None:
         async def connect() -> DataConnection:
-            return await self._transport.data(url, ConnectOptions())
+            return await self._transport.data(url, ConnectOptions(keep_alive_s=KEEP_ALIVE_S))
 
         await keep_connected(connect, self._serve, backoff=RECONNECT)
 

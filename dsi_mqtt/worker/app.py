@@ -43,6 +43,7 @@ from dsi_mqtt.transport.lasting import Backoff, keep_connected, log_wait
 from dsi_mqtt.transport.together import first_of
 from dsi_mqtt.wire.topics import Topics
 from dsi_mqtt.worker.alone import Alone
+from dsi_mqtt.worker.answering import KEEP_ALIVE_S
 from dsi_mqtt.worker.doorway import Doorway
 from dsi_mqtt.worker.echo import EVERY_S, Echo, probe_bytes
 from dsi_mqtt.worker.engines import EngineHost
@@ -56,7 +57,6 @@ from dsi_mqtt.worker.vitals import Vitals, measure_capabilities, peak_rss_bytes
 log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.05
-KEEP_ALIVE_S: Final = 4
 RECONNECT: Final = Backoff(last_s=3.0)
 DATA_HOLD_BYTES: Final = 512 * MIB
 

@@ -28,9 +28,10 @@ from dsi_mqtt.errors import (
 )
 from dsi_mqtt.transport.base import ConnectOptions, DataConnection, Message, Transport
 from dsi_mqtt.transport.retained import read_retained
+from dsi_mqtt.transport.together import first_of
 from dsi_mqtt.wire.inputs import parse_input
 from dsi_mqtt.wire.topics import Topics
-from dsi_mqtt.worker.answering import Answering, record_topic
+from dsi_mqtt.worker.answering import KEEP_ALIVE_S, Answering, record_topic
 from dsi_mqtt.worker.leaving import Outgoing
 
 log = logging.getLogger(__name__)
@@ -111,6 +112,7 @@ class Doorway:
             client_id=door.session,
             clean_start=False,
             session_expiry_s=SESSION_EXPIRY_S,
+            keep_alive_s=KEEP_ALIVE_S,
             hold_count=effect.hold_count,
             hold_bytes=effect.hold_bytes,
         )
@@ -119,12 +121,7 @@ class Doorway:
             await self._find_records(door.ingress)
             connection = await self._transport.data(door.ingress, options)
             self._connection = connection
-            await connection.subscribe(
-                self._topics.input.filter(deployment=self._deployment), qos=1
-            )
-            self._emit(ev.IngressOpened(self._deployment))
-            async for message in connection.messages():
-                self._admit(message)
+            await first_of(self._listen(connection), self._subscribe(connection))
         except TransportError as error:
             log.info("ingress of %s: %s", self._deployment, error)
         except Exception as error:  # noqa: BLE001 — the machine must learn that it ended
@@ -135,6 +132,18 @@ class Doorway:
             if connection is not None:
                 await connection.close()
         self._emit(ev.IngressLost(self._deployment))
+
+    async def _listen(self, connection: DataConnection) -> None:
+        """From the beginning: where more waits than may be held, the broker's answer to the
+        subscription stands behind it, and is not read before some of it is acknowledged.
+        """
+        async for message in connection.messages():
+            self._admit(message)
+
+    async def _subscribe(self, connection: DataConnection) -> None:
+        await connection.subscribe(self._topics.input.filter(deployment=self._deployment), qos=1)
+        self._emit(ev.IngressOpened(self._deployment))
+        await asyncio.Event().wait()  # the connection's end is what ends this
 
     async def _find_records(self, url: str) -> None:
         """Counts of earlier doors come before the first input."""

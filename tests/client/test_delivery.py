@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
 from dsi_mqtt.client import Client
 from dsi_mqtt.errors import DeadlineError, UnknownDeploymentError
+from dsi_mqtt.transport.base import ConnectOptions
+from dsi_mqtt.transport.memory import MemoryTransport
 from dsi_mqtt.transport.memory_broker import MemoryBroker
-from tests.client.door import PATIENCE_S, SimulatedDoor
+from tests.client.door import PATIENCE_S, URL, SimulatedDoor
 
 
 async def test_a_deployment_that_does_not_exist_is_not_remembered(client: Client) -> None:
@@ -44,3 +47,17 @@ async def test_an_input_that_was_asked_while_the_connection_was_lost_is_answered
     assert (await asking).text == "It"
     assert len(door.inputs) == 1
     assert client._delivery._markers == {}
+
+
+async def test_an_input_expires_at_the_broker_when_its_caller_gives_up(
+    broker: MemoryBroker, client: Client
+) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        transport = MemoryTransport(broker)
+        ear = await transport.control(URL, ConnectOptions())
+        stack.push_async_callback(ear.close)
+        await ear.subscribe("dsi/v1/deploy/chat/in/+", qos=1)
+        await client.generate("chat", "Hi", max_tokens=1, timeout_s=PATIENCE_S)
+        message = await anext(aiter(ear.messages()))
+    assert message.expiry_s is not None
+    assert 0 < message.expiry_s <= PATIENCE_S

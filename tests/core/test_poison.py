@@ -21,6 +21,7 @@ from dsi_mqtt.core.request import Redelivery
 from dsi_mqtt.core.table import Table
 from tests.core.build import (
     A,
+    C,
     Member,
     make_input,
     make_spec,
@@ -52,6 +53,38 @@ def test_the_third_time_it_is_poison_and_the_verdict_is_kept() -> None:
     desk.give(make_input(1, receipt=9))
     assert desk.sent() == []
     assert desk.codes() == ["poison"]
+
+
+@pytest.mark.parametrize("state", ["online", "draining", "offline"])
+def test_what_a_living_door_has_let_go_of_is_no_suspect(state: NodeState) -> None:
+    desk = Desk(table=None).hear(C, state)
+    desk.do(desk.door.named(ON_B, 0.0, before=C)).give(make_input(1, duplicate=True))
+    assert (numbers(desk.sent()), desk.records()) == (
+        ([], ["0+"]) if state == "offline" else ([1], [])
+    )
+
+
+def test_what_was_retained_of_an_input_counts_whoever_hands_it_over() -> None:
+    desk = Desk(table=None).hear(C)
+    given = make_input(1, duplicate=True)
+    desk.door.record_found(Redelivery(given.key, 1), 0.0)
+    desk.do(desk.door.named(ON_B, 0.0, before=C)).give(given)
+    assert desk.sent() == []
+    assert desk.records() == ["1+"]
+
+
+def test_many_suspects_do_not_keep_the_others_waiting() -> None:
+    desk = Desk().give(*(make_input(n, duplicate=True) for n in (1, 2, 3)))
+    desk.give(*(make_input(n) for n in range(4, 10)))
+    order = []
+    while started := (desk.retain().sent() or desk.retain().sent()):
+        order.append(numbers(started))
+        for header in started:
+            desk.done(header)
+    assert order[0] == [1]
+    assert sorted(n for numbers_ in order for n in numbers_) == list(range(1, 10))
+    assert order.index([2]) > 1, "a suspect went right behind another, before those that wait"
+    assert all(len(numbers_) == 1 for numbers_ in order if numbers_[0] < 4)
 
 
 def test_a_suspect_runs_alone() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
+from unittest.mock import patch
 
 import pytest
 
@@ -17,7 +19,9 @@ from dsi_mqtt.core.table import DoorPlace
 from dsi_mqtt.transport.base import ConnectOptions, DataConnection, Message
 from dsi_mqtt.transport.memory import MemoryTransport
 from dsi_mqtt.transport.memory_broker import MemoryBroker
+from dsi_mqtt.transport.mqtt import MqttTransport
 from dsi_mqtt.wire.topics import Topics
+from dsi_mqtt.worker.answering import KEEP_ALIVE_S
 from dsi_mqtt.worker.doorway import Doorway
 from tests.core.build import make_input
 
@@ -120,6 +124,23 @@ async def test_a_door_hears_devices_while_its_connection_is_there() -> None:
         assert heard == [True, False, True]
 
 
+async def test_a_silent_end_is_noticed_on_each_of_a_door_s_connections_as_on_the_node_s() -> None:
+    """Else a node that is back, and is named again, waits for the end of what is long broken."""
+    async with porch() as made:
+        asked: list[ConnectOptions] = []
+        connect = made._transport.data
+
+        async def data(url: str, options: ConnectOptions) -> DataConnection:
+            asked.append(options)
+            return await connect(url, options)
+
+        with patch.object(made._transport, "data", data):
+            await made.open()
+        by_id = {o.client_id: o.keep_alive_s for o in asked}
+        assert by_id["session"] == KEEP_ALIVE_S
+        assert KEEP_ALIVE_S in [o.keep_alive_s for o in asked if not o.client_id]
+
+
 async def test_an_answer_that_waits_for_the_broker_waits_once_and_goes_out() -> None:
     broker = MemoryBroker()
     async with porch(broker) as made:
@@ -139,6 +160,42 @@ async def test_an_answer_that_waits_for_the_broker_waits_once_and_goes_out() -> 
         assert [event.request for event in told] == [b"\1", b"\2"]
         async with asyncio.timeout(PATIENCE_S):
             await made.doorway._answering._leaving.empty()
+
+
+@pytest.mark.e2e
+async def test_more_inputs_that_wait_than_a_door_may_hold_do_not_keep_it_out(
+    control_broker: str,
+) -> None:
+    """A broker answers a subscription behind what the MQTT session kept, which is not read at the
+    bound; so the next door of a busy deployment never opened.
+    """
+    name, count = f"busy-{secrets.token_hex(4)}", 4 * HOLD
+    transport, topics = MqttTransport(), Topics()
+    told: asyncio.Queue[ev.Event] = asyncio.Queue()
+    doorway = Doorway(name, transport, topics, told.put_nowait)
+    place = DoorPlace("a", "a1", control_broker, f"session-{name}", HOLD)
+    kept = ConnectOptions(place.session, clean_start=False, session_expiry_s=60)
+    session = await transport.data(control_broker, kept)
+    await session.subscribe(topics.input.filter(deployment=name), qos=1)
+    await session.close()
+    device = await transport.data(control_broker, ConnectOptions())
+    for number in range(count):
+        topic = topics.input.name(deployment=name, device="cam")
+        await device.publish(Message(topic, b"%d" % number, qos=1))
+    doorway.open(OpenIngress(name, place, HOLD, 1_000_000))
+    came: list[bytes] = []
+    opened = False
+    async with asyncio.timeout(PATIENCE_S):
+        while len(came) < count or not opened:
+            event = await told.get()
+            opened |= isinstance(event, ev.IngressOpened)
+            if isinstance(event, ev.InputArrived):
+                came.append(event.input.parsed.body)
+                doorway.acknowledge(Acknowledge(name, event.input.receipt))
+    assert came == [b"%d" % number for number in range(count)]
+    doorway.close()
+    await doorway.forget()
+    await device.close()
 
 
 @pytest.mark.parametrize(
