@@ -105,10 +105,18 @@ class Attempts(Runs):
         return []
 
     def table_changed(self, table: Table, now: float) -> Effects:
+        """What is under way on nodes that have been left is asked for at once, and but once: they
+        may have been left because they are silent.
+        """
         self._table = table
         if table.door is not None:
             self._budget.window_is(table.door.window)
-        return self.peers_changed(now)
+        asked: Effects = []
+        for request in list(self._running.values()):
+            if request.attempt is not None and table.leaves(request.attempt.table):
+                request.probes = max(request.probes, PROBES_UNANSWERED_MAX - 1)
+                asked += self._probe(request, now)
+        return [*asked, *self.peers_changed(now)]
 
     def peers_changed(self, now: float) -> Effects:
         effects: Effects = []

@@ -123,7 +123,8 @@ class Generations(Runs):
             for session in self._schedule.running.values():
                 session.stale, session.not_before = 0, 0.0
         self._table = table
-        return self.peers_changed(now)
+        asked, silent = self._steps.left(table, now)
+        return [*asked, *self._break_off(silent, now), *self.peers_changed(now)]
 
     def peers_changed(self, now: float) -> Effects:
         effects: Effects = []

@@ -17,7 +17,8 @@ from typing import Final
 from dsi_mqtt.core.node import NodeStatus, Telemetry
 
 WILL_CONFIRMED_S: Final = 0.25
-SILENT_S: Final = 4.0
+# Of five words that a node did not send, while others were heard.
+SILENT_S: Final = 2.5
 GRACE_S: Final = 4.0
 
 

@@ -124,6 +124,15 @@ class Steps:
         if step is not None:
             step.probes, step.probe_at = 0, now + step.patience_s
 
+    def left(self, table: Table, now: float) -> tuple[Effects, list[Step]]:
+        """`table` serves: what is under way on nodes that have no part in it is asked for at once,
+        and but once more.
+        """
+        for step in self:
+            if table.leaves(step.table):
+                step.probes, step.probe_at = max(step.probes, PROBES_UNANSWERED_MAX - 1), now
+        return self.probe(now)
+
     def probe(self, now: float, *, all_: bool = False) -> tuple[Effects, list[Step]]:
         """Asks for those that take long, or for all; also returns those that nobody knows of."""
         effects: Effects = []

@@ -200,6 +200,10 @@ class Table:
             named.add((self.door.node, self.door.incarnation))
         return frozenset(named)
 
+    def leaves(self, before: Table) -> bool:
+        """Whether somebody on whom an older table depends has no part in this one."""
+        return before.stamp < self.stamp and not before.members() <= self.named()
+
     def named(self) -> frozenset[tuple[str, str]]:
         """The same with stand-bys: everyone this table gives anything to hold."""
         return self.members().union(*(segment.holders() for segment in self.segments))

@@ -129,6 +129,33 @@ def test_stale_on_an_old_table_goes_to_the_new_one_at_once() -> None:
     assert desk.sent()[0].stamp == ON_C.stamp
 
 
+def test_what_is_under_way_on_a_node_that_was_left_is_asked_for_at_once_and_but_once() -> None:
+    desk = Desk().give(make_input(1))
+    (first,) = desk.sent()
+    desk.serve(ON_C)
+    assert [h.attempt for h in desk.sent("credit")] == [1]
+    desk.wait(PROBE_AFTER_S)
+    (second,) = desk.sent()
+    assert (second.request, second.stamp) == (first.request, ON_C.stamp)
+
+
+def test_where_it_is_alive_it_goes_on_where_it_is() -> None:
+    desk = Desk().give(make_input(1))
+    (first,) = desk.sent()
+    desk.serve(ON_C)
+    desk.door.alive(first, desk.now)
+    assert desk.wait(2 * PROBE_AFTER_S).sent() == []
+    desk.done(first, b"cat")
+    assert [r.body for r in desk.replies()] == [b"cat"]
+
+
+def test_what_is_under_way_is_left_alone_where_all_its_nodes_stay() -> None:
+    desk = Desk().give(make_input(1))
+    desk.look()
+    desk.serve(make_table((B, (0, 3)), (A, (3, 6)), epoch=2))
+    assert desk.sent("credit") == []
+
+
 def test_a_hint_alone_retries_nothing_and_together_with_a_newer_table_it_does() -> None:
     desk = Desk().give(make_input(1))
     desk.sent()

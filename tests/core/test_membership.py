@@ -40,6 +40,8 @@ def members(*statuses: NodeStatus) -> Membership:
 
 def test_a_will_counts_when_the_node_does_not_speak_again() -> None:
     known = members(A, B)
+    for status in (A, B):
+        known.telemetry_arrived(telemetry(status), SETTLED)
     assert not known.status_arrived(will(A), SETTLED)
     assert known.tick(SETTLED + WILL_CONFIRMED_S / 2) == []
     assert known.alive("a", "a1")
@@ -57,6 +59,7 @@ def test_a_node_that_speaks_after_its_will_lives_and_is_news() -> None:
 
 def test_the_will_of_another_life_says_nothing() -> None:
     known = members(A)
+    known.telemetry_arrived(telemetry(A), SETTLED)
     known.status_arrived(replace(will(A), incarnation="a0"), SETTLED)
     known.status_arrived(will(NodeStatus("stranger", "x", "online")), SETTLED)
     assert known.tick(SETTLED + 1) == []
