@@ -34,7 +34,7 @@ def _lines(told: Explanation) -> Iterator[str]:
     for rejected in told.rejected:
         yield f"rejected: {_rejected(rejected)}"
     if told.expected is not None and told.expected.share > 0:
-        yield _expected(told.expected)
+        yield _expected(told.expected, made=told.kind != "keep")
     if told.before is not None or told.after is not None:
         yield from _measured(told)
     if told.inputs is not None:
@@ -74,10 +74,10 @@ def _rejected(rejected: Rejected) -> str:
     return f"{''.join(parts)}, for {rejected.why}"
 
 
-def _expected(gain: Gain) -> str:
+def _expected(gain: Gain, *, made: bool) -> str:
     return (
-        f"expected of the move: {gain.share:.1%} of the score, {gain.saved_s:.3g} s within the "
-        f"horizon, for {gain.paid_s:.3g} s that it costs"
+        f"expected: the move {'saves' if made else 'would save'} {gain.share:.1%} of the score, "
+        f"{gain.saved_s:.3g} s within the horizon, for {gain.paid_s:.3g} s that it costs"
     )
 
 
@@ -122,15 +122,19 @@ def _inputs(inputs: Inputs) -> Iterator[str]:
 
 
 def _node(node: NodeFigures) -> str:
-    up, down = (
-        "free" if rate is None else f"{rate:.3g}" for rate in (node.up_mbit_s, node.down_mbit_s)
-    )
     told = (
-        f"{node.node}: up {up}, down {down} Mbit/s, {node.rtt_ms:.3g} ms there and back, the whole "
-        f"model in {_ms(node.model_s * 1e3)}, {node.free_bytes / MIB:.1f} MiB free"
+        f"{node.node}: ↑{_rate(node.up_mbit_s)} ↓{_rate(node.down_mbit_s)} Mbit/s, "
+        f"{_ms(node.rtt_ms)} away, model {_ms(node.model_s * 1e3)}, "
+        f"{node.free_bytes / MIB:.1f} MiB free"
     )
-    busiest = max(node.taken)
-    return f"{told}, others take {busiest:.0%} of it" if busiest >= 0.005 else told  # noqa: PLR2004 - half a percent would be shown as none
+    others = f"{max(node.taken):.0%}"
+    return told if others == "0%" else f"{told}, others take {others} of it"
+
+
+def _rate(rate: float | None) -> str:
+    if rate is None:
+        return "any"
+    return f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"  # noqa: PLR2004 - two digits say enough
 
 
 def _ms(ms: float) -> str:

@@ -51,7 +51,9 @@ def explained(
     if grounds is None:
         return Explanation(decision, 0, kind, one_sentence(reason))
     present = _present(grounds)
-    chosen = present if plan is None and kind == "keep" else plan and Outline.of(plan)
+    chosen = None if plan is None else Outline.of(plan)
+    if kind == "keep" and chosen is None:
+        chosen = present
     move = grounds.move
     return Explanation(
         decision,
