@@ -237,7 +237,9 @@ class Choice:
         if move.mends or now >= wait:
             self._weighed(move, "")
             return False
-        self._weighed(move, f"policy.cooldown_s ({spec.policy.cooldown_s:g}) holds it back")
+        self._weighed(
+            move, f"policy.cooldown_s ({spec.policy.cooldown_s:g}) holds back what was found"
+        )
         return LookAgain(wait, "a better placement was held back by the cooldown")
 
     def _weighed(self, move: Move, verdict: str) -> None:

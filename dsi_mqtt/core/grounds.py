@@ -103,11 +103,16 @@ def _rejected(
         return
     if kind == "keep":
         offered = Outline.of(found)
-        if grounds.verdict and offered != chosen:
-            yield Rejected("found", grounds.verdict, offered)
+        if grounds.verdict or not _alike(offered, chosen):
+            yield Rejected("found", grounds.verdict or one_sentence(reason), offered)
     elif present is not None:
         yield Rejected("present", _why_left(reason, grounds), present)
     yield from _alone(found)
+
+
+def _alike(one: Outline, other: Outline | None) -> bool:
+    """Whether both do the same in the same places, whatever they promise."""
+    return other is not None and (one.door, one.segments) == (other.door, other.segments)
 
 
 def _why_left(reason: str, grounds: Grounds) -> str:

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from dsi_mqtt.core.decisions import Decided
 from dsi_mqtt.core.deployment import Policy
-from dsi_mqtt.core.explaining import KEPT, WRITE_S, Effort, Explaining
+from dsi_mqtt.core.explaining import KEPT, WRITE_S, Effort, Explaining, Moment
 from dsi_mqtt.core.explanation import Explanation, Explanations, Measured, Outline, Rejected
-from dsi_mqtt.core.kept import REPEAT_S
+from dsi_mqtt.core.kept import REPEAT_MAX_S, REPEAT_S
 from dsi_mqtt.core.latencies import P95_MIN
+from dsi_mqtt.core.moving import Move
 from dsi_mqtt.core.node import DoorLoad, Leader, LinkSample
 from dsi_mqtt.core.orchestrator import Orchestrator
+from dsi_mqtt.core.policy import Builtin
 from dsi_mqtt.core.table import DoorPlace, Table
-from tests.core.orchestra import NAME, SPEC, Node, Site, moving, placed, serving, three
+from tests.core.orchestra import NAME, SPEC, TICK_S, Node, Site, moving, placed, serving, three
+from tests.thoroughness import examples
 
 SOON_S = 2 * WRITE_S
 
@@ -128,7 +135,7 @@ def test_a_move_says_what_it_was_to_bring() -> None:
     ("made", "rule"),
     [
         (lambda: better(0.99), "saves no more than policy.min_gain (0.99)"),
-        (lambda: better(cooldown_s=1e6), "policy.cooldown_s (1e+06) holds it back"),
+        (lambda: better(cooldown_s=1e6), "policy.cooldown_s (1e+06) holds back what was found"),
     ],
     ids=["gain", "cooldown"],
 )
@@ -143,6 +150,34 @@ def test_a_chain_that_is_kept_says_by_which_rule_and_what_was_found(
     assert (found.why, where(found.placement)) == (keep.reason, [("b", "0:6")])
     assert keep.expected is not None
     assert keep.expected.share > 0
+
+
+def test_a_policy_that_fails_keeps_the_chain_and_what_was_found_is_told() -> None:
+    class Fails(Builtin):
+        def moves(self, move: Move) -> bool:
+            raise ZeroDivisionError("nobody has thought of this")
+
+    site = Site(Node("a", "a1"), policies={"own": Fails()})
+    site.deploy(replace(SPEC, policy=Policy(use="own")))
+    site.until(site.serves)
+    site.join(Node("b", "b1", gflops=40.0))
+    site.run(10.0)
+    keep = newest(site)
+    assert keep.reason.startswith("policy.use: own failed: ZeroDivisionError")
+    assert where(rejected(keep, "found").placement) == [("b", "0:6")]
+
+
+def test_a_policy_that_keeps_the_chain_is_named() -> None:
+    class Stays(Builtin):
+        def moves(self, move: Move) -> bool:
+            return False
+
+    site = Site(Node("a", "a1"), policies={"own": Stays()})
+    site.deploy(replace(SPEC, policy=Policy(use="own")))
+    site.until(site.serves)
+    site.join(Node("b", "b1", gflops=40.0))
+    site.run(10.0)
+    assert newest(site).reason == "policy own keeps the chain"
 
 
 def test_the_same_rule_is_told_once_however_often_it_is_looked_at() -> None:
@@ -332,6 +367,72 @@ def test_a_broker_that_fell_back_loses_nothing_of_what_the_leader_knows() -> Non
     assert due is not None
     assert due.document.explanations == known
     assert explaining.due("m", effort, 3.0) is None
+
+
+@given(data=st.data())
+@settings(max_examples=examples(50), deadline=None)
+def test_whatever_others_do_to_the_topic_it_comes_to_hold_what_the_leader_knows(
+    data: st.DataObject,
+) -> None:
+    topic = Topic()
+    for number in range(data.draw(st.integers(0, 60))):
+        topic.happens(data.draw(st.sampled_from(HAPPENS)), number)
+    topic.happens("takes over", 1000)
+    for _ in range(round(3 * REPEAT_MAX_S / TICK_S)):
+        topic.passes()
+    known = topic.explaining.explanations
+    assert len(known) <= KEPT
+    retained = topic.retained.explanations if topic.retained is not None else ()
+    assert retained == known
+    ids = [explanation.id for explanation in known]
+    assert len(set(ids)) == len(ids)
+    for earlier, later in pairwise(topic.written):
+        assert later - earlier >= min(WRITE_S, REPEAT_S)
+
+
+HAPPENS = ("decided", "cleared", "forged", "forgotten", "lets go", "takes over", "passes")
+
+
+class Topic:
+    """What a broker retains, and one who may lead."""
+
+    def __init__(self) -> None:
+        self.explaining = Explaining(NAME)
+        self.retained: Explanations | None = None
+        self.written: list[float] = []
+        self._now = 100.0
+        self._leads = True
+        self._effort = Effort()
+
+    def passes(self) -> None:
+        self._now += TICK_S
+        due = self.explaining.due("n", self._effort, self._now) if self._leads else None
+        if due is not None:
+            self.written.append(self._now)
+            self.retained = due.document
+            self.explaining.seen(due.document, self._now)
+
+    def happens(self, what: str, number: int) -> None:
+        explaining, now = self.explaining, self._now
+        if what == "decided" and self._leads:
+            explaining.decided(Decided(f"d-{number}", NAME, "keep", "r"), Moment(now, 1), 0.0)
+        elif what == "cleared":
+            self.retained = None
+            explaining.lost(now)
+        elif what == "forged":
+            self.retained = Explanations("z", number, self._effort.told)
+            explaining.seen(self.retained, now)
+        elif what == "forgotten":
+            self.retained = None
+            explaining.forgotten(now)
+        elif what == "lets go" and self._leads:
+            self._leads = False
+            explaining.lets_go()
+        elif what == "takes over" and not self._leads:
+            self._leads = True
+            explaining.takes_over()
+        for _ in range(number % 7):
+            self.passes()
 
 
 # --- what deciding costs ----------------------------------------------------------------------
