@@ -22,6 +22,7 @@ from dsi_mqtt.core.decisions import (
     PublishExplanations,
     PublishSpec,
 )
+from dsi_mqtt.core.explanation import Explanations
 from dsi_mqtt.core.explanation_text import lines
 from dsi_mqtt.core.leadership import GONE, DropLead, PublishLeader, TakeLead
 from dsi_mqtt.core.node import Leader
@@ -77,6 +78,7 @@ class OrchestratorProcess:
         )
         self._lead: asyncio.Task[None] | None = None
         self._outgoing = Outgoing(self._machine.published)
+        self._explained: dict[str, tuple[bytes, Explanations]] = {}  # as sent last
         self._complaints: dict[str, str] = {}
         self._readers: tuple[tuple[Topic[Any], Read], ...] = (
             (self._topics.status, self._status),
@@ -228,8 +230,10 @@ class OrchestratorProcess:
         if not payload:
             self._machine.explanations_lost(name, now)
             return []
+        sent, document = self._explained.get(name, (b"", None))
         try:
-            document = self._topics.explanations.payload.decode(payload)
+            if document is None or payload != sent:  # reading one's own would take a while
+                document = self._topics.explanations.payload.decode(payload)
         except WireError:
             self._machine.explanations_lost(name, now)
             raise
@@ -278,9 +282,11 @@ class OrchestratorProcess:
     def _explain(self, effect: PublishExplanations) -> None:
         told = _message(self._topics.explanations, effect.document, deployment=effect.deployment)
         if told is not None:
+            self._explained[effect.deployment] = bytes(told.payload), effect.document
             self._outgoing.put_behind(told)
 
     def _clear(self, deployment: str) -> None:
+        self._explained.pop(deployment, None)
         for topic in (self._topics.table, self._topics.explanations):
             name = topic.name(deployment=deployment)
             self._outgoing.put(Message(name, b"", qos=1, retain=True))
