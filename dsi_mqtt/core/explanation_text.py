@@ -76,8 +76,8 @@ def _rejected(rejected: Rejected) -> str:
 
 def _expected(gain: Gain, *, made: bool) -> str:
     return (
-        f"expected: the move {'saves' if made else 'would save'} {gain.share:.1%} of the score, "
-        f"{gain.saved_s:.3g} s within the horizon, for {gain.paid_s:.3g} s that it costs"
+        f"expected gain{'' if made else ' of a move'}: {_share(gain.share)} of the score, "
+        f"{gain.saved_s:.3g} s within the horizon, for {gain.paid_s:.3g} s that the way costs"
     )
 
 
@@ -90,8 +90,8 @@ def _measured(told: Explanation) -> Iterator[str]:
     yield f"measured since: {measured(after)}{_beside(told, after)}"
     if before is not None and before.p50_ms > 0:
         saved = 1 - after.p50_ms / before.p50_ms
-        what = f"{saved:.1%} less" if saved >= 0 else f"{-saved:.1%} more"
-        yield f"measured gain: the middle takes {what} than before"
+        told = _share(saved) if saved >= 0 else f"none, it takes {_share(-saved)} more"
+        yield f"measured gain: {told} in the middle"
 
 
 def measured(found: Measured) -> str:
@@ -135,6 +135,10 @@ def _rate(rate: float | None) -> str:
     if rate is None:
         return "any"
     return f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"  # noqa: PLR2004 - two digits say enough
+
+
+def _share(share: float) -> str:
+    return f"{100 * share:.3g} %"
 
 
 def _ms(ms: float) -> str:

@@ -62,10 +62,10 @@ def test_a_move_is_explained_with_what_it_was_to_bring_and_what_it_brought() -> 
         "chosen: 0:6 on b, door on b: ",
         "rejected: the present chain (0:6 on a, door on a: ",
         "for what was found is worth the way there",
-        "expected: the move saves ",
+        "expected gain: ",
         "measured before: 80.0 ms in the middle, 95 % within 160.0 ms, of 50",
         "measured since: 20.0 ms in the middle, 95 % within 40.0 ms, of 50",
-        "measured gain: the middle takes 75.0% less than before",
+        "measured gain: 75 % in the middle",
         "by: 0.01 requests/s come",
         "by: b: ↑100 ↓100 Mbit/s, 2.0 ms away, model ",
     ):
@@ -88,7 +88,7 @@ def test_what_is_worse_than_before_is_told_as_such() -> None:
         "d-1", 1, "remap", "r", before=Measured(10.0, None, 5), after=Measured(15.0, None, 7)
     )
     text = shown(told(Explanations("n", 1, DECIDING, (worse,))))
-    assert "measured gain: the middle takes 50.0% more than before" in text
+    assert "measured gain: none, it takes 50 % more in the middle" in text
 
 
 def test_names_as_long_as_they_may_be_fit_80_columns() -> None:
