@@ -182,7 +182,7 @@ def test_a_policy_that_keeps_the_chain_is_named() -> None:
 
 def test_the_same_rule_is_told_once_however_often_it_is_looked_at() -> None:
     site = better(0.99)
-    for rtt_ms in (2.0, 9.0, 1.0, 30.0, 2.0):
+    for rtt_ms in (2.0, 9.0, 3000.0, 1.0, 3000.0, 2.0):
         site.nodes["b"].link = LinkSample(rtt_ms, 100.0, 100.0)
         site.run(5.0)
     assert site.kinds() == ["place", "keep"]
@@ -233,6 +233,16 @@ def test_the_gain_stands_beside_what_was_measured_before() -> None:
     place, move = told(site)
     assert place.after == move.before == Measured(80.0, 90.0, 100)
     assert move.after == Measured(20.0, 30.0, 50)
+
+
+def test_what_is_measured_while_the_next_chain_loads_counts_as_before() -> None:
+    site = serving(Node("a", "a1"), spec=moving())
+    measures(site, 80.0, 100)
+    site.join(Node("b", "b1", gflops=40.0, loads=5.0))
+    site.until(lambda: site.document.prepare is not None)
+    measures(site, 90.0, 150)
+    site.until(lambda: site.serves("b")).run(SOON_S)
+    assert newest(site).before == Measured(90.0, None, 150)
 
 
 def test_a_table_that_goes_early_is_told_with_as_much_as_was_measured() -> None:

@@ -88,6 +88,20 @@ async def test_no_table_waits_until_an_explanation_is_taken() -> None:
         await slow.begins("why", "table")
 
 
+async def test_an_explanation_waits_until_a_table_is_taken() -> None:
+    out, _ = outgoing()
+    slow = Slow()
+    async with sending(out, slow):
+        out.put(Message("table"))
+        await slow.begins("table")
+        out.put_behind(Message("why"))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert slow.begun == ["table"]
+        slow.take("table")
+        await slow.begins("table", "why")
+
+
 async def test_of_each_topic_only_the_newest_explanation_goes() -> None:
     out, counted = outgoing()
     slow = Slow()
