@@ -8,7 +8,7 @@ from typing import get_args
 
 import pytest
 
-from dsi_mqtt.core.decisions import DecisionKind
+from dsi_mqtt.core.explanation import DecisionKind
 from dsi_mqtt.core.membership import GRACE_S
 
 ROOT = Path(__file__).parents[1]

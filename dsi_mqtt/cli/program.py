@@ -40,6 +40,7 @@ COMMANDS: Final = {
     "generate": "generate:generate",
     "gateway": "gateway:gateway",
     "status": "status:status",
+    "explain": "explain:explain",
     "drain": "drain:drain",
     "plan": "plan:plan",
     "profile": "profile:profile",

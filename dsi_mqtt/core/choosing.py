@@ -7,17 +7,18 @@ look; and when it last moved, so that it does not move too often.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from dsi_mqtt.core import policy as rules_of_ones_own
 from dsi_mqtt.core.aim import Texts
 from dsi_mqtt.core.deployment import Deployment
-from dsi_mqtt.core.draft import does
+from dsi_mqtt.core.draft import chain_of, does
 from dsi_mqtt.core.failures import NodeKey
+from dsi_mqtt.core.grounds import Grounds
 from dsi_mqtt.core.membership import Membership
 from dsi_mqtt.core.model import ModelGraph
-from dsi_mqtt.core.moving import Move
+from dsi_mqtt.core.moving import NOISE, Move
 from dsi_mqtt.core.node import Telemetry
 from dsi_mqtt.core.offered import Coming, Offered
 from dsi_mqtt.core.outlook import Outlook
@@ -45,6 +46,18 @@ class Alternatives:
 
 
 @dataclass(frozen=True, slots=True)
+class Look:
+    """What was looked at, and what came of it so far, as in `core.grounds`."""
+
+    spec: Deployment
+    graph: ModelGraph
+    old: Table | None
+    choice: Alternatives
+    move: Move | None = None
+    verdict: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class LookAgain:
     at: float
     reason: str
@@ -64,6 +77,9 @@ class Choice:
         self._offered = Offered()
         self._announced: float | None = None
         self._moved_at = float("-inf")
+        self.looks = 0  # at placements, since it began
+        self._look: Look | None = None
+        self._told: set[str] = set()  # verdicts, since the last move
 
     def takes(self, spec: Deployment, plan: Plan | None) -> None:
         """What serves, or is about to, keeps its nodes busy. None: nothing serves."""
@@ -77,6 +93,7 @@ class Choice:
     def moved(self, now: float) -> None:
         """Another chain is prepared, or serves."""
         self._moved_at = now
+        self._told.clear()
 
     # --- sensing ------------------------------------------------------------------------------
 
@@ -118,6 +135,30 @@ class Choice:
 
     # --- looking ------------------------------------------------------------------------------
 
+    def begins(self) -> None:
+        """Another look: what was seen at the last one does not count."""
+        self.looks += 1
+        self._look = None
+
+    def grounds(self) -> Grounds | None:
+        """Of this look; None: it has compared nothing."""
+        look = self._look
+        if look is None:
+            return None
+        coming, choice = self._coming(look.spec), look.choice
+        nodes = self._outlook.nodes(look.spec, look.graph, coming)
+        chain = None if look.old is None else chain_of(look.old)
+        return Grounds(nodes, coming, chain, choice.found, choice.present, look.move, look.verdict)
+
+    def verdict(self) -> str:
+        """Why something better was found and the chain is kept; "": that is not so, or was told."""
+        look = self._look
+        if look is None or look.move is None or look.move.gain <= NOISE:
+            return ""
+        verdict = "" if look.verdict in self._told else look.verdict
+        self._told.add(look.verdict)
+        return verdict
+
     def asked(self, spec: Deployment, graph: ModelGraph, now: float) -> Deployment:
         """As the deployment's policy wants it planned. Raises ConfigError."""
         self._sensing.looks(now)
@@ -135,9 +176,26 @@ class Choice:
         now: float,
     ) -> Alternatives:
         """old: what holds memory until another serves. serve: the same, where it is intact.
+        Raises ConfigError when the deployment contradicts itself.
+        """
+        choice = self._compared(spec, graph, old, serve, without=without, now=now)
+        self._look = Look(spec, graph, old, choice)
+        return choice
+
+    def _compared(
+        self,
+        spec: Deployment,
+        graph: ModelGraph,
+        old: Table | None,
+        serve: Table | None,
+        *,
+        without: Iterable[NodeKey],
+        now: float,
+    ) -> Alternatives:
+        """As `compare`.
 
         A chain that is broken or against the rules is worth nothing: where there is no room
-        beside it, it goes first. Raises ConfigError when the deployment contradicts itself.
+        beside it, it goes first.
         """
         self._announced = spec.rate_per_s
         coming, without = self._coming(spec), tuple(without)
@@ -162,13 +220,28 @@ class Choice:
         found, present = choice.found, choice.present
         if isinstance(found, Infeasible) or present is None:
             return True
+        move = Move.of(spec, present, found, self._outlook.loading_bytes(found))
         uses_spare = self._outlook.uses_spare
         frees_spare = uses_spare(n for n, _ in serve.members()) and not uses_spare(found.nodes)
         if self._outlook.drains(serve) or frees_spare:
+            drains = "a node of it drains"
+            self._weighed(move, drains if self._outlook.drains(serve) else "a spare is given back")
             return False
-        move = Move.of(spec, present, found, self._outlook.loading_bytes(found))
-        if does(serve, found) or not rules_of_ones_own.moves(self._policies, spec, move):
+        if does(serve, found):
+            return True
+        if not rules_of_ones_own.moves(self._policies, spec, move):
+            own = "" if spec.policy.use == BUILTIN else f"policy {spec.policy.use} keeps the chain"
+            self._weighed(move, own or move.objection)
             return True
         wait = self._moved_at + spec.policy.cooldown_s
-        held_back = LookAgain(wait, "a better placement was held back by the cooldown")
-        return held_back if now < wait and not move.mends else False
+        if move.mends or now >= wait:
+            self._weighed(move, "")
+            return False
+        self._weighed(
+            move, f"policy.cooldown_s ({spec.policy.cooldown_s:g}) holds back what was found"
+        )
+        return LookAgain(wait, "a better placement was held back by the cooldown")
+
+    def _weighed(self, move: Move, verdict: str) -> None:
+        if self._look is not None:
+            self._look = replace(self._look, move=move, verdict=verdict)

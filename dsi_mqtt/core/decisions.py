@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 from dsi_mqtt.core.deployment import Deployment
+from dsi_mqtt.core.explanation import DecisionKind, Explanation, Explanations
+from dsi_mqtt.core.grounds import Grounds
 from dsi_mqtt.core.plan import Plan
 from dsi_mqtt.core.table import TableDocument
-
-DecisionKind = Literal["place", "keep", "remap", "resplit", "unavailable", "remove"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +33,26 @@ class PublishSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class PublishExplanations:
+    """Of the deployment's newest decisions. Nobody waits for it: tables go first."""
+
+    deployment: str
+    document: Explanations
+
+
+@dataclass(frozen=True, slots=True)
 class Decided:
-    """For the log: what was decided and why."""
+    """For the log: what was decided and why. explanation: of `grounds`, once the time that it took
+    is known.
+    """
 
     id: str
     deployment: str
     kind: DecisionKind
     reason: str
     plan: Plan | None = None
+    grounds: Grounds | None = None
+    explanation: Explanation | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,6 +129,7 @@ class Door:
             self._lengths.texts,
             self._lengths.prompt_tokens,
             self._lengths.new_tokens,
+            self._runs.table.stamp if self._runs.table is not None else None,
         )
 
     # --- tables and nodes ---------------------------------------------------------------------

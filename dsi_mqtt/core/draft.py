@@ -9,8 +9,8 @@ from typing import Final
 
 from dsi_mqtt.core.activation import RAW
 from dsi_mqtt.core.aim import Phase
-from dsi_mqtt.core.decisions import DecisionKind
 from dsi_mqtt.core.deployment import Deployment
+from dsi_mqtt.core.explanation import DecisionKind
 from dsi_mqtt.core.model import ModelGraph, UnitRange
 from dsi_mqtt.core.node import NodeStatus
 from dsi_mqtt.core.plan import Chain, Plan

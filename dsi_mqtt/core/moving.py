@@ -61,9 +61,18 @@ class Move:
 
     @property
     def pays(self) -> bool:
-        min_gain = self.deployment.policy.min_gain
-        least = min(NOISE, min_gain) if self.mends else min_gain
-        return self.gain > least and self.saved_s > self.paid_s
+        return not self.objection
+
+    @property
+    def objection(self) -> str:
+        """Why it does not pay; "": it does."""
+        policy = self.deployment.policy
+        least = min(NOISE, policy.min_gain) if self.mends else policy.min_gain
+        if self.gain <= least:
+            return f"what was found saves no more than policy.min_gain ({policy.min_gain:g})"
+        if self.saved_s <= self.paid_s:
+            return "what was found saves less within policy.horizon_s than the way there costs"
+        return ""
 
 
 def gain(old: Plan, new: Plan, aim: Aim) -> float:

@@ -184,6 +184,7 @@ class DoorLoad:
     table's forecast means them; None: too few yet. samples: how many they are. token_p50_ms,
     token_p95_ms: of the newest steps of decoding.
     texts: generations that have ended; prompt_tokens, new_tokens: of all of them.
+    table: the one that these times were measured on.
     """
 
     deployment: str
@@ -201,6 +202,7 @@ class DoorLoad:
     texts: int = 0
     prompt_tokens: int = 0
     new_tokens: int = 0
+    table: Stamp | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,13 @@ from dsi_mqtt.core.decisions import (
     Decided,
     Noticed,
     PublishDocument,
+    PublishExplanations,
     PublishSpec,
     ServedEffects,
 )
 from dsi_mqtt.core.deployment import Deployment
+from dsi_mqtt.core.explaining import Explainer, Moment, Stopwatch, unmeasured
+from dsi_mqtt.core.explanation import Explanations
 from dsi_mqtt.core.leadership import Leadership, LeadershipEffect
 from dsi_mqtt.core.membership import Membership
 from dsi_mqtt.core.node import Leader, NodeStatus, Telemetry
@@ -32,7 +35,13 @@ from dsi_mqtt.core.table import TableDocument
 from dsi_mqtt.errors import one_sentence
 
 OrchestratorEffects = list[
-    PublishDocument | ClearDocument | PublishSpec | Decided | Noticed | LeadershipEffect
+    PublishDocument
+    | ClearDocument
+    | PublishSpec
+    | PublishExplanations
+    | Decided
+    | Noticed
+    | LeadershipEffect
 ]
 
 
@@ -42,16 +51,21 @@ class _Reading:
 
     specs: set[str] = field(default_factory=set)
     tables: set[str] = field(default_factory=set)
+    explanations: set[str] = field(default_factory=set)
 
 
 class Orchestrator:
     """State machine. `nonce` is fresh for every process, `secret` makes unguessable text.
 
-    policies: those that deployments may name, by name.
+    policies: those that deployments may name, by name. stopwatch: what looks are measured with.
     """
 
     def __init__(
-        self, nonce: str, secret: Callable[[], str], policies: Policies = BUILTIN_ONLY
+        self,
+        nonce: str,
+        secret: Callable[[], str],
+        policies: Policies = BUILTIN_ONLY,
+        stopwatch: Stopwatch = unmeasured,
     ) -> None:
         self._secret = secret
         self._policies = policies
@@ -63,6 +77,7 @@ class Orchestrator:
         self._reading: _Reading | None = None
         self._numbers = count(1)
         self._epochs: dict[str, int] = {}
+        self._explainer = Explainer(stopwatch)
 
     @property
     def leading(self) -> bool:
@@ -97,6 +112,9 @@ class Orchestrator:
                 served.spec_forgotten(now)
             else:
                 served.spec_gone()
+        for explaining in self._explainer.known():
+            if explaining.deployment not in reading.explanations:
+                explaining.forgotten(now)
         leadership.observing_since(now)
 
     def disconnected(self) -> None:
@@ -148,6 +166,21 @@ class Orchestrator:
         if deployment in self._served:
             self._served[deployment].document_lost(now)
 
+    def explanations_seen(self, deployment: str, document: Explanations, now: float) -> None:
+        """A retained document, or the echo of one's own."""
+        if self._reading is not None:
+            self._reading.explanations.add(deployment)
+        self._explainer.of(deployment).seen(document, now)
+
+    def explanations_lost(self, deployment: str, now: float) -> None:
+        """Their topic was cleared, or holds what cannot be read."""
+        if deployment in self._served:
+            self._explainer.of(deployment).lost(now)
+
+    def published(self, nbytes: int) -> None:
+        """So much was published, topics and payloads."""
+        self._explainer.effort.published(nbytes)
+
     def status_arrived(self, status: NodeStatus, now: float) -> OrchestratorEffects:
         effects: OrchestratorEffects = []
         for stamp in status.seen.values():
@@ -163,8 +196,10 @@ class Orchestrator:
 
     def telemetry_arrived(self, telemetry: Telemetry, now: float) -> None:
         if self._members.telemetry_arrived(telemetry, now):
-            for served in self._served.values():
+            for name, served in self._served.items():
                 served.telemetry_arrived(telemetry, now)
+                if self._leadership.leading:
+                    self._explainer.of(name).heard(served.document, telemetry)
 
     def tick(self, now: float, unix_s: int) -> OrchestratorEffects:
         """Due about every 50 ms; does next to nothing while nothing has changed."""
@@ -172,6 +207,8 @@ class Orchestrator:
         for status in self._members.tick(now):
             self._all_dirty(f"node {status.node} is gone")
         if not self._leadership.leading:
+            if self._was_leading:
+                self._explainer.lets_go()
             self._was_leading = False
             return effects
         if not self._was_leading:
@@ -180,16 +217,41 @@ class Orchestrator:
         leader = self._leadership
         authority = Authority(leader.term, leader.nonce, self._secret, self._numbers, self._epochs)
         for name, served in sorted(self._served.items()):
-            effects += _reconsidered(name, served, authority, now)
+            effects += self._looked(name, served, authority, Moment(now, unix_s))
             if served.removed:
                 del self._served[name]
+                self._explainer.forget(name)
         for moved in sorted(self._sharing.news()):
             for name, served in self._served.items():
                 if name != moved:
                     served.others_moved(moved, now)
-        return effects
+        return [*effects, *self._explained(now)]
 
     # --- parts --------------------------------------------------------------------------------
+
+    def _looked(
+        self, name: str, served: Served, authority: Authority, moment: Moment
+    ) -> ServedEffects:
+        """What a deployment decides, and what it took to."""
+        before, began = served.looks, self._explainer.stopwatch()
+        effects = _reconsidered(name, served, authority, moment.now)
+        took_s = self._explainer.stopwatch() - began
+        if served.looks > before:
+            self._explainer.effort.looked(took_s)
+        try:
+            return self._explainer.told(name, effects, moment, took_s)
+        except Exception as error:  # noqa: BLE001 — whatever it is, what was decided stands
+            return [*effects, Noticed(name, one_sentence(f"it cannot be explained: {error!r}"))]
+
+    def _explained(self, now: float) -> OrchestratorEffects:
+        """What is told of decisions; what was of a deployment that is gone, is cleared."""
+        gone = [e.deployment for e in self._explainer.known() if e.deployment not in self._served]
+        for name in gone:
+            self._explainer.forget(name)
+        for name, served in self._served.items():
+            self._explainer.of(name).serves(served.document)
+        due = self._explainer.due(self._served, self._leadership.nonce, now)
+        return [*map(ClearDocument, gone), *due]
 
     def _of(self, deployment: str) -> Served:
         served = self._served.get(deployment)
@@ -206,6 +268,7 @@ class Orchestrator:
     def _took_over(self) -> OrchestratorEffects:
         """A new leader writes what is retained again: the broker may have lost it."""
         effects: OrchestratorEffects = []
+        self._explainer.takes_over()
         for name, served in sorted(self._served.items()):
             served.mark("a new leader looks")
             served.takes_shares()

@@ -158,9 +158,11 @@ class Outlook:
             return "no node has described the model yet; look at the workers' logs"
         return "no node is online yet; if none is being started, use `dsi-mqtt worker`"
 
-    def nodes(self, spec: Deployment, graph: ModelGraph) -> tuple[NodeView, ...]:
+    def nodes(
+        self, spec: Deployment, graph: ModelGraph, coming: Coming = NOTHING
+    ) -> tuple[NodeView, ...]:
         """Those that can be planned with."""
-        return self._views(spec, graph, self._usable(self.online(), graph, frozenset()))
+        return self._views(spec, graph, self._usable(self.online(), graph, frozenset()), coming)
 
     def _views(
         self,

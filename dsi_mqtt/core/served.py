@@ -26,6 +26,7 @@ from dsi_mqtt.core.decisions import (
 )
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.draft import Draft, draft_table, kind_of
+from dsi_mqtt.core.explanation import DecisionKind
 from dsi_mqtt.core.failures import PREPARE_S, Failures, NodeKey
 from dsi_mqtt.core.issuer import Issuer
 from dsi_mqtt.core.kept import Kept
@@ -215,6 +216,7 @@ class Served:
         self, spec: Deployment, reason: str, authority: Authority, now: float
     ) -> ServedEffects:
         serve, graph = self._intact(), self._outlook.graph()
+        self._choice.begins()
         if graph is None:
             return self._give_up(self._outlook.why_no_graph(), None, authority)
         old = self.document.serve if self.document else None
@@ -274,7 +276,7 @@ class Served:
             return str(error)
         if isinstance(kept, LookAgain):
             self._look(kept)
-        return "" if kept else None
+        return self._choice.verdict() if kept else None
 
     # --- what goes wrong ----------------------------------------------------------------------
 
@@ -321,11 +323,12 @@ class Served:
             serve = self._issuer.unavailable(
                 self.document, "makes room for the next table", table.door, authority
             )
+            serve = replace(serve, decision=draft.decision)
             table = replace(table, epoch=serve.epoch + 1)
         self._choice.moved(now)
         kind = kind_of(old, draft.plan)
         return [
-            Decided(draft.decision, self.name, kind, draft.reason, draft.plan),
+            self._told(draft.decision, kind, draft.reason, draft.plan),
             self._decide(TableDocument(serve, table)),
         ]
 
@@ -343,7 +346,7 @@ class Served:
         reason = "stand-bys are chosen anew"
         draft = Draft(spec, graph, present, self._issuer.decision(authority), reason, wanted)
         document = self._decide(TableDocument(serve, self._table(draft, authority)))
-        return [Decided(draft.decision, self.name, "keep", reason, present), document]
+        return [self._told(draft.decision, "keep", reason, present), document]
 
     def _table(self, draft: Draft, authority: Authority) -> Table:
         """Under the next stamp."""
@@ -367,7 +370,7 @@ class Served:
         self._changed = False
         self._patience.ends()
         if reason is not None and self._kept_because != reason:
-            effects.append(Decided(self._issuer.decision(authority), self.name, "keep", reason))
+            effects.append(self._told(self._issuer.decision(authority), "keep", reason))
         self._kept_because = reason
         known = self.document
         if known is not None and (known.prepare is not None or known.refused != refused):
@@ -401,7 +404,7 @@ class Served:
             return []
         self._outlook.sharing.takes(self.name, {})
         table = self._issuer.unavailable(self.document, reason, door, authority)
-        decided = Decided(table.decision, self.name, "unavailable", reason)
+        decided = self._told(table.decision, "unavailable", reason)
         return [decided, self._decide(TableDocument(table))]
 
     def _remove(self, authority: Authority) -> ServedEffects:
@@ -424,12 +427,22 @@ class Served:
         decided = Decided(table.decision, self.name, "remove", "removed by an operator")
         return [decided, self._decide(TableDocument(table))]
 
+    def _told(
+        self, decision: str, kind: DecisionKind, reason: str, plan: Plan | None = None
+    ) -> Decided:
+        return Decided(decision, self.name, kind, reason, plan, self._choice.grounds())
+
     def _decide(self, document: TableDocument) -> PublishDocument:
         """A decision has been made: nothing before it is waited for any more."""
         self.document = document
         self._changed, self._kept_because = False, None
         self._patience.ends()
         return PublishDocument(self.name, document)
+
+    @property
+    def looks(self) -> int:
+        """At placements, since this began."""
+        return self._choice.looks
 
     # --- questions ----------------------------------------------------------------------------
 

@@ -19,13 +19,17 @@ from dsi_mqtt.core.decisions import (
     Decided,
     Noticed,
     PublishDocument,
+    PublishExplanations,
     PublishSpec,
 )
+from dsi_mqtt.core.explanation import Explanations
+from dsi_mqtt.core.explanation_text import lines
 from dsi_mqtt.core.leadership import GONE, DropLead, PublishLeader, TakeLead
 from dsi_mqtt.core.node import Leader
 from dsi_mqtt.core.nonsense import NonsenseCount
 from dsi_mqtt.core.orchestrator import Orchestrator, OrchestratorEffects
 from dsi_mqtt.errors import TooLargeError, TransportError, WireError, one_sentence
+from dsi_mqtt.orchestrator.outgoing import Outgoing
 from dsi_mqtt.orchestrator.policies import installed_policies
 from dsi_mqtt.transport.base import (
     ConnectOptions,
@@ -69,10 +73,12 @@ class OrchestratorProcess:
         self._decided = decided or _log_decision
         self._on_wait = on_wait
         self._machine = Orchestrator(
-            os.urandom(4).hex(), lambda: secrets.token_hex(8), installed_policies()
+            *(os.urandom(4).hex(), lambda: secrets.token_hex(8), installed_policies()),
+            stopwatch=time.perf_counter,
         )
         self._lead: asyncio.Task[None] | None = None
-        self._outgoing: asyncio.Queue[Message] = asyncio.Queue()
+        self._outgoing = Outgoing(self._machine.published)
+        self._explained: dict[str, tuple[bytes, Explanations]] = {}  # as sent last
         self._complaints: dict[str, str] = {}
         self._readers: tuple[tuple[Topic[Any], Read], ...] = (
             (self._topics.status, self._status),
@@ -80,6 +86,7 @@ class OrchestratorProcess:
             (self._topics.spec, self._spec),
             (self._topics.table, self._table),
             (self._topics.leader, self._leader),
+            (self._topics.explanations, self._explanations),
         )
         self._nonsense = NonsenseCount()
         self._perform: dict[type, Callable[[Any], None]] = {
@@ -90,6 +97,7 @@ class OrchestratorProcess:
                 self._topics.table, e.document, deployment=e.deployment
             ),
             PublishSpec: lambda e: self._publish(self._topics.spec, e.spec, deployment=e.spec.name),
+            PublishExplanations: self._explain,
             ClearDocument: lambda e: self._clear(e.deployment),
             Decided: self._decided,
             Noticed: lambda e: log.warning("%s: %s", e.deployment, e.sentence),
@@ -217,10 +225,25 @@ class OrchestratorProcess:
         leader = self._topics.leader.payload.decode(payload)
         return self._machine.leader_seen(leader, time.monotonic())
 
+    def _explanations(self, parts: Parts, payload: bytes) -> OrchestratorEffects:
+        name, now = parts["deployment"], time.monotonic()
+        if not payload:
+            self._machine.explanations_lost(name, now)
+            return []
+        sent, document = self._explained.get(name, (b"", None))
+        try:
+            if document is None or payload != sent:  # reading one's own would take a while
+                document = self._topics.explanations.payload.decode(payload)
+        except WireError:
+            self._machine.explanations_lost(name, now)
+            raise
+        self._machine.explanations_seen(name, document, now)
+        return []
+
     # --- leading ------------------------------------------------------------------------------
 
     def _take_lead(self, effect: TakeLead) -> None:
-        self._outgoing = asyncio.Queue()
+        self._outgoing = Outgoing(self._machine.published)
         self._lead = asyncio.create_task(self._hold_lead(effect), name="lead")
 
     def _drop_lead(self) -> None:
@@ -240,8 +263,7 @@ class OrchestratorProcess:
         try:
             connection = await self._transport.control(self._url, options)
             self._act(self._machine.lead_taken(time.monotonic()))
-            while True:
-                await self._send(connection, await self._outgoing.get())
+            await self._outgoing.send_all(connection)
         except Exception as error:  # noqa: BLE001 — whatever it is, nobody leads any more
             log.warning("the lead is lost: %s", one_sentence(str(error) or repr(error)))
             if connection is not None:
@@ -252,25 +274,32 @@ class OrchestratorProcess:
                 await _leave(connection, Message(topic, farewell, qos=1, retain=True))
             raise
 
-    async def _send(self, connection: ControlConnection, message: Message) -> None:
-        try:
-            await connection.publish(message)
-        except TooLargeError as error:
-            log.error("%s is not published: %s", message.topic, error)  # noqa: TRY400 — a sentence
-
     def _publish(self, topic: Topic[Any], value: object, **parts: str) -> None:
-        try:
-            payload = topic.payload.encode(value)
-        except TooLargeError as error:
-            log.error("%s", error)  # noqa: TRY400 — a sentence says it, a traceback does not
-            return
-        self._outgoing.put_nowait(
-            Message(topic.name(**parts), payload, qos=topic.qos, retain=topic.retain)
-        )
+        message = _message(topic, value, **parts)
+        if message is not None:
+            self._outgoing.put(message)
+
+    def _explain(self, effect: PublishExplanations) -> None:
+        told = _message(self._topics.explanations, effect.document, deployment=effect.deployment)
+        if told is not None:
+            self._explained[effect.deployment] = bytes(told.payload), effect.document
+            self._outgoing.put_behind(told)
 
     def _clear(self, deployment: str) -> None:
-        name = self._topics.table.name(deployment=deployment)
-        self._outgoing.put_nowait(Message(name, b"", qos=1, retain=True))
+        self._explained.pop(deployment, None)
+        for topic in (self._topics.table, self._topics.explanations):
+            name = topic.name(deployment=deployment)
+            self._outgoing.put(Message(name, b"", qos=1, retain=True))
+
+
+def _message(topic: Topic[Any], value: object, **parts: str) -> Message | None:
+    """None: it is too large, which the log says."""
+    try:
+        payload = topic.payload.encode(value)
+    except TooLargeError as error:
+        log.error("%s", error)  # noqa: TRY400 — a sentence says it, a traceback does not
+        return None
+    return Message(topic.name(**parts), payload, qos=topic.qos, retain=topic.retain)
 
 
 async def _leave(connection: ControlConnection, farewell: Message) -> None:
@@ -287,9 +316,11 @@ def _log_fault(what: str, error: Exception) -> None:
 
 
 def _log_decision(decided: Decided) -> None:
-    log.info(
-        "%s: %s, because %s%s", decided.deployment, decided.kind, decided.reason, _told(decided)
-    )
+    what = f"{decided.kind} ({decided.id})"
+    log.info("%s: %s, because %s%s", decided.deployment, what, decided.reason, _told(decided))
+    if decided.explanation is not None and log.isEnabledFor(logging.DEBUG):
+        for line in lines(decided.explanation):
+            log.debug("%s: %s", decided.id, line)
 
 
 def _told(decided: Decided) -> str:

@@ -10,6 +10,7 @@ from dsi_mqtt.core.decisions import (
     Decided,
     Noticed,
     PublishDocument,
+    PublishExplanations,
     PublishSpec,
 )
 from dsi_mqtt.core.deployment import Deployment
@@ -50,6 +51,7 @@ class SimOrchestrator:
             PublishDocument: lambda e: broker.publish_document(e.deployment, e.document),
             PublishSpec: lambda e: broker.publish_spec(e.spec),
             ClearDocument: lambda _: None,
+            PublishExplanations: lambda _: None,  # nobody reads them here
             Decided: told,
             Noticed: told,
         }

@@ -27,6 +27,21 @@ from dsi_mqtt.core.deployment import (
     SplitPart,
 )
 from dsi_mqtt.core.encoding import unknown_codec
+from dsi_mqtt.core.explaining import KEPT
+from dsi_mqtt.core.explanation import (
+    FIGURE_MAX,
+    Deciding,
+    Explanation,
+    Explanations,
+    Gain,
+    Inputs,
+    Measured,
+    NodeFigures,
+    Outline,
+    Rejected,
+    Taken,
+)
+from dsi_mqtt.core.grounds import NODES_MAX
 from dsi_mqtt.core.model import UNITS_MAX, ModelGraph, Tie, Unit, UnitRange, Vocabulary
 from dsi_mqtt.core.node import (
     Capabilities,
@@ -86,6 +101,8 @@ _BYTES: Final = Bounds(high=2**50)
 _RATE: Final = Bounds(high=10**9, above=True)
 _UNIT: Final = Bounds(high=UNITS_MAX)
 _FORECAST: Final = Bounds(high=10**12)
+_FIGURE: Final = Bounds(high=FIGURE_MAX)
+_SIGNED: Final = Bounds(low=-FIGURE_MAX, high=FIGURE_MAX)
 _ABOVE_ZERO: Final = Bounds(high=2**31, above=True)
 _NOT_BELOW_ZERO: Final = Bounds(high=2**31)
 
@@ -171,6 +188,46 @@ _FIGURES: Final[Mapping[type, Mapping[str, Bounds]]] = {
         "max_segments": _ABOVE_ZERO,
         "standbys": _NOT_BELOW_ZERO,
     },
+    # --- explanations
+    Taken: {"compute": Bounds(high=1), "up": Bounds(high=1), "down": Bounds(high=1)},
+    NodeFigures: {
+        "up_mbit_s": _FIGURE,
+        "down_mbit_s": _FIGURE,
+        "rtt_ms": _FIGURE,
+        "model_s": _FIGURE,
+        "free_bytes": _BYTES,
+    },
+    Inputs: {
+        "rate_per_s": _FIGURE,
+        "prompt_tokens": _COUNT,
+        "new_tokens": _COUNT,
+        "left_out": _COUNT,
+    },
+    Outline: {
+        "idle_ms": _FIGURE,
+        "within_ms": _FIGURE,
+        "token_ms": _FIGURE,
+        "rate_per_s": _FIGURE,
+        "cost_per_hour": _FIGURE,
+        "request_bytes": _NUMBER,
+    },
+    Rejected: {"idle_ms": _FIGURE},
+    Gain: {"share": _SIGNED, "saved_s": _SIGNED, "paid_s": _SIGNED},
+    Measured: {
+        "p50_ms": _FIGURE,
+        "p95_ms": _FIGURE,
+        "samples": _COUNT,
+        "token_p50_ms": _FIGURE,
+        "token_p95_ms": _FIGURE,
+    },
+    Explanation: {"when": Bounds(high=2**37), "took_ms": _FIGURE},
+    Deciding: {
+        "p50_ms": _FIGURE,
+        "p95_ms": _FIGURE,
+        "looks": _NUMBER,
+        "published_bytes": _NUMBER,
+    },
+    Explanations: {"number": _NUMBER},
     # --- the rest
     Leader: {"term": _TERM, "beat": _NUMBER},
     Redelivery: {"count": _COUNT, "position": _COUNT},
@@ -189,6 +246,10 @@ _MANY: Final[Mapping[type, Mapping[str, int]]] = {
     Policy: {"pin": UNITS_MAX, "forbid": 4096},
     Deployment: {"split": UNITS_MAX},
     SplitPart: {"nodes": 4096},
+    Inputs: {"nodes": NODES_MAX + 2 * (UNITS_MAX + 1)},
+    Outline: {"segments": UNITS_MAX},
+    Explanation: {"rejected": 8},
+    Explanations: {"explanations": KEPT},
 }
 
 

@@ -15,6 +15,7 @@ from dsi_mqtt.core.request import DEVICE_MAX, LEVELS_MAX, Redelivery
 from dsi_mqtt.core.table import TableDocument
 from dsi_mqtt.errors import ConfigError, WireError
 from dsi_mqtt.wire.control import Codec
+from dsi_mqtt.wire.explanations import ExplanationsCodec
 from dsi_mqtt.wire.ranges import first_out_of_range
 
 ROOT: Final = "dsi/v1"
@@ -68,6 +69,7 @@ _TELEMETRY: Final = Codec(Telemetry)
 _DESIRED: Final = Codec(Desired)
 _SPEC: Final = Codec(Deployment, check=first_out_of_range)
 _TABLE: Final = Codec(TableDocument, check=first_out_of_range)
+_EXPLANATIONS: Final = ExplanationsCodec()
 _SITE: Final = Codec(DataBroker, check=first_out_of_range)
 _LEADER: Final = Codec(Leader, check=first_out_of_range)
 _REDELIVERY: Final = Codec(Redelivery, check=first_out_of_range)
@@ -95,6 +97,9 @@ class Topics:
         self.probe = _plain(f"{node}/probe", 1, "the worker, to nobody")
         self.spec = Topic(f"{deploy}/spec", _SPEC, 1, True, "an operator")
         self.table = Topic(f"{deploy}/table", _TABLE, 1, True, "the orchestrator")
+        self.explanations = Topic(
+            f"{deploy}/explanations", _EXPLANATIONS, 1, True, "the orchestrator"
+        )
         self.redelivery = Topic(f"{deploy}/redelivery/{{key}}", _REDELIVERY, 1, True, "the door")
         self.input = _plain(f"{deploy}/in/{{device}}", 1, "a device")
         self.result = _plain(f"{deploy}/out/{{device}}/result", 1, "the door")

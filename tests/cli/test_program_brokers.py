@@ -21,7 +21,7 @@ from tests.cli.running import DEPLOYMENT, Ended, Run, answering
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["status"], ["status", "--json"], ["worker"], ["orchestrator"], ["drain", "x"],
+        ["status"], ["status", "--json"], ["explain"], ["worker"], ["orchestrator"], ["drain", "x"],
         ["undeploy", "x"], ["infer", "x", "y"],
     ],
     ids=" ".join,

@@ -14,9 +14,11 @@ from dsi_mqtt.core.decisions import (
     Decided,
     Noticed,
     PublishDocument,
+    PublishExplanations,
     PublishSpec,
 )
 from dsi_mqtt.core.deployment import Deployment, Policy, Sla
+from dsi_mqtt.core.explanation import Explanations
 from dsi_mqtt.core.leadership import DropLead, PublishLeader, TakeLead
 from dsi_mqtt.core.model import ModelGraph, ModelSpec, Unit
 from dsi_mqtt.core.node import (
@@ -159,6 +161,8 @@ class Site:
         self.statuses: dict[str, NodeStatus] = {}
         self.leader: Leader | None = None
         self.published: list[TableDocument] = []
+        self.explanations: dict[str, Explanations] = {}
+        self.explained: list[PublishExplanations] = []
         self.decided: list[Decided] = []
         self.noticed: list[Noticed] = []
         self.wills: list[NodeStatus] = []
@@ -191,6 +195,8 @@ class Site:
             machine.spec_arrived(spec)
         for name, document in self.documents.items():
             self._act(machine.document_seen(name, document, self.now))
+        for name, told in self.explanations.items():
+            machine.explanations_seen(name, told, self.now)
         if self.leader is not None:
             self._act(machine.leader_seen(self.leader, self.now))
         machine.retained_read(self.now)
@@ -274,7 +280,13 @@ class Site:
                 self._publish(effect.deployment, effect.document)
             elif isinstance(effect, ClearDocument):
                 self.documents.pop(effect.deployment, None)
+                self.explanations.pop(effect.deployment, None)
                 machine.document_lost(effect.deployment, self.now)
+                machine.explanations_lost(effect.deployment, self.now)
+            elif isinstance(effect, PublishExplanations):
+                self.explanations[effect.deployment] = effect.document
+                self.explained.append(effect)
+                machine.explanations_seen(effect.deployment, effect.document, self.now)
             elif isinstance(effect, PublishSpec):
                 self.specs[effect.spec.name] = effect.spec
                 machine.spec_arrived(effect.spec)

@@ -71,6 +71,14 @@ async def test_a_drained_node_is_empty_until_it_is_undone(site: LiveSite) -> Non
         table = picture.documents["hazards"].serve
         assert table is not None
         assert "city" not in nodes_of(table)
+        explained = await dsi_mqtt(
+            "explain", "--json", "--decision", table.decision, "--broker", site.url
+        )
+        (why,) = json.loads(explained.out)["deployments"]["hazards"]["explanations"]
+        assert (why["reason"], why["rejected"][0]["what"]) == ("node city drains", "present")
+        assert [part["node"] for part in why["chosen"]["segments"]] == [
+            segment.replicas[0].node for segment in table.segments
+        ]
         assert picture.statuses["city"].state == "draining"
         assert not picture.statuses["city"].holdings
         assert not picture.statuses["city"].doors

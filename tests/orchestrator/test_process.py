@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from dsi_mqtt.core.explanation import Explanation, Explanations
 from dsi_mqtt.core.node import LinkSample, NodeStatus, Telemetry
 from dsi_mqtt.core.orchestrator import OrchestratorEffects
 from dsi_mqtt.core.table import TableDocument
@@ -27,6 +28,7 @@ TOPICS = Topics()
 PATIENCE_S = 30.0
 SPEC_TOPIC = TOPICS.spec.name(deployment=NAME)
 TABLE_TOPIC = TOPICS.table.name(deployment=NAME)
+WHY_TOPIC = TOPICS.explanations.name(deployment=NAME)
 
 
 class Site:
@@ -131,6 +133,9 @@ RUBBISH = [
     (TABLE_TOPIC, b'{"serve": {}}'),
     (TOPICS.leader.name(), b'{"term": 9007199254740991, "nonce": "z", "beat": 1}'),
     (TOPICS.leader.name(), b"{}"),
+    (TOPICS.explanations.name(deployment=NAME), b"{}"),
+    (TOPICS.explanations.name(deployment=NAME), b"\x00"),
+    (TOPICS.explanations.name(deployment="other"), b"rubbish"),
 ]
 
 
@@ -261,3 +266,65 @@ async def test_a_decision_is_logged_with_its_places_if_it_has_any(
     nothing, placed = [m for r in caplog.records if (m := r.getMessage()).startswith(f"{NAME}: ")]
     assert nothing.endswith("if none is being started, use `dsi-mqtt worker`")
     assert " (0:6 on a; " in placed
+
+
+async def explained(live: Site) -> Explanations:
+    """What is told of the one placement there is, once it is retained."""
+    await live.retain(SPEC_TOPIC, TOPICS.spec.payload.encode(SPEC))
+    await live.join(Node("a", "a1"))
+    await live.until(lambda: any(each.kind == "place" for each in told(live)))
+    return TOPICS.explanations.payload.decode(live.retained[WHY_TOPIC])
+
+
+def told(live: Site) -> tuple[Explanation, ...]:
+    payload = live.retained.get(WHY_TOPIC)
+    try:
+        return TOPICS.explanations.payload.decode(payload).explanations if payload else ()
+    except WireError:  # what a test has written there
+        return ()
+
+
+async def test_decisions_are_explained_on_a_topic_with_what_deciding_costs() -> None:
+    async with site() as live:
+        found = await explained(live)
+        document = live.document()
+    assert document is not None
+    assert document.prepare is not None
+    (place,) = (each for each in found.explanations if each.kind == "place")
+    assert place.id == document.prepare.decision
+    assert place.took_ms is not None
+    assert place.took_ms > 0
+    assert found.deciding.looks >= 1
+    assert found.deciding.published_bytes > 0
+
+
+@pytest.mark.parametrize("payload", [b"", b"rubbish"])
+async def test_explanations_that_were_cleared_or_overwritten_are_there_again(
+    payload: bytes,
+) -> None:
+    async with site() as live:
+        kept = (await explained(live)).explanations
+        await live.retain(WHY_TOPIC, payload)
+        await live.until(lambda: live.retained[WHY_TOPIC] == payload)
+        await live.until(lambda: told(live) == kept)
+
+
+async def test_explanations_go_with_their_deployment() -> None:
+    async with site() as live:
+        await explained(live)
+        await live.retain(SPEC_TOPIC, b"")
+        await live.until(lambda: live.retained[WHY_TOPIC] == b"" == live.retained[TABLE_TOPIC])
+
+
+async def test_with_everything_said_a_decision_is_logged_with_its_explanation(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG, logger="dsi_mqtt.orchestrator.app")
+    async with site() as live:
+        (place,) = (e for e in (await explained(live)).explanations if e.kind == "place")
+    messages = [record.getMessage() for record in caplog.records]
+    (line,) = (m for m in messages if m.startswith(f"{NAME}: place"))
+    assert place.id in line
+    more = [m.removeprefix(f"{place.id}: ") for m in messages if m.startswith(f"{place.id}: ")]
+    assert any(m.startswith("chosen: 0:6 on a, door on a") for m in more)
+    assert any(m.startswith("by: a: ") for m in more)
