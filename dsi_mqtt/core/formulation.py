@@ -46,7 +46,8 @@ class Question:
     """What is asked of a placement besides the rules.
 
     codecs: that hops may use, `raw` among them. error_max, exposure_max: what may add up along the
-    chain; None: anything. trip_max_s: by phase, what one trip may take.
+    chain; None: anything. trip_max_s: by phase, what one trip may take. door: the only node that may
+    be it; empty: any that rules allow.
     """
 
     aim: Aim = AT_REST
@@ -56,6 +57,7 @@ class Question:
     exposure_max: float | None = None
     prices: Prices = field(default_factory=Prices)
     trip_max_s: tuple[tuple[str, float], ...] = ()
+    door: str = ""
 
     @property
     def plain(self) -> bool:
@@ -64,7 +66,7 @@ class Question:
 
     def without_limits(self) -> Question:
         at_rest = replace(self.aim, rate_per_s=0.0, latency_max_s=None)
-        return replace(self, aim=at_rest, error_max=None, exposure_max=None, trip_max_s=())
+        return replace(self, aim=at_rest, error_max=None, exposure_max=None, trip_max_s=(), door="")
 
 
 def question_of(
@@ -127,7 +129,9 @@ def formulate(
         nodes=known,
         units=units,
         doors=tuple(
-            i for i, node in enumerate(known) if trusted[i] and node.node not in rules.forbidden
+            i
+            for i, node in enumerate(known)
+            if trusted[i] and node.node not in rules.forbidden and question.door in ("", node.node)
         ),
         max_segments=rules.max_segments,
         given=given,
@@ -135,7 +139,7 @@ def formulate(
         bytes_at=arrays.bytes_at(),
         allowed=allowed,
         reach=furthest,
-        twins=twins(rules, known, allowed, held),
+        twins=twins(rules, known, allowed, held, question.door),
         memory=memory,
         score=score,
         fees=np.rint(question.aim.cost * arrays.fees() * 1e9),

@@ -178,10 +178,12 @@ class Outlook:
         serve: Table | None,
         without: Iterable[NodeKey],
         rate_per_s: float = 0.0,
+        door: str = "",
     ) -> Plan | Infeasible:
         """The best placement on the online nodes, except `without`, beside all of `serve`.
 
         rate_per_s: of requests that come, where they are more than the deployment expects.
+        door: the only node that may be it; empty: any that rules allow.
         Raises ConfigError when the deployment contradicts itself or the model.
         """
         held: dict[str, list[UnitRange]] = {}
@@ -197,7 +199,7 @@ class Outlook:
             [*seen, *unfit],
             held=held,
             expansions=_expansions(graph),
-            question=self._question(spec, graph, rate_per_s),
+            question=replace(self._question(spec, graph, rate_per_s), door=door),
         )
 
     def present(

@@ -314,8 +314,10 @@ def reach(rules: Rules, allowed: Flags, memory: Memory) -> tuple[Cuts, Flags | N
     return furthest, given
 
 
-def twins(rules: Rules, nodes: Sequence[NodeView], allowed: Flags, held: Held) -> tuple[int, ...]:
-    """By node: the number of those that differ from it by name alone."""
+def twins(
+    rules: Rules, nodes: Sequence[NodeView], allowed: Flags, held: Held, door: str = ""
+) -> tuple[int, ...]:
+    """By node: the number of those that differ from it by name alone. door: the only one, if any."""
     trusted = rules.trusted(nodes)
     plain = [
         (
@@ -327,6 +329,7 @@ def twins(rules: Rules, nodes: Sequence[NodeView], allowed: Flags, held: Held) -
             node.codec_pace,
             trust,
             node.node in rules.forbidden,
+            node.node == door,
         )
         for node, trust in zip(nodes, trusted, strict=True)
     ]
