@@ -159,7 +159,8 @@ class Choice:
 
         Inputs wait while a door hands over, longest where what it holds is slow.
         """
-        if isinstance(same, Infeasible):
+        uses_spare = self._outlook.uses_spare
+        if isinstance(same, Infeasible) or (uses_spare(same.nodes) and not uses_spare(found.nodes)):
             return found
         move = Move.of(spec, same, found, self._outlook.loading_bytes(found))
         return found if move.pays else same

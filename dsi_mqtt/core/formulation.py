@@ -46,8 +46,8 @@ class Question:
     """What is asked of a placement besides the rules.
 
     codecs: that hops may use, `raw` among them. error_max, exposure_max: what may add up along the
-    chain; None: anything. trip_max_s: by phase, what one trip may take. door: the only node that may
-    be it; empty: any that rules allow.
+    chain; None: anything. trip_max_s: by phase, what one trip may take. door: the only node that
+    may be it; empty: any that rules allow.
     """
 
     aim: Aim = AT_REST

@@ -176,7 +176,8 @@ class Outlook:
         spec: Deployment,
         graph: ModelGraph,
         serve: Table | None,
-        without: Iterable[NodeKey],
+        *,
+        without: Iterable[NodeKey] = (),
         rate_per_s: float = 0.0,
         door: str = "",
     ) -> Plan | Infeasible:

@@ -317,7 +317,7 @@ def reach(rules: Rules, allowed: Flags, memory: Memory) -> tuple[Cuts, Flags | N
 def twins(
     rules: Rules, nodes: Sequence[NodeView], allowed: Flags, held: Held, door: str = ""
 ) -> tuple[int, ...]:
-    """By node: the number of those that differ from it by name alone. door: the only one, if any."""
+    """By node: the number of those that differ from it by name alone. door: the only one."""
     trusted = rules.trusted(nodes)
     plain = [
         (
