@@ -291,13 +291,14 @@ def test_a_cooldown_holds_a_better_plan_back_and_lets_it_go() -> None:
 @pytest.mark.parametrize(("rtt_ms", "door"), [(2.0, "a"), (400.0, "b")])
 def test_a_door_moves_only_where_that_pays_by_itself(rtt_ms: float, door: str) -> None:
     """Three of six units fit anywhere. b is a little better than a, which is near or very far."""
-    first = Node("a", "a1", room=3, gflops=20)
-    site = serving(first, Node("d", "d1", room=3, gflops=1), spec=moving())
+    near = LinkSample(2.0, 100.0, 100.0)
+    first = Node("a", "a1", room=3, gflops=20, link=near)
+    site = serving(first, Node("d", "d1", room=3, gflops=1, link=near), spec=moving())
     assert site.serve.door is not None
     assert site.serve.door.node == "a"
-    first.link = LinkSample(rtt_ms)
-    site.join(Node("b", "b1", room=3, gflops=21))
-    site.join(Node("c", "c1", room=3, gflops=20))
+    first.link = replace(near, rtt_ms=rtt_ms)
+    site.join(Node("b", "b1", room=3, gflops=21, link=near))
+    site.join(Node("c", "c1", room=3, gflops=20, link=near))
     site.run(30.0)
     assert "d" not in dict(placed(site.serve))
     assert site.serve.door is not None
