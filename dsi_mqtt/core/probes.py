@@ -12,7 +12,8 @@ for going up. Rounds and ups take turns.
 A link is proven to carry what a round has shown in the last 10 s. So a probe begins small, and the
 next is twice as large only when the last one was at once there: one way in a hundredth of a second.
 None is sent while the socket is full or while another is out. One that meets other traffic has cost
-its part of the budget and says nothing.
+its part of the budget and says nothing. Then beats go right behind the traffic, as far as there is
+room for them (`core/passing.py`).
 """
 
 from __future__ import annotations
@@ -121,6 +122,12 @@ class Probes:
             if size >= min(max(_START, self._overhead), self._size):
                 sent.append(self._send(self._turn(), size, now))
         return tuple(probe for probe in sent if probe is not None)
+
+    def mark(self, now: float) -> Probe | None:
+        """A beat besides, to go right behind a message, where the next one has room as well."""
+        if self._spent.total(now) + 2 * self._overhead > self.limit(now):
+            return None
+        return self._send("beat", self._overhead, now)
 
     def _send(self, kind: Kind, nbytes: int, now: float) -> Probe | None:
         nbytes = max(nbytes, self._overhead)

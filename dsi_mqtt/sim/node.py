@@ -84,7 +84,7 @@ class Node:
         self._tick: int | None = None
         self._status_due = False
         self._openings: dict[str, int] = {}
-        self._vitals = Vitals(link, place.broker.telemetry_bytes)
+        self._vitals = Vitals(link, place.clock, place.broker.telemetry_bytes)
         self._told_since = 0
         self.told_bytes = 0
         self._perform = self._performers()
