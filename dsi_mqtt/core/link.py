@@ -195,12 +195,15 @@ class LinkMeter:
         """All there was to send has been given to the socket: it need not be full any more."""
         self._full_since = None
 
-    def behind(self, nbytes: int, now: float) -> Probe | None:
-        """A message of so many bytes was written: a beat to be sent right behind it, or None."""
+    def behind(self, nbytes: int, began: float, now: float) -> Probe | None:
+        """A message of so many bytes was written: a beat to be sent right behind it, or None.
+
+        began: when its first bytes were.
+        """
         if nbytes < PASSING_BYTES:
             return None
         mark = self._probes.mark(now)
-        self._marks.sent(None if mark is None else mark.number, nbytes, now)
+        self._marks.sent(None if mark is None else mark.number, nbytes, began, now)
         if mark is not None:
             self._counts[mark.number] = self._written - nbytes, self._received
             self._counts.pop(mark.number - _COUNTED, None)

@@ -74,8 +74,8 @@ class Marks:
     def __contains__(self, number: int) -> bool:
         return number in self._out
 
-    def sent(self, number: int | None, nbytes: int, now: float) -> None:
-        """Behind a message of so many bytes; None: it has no mark."""
+    def sent(self, number: int | None, nbytes: int, began: float, now: float) -> None:
+        """Behind a message of so many bytes, begun at `began`; None: it has no mark."""
         warm = now - self._given_at < QUIET_S
         self._given_at = now
         if number is None:
@@ -83,7 +83,7 @@ class Marks:
         else:
             # What was hidden is out of the way when this one's mark is back.
             nbytes, self._hidden = (0 if self._hidden else nbytes), False
-            self._out[number] = _Mark(now, nbytes, warm)
+            self._out[number] = _Mark(began, nbytes, warm)
             if len(self._out) > OUT_MAX:
                 del self._out[next(iter(self._out))]
 

@@ -80,7 +80,7 @@ class Vitals:
             self._meter.emptied()
         self._queued.append((passage.left, nbytes))
         self._meter.wrote(nbytes)
-        mark = self._meter.behind(nbytes, given)
+        mark = self._meter.behind(nbytes, given, given)
         if mark is not None:
             self._goes(mark, given)
 

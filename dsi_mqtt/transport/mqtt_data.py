@@ -192,7 +192,7 @@ class MqttDataConnection:
                 self._stream.end("the broker sent a message at QoS 2, which nobody subscribed to")
                 return
             receipt = self._inbox.hold(packet.packet_id)
-        self._inbox.put(received_message(packet, receipt))
+        self._inbox.put(received_message(packet, receipt, self._stream.pieces))
         if self._inbox.full:
             self._stream.pause()
 

@@ -69,6 +69,15 @@ class Echo:
             for task in ups:
                 task.cancel()
 
+    def behind(self, connection: DataConnection, nbytes: int, began: float) -> None:
+        """An activation of so many bytes was written, the first at `began`.
+
+        Raises ConnectionLostError.
+        """
+        mark = self._link.behind(nbytes, began, self._clock())
+        if mark is not None:
+            connection.publish_soon(Message(self.topic, self._payload(mark)))
+
     async def _send_up(self, connection: DataConnection, probe: Probe) -> None:
         """Its acknowledgement is the answer. That the connection is lost, the next beat finds."""
         try:

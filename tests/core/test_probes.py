@@ -52,7 +52,7 @@ class Link:
 
 WHAT = st.tuples(
     st.floats(0.0, 2.0),  # seconds later
-    st.sampled_from(["turn", "answer", "traffic", "full", "fall"]),
+    st.sampled_from(["turn", "answer", "traffic", "full", "fall", "mark"]),
     st.floats(1e3, 1e10),  # what the link carries from now on
 )
 
@@ -66,6 +66,10 @@ def test_no_second_of_any_run_has_more_probes_than_the_budget(
         link.byte_s, best = byte_s, max(best, byte_s)
         if what == "traffic":
             link.probes.carried(int(byte_s))
+        elif what == "mark":
+            link.now += after_s
+            mark = link.probes.mark(link.now)
+            link.sent += [mark] if mark is not None else []
         elif what == "fall":
             link.probes.at_most(byte_s)
         elif what == "answer":
@@ -130,6 +134,17 @@ def test_what_met_other_traffic_is_told_from_what_was_alone() -> None:
     link.probes.carried(met.nbytes)
     assert link.probes.back(met.number) == (met, False)
     assert link.probes.back(met.number) is None
+
+
+def test_a_mark_leaves_room_for_the_next_beat() -> None:
+    link = Link(1e4)
+    link.run(20)
+    link.now += 0.5
+    while (mark := link.probes.mark(link.now)) is not None:
+        link.sent.append(mark)
+    assert link.probes.limit(link.now) == BYTES_MIN
+    link.now += 0.4
+    assert kinds(link.turn(0.1))[0] == "beat"
 
 
 def test_a_far_broker_is_not_probed_beyond_what_goes_without_waiting() -> None:
