@@ -23,7 +23,7 @@ from dsi_mqtt.sim.clock import Clock
 from dsi_mqtt.sim.links import Link, Passage
 
 # As `worker.echo` does it.
-PROBE_S: Final = 1.0
+PROBE_S: Final = 0.5
 PROBE_OVERHEAD: Final = 110
 # An activation comes in chunks, whose first says when the others began to come; and each in pieces.
 CHUNK_BYTES: Final = 256 * KIB

@@ -20,7 +20,7 @@ from dsi_mqtt.worker.rhythm import until_beat_s
 
 log = logging.getLogger(__name__)
 
-EVERY_S: Final = 1.0
+EVERY_S: Final = 0.5
 # The longest beginning of a payload, and what MQTT, TCP and IP put around it.
 _HEADERS_BYTES: Final = 24 + 8 + 52
 
