@@ -157,6 +157,7 @@ class LinkMeter:
         self._marks = Marks()
         self._waiting: set[int] = set()  # beats that were sent while a mark was out
         self._came_at = -math.inf  # the last message that came in pieces
+        self._seen_s = 0.0  # for how long the one that is coming had come when it last counted
 
     # --- what is known ------------------------------------------------------------------------
 
@@ -234,8 +235,13 @@ class LinkMeter:
             nbytes = self._received - began[1]
             self._down.carries_at_least(nbytes / (now - began[0]), now)
 
-    def watch(self, now: float) -> None:
-        """Looks whether a beat is late; as often as somebody wants to know."""
+    def watch(self, now: float, arriving: tuple[int, float] = (0, 0.0)) -> None:
+        """Looks whether something is late; as often as somebody wants to know.
+
+        arriving: of a message that is there in part, the bytes behind its first piece, and for how
+        many seconds they have been coming.
+        """
+        self._still_comes(*arriving, now)
         beat = self._probes.oldest_beat()
         if beat is None:
             return
@@ -257,9 +263,11 @@ class LinkMeter:
 
     # --- probes -------------------------------------------------------------------------------
 
-    def due(self, now: float, *, full: bool = False) -> tuple[Probe, ...]:
-        """Probes to send now. full: the socket takes nothing at present."""
-        self.watch(now)
+    def due(
+        self, now: float, *, full: bool = False, arriving: tuple[int, float] = (0, 0.0)
+    ) -> tuple[Probe, ...]:
+        """Probes to send now. full: the socket takes nothing at present. arriving: see `watch`."""
+        self.watch(now, arriving)
         probes = self._probes.due(now, far=self._base() > NEAR_S, full=full)
         for probe in probes:
             self._counts[probe.number] = self._written, self._received
@@ -356,6 +364,16 @@ class LinkMeter:
         passed = Passed(nbytes, seconds, warm)
         self._down.passed(passed, usual, max(TRAIN_S, 2 * differ), now)
         self._prove(now)
+
+    def _still_comes(self, nbytes: int, seconds: float, now: float) -> None:
+        """Of one message only a wait that has doubled says something new."""
+        if not seconds:
+            self._seen_s = 0.0
+        elif self._is_late(seconds) and seconds >= 2 * self._seen_s:
+            self._seen_s = seconds
+            level = self._down.seconds(1)
+            if max(nbytes, 1) * level < seconds / 2:
+                self._down.carries(max(nbytes, 1) / seconds, now)
 
     def _prove(self, now: float) -> None:
         least = min(self._up.shown(now), self._down.shown(now))

@@ -40,6 +40,7 @@ class Vitals:
         self._link = link
         self._clock = clock
         self._queued: deque[tuple[float, int]] = deque()  # when it has left, and its bytes
+        self._coming: deque[tuple[Passage, int]] = deque()
         self._nbytes = nbytes
         self._told: Telemetry | None = None
         self._sizes: dict[tuple[int, int], int] = {}
@@ -56,12 +57,14 @@ class Vitals:
         self._meter = LinkMeter(PROBE_OVERHEAD)
         self._to_come.clear()
         self._queued.clear()
+        self._coming.clear()
         self._told, self._probe_at, self._used = None, math.inf, False
 
     def connected(self, now: float) -> None:
         self._meter.lost()
         self._to_come.clear()
         self._queued.clear()
+        self._coming.clear()
         self._connected_at = self._probe_at = now
 
     def changed(self) -> None:
@@ -91,6 +94,7 @@ class Vitals:
 
     def receives(self, nbytes: int, passage: Passage) -> None:
         self._used = True
+        self._coming.append((passage, nbytes))
         train = str(next(self._order))
         spent = passage.left - passage.began
         if nbytes > CHUNK_BYTES and passage.left < math.inf:
@@ -154,11 +158,24 @@ class Vitals:
             self._probe(now)
             self._probe_at = now + PROBE_S
         else:
-            self._meter.watch(now)
+            self._meter.watch(now, self._arriving(now))
 
     def _probe(self, now: float) -> None:
-        for probe in self._meter.due(now, full=self._is_full(now)):
+        for probe in self._meter.due(now, full=self._is_full(now), arriving=self._arriving(now)):
             self._goes(probe, now)
+
+    def _arriving(self, now: float) -> tuple[int, float]:
+        """Of the message that is there in part: bytes behind its first piece, and seconds."""
+        while self._coming and self._coming[0][0].arrives <= now:
+            self._coming.popleft()
+        if not self._coming:
+            return 0, 0.0
+        passage, nbytes = self._coming[0]
+        first = min(FLIGHT_BYTES, nbytes)
+        comes = passage.began + first / nbytes * (passage.left - passage.began)
+        if nbytes <= FLIGHT_BYTES or comes >= now or passage.left == math.inf:
+            return 0, 0.0
+        return int(self._link.down.passed(comes, now)), now - comes
 
     def _goes(self, probe: Probe, now: float) -> None:
         """Up, and down behind what is on its way there by then."""

@@ -136,6 +136,10 @@ class DataConnection(Connection, Protocol):
     def congested(self) -> bool:
         """Whether the socket takes no bytes at present; `drained` waits until it does."""
 
+    @property
+    def arriving(self) -> tuple[int, float]:
+        """Of a message that is there in part: bytes behind its first piece, and for how long (s)."""
+
     def acknowledge(self, message: Message) -> None:
         """Acknowledges a QoS 1 message taken from `messages()`; without a receipt, nothing.
 

@@ -127,6 +127,10 @@ class MqttDataConnection:
     def congested(self) -> bool:
         return self._stream.congested
 
+    @property
+    def arriving(self) -> tuple[int, float]:
+        return self._stream.arriving
+
     async def drained(self) -> None:
         await self._stream.drained()
         self._check_live()

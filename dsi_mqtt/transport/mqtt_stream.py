@@ -72,6 +72,14 @@ class PacketStream(asyncio.BufferedProtocol):
         """Whether writers should wait: the transport holds more than it should queue."""
         return self._congested
 
+    @property
+    def arriving(self) -> tuple[int, float]:
+        """Of the packet that is there in part: bytes behind its first piece, and for how long."""
+        if self._began is None:
+            return 0, 0.0
+        at, first = self._began
+        return self._end - self._start - first, self._loop.time() - at
+
     # -- what the event loop calls ---------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -112,6 +120,7 @@ class PacketStream(asyncio.BufferedProtocol):
         connection is noticed, which a socket that nobody reads would hide.
         """
         self._paused = True
+        self._began = None  # how long it takes from here on says nothing of the link
 
     def resume(self) -> None:
         """Hands over what was received meanwhile, unless the reader pauses again."""

@@ -57,7 +57,10 @@ class Echo:
         ups: set[asyncio.Task[None]] = set()
         try:
             while True:
-                for probe in self._link.due(self._clock(), full=connection.congested):
+                due = self._link.due(
+                    self._clock(), full=connection.congested, arriving=connection.arriving
+                )
+                for probe in due:
                     if probe.kind == "up":
                         task = asyncio.ensure_future(self._send_up(connection, probe))
                         ups.add(task)

@@ -297,6 +297,26 @@ def test_a_mark_that_is_long_out_tells_before_it_is_back() -> None:
     assert told < 2.0
 
 
+def test_a_message_that_hardly_comes_tells_before_it_is_there() -> None:
+    link = Link(up=20.0, down=20.0, rtt=FAR_S)
+    before = link.run(30)
+    for tenth in range(1, 20):
+        seconds = tenth / 10
+        link.meter.watch(link.now + seconds, (int(0.2 * BYTES_PER_MBIT * seconds), seconds))
+    told = link.meter.sample(link.now + 2.0)
+    assert told.down_mbit_s == pytest.approx(0.2, rel=0.1)
+    assert told.up_mbit_s == before.up_mbit_s
+
+
+def test_a_long_message_that_comes_as_expected_says_nothing() -> None:
+    link = Link(up=20.0, down=20.0, rtt=FAR_S)
+    before = link.run(30)
+    for tenth in range(1, 20):
+        seconds = tenth / 10
+        link.meter.watch(link.now + seconds, (int(15 * BYTES_PER_MBIT * seconds), seconds))
+    assert link.meter.sample(link.now).down_mbit_s == before.down_mbit_s
+
+
 def test_small_messages_have_no_marks() -> None:
     link = Link(up=20.0, down=20.0)
     link.run(10)

@@ -199,6 +199,9 @@ async def test_a_message_that_comes_in_pieces_says_how_long_they_took(scripted: 
         async with asyncio.timeout(60):
             while stream._end - stream._start < 10_000:  # noqa: ASYNC110 - nobody is told of a piece
                 await asyncio.sleep(0.01)
+        nbytes, seconds = stream.arriving
+        assert nbytes < len(packet)
+        assert seconds > 0
         rest.set()
         first, second = [await anext(connection.messages()) for _ in range(2)]
         connection.abort()
@@ -206,3 +209,4 @@ async def test_a_message_that_comes_in_pieces_says_how_long_they_took(scripted: 
     assert 0 < nbytes < len(packet)
     assert seconds > 0
     assert second.pieces == (0, 0.0)
+    assert stream.arriving == (0, 0.0)
