@@ -138,7 +138,7 @@ class DataConnection(Connection, Protocol):
 
     @property
     def arriving(self) -> tuple[int, float]:
-        """Of a message that is there in part: bytes behind its first piece, and for how long (s)."""
+        """Of a message that is there in part: bytes behind its first piece, and for how long."""
 
     def acknowledge(self, message: Message) -> None:
         """Acknowledges a QoS 1 message taken from `messages()`; without a receipt, nothing.
