@@ -27,11 +27,12 @@ class Link:
     acknowledges: bool = True
     meter: LinkMeter = field(default_factory=LinkMeter)
     now: float = 0.0
+    every_s: float = 1.0
     seen: list[LinkSample] = field(default_factory=list)
     _random: random.Random = field(default_factory=lambda: random.Random(7))
 
     def run(self, seconds: int) -> LinkSample:
-        for _ in range(seconds):
+        for _ in range(round(seconds / self.every_s)):
             for probe in self.meter.due(self.now):
                 up, down = self.spent(probe.nbytes, self.up), self.spent(probe.nbytes, self.down)
                 short = self.spent(ACKNOWLEDGED_BYTES, self.down)
@@ -40,7 +41,7 @@ class Link:
                     continue
                 way = self.rtt + up + (short if probe.kind == "up" else down)
                 self.meter.back(probe.number, self.now + way)
-            self.now += 1.0
+            self.now += self.every_s
             self.seen.append(self.meter.sample(self.now))
         return self.seen[-1]
 
@@ -63,11 +64,14 @@ def test_where_nobody_acknowledges_both_directions_get_the_same() -> None:
 
 
 @pytest.mark.parametrize("way", ["up", "down"])
-def test_a_fall_to_a_tenth_is_followed_within_seconds(way: str) -> None:
-    link = Link(up=40.0, down=40.0, noise=0.3)
+@pytest.mark.parametrize(("every_s", "within_s"), [(1.0, 6), (0.5, 3)])
+def test_a_fall_to_a_tenth_is_followed_within_seconds(
+    way: str, every_s: float, within_s: int
+) -> None:
+    link = Link(up=40.0, down=40.0, noise=0.3, every_s=every_s)
     link.run(30)
     setattr(link, way, 4.0)
-    sample = link.run(6)
+    sample = link.run(within_s)
     assert getattr(sample, f"{way}_mbit_s") == pytest.approx(4.0, rel=0.5)
 
 
