@@ -53,7 +53,7 @@ def test_a_message_that_waits_behind_another_is_counted_from_when_that_had_left(
     first, second = marks.back(1, 1.1, 0.1), marks.back(2, 2.1, 0.1)
     assert first is not None
     assert second is not None
-    assert (first.seconds, second.seconds) == (pytest.approx(1.0), pytest.approx(1.0))
+    assert [first.seconds, second.seconds] == pytest.approx([1.0, 1.0])
 
 
 def test_what_may_have_waited_behind_an_unmarked_message_says_nothing() -> None:
