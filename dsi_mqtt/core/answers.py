@@ -195,9 +195,8 @@ class RetryBudget:
     def earn(self) -> None:
         self._left = min(self._most, self._left + RETRY_SHARE)
 
-    def spend(self, *, needed: bool = True) -> bool:
-        """needed: else only from the half of it that others will hardly need."""
-        if self._left < 1 + (0.0 if needed else self._most / 2):
+    def spend(self) -> bool:
+        if self._left < 1:
             return False
         self._left -= 1
         return True

@@ -10,7 +10,6 @@ evidence, with one attempt of a request in flight at most.
 | a member lives as another incarnation | dead: a suspect; again, once a table without it serves |
 | a member is said to be offline, and a newer table serves | the same; again on that table |
 | four probes without a reply | again |
-| one probe without a reply, and a newer table serves | again, on that table |
 
 A death is counted for a request that was alone in the chain, by chance or as a suspect: beside
 others nobody can say whose it was.
@@ -115,13 +114,11 @@ class Attempts(Runs):
             used = request.attempt.table if request.attempt else None
             if used is None:
                 continue
-            superseded = self._is_superseded(used)
+            superseded = self._table is not None and used.stamp < self._table.stamp
             if self._peers.disproves(used) or (superseded and self._peers.lacks(used)):
                 request.suspect = True
                 request.deaths += request.alone
                 effects += self._break_off(request, now, died=request.alone)
-            else:
-                effects += self._overtaken(request, now) or []
         return [*effects, *self.pump(now)]
 
     def join(self, request: Request, now: float) -> Effects:
@@ -262,27 +259,6 @@ class Attempts(Runs):
         self._line_up(request, now)
         return effects
 
-    def _is_superseded(self, used: Table) -> bool:
-        return self._table is not None and used.stamp < self._table.stamp
-
-    def _overtaken(self, request: Request, now: float) -> Effects | None:
-        """It begins anew where it is stuck on a table that nothing new is sent on; None: it stays.
-
-        Of the retries only those that broken chains will hardly need are spent.
-        """
-        attempt, table = request.attempt, self._table
-        if attempt is None or not request.probes or request.suspect or not self.starting:
-            return None
-        if table is None or table.state != "serving" or not self._is_superseded(attempt.table):
-            return None
-        if self._peers.lacks(table) or request.deadline - now < _forecast_s(table):
-            return None
-        if not self._budget.spend(needed=False):
-            return None
-        effects = [*self.end(request, cancel=True), *self._calls.settle(request, now)]
-        self._line_up(request, now)
-        return effects
-
     def _wait_for_table(self, request: Request, now: float) -> Effects:
         """A node refused it: it has left this table, or is behind it. Nothing is broken by that."""
         used = request.attempt.table if request.attempt else None
@@ -302,9 +278,6 @@ class Attempts(Runs):
     def _probe(self, request: Request, now: float) -> Effects:
         if request.attempt is None:
             return []
-        effects = self._overtaken(request, now)
-        if effects is not None:
-            return effects
         if request.probes >= PROBES_UNANSWERED_MAX:
             return self._break_off(request, now)
         request.probes += 1

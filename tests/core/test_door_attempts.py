@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from dsi_mqtt.core.answers import RetryBudget
 from dsi_mqtt.core.attempts import (
     BROKEN_MAX,
     PROBE_AFTER_S,
@@ -193,41 +192,6 @@ def test_probes_go_out_and_silence_is_evidence() -> None:
         assert probe.door == "a"
         assert desk.sent() == []
     assert len(desk.wait(PROBE_AFTER_S).sent()) == 1
-
-
-def test_an_attempt_that_is_stuck_begins_anew_on_a_newer_table() -> None:
-    """It was asked for, and nobody has answered; its result counts all the same."""
-    desk = Desk().give(make_input(1))
-    (first,) = desk.sent()
-    desk.wait(PROBE_AFTER_S).look()
-    desk.serve(ON_C)
-    assert [h.stamp for h in desk.sent()] == [ON_C.stamp]
-    assert len(desk.sent("cancel")) == 2
-    assert desk.wait(PROBE_AFTER_S).sent() == [], "it is where everything goes"
-    assert desk.done(first).codes() == ["ok"]
-
-
-def test_one_that_is_asked_for_after_the_tables_have_changed_does_so_too() -> None:
-    desk = Desk().give(make_input(1))
-    desk.sent()
-    desk.serve(ON_C).wait(PROBE_AFTER_S)
-    assert desk.sent() == []
-    assert [h.stamp for h in desk.wait(PROBE_AFTER_S).sent()] == [ON_C.stamp]
-
-
-def test_one_that_is_alive_stays_on_its_table() -> None:
-    desk = Desk().give(make_input(1))
-    (started,) = desk.sent()
-    desk.wait(PROBE_AFTER_S)
-    desk.door.alive(started, desk.now)
-    assert desk.serve(ON_C).sent() == []
-
-
-def test_those_that_are_stuck_leave_half_of_the_retries_to_broken_chains() -> None:
-    budget = RetryBudget()
-    budget.window_is(16)
-    assert sum(budget.spend(needed=False) for _ in range(64)) == 16
-    assert sum(budget.spend() for _ in range(64)) == 16
 
 
 def test_an_attempt_that_is_alive_is_left_alone() -> None:
