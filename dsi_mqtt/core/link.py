@@ -26,14 +26,12 @@ from collections import deque
 from statistics import median
 from typing import Final
 
-from dsi_mqtt.core.level import Level
 from dsi_mqtt.core.node import LinkSample
 from dsi_mqtt.core.passing import PASSING_BYTES, QUIET_S, Marks, Passed
-from dsi_mqtt.core.probes import NEAR_S, PROVEN_S, Probe, Probes
-from dsi_mqtt.core.profile import DEFAULT_MBIT_S
+from dsi_mqtt.core.probes import NEAR_S, Probe, Probes
 from dsi_mqtt.core.sizes import KIB, MIB
+from dsi_mqtt.core.way import Way
 
-BYTES_PER_MBIT: Final = 1e6 / 8
 # Clocks and event loops are no finer.
 RESOLUTION_S: Final = 0.0002
 # Buffers are emptied to somewhere below a quarter of this before they take more.
@@ -46,96 +44,12 @@ SILENT_S: Final = 1.5
 # An acknowledgement, with what TCP and IP put around it.
 ACKNOWLEDGED_BYTES: Final = 60
 
-_WORTH: Final = DEFAULT_MBIT_S * BYTES_PER_MBIT
 _LATE: Final = 4
 _BEATS: Final = 8
 _COUNTED: Final = 64
 _BEATS_KNOWN: Final = 4
 _TRAINS_MAX: Final = 64
 _FRESH_S: Final = 5.0
-_NOISE_MAX: Final = 0.5
-
-
-class _Way:
-    """One direction: what it carries in bytes a second, and when something last said so."""
-
-    def __init__(self, probes: Probes) -> None:
-        self._probes = probes
-        self._level = Level()
-        self._settled = False
-        self._basis = 0  # bytes of the probes that the level is of
-        self._shown = (-math.inf, 0.0)  # when traffic passed last, and what it proved
-        self.at: float | None = None
-
-    @property
-    def mbit_s(self) -> float | None:
-        """None until it is known by more than a few samples, of which one may be an accident."""
-        value = self._level.value
-        if value is None or not (self._settled or value >= _WORTH):
-            return None
-        return value / BYTES_PER_MBIT
-
-    def expects(self, nbytes: int) -> float | None:
-        """What so many bytes take; None: nothing was measured, or the newest samples doubt it."""
-        if self._level.value is None or self._level.in_doubt:
-            return None
-        return nbytes / self._level.value
-
-    @property
-    def noise(self) -> float:
-        """Share by which a sample may well differ from the level."""
-        return min(_NOISE_MAX, 2 * self._level.wavers)
-
-    def spends(self, newest: float) -> float:
-        """Seconds a byte: as usual, but as in the newest probe where that puts it into doubt."""
-        value = self._level.value
-        return newest if value is None or self._level.in_doubt else 1 / value
-
-    def seconds(self, nbytes: int) -> float:
-        """What so many bytes take, as far as is known."""
-        return nbytes / (self._level.value or _WORTH)
-
-    def slowed(self, share: float, now: float) -> None:
-        """It seems to carry that share of what was thought."""
-        self.carries(share * (self._level.value or _WORTH), now)
-
-    def carries(self, byte_s: float, now: float, probe: int = 0) -> bool:
-        """A measurement, by a probe of so many bytes, if any; whether the level has jumped.
-
-        A probe of twice the size says so much more that the level begins anew.
-        """
-        self.at = now
-        if probe and probe >= 2 * self._basis:
-            self._level, self._basis = Level(), probe
-        jumped = self._level.saw(byte_s)
-        if jumped and self._level.value is not None:
-            self._basis = probe or self._basis
-            self._probes.at_most(self._level.value)
-        self._settled = self._settled or self._level.steady
-        return jumped
-
-    def passed(self, passed: Passed, rtt_s: float, noise_s: float, now: float) -> None:
-        """A message took so long: what was known already may be so, or one of the bounds is."""
-        low, high = passed.bounds(rtt_s, noise_s)
-        self._shown = now, low
-        level = self._level.value
-        if high == math.inf:
-            self.carries_at_least(low, now)
-        elif level is None:
-            self.carries(math.sqrt(low * high), now)
-        else:
-            self.carries(min(max(level, low), high), now)
-
-    def shown(self, now: float) -> float:
-        """Bytes in a second that traffic has lately proven; 0: none has."""
-        at, byte_s = self._shown
-        return byte_s if at > now - PROVEN_S else 0.0
-
-    def carries_at_least(self, byte_s: float, now: float, probe: int = 0) -> None:
-        """A lower bound, of which those that say something new count."""
-        level = self._level.value
-        if byte_s >= (_WORTH if level is None else level):
-            self.carries(byte_s, now, probe)
 
 
 class LinkMeter:
@@ -145,7 +59,7 @@ class LinkMeter:
         self._overhead = overhead
         self._probes = Probes(overhead)
         self._beats: deque[float] = deque(maxlen=_BEATS)
-        self._up, self._down = _Way(self._probes), _Way(self._probes)
+        self._up, self._down = Way(self._probes), Way(self._probes)
         self._missed = (0, 0.0)  # the beat that was last counted as late, and for how long
         self._newest = (-1.0, 0.0)  # beat: when it was sent, and what it took
         self._up_probe: tuple[float, float] | None = None  # when, and seconds a byte
@@ -371,9 +285,9 @@ class LinkMeter:
             self._seen_s = 0.0
         elif self._is_late(seconds) and seconds >= 2 * self._seen_s:
             self._seen_s = seconds
-            level = self._down.seconds(1)
-            if max(nbytes, 1) * level < seconds / 2:
-                self._down.carries(max(nbytes, 1) / seconds, now)
+            nbytes = max(1, nbytes)
+            if seconds > 2 * self._down.seconds(nbytes):
+                self._down.carries(nbytes / seconds, now)
 
     def _prove(self, now: float) -> None:
         least = min(self._up.shown(now), self._down.shown(now))
@@ -432,7 +346,7 @@ class LinkMeter:
         return max(1, probe.nbytes - self._overhead)
 
     def _saw(
-        self, way: _Way, probe: Probe, seconds: float, now: float, *, unsure_s: float = 0.0
+        self, way: Way, probe: Probe, seconds: float, now: float, *, unsure_s: float = 0.0
     ) -> None:
         """seconds: more than the beat. unsure_s: by how much they may be wrong, besides what beats
         differ by.

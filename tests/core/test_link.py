@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsi_mqtt.core.link import ACKNOWLEDGED_BYTES, BYTES_PER_MBIT, FULL_BYTES, LinkMeter
+from dsi_mqtt.core.link import ACKNOWLEDGED_BYTES, FULL_BYTES, LinkMeter
 from dsi_mqtt.core.node import LinkSample
 from dsi_mqtt.core.probes import BYTES_MAX, Probe
+from dsi_mqtt.core.way import BYTES_PER_MBIT
 
 CHUNK = 256 * 1024
 
