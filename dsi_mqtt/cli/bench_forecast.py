@@ -25,6 +25,7 @@ from dsi_mqtt.cli.watching import Picture, watch
 from dsi_mqtt.client import Client
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.draft import forecast
+from dsi_mqtt.core.latencies import percentile
 from dsi_mqtt.core.membership import Membership
 from dsi_mqtt.core.node import LinkSample, NodeStatus, Telemetry
 from dsi_mqtt.core.outlook import Outlook
@@ -76,13 +77,12 @@ class Row:
 
     @property
     def p95_error(self) -> float:
-        return self.forecast.p95_ms / 1e3 / percentile(self.loaded_s) - 1
+        return self.forecast.p95_ms / 1e3 / slowest_s(self.loaded_s) - 1
 
 
-def percentile(seconds: Sequence[float]) -> float:
+def slowest_s(seconds: Sequence[float]) -> float:
     """What `SHARE` of them stay within."""
-    ordered = sorted(seconds)
-    return ordered[min(int(SHARE * len(ordered)), len(ordered) - 1)]
+    return percentile(sorted(seconds), SHARE)
 
 
 async def measure(

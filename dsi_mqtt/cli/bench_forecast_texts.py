@@ -14,18 +14,19 @@ from dsi_mqtt.cli.bench_forecast import (
     ASK_S,
     AT_REST,
     MEASURE_S,
+    SHARE,
     WARM,
     Asked,
     Say,
     beside,
     foretold,
-    percentile,
     serving,
 )
 from dsi_mqtt.cli.bench_forecast_cases import NAME, Case
 from dsi_mqtt.cli.site import Site
 from dsi_mqtt.client import Client
 from dsi_mqtt.core.aim import Texts
+from dsi_mqtt.core.latencies import percentile
 from dsi_mqtt.core.table import Forecast
 
 # Ids in prompts, which mean nothing.
@@ -70,7 +71,7 @@ class TextRow:
 
     @property
     def first_p95_error(self) -> float:
-        took = percentile([text.first_s for text in self.loaded])
+        took = percentile(sorted(text.first_s for text in self.loaded), SHARE)
         return self.forecast.p95_ms / 1e3 / took - 1
 
 

@@ -7,7 +7,6 @@ the share of the score that a better placement could save at most.
 from __future__ import annotations
 
 import gc
-import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
@@ -19,6 +18,7 @@ from dsi_mqtt.cli.bench_planner_brute import Solution
 from dsi_mqtt.cli.bench_planner_cases import OBJECTIVES, Instance, instance
 from dsi_mqtt.core.demand import busiest_ns, latency_ns
 from dsi_mqtt.core.formulation import EQUALS, formulate
+from dsi_mqtt.core.latencies import percentile
 from dsi_mqtt.core.problem import Problem
 from dsi_mqtt.core.rules import compile_rules
 from dsi_mqtt.core.search import Outcome, best
@@ -171,8 +171,7 @@ def timed(size: tuple[int, int, int], kind: str, seed: int) -> Timed:
 
 def quantile(values: Iterable[float], share: float) -> float:
     """The least value that `share` of them do not exceed; 0 of none."""
-    ordered = sorted(values)
-    return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else 0.0
+    return percentile(sorted(values), share)
 
 
 def row(found: Timed) -> dict[str, Any]:

@@ -132,7 +132,7 @@ def _elsewhere(picture: Picture, node: str, name: str) -> Plan | str:
     if graph is None:
         return asked.why_no_graph()
     try:
-        found = asked.best(spec, graph, document.serve if document else None, ())
+        found = asked.best(spec, graph, document.serve if document else None)
     except ConfigError as error:
         return str(error)
     return found if isinstance(found, Plan) else found.sentence

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from dsi_mqtt.core import policy as rules_of_ones_own
@@ -204,12 +205,26 @@ class Choice:
             heir = self._outlook.heir(spec, graph, old, without, coming)
             if heir is not None:
                 return Alternatives(heir, None, beside=True, at_once=True)
-        found = self._outlook.best(spec, graph, old, without, coming)
+        best = partial(self._outlook.best, spec, graph, without=without, coming=coming)
+        found = best(old)
         present = None if serve is None else self._outlook.present(spec, graph, serve, coming)
         if isinstance(found, Infeasible) and present is None and old is not None and old.segments:
-            found = self._outlook.best(spec, graph, None, without, coming)
+            found = best(None)
             return Alternatives(found, None, beside=False)
+        if isinstance(found, Plan) and present is not None and found.door != present.door:
+            found = self._with_same_door(spec, found, best(old, door=present.door))
         return Alternatives(found, present, beside=True)
+
+    def _with_same_door(self, spec: Deployment, found: Plan, same: Plan | Infeasible) -> Plan:
+        """`found`, or the best with the door where it is, unless it pays that the door moves.
+
+        Inputs wait while a door hands over, longest where what it holds is slow.
+        """
+        uses_spare = self._outlook.uses_spare
+        if isinstance(same, Infeasible) or (uses_spare(same.nodes) and not uses_spare(found.nodes)):
+            return found
+        move = Move.of(spec, same, found, self._outlook.loading_bytes(found))
+        return found if move.pays else same
 
     def keeps(
         self, spec: Deployment, serve: Table, choice: Alternatives, now: float

@@ -54,7 +54,7 @@ class Question:
     width_max: sessions that one of their steps may carry. busy: trips by which stations are kept
     busy, of the same phases; empty: by `trips`. So texts are planned: what a step takes for one
     session is mostly reading weights, which serves many as well, so that only what wide steps take
-    keeps a station busy.
+    keeps a station busy. door: the only node that may be it; empty: any that rules allow.
     """
 
     aim: Aim = AT_REST
@@ -67,6 +67,7 @@ class Question:
     texts: Texts | None = None
     width_max: int = 1
     busy: tuple[Trip, ...] = ()
+    door: str = ""
 
     def wider(self, width: int) -> Question:
         """Of texts, with steps of decoding that carry so many sessions; of others the same."""
@@ -85,7 +86,7 @@ class Question:
 
     def without_limits(self) -> Question:
         at_rest = replace(self.aim, rate_per_s=0.0, latency_max_s=None)
-        return replace(self, aim=at_rest, error_max=None, exposure_max=None, trip_max_s=())
+        return replace(self, aim=at_rest, error_max=None, exposure_max=None, trip_max_s=(), door="")
 
 
 def question_of(
@@ -147,7 +148,8 @@ def formulate(
         score += arrays.money(demands).scaled(question.aim.cost)
     trusted = rules.trusted(known)
     doors = [
-        trusts and n.node not in rules.forbidden for n, trusts in zip(known, trusted, strict=True)
+        trusts and n.node not in rules.forbidden and question.door in ("", n.node)
+        for n, trusts in zip(known, trusted, strict=True)
     ]
     return Problem(
         nodes=known,

@@ -1,9 +1,12 @@
-"""What the newest requests took, so that a forecast can be held against it all the time."""
+"""What requests took: a share of them, and the newest, so that a forecast can be held against
+them all the time.
+"""
 
 from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Final
@@ -11,6 +14,14 @@ from typing import Final
 KEPT: Final = 256
 # Below this the 95th percentile would be one of the two slowest.
 P95_MIN: Final = 20
+
+
+def percentile(ordered: Sequence[float], part: float) -> float:
+    """The least value that `part` of them stay within; 0 where there is none."""
+    if not ordered:
+        return 0.0
+    # A share that is no binary fraction must not reach beyond the value that it means.
+    return ordered[max(0, math.ceil(part * len(ordered) - 1e-9) - 1)]
 
 
 class Latencies:
@@ -37,8 +48,7 @@ class Latencies:
         """The least that 95 % stay within; None: too few to say."""
         if len(self._seconds) < P95_MIN:
             return None
-        ordered = sorted(self._seconds)
-        return ordered[math.ceil(0.95 * len(ordered)) - 1] * 1000
+        return percentile(sorted(self._seconds), 0.95) * 1000
 
 
 @dataclass(slots=True)

@@ -2,12 +2,14 @@
 
 * **Round trip**: the median of the quicker half of the last beats (`core/probes.py`).
 * **Up**, from traffic: a socket that is full takes as fast as the link carries, so bytes between
-  two moments at which it took some again. What fits into buffers says nothing. From probes: what
-  an acknowledged message to nobody takes.
-* **Down**, from traffic: chunks of one activation, which were sent behind each other, come no
-  faster than the link carries: a lower bound, for the sender may be what is slow. And a beat that
-  comes late while others' bytes come has waited behind them: they are what the link carries. From
-  probes: what a message to oneself takes, less its way up.
+  two moments at which it took some again. And what fits into buffers has left when a beat that was
+  sent right behind it is back (`core/passing.py`). From probes: what an acknowledged message to
+  nobody takes.
+* **Down**, from traffic: a message that came in pieces, by what lay between them. Chunks of one
+  activation, which were sent behind each other, come no faster than the link carries: a lower
+  bound, for the sender may be what is slow. And a beat that comes late while others' bytes come has
+  waited behind them: they are what the link carries. From probes: what a message to oneself takes,
+  less its way up.
 
 A probe is held against the beat that was sent just before it: what held up both says nothing of
 the link. Larger probes say more than smaller ones, which noise moves further: the first of twice
@@ -24,13 +26,12 @@ from collections import deque
 from statistics import median
 from typing import Final
 
-from dsi_mqtt.core.level import Level
 from dsi_mqtt.core.node import LinkSample
+from dsi_mqtt.core.passing import PASSING_BYTES, QUIET_S, Marks, Passed
 from dsi_mqtt.core.probes import NEAR_S, Probe, Probes
-from dsi_mqtt.core.profile import DEFAULT_MBIT_S
 from dsi_mqtt.core.sizes import KIB, MIB
+from dsi_mqtt.core.way import Way
 
-BYTES_PER_MBIT: Final = 1e6 / 8
 # Clocks and event loops are no finer.
 RESOLUTION_S: Final = 0.0002
 # Buffers are emptied to somewhere below a quarter of this before they take more.
@@ -40,88 +41,25 @@ TRAIN_S: Final = 0.02
 LATE_S: Final = 0.1
 LATE_BYTES: Final = 32 * KIB
 SILENT_S: Final = 1.5
+# An acknowledgement, with what TCP and IP put around it.
+ACKNOWLEDGED_BYTES: Final = 60
 
-_WORTH: Final = DEFAULT_MBIT_S * BYTES_PER_MBIT
 _LATE: Final = 4
 _BEATS: Final = 8
 _COUNTED: Final = 64
 _BEATS_KNOWN: Final = 4
 _TRAINS_MAX: Final = 64
 _FRESH_S: Final = 5.0
-_NOISE_MAX: Final = 0.5
-
-
-class _Way:
-    """One direction: what it carries in bytes a second, and when something last said so."""
-
-    def __init__(self, probes: Probes) -> None:
-        self._probes = probes
-        self._level = Level()
-        self._settled = False
-        self._basis = 0  # bytes of the probes that the level is of
-        self.at: float | None = None
-
-    @property
-    def mbit_s(self) -> float | None:
-        """None until it is known by more than a few samples, of which one may be an accident."""
-        value = self._level.value
-        if value is None or not (self._settled or value >= _WORTH):
-            return None
-        return value / BYTES_PER_MBIT
-
-    def expects(self, nbytes: int) -> float | None:
-        """What so many bytes take; None: nothing was measured, or the newest samples doubt it."""
-        if self._level.value is None or self._level.in_doubt:
-            return None
-        return nbytes / self._level.value
-
-    @property
-    def noise(self) -> float:
-        """Share by which a sample may well differ from the level."""
-        return min(_NOISE_MAX, 2 * self._level.wavers)
-
-    def spends(self, newest: float) -> float:
-        """Seconds a byte: as usual, but as in the newest probe where that puts it into doubt."""
-        value = self._level.value
-        return newest if value is None or self._level.in_doubt else 1 / value
-
-    def seconds(self, nbytes: int) -> float:
-        """What so many bytes take, as far as is known."""
-        return nbytes / (self._level.value or _WORTH)
-
-    def slowed(self, share: float, now: float) -> None:
-        """It seems to carry that share of what was thought."""
-        self.carries(share * (self._level.value or _WORTH), now)
-
-    def carries(self, byte_s: float, now: float, probe: int = 0) -> bool:
-        """A measurement, by a probe of so many bytes, if any; whether the level has jumped.
-
-        A probe of twice the size says so much more that the level begins anew.
-        """
-        self.at = now
-        if probe and probe >= 2 * self._basis:
-            self._level, self._basis = Level(), probe
-        jumped = self._level.saw(byte_s)
-        if jumped and self._level.value is not None:
-            self._basis = probe or self._basis
-            self._probes.at_most(self._level.value)
-        self._settled = self._settled or self._level.steady
-        return jumped
-
-    def carries_at_least(self, byte_s: float, now: float, probe: int = 0) -> None:
-        """A lower bound, of which those that say something new count."""
-        level = self._level.value
-        if byte_s >= (_WORTH if level is None else level):
-            self.carries(byte_s, now, probe)
 
 
 class LinkMeter:
     """State machine; `now` in seconds of a monotonic clock. overhead: of a probe, in bytes."""
 
     def __init__(self, overhead: int = 64) -> None:
+        self._overhead = overhead
         self._probes = Probes(overhead)
         self._beats: deque[float] = deque(maxlen=_BEATS)
-        self._up, self._down = _Way(self._probes), _Way(self._probes)
+        self._up, self._down = Way(self._probes), Way(self._probes)
         self._missed = (0, 0.0)  # the beat that was last counted as late, and for how long
         self._newest = (-1.0, 0.0)  # beat: when it was sent, and what it took
         self._up_probe: tuple[float, float] | None = None  # when, and seconds a byte
@@ -130,6 +68,10 @@ class LinkMeter:
         self._counts: dict[int, tuple[int, int]] = {}  # of a probe: written, received before it
         self._full_since: tuple[float, int] | None = None
         self._trains: dict[str, tuple[float, int]] = {}
+        self._marks = Marks()
+        self._waiting: set[int] = set()  # beats that were sent while a mark was out
+        self._came_at = -math.inf  # the last message that came in pieces
+        self._seen_s = 0.0  # for how long the one that is coming had come when it last counted
 
     # --- what is known ------------------------------------------------------------------------
 
@@ -168,10 +110,36 @@ class LinkMeter:
         """All there was to send has been given to the socket: it need not be full any more."""
         self._full_since = None
 
-    def arrived(self, nbytes: int, now: float, *, train: str, goes_on: bool) -> None:
-        """A message came. goes_on: the next one of this train was sent right behind it."""
+    def behind(self, nbytes: int, began: float, now: float) -> Probe | None:
+        """A message of so many bytes was written: a beat to be sent right behind it, or None.
+
+        began: when its first bytes were.
+        """
+        if nbytes < PASSING_BYTES:
+            return None
+        mark = self._probes.mark(now)
+        self._marks.sent(None if mark is None else mark.number, nbytes, began, now)
+        if mark is not None:
+            self._counts[mark.number] = self._written - nbytes, self._received
+            self._counts.pop(mark.number - _COUNTED, None)
+        return mark
+
+    def arrived(
+        self,
+        nbytes: int,
+        now: float,
+        *,
+        train: str,
+        goes_on: bool,
+        pieces: tuple[int, float] = (0, 0.0),
+    ) -> None:
+        """A message came. goes_on: the next one of this train was sent right behind it.
+
+        pieces: bytes that came behind its first piece, and how much later the last of them.
+        """
         self._received += nbytes
         self._probes.carried(nbytes)
+        self._came_in(*pieces, now)
         began = self._trains.pop(train, None)
         if goes_on:
             if len(self._trains) >= _TRAINS_MAX:
@@ -181,8 +149,13 @@ class LinkMeter:
             nbytes = self._received - began[1]
             self._down.carries_at_least(nbytes / (now - began[0]), now)
 
-    def watch(self, now: float) -> None:
-        """Looks whether a beat is late; as often as somebody wants to know."""
+    def watch(self, now: float, arriving: tuple[int, float] = (0, 0.0)) -> None:
+        """Looks whether something is late; as often as somebody wants to know.
+
+        arriving: of a message that is there in part, the bytes behind its first piece, and for how
+        many seconds they have been coming.
+        """
+        self._still_comes(*arriving, now)
         beat = self._probes.oldest_beat()
         if beat is None:
             return
@@ -204,13 +177,18 @@ class LinkMeter:
 
     # --- probes -------------------------------------------------------------------------------
 
-    def due(self, now: float, *, full: bool = False) -> tuple[Probe, ...]:
-        """Probes to send now. full: the socket takes nothing at present."""
-        self.watch(now)
+    def due(
+        self, now: float, *, full: bool = False, arriving: tuple[int, float] = (0, 0.0)
+    ) -> tuple[Probe, ...]:
+        """Probes to send now. full: the socket takes nothing at present. arriving: see `watch`."""
+        self.watch(now, arriving)
         probes = self._probes.due(now, far=self._base() > NEAR_S, full=full)
         for probe in probes:
             self._counts[probe.number] = self._written, self._received
             self._counts.pop(probe.number - _COUNTED, None)
+            self._waiting.discard(probe.number - _COUNTED)
+            if self._marks:
+                self._waiting.add(probe.number)
         return probes
 
     def back(self, number: int, now: float) -> None:
@@ -222,9 +200,14 @@ class LinkMeter:
         probe, alone = known
         self._back_at = now
         seconds = now - probe.sent_at
-        if probe.kind == "beat":
+        if probe.number in self._marks:
+            self._marked(probe.number, self._received - received, now)
+        elif probe.kind == "beat":
             self._newest = probe.sent_at, seconds
-            self._beat(seconds, self._written - written, self._received - received, now)
+            waits = probe.number in self._waiting and seconds > self._base()
+            self._beat(
+                seconds, self._written - written, self._received - received, now, waits=waits
+            )
         elif alone and len(self._beats) >= _BEATS_KNOWN:
             if probe.kind == "up":
                 self._went_up(probe, seconds, now)
@@ -240,6 +223,7 @@ class LinkMeter:
         self._probes.lost()
         self._counts.clear()
         self._trains.clear()
+        self._marks.lost()
         self._full_since = None
 
     # --- parts --------------------------------------------------------------------------------
@@ -262,11 +246,53 @@ class LinkMeter:
         sent_at, seconds = self._newest
         return seconds if sent_at == probe.sent_at else self._usual()[0]
 
-    def _beat(self, seconds: float, written: int, received: int, now: float) -> None:
+    def _beat(
+        self, seconds: float, written: int, received: int, now: float, *, waits: bool
+    ) -> None:
+        """waits: behind what has a mark of its own, so that it says nothing of the way."""
         if self._is_late(seconds) and written + received >= LATE_BYTES:
             self._waited(seconds, written, received, now)
-        else:
+        elif not waits:
             self._beats.append(seconds)
+
+    def _marked(self, number: int, received: int, now: float) -> None:
+        """What was sent right before this beat has left."""
+        usual, differ = self._usual() if self._beats else (NEAR_S, 0.0)
+        passed = self._marks.back(number, now, usual)
+        if passed is None or len(self._beats) < _BEATS_KNOWN:
+            return
+        if received > passed.nbytes // 4:  # behind which the beat may have waited on its way back
+            expected = self._up.seconds(passed.nbytes) + self._down.seconds(received)
+            if passed.seconds >= max(LATE_S, 2 * expected):
+                self._up.slowed(expected / passed.seconds, now)
+                self._down.slowed(expected / passed.seconds, now)
+            return
+        self._up.passed(passed, usual, max(RESOLUTION_S, 2 * differ), now)
+        self._prove(now)
+
+    def _came_in(self, nbytes: int, seconds: float, now: float) -> None:
+        if nbytes < PASSING_BYTES or not self._beats:
+            return
+        warm, self._came_at = now - self._came_at < QUIET_S, now
+        usual, differ = self._usual()
+        passed = Passed(nbytes, seconds, warm)
+        self._down.passed(passed, usual, max(TRAIN_S, 2 * differ), now)
+        self._prove(now)
+
+    def _still_comes(self, nbytes: int, seconds: float, now: float) -> None:
+        """Of one message only a wait that has doubled says something new."""
+        if not seconds:
+            self._seen_s = 0.0
+        elif self._is_late(seconds) and seconds >= 2 * self._seen_s:
+            self._seen_s = seconds
+            nbytes = max(1, nbytes)
+            if seconds > 2 * self._down.seconds(nbytes):
+                self._down.carries(nbytes / seconds, now)
+
+    def _prove(self, now: float) -> None:
+        least = min(self._up.shown(now), self._down.shown(now))
+        if least > 0:
+            self._probes.proven(least, now)
 
     def _is_late(self, seconds: float) -> bool:
         return bool(self._beats) and seconds >= max(LATE_S, _LATE * self._base())
@@ -284,10 +310,12 @@ class LinkMeter:
                 self._down.slowed(expected / seconds, now)
 
     def _went_up(self, probe: Probe, seconds: float, now: float) -> None:
-        extra = max(0.0, seconds - self._beside(probe))
+        # Its acknowledgement is shorter than a beat, which on a slow way down makes a difference.
+        shorter_s = self._down.seconds(self._overhead - min(self._overhead, ACKNOWLEDGED_BYTES))
+        extra = max(0.0, seconds - self._beside(probe) + shorter_s)
         self._probes.took(probe, extra)
-        self._up_probe = now, extra / probe.nbytes
-        self._saw(self._up, probe.nbytes, extra, now)
+        self._up_probe = now, extra / self._more(probe)
+        self._saw(self._up, probe, extra, now)
 
     def _went_round(self, probe: Probe, seconds: float, now: float) -> None:
         extra = max(0.0, seconds - self._beside(probe))
@@ -296,28 +324,35 @@ class LinkMeter:
         self._probes.proven(probe.nbytes / max(seconds - self._base(), RESOLUTION_S), now)
         if self._up_probe is None or self._up_probe[0] <= now - _FRESH_S:
             # One end alone cannot tell the directions apart.
-            self._saw(self._up, probe.nbytes, extra / 2, now)
-            self._saw(self._down, probe.nbytes, extra / 2, now)
+            self._saw(self._up, probe, extra / 2, now)
+            self._saw(self._down, probe, extra / 2, now)
             return
-        up_s = self._up.spends(self._up_probe[1]) * probe.nbytes
-        down_s = self._down.expects(probe.nbytes)
+        more = self._more(probe)
+        up_s = self._up.spends(self._up_probe[1]) * more
+        down_s = self._down.expects(more)
         if (
             extra > 0
             and down_s is not None
             and abs(math.log(extra / (up_s + down_s))) <= self._up.noise
         ):
             # As expected, but for noise, which a difference of the two would make larger.
-            self._saw(self._down, probe.nbytes, down_s * extra / (up_s + down_s), now)
+            self._saw(self._down, probe, down_s * extra / (up_s + down_s), now)
         else:
             left = max(0.0, extra - up_s)
-            self._saw(self._down, probe.nbytes, left, now, unsure_s=up_s * self._up.noise)
+            self._saw(self._down, probe, left, now, unsure_s=up_s * self._up.noise)
+
+    def _more(self, probe: Probe) -> int:
+        """Bytes that it has more than the beat beside which it is held."""
+        return max(1, probe.nbytes - self._overhead)
 
     def _saw(
-        self, way: _Way, nbytes: int, seconds: float, now: float, *, unsure_s: float = 0.0
+        self, way: Way, probe: Probe, seconds: float, now: float, *, unsure_s: float = 0.0
     ) -> None:
-        """unsure_s: by how much `seconds` may be wrong, besides what beats differ by."""
-        noise = max(RESOLUTION_S, 2 * self._usual()[1], unsure_s)
+        """seconds: more than the beat. unsure_s: by how much they may be wrong, besides what beats
+        differ by.
+        """
+        noise, more = max(RESOLUTION_S, 2 * self._usual()[1], unsure_s), self._more(probe)
         if seconds <= noise:
-            way.carries_at_least(nbytes / noise, now, nbytes)
+            way.carries_at_least(more / noise, now, probe.nbytes)
         else:
-            way.carries(nbytes / seconds, now, nbytes)
+            way.carries(more / seconds, now, probe.nbytes)

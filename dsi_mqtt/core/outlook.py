@@ -190,12 +190,15 @@ class Outlook:
         spec: Deployment,
         graph: ModelGraph,
         serve: Table | None,
-        without: Iterable[NodeKey],
+        *,
+        without: Iterable[NodeKey] = (),
         coming: Coming = NOTHING,
+        door: str = "",
     ) -> Plan | Infeasible:
         """The best placement on the online nodes, except `without`, beside all of `serve`.
 
-        coming: what does, where it is more or other than the deployment expects.
+        coming: what does, where it is more or other than the deployment expects. door: the only
+        node that may be it; empty: any that rules allow.
         Raises ConfigError when the deployment contradicts itself or the model.
         """
         held = _held_by(serve)
@@ -208,7 +211,7 @@ class Outlook:
             [*seen, *unfit],
             held=held,
             expansions=_expansions(graph),
-            question=self._question(spec, graph, coming),
+            question=replace(self._question(spec, graph, coming), door=door),
         )
 
     def heir(
@@ -236,7 +239,7 @@ class Outlook:
         by_hand = takes_over(spec, broken, living)
         if by_hand is None or broken.model is None or broken.model.digest != graph.digest:
             return None
-        found = self.best(by_hand, graph, broken, away, coming)
+        found = self.best(by_hand, graph, broken, without=away, coming=coming)
         return found if isinstance(found, Plan) else None
 
     def standbys(

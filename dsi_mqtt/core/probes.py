@@ -1,10 +1,10 @@
 """When a node may probe its link, and with how much: a budget that no run of events can break.
 
-Three kinds of messages go over the data broker. A *beat* each second, some bytes to oneself, says
-how far the broker is and that the way there and back is whole. A *round* is a larger one: what it
-takes longer than a beat, it needs for going up and coming down. An *up* goes to a topic that nobody
-has subscribed to, so that its acknowledgement alone comes back: what that takes longer, it needs
-for going up. Rounds and ups take turns.
+Three kinds of messages go over the data broker. A *beat* twice a second, some bytes to oneself,
+says how far the broker is and that the way there and back is whole. A *round* is a larger one: what
+it takes longer than a beat, it needs for going up and coming down. An *up* goes to a topic that
+nobody has subscribed to, so that its acknowledgement alone comes back: what that takes longer, it
+needs for going up. Rounds and ups take turns.
 
     any second of probes <= the least of 64 KB and 1 % of what the link has been proven to carry
     in a second; where that is less, 256 bytes, or two probes without payload
@@ -12,11 +12,13 @@ for going up. Rounds and ups take turns.
 A link is proven to carry what a round has shown in the last 10 s. So a probe begins small, and the
 next is twice as large only when the last one was at once there: one way in a hundredth of a second.
 None is sent while the socket is full or while another is out. One that meets other traffic has cost
-its part of the budget and says nothing.
+its part of the budget and says nothing. Then beats go right behind the traffic, as far as there is
+room for them (`core/passing.py`).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -62,6 +64,7 @@ class Probes:
         self._out: dict[int, Probe] = {}
         self._spent = Window(1.0)
         self._carried = 0
+        self._turned_at = -math.inf
         self._proven: list[tuple[float, float]] = []
         self.acknowledges = True
 
@@ -111,16 +114,31 @@ class Probes:
         return min(BYTES_MAX, max(self._least, int(SHARE * rate)))
 
     def due(self, now: float, *, far: bool, full: bool) -> tuple[Probe, ...]:
-        """What to send now. far: beyond `NEAR_S`. full: the socket takes no more at present."""
+        """What to send now. far: beyond `NEAR_S`. full: the socket takes no more at present.
+
+        Asked twice in a second; where that has no room for two turns, there is one.
+        """
         self._out = {n: p for n, p in self._out.items() if p.sent_at > now - _OVERDUE_S}
+        least = min(max(_START, self._overhead), self._size)
+        half = self.limit(now) // 2 - self._overhead
+        if half < least and now < self._turned_at + 1.0:
+            return ()
+        self._turned_at = now
         sent = [self._send("beat", self._overhead, now)]
         waits = any(probe.kind != "beat" for probe in self._out.values())
         if not (full or waits):
             free = self.limit(now) - self._spent.total(now)
             size = min(self._size, free, FLIGHT_BYTES if far else BYTES_MAX)
-            if size >= min(max(_START, self._overhead), self._size):
+            size = min(size, half) if half >= least else size
+            if size >= least:
                 sent.append(self._send(self._turn(), size, now))
         return tuple(probe for probe in sent if probe is not None)
+
+    def mark(self, now: float) -> Probe | None:
+        """A beat besides, to go right behind a message, where the next one has room as well."""
+        if self._spent.total(now) + 2 * self._overhead > self.limit(now):
+            return None
+        return self._send("beat", self._overhead, now)
 
     def _send(self, kind: Kind, nbytes: int, now: float) -> Probe | None:
         nbytes = max(nbytes, self._overhead)

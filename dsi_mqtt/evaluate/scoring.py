@@ -5,12 +5,12 @@ A violation is an input without an answer, answered with an error, or later than
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
+from dsi_mqtt.core.latencies import percentile
 from dsi_mqtt.evaluate.playing import SETTLED_S, Played
 from dsi_mqtt.evaluate.policies import NAMES, Name
 
@@ -160,10 +160,3 @@ def _p95_over(seed: Seed, other: Name, target: Target) -> float | None:
 def _median(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return median(known) if known else None
-
-
-def percentile(ordered: Sequence[float], part: float) -> float:
-    """The value that `part` of them stay within; 0 where there is none."""
-    if not ordered:
-        return 0.0
-    return ordered[max(0, math.ceil(part * len(ordered)) - 1)]

@@ -131,9 +131,14 @@ class Direction:
         start = max(now, self._free_at)
         return self._left_at(nbytes, start) + self._link.rtt_s(now) / 2
 
-    def waits(self, now: float) -> bool:
-        """Whether what is given to the link now has to wait."""
-        return self._free_at > now
+    def passed(self, start: float, now: float) -> float:
+        """Bytes that may have passed from `start` until `now`."""
+        bits, at = 0.0, start
+        while at < now:
+            rate, until = self._link.rate(self._mbit_s, at)
+            until = min(until, now)
+            bits, at = bits + rate * (until - at), until
+        return bits / 8.0
 
     def send_aside(self, nbytes: int, now: float) -> float:
         """The same for what waits for no other message; those that go aside keep their order."""

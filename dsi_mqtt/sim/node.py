@@ -25,7 +25,7 @@ from dsi_mqtt.sim.broker import PACKET_BYTES, SILENT_S, Broker, Delivery
 from dsi_mqtt.sim.clock import TICKS_PER_S, Clock, tick_behind, tick_not_before
 from dsi_mqtt.sim.engine import Processor, leaving, zeros
 from dsi_mqtt.sim.journal import Journal
-from dsi_mqtt.sim.links import Link
+from dsi_mqtt.sim.links import Link, Passage
 from dsi_mqtt.sim.vitals import Vitals
 
 # A node listens for others of its name before its first word.
@@ -84,7 +84,7 @@ class Node:
         self._tick: int | None = None
         self._status_due = False
         self._openings: dict[str, int] = {}
-        self._vitals = Vitals(link, place.broker.telemetry_bytes)
+        self._vitals = Vitals(link, place.clock, place.broker.telemetry_bytes)
         self._told_since = 0
         self.told_bytes = 0
         self._perform = self._performers()
@@ -276,7 +276,7 @@ class Node:
     def receive(self, event: ev.Event, nbytes: int, begins: float) -> None:
         """From the broker, which passes it on at `begins`."""
         passage = self.link.down.send(nbytes, begins)
-        self._vitals.receives(nbytes, passage)
+        self._measure_in(nbytes, passage)
         self._clock.at(passage.arrives, self._delivered, self._connection, event)
 
     def receive_input(self, deployment: str, receipt: int, delivery: Delivery) -> None:
@@ -312,8 +312,14 @@ class Node:
     def _sends(self, nbytes: int) -> float:
         """When it is at the broker."""
         passage = self.link.up.send(nbytes, self._clock.now)
-        self._vitals.sends(nbytes, self._clock.now, passage)
+        self._measure_out(nbytes, passage)
         return passage.arrives
+
+    def _measure_in(self, nbytes: int, passage: Passage) -> None:
+        self._vitals.receives(nbytes, passage)
+
+    def _measure_out(self, nbytes: int, passage: Passage) -> None:
+        self._vitals.sends(nbytes, self._clock.now, passage)
 
     def _reply(self, effect: fx.PublishReply) -> None:
         nbytes = len(effect.reply.body) + PACKET_BYTES

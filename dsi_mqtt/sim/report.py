@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
+from dsi_mqtt.core.latencies import percentile
 from dsi_mqtt.core.sizes import KIB, MIB
 from dsi_mqtt.sim.simulation import Decision, Simulation
 
@@ -120,7 +121,7 @@ def latency_of(seconds: Iterable[float]) -> Latency | None:
         return None
 
     def share(part: float) -> float:
-        return ordered[min(int(part * len(ordered)), len(ordered) - 1)] * 1e3
+        return percentile(ordered, part) * 1e3
 
     return Latency(share(0.5), share(0.95), share(0.99), ordered[-1] * 1e3)
 

@@ -25,6 +25,7 @@ from dsi_mqtt.core.table import DoorPlace, Stamp, Table, TableDocument
 from dsi_mqtt.sim.broker import PACKET_BYTES, Broker, Delivery, Session
 from dsi_mqtt.sim.clock import Clock
 from dsi_mqtt.sim.journal import Journal
+from dsi_mqtt.sim.links import Passage
 from dsi_mqtt.sim.node import Node
 
 # When the first table is made, by which all nodes have come; and how often it is looked at again.
@@ -57,6 +58,12 @@ class FreeNode(Node):
 
     def heard_bytes(self) -> int:
         return 0
+
+    def _measure_in(self, nbytes: int, passage: Passage) -> None:
+        """Nobody is told what it would find."""
+
+    def _measure_out(self, nbytes: int, passage: Passage) -> None:
+        """The same."""
 
     def _aside(self, nbytes: int, act: Callable[..., None], *given: object) -> None:  # noqa: ARG002 - as above
         if self.connected:

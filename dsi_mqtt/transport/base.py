@@ -25,7 +25,8 @@ class Message:
     """A message as published or as received.
 
     `receipt` is the connection's own token for a message that awaits acknowledgement
-    (None: nothing to acknowledge). `duplicate` is the broker's DUP flag.
+    (None: nothing to acknowledge). `duplicate` is the broker's DUP flag. `pieces`: of one that was
+    received in pieces, the bytes behind the first of them and the seconds until the last one.
     """
 
     topic: str
@@ -39,6 +40,7 @@ class Message:
     expiry_s: int | None = None
     user_properties: tuple[tuple[str, str], ...] = ()
     receipt: int | None = None
+    pieces: tuple[int, float] = (0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,10 @@ class DataConnection(Connection, Protocol):
     @property
     def congested(self) -> bool:
         """Whether the socket takes no bytes at present; `drained` waits until it does."""
+
+    @property
+    def arriving(self) -> tuple[int, float]:
+        """Of a message that is there in part: bytes behind its first piece, and for how long."""
 
     def acknowledge(self, message: Message) -> None:
         """Acknowledges a QoS 1 message taken from `messages()`; without a receipt, nothing.

@@ -192,6 +192,10 @@ class MemoryDataConnection(MemoryConnection):
     def congested(self) -> bool:
         return False
 
+    @property
+    def arriving(self) -> tuple[int, float]:
+        return 0, 0.0
+
     async def drained(self) -> None:
         self._check_live()
 

@@ -127,6 +127,10 @@ class MqttDataConnection:
     def congested(self) -> bool:
         return self._stream.congested
 
+    @property
+    def arriving(self) -> tuple[int, float]:
+        return self._stream.arriving
+
     async def drained(self) -> None:
         await self._stream.drained()
         self._check_live()
@@ -192,7 +196,7 @@ class MqttDataConnection:
                 self._stream.end("the broker sent a message at QoS 2, which nobody subscribed to")
                 return
             receipt = self._inbox.hold(packet.packet_id)
-        self._inbox.put(received_message(packet, receipt))
+        self._inbox.put(received_message(packet, receipt, self._stream.pieces))
         if self._inbox.full:
             self._stream.pause()
 

@@ -102,7 +102,9 @@ def encoded_length(length: int) -> bytes:
     return bytes(encoded)
 
 
-def received_message(packet: mqtt5.PublishPacket, receipt: int | None) -> Message:
+def received_message(
+    packet: mqtt5.PublishPacket, receipt: int | None, pieces: tuple[int, float] = (0, 0.0)
+) -> Message:
     # By position: names would cost a quarter more, on every message.
     return Message(
         packet.topic,
@@ -116,6 +118,7 @@ def received_message(packet: mqtt5.PublishPacket, receipt: int | None) -> Messag
         packet.message_expiry_interval,
         tuple(packet.user_properties),
         receipt,
+        pieces,
     )
 
 

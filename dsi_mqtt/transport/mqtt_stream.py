@@ -38,6 +38,9 @@ class PacketReader(Protocol):
 class PacketStream(asyncio.BufferedProtocol):
     """One socket, from connected to ended.
 
+    pieces: of the packet that is handed over, the bytes that came behind its first piece, and the
+    seconds until the last of them.
+
     Invariants: `0 <= start <= end <= len(buffer)`, and bytes `[start, end)` are received but not
     parsed; unless paused they are less than one packet. The socket is read while `end` leaves
     room.
@@ -60,11 +63,22 @@ class PacketStream(asyncio.BufferedProtocol):
         self._keep_alive: asyncio.TimerHandle | None = None
         self._heard = False
         self._silent_ticks = 0
+        # Of the packet that is not whole yet: when its first piece came, and that piece's bytes.
+        self._began: tuple[float, int] | None = None
+        self.pieces = (0, 0.0)
 
     @property
     def congested(self) -> bool:
         """Whether writers should wait: the transport holds more than it should queue."""
         return self._congested
+
+    @property
+    def arriving(self) -> tuple[int, float]:
+        """Of the packet that is there in part: bytes behind its first piece, and for how long."""
+        if self._began is None:
+            return 0, 0.0
+        at, first = self._began
+        return self._end - self._start - first, self._loop.time() - at
 
     # -- what the event loop calls ---------------------------------------------------------------
 
@@ -106,6 +120,7 @@ class PacketStream(asyncio.BufferedProtocol):
         connection is noticed, which a socket that nobody reads would hide.
         """
         self._paused = True
+        self._began = None  # how long it takes from here on says nothing of the link
 
     def resume(self) -> None:
         """Hands over what was received meanwhile, unless the reader pauses again."""
@@ -118,16 +133,30 @@ class PacketStream(asyncio.BufferedProtocol):
             try:
                 length = packet_length(self._buffer, self._start, self._end)
                 if not 0 < length <= self._end - self._start:
+                    self._begins(length)
                     break
                 packet, _ = mqtt5.read(self._buffer[self._start : self._start + length])
             except (ValueError, IndexError) as error:
                 self.end(f"the broker sent a malformed packet ({error})")
                 return
             self._start += length
+            self._whole(length)
             length = 0
             self._reader.packet_received(packet)
         self._make_room(length or _FIXED_HEADER_MAX)
         self._read_while(self._end < len(self._buffer))
+
+    def _begins(self, length: int) -> None:
+        """A packet of so many bytes is there in part."""
+        if length and self._began is None:
+            self._began = self._loop.time(), self._end - self._start
+
+    def _whole(self, length: int) -> None:
+        """The packet that is handed over next."""
+        self.pieces = (0, 0.0)
+        if self._began is not None:
+            at, first = self._began
+            self.pieces, self._began = (length - first, self._loop.time() - at), None
 
     def _make_room(self, length: int) -> None:
         """Lets the packet that begins at `start`, of `length` bytes, be received in one piece."""

@@ -104,14 +104,6 @@ class WorkerProcess:
         self._engines = EngineHost(factory, self._dispatch, config.model_root, config.weight_cap)
         self._texts = TextHost(self._engines.engine, self._dispatch)
         self._link = LinkMeter(probe_bytes(self._topics, config.node))
-        self._port = ActivationPort(
-            config.node,
-            self._topics,
-            arrived=self._arrived,
-            broke=self._broke,
-            clock=time.monotonic,
-            link=self._link,
-        )
         self._phase_s = phase_s(config.node, config.telemetry_s)
         self._echo = Echo(
             config.node,
@@ -119,6 +111,15 @@ class WorkerProcess:
             self._link,
             time.monotonic,
             phase_s=self._phase_s + min(EVERY_S, config.telemetry_s) / 2,
+        )
+        self._port = ActivationPort(
+            config.node,
+            self._topics,
+            arrived=self._arrived,
+            broke=self._broke,
+            clock=time.monotonic,
+            link=self._link,
+            behind=self._echo.behind,
         )
         self._reader = ControlReader(self._topics, config.node)
         self._doorways: dict[str, Doorway] = {}

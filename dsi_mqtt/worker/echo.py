@@ -20,7 +20,7 @@ from dsi_mqtt.worker.rhythm import until_beat_s
 
 log = logging.getLogger(__name__)
 
-EVERY_S: Final = 1.0
+EVERY_S: Final = 0.5
 # The longest beginning of a payload, and what MQTT, TCP and IP put around it.
 _HEADERS_BYTES: Final = 24 + 8 + 52
 
@@ -57,7 +57,10 @@ class Echo:
         ups: set[asyncio.Task[None]] = set()
         try:
             while True:
-                for probe in self._link.due(self._clock(), full=connection.congested):
+                due = self._link.due(
+                    self._clock(), full=connection.congested, arriving=connection.arriving
+                )
+                for probe in due:
                     if probe.kind == "up":
                         task = asyncio.ensure_future(self._send_up(connection, probe))
                         ups.add(task)
@@ -68,6 +71,15 @@ class Echo:
         finally:
             for task in ups:
                 task.cancel()
+
+    def behind(self, connection: DataConnection, nbytes: int, began: float) -> None:
+        """An activation of so many bytes was written, the first at `began`.
+
+        Raises ConnectionLostError.
+        """
+        mark = self._link.behind(nbytes, began, self._clock())
+        if mark is not None:
+            connection.publish_soon(Message(self.topic, self._payload(mark)))
 
     async def _send_up(self, connection: DataConnection, probe: Probe) -> None:
         """Its acknowledgement is the answer. That the connection is lost, the next beat finds."""

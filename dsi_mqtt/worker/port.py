@@ -32,6 +32,8 @@ INLINE_MAX: Final = 64 * KIB
 UNFINISHED_S: Final = 10.0
 NAMES_MAX: Final = 1024
 
+Behind = Callable[[DataConnection, int, float], object]
+
 
 class ActivationPort:
     """Sends and receives activations of one node.
@@ -39,6 +41,7 @@ class ActivationPort:
     arrived, broke: called on the event loop for each activation and for each that cannot be
     completed; with `broke` the header says which attempt it was. unreadable: messages so far that
     have no header to say it. link: what is told of all that goes out and comes in.
+    behind: called when an activation was written, with its bytes and when the first of them were.
     """
 
     def __init__(
@@ -50,9 +53,11 @@ class ActivationPort:
         broke: Callable[[Header], None],
         clock: Callable[[], float],
         link: LinkMeter | None = None,
+        behind: Behind = lambda *_: None,
         chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
         self._link = LinkMeter() if link is None else link
+        self._behind = behind
         self._node = node
         self._topics = topics
         self._arrived = arrived
@@ -102,6 +107,7 @@ class ActivationPort:
             try:
                 for payload in encode(activation, chunk_bytes=self._chunk_bytes):
                     self._write(connection, Message(topic, payload))
+                self._behind(connection, activation.nbytes, self._clock())
             except ConnectionLostError:
                 log.debug("lost with the connection: %s for %s", header.kind, receiver)
             return
@@ -114,12 +120,14 @@ class ActivationPort:
             await self._wake.wait()
             while self._waiting:
                 topic, activation = self._waiting[0]
+                began = self._clock()
                 for payload in encode(activation, chunk_bytes=self._chunk_bytes):
                     was_full = connection.congested
                     await connection.drained()
                     if was_full:
                         self._link.took(self._clock())
                     self._write(connection, Message(topic, payload))
+                self._behind(connection, activation.nbytes, began)
                 self._waiting.popleft()
             self._link.emptied()
             self._wake.clear()
@@ -129,7 +137,13 @@ class ActivationPort:
         nbytes = len(message.payload)
         # A chunk that is full has others behind it, sent at the same time.
         goes_on = nbytes >= self._chunk_bytes
-        self._link.arrived(nbytes, self._clock(), train=message.topic, goes_on=goes_on)
+        self._link.arrived(
+            nbytes,
+            self._clock(),
+            train=message.topic,
+            goes_on=goes_on,
+            pieces=message.pieces,
+        )
         try:
             activation = self._assembler.feed(message.payload, self._clock())
         except BrokenActivationError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dsi_mqtt.core.latencies import KEPT, P95_MIN, Latencies
+from dsi_mqtt.core.latencies import KEPT, P95_MIN, Latencies, percentile
 from dsi_mqtt.core.message import Failure
 from tests.core.build import make_input
 from tests.core.desk import ON_B, ON_C, Desk
@@ -20,6 +20,17 @@ def test_percentiles_are_told_where_there_are_enough() -> None:
     assert seen.p95_ms is None
     seen.add(P95_MIN / 1000)
     assert seen.p95_ms == pytest.approx(19.0)
+
+
+@pytest.mark.parametrize("count", [1, 4, 20, 100, 1000])
+def test_a_percentile_is_the_least_value_that_so_many_stay_within(count: int) -> None:
+    ordered = [float(number) for number in range(1, count + 1)]
+    for part in (0.01, 0.5, 0.55, 0.7, 0.95, 0.99, 1.0):
+        found = percentile(ordered, part)
+        assert found in ordered
+        assert sum(value <= found for value in ordered) >= part * count - 1e-9
+        assert sum(value < found for value in ordered) < part * count
+    assert percentile([], 0.5) == 0.0
 
 
 def test_only_the_newest_count() -> None:

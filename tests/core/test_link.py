@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsi_mqtt.core.link import BYTES_PER_MBIT, FULL_BYTES, LinkMeter
+from dsi_mqtt.core.link import ACKNOWLEDGED_BYTES, FULL_BYTES, LinkMeter
 from dsi_mqtt.core.node import LinkSample
 from dsi_mqtt.core.probes import BYTES_MAX, Probe
+from dsi_mqtt.core.way import BYTES_PER_MBIT
 
 CHUNK = 256 * 1024
 
@@ -27,19 +28,21 @@ class Link:
     acknowledges: bool = True
     meter: LinkMeter = field(default_factory=LinkMeter)
     now: float = 0.0
+    every_s: float = 1.0
     seen: list[LinkSample] = field(default_factory=list)
     _random: random.Random = field(default_factory=lambda: random.Random(7))
 
     def run(self, seconds: int) -> LinkSample:
-        for _ in range(seconds):
+        for _ in range(round(seconds / self.every_s)):
             for probe in self.meter.due(self.now):
                 up, down = self.spent(probe.nbytes, self.up), self.spent(probe.nbytes, self.down)
+                short = self.spent(ACKNOWLEDGED_BYTES, self.down)
                 if probe.kind == "up" and not self.acknowledges:
                     self.meter.unacknowledged()
                     continue
-                way = self.rtt + up + (0.0 if probe.kind == "up" else down)
+                way = self.rtt + up + (short if probe.kind == "up" else down)
                 self.meter.back(probe.number, self.now + way)
-            self.now += 1.0
+            self.now += self.every_s
             self.seen.append(self.meter.sample(self.now))
         return self.seen[-1]
 
@@ -62,11 +65,14 @@ def test_where_nobody_acknowledges_both_directions_get_the_same() -> None:
 
 
 @pytest.mark.parametrize("way", ["up", "down"])
-def test_a_fall_to_a_tenth_is_followed_within_seconds(way: str) -> None:
-    link = Link(up=40.0, down=40.0, noise=0.3)
+@pytest.mark.parametrize(("every_s", "within_s"), [(1.0, 6), (0.5, 3)])
+def test_a_fall_to_a_tenth_is_followed_within_seconds(
+    way: str, every_s: float, within_s: int
+) -> None:
+    link = Link(up=40.0, down=40.0, noise=0.3, every_s=every_s)
     link.run(30)
     setattr(link, way, 4.0)
-    sample = link.run(6)
+    sample = link.run(within_s)
     assert getattr(sample, f"{way}_mbit_s") == pytest.approx(4.0, rel=0.5)
 
 
@@ -235,13 +241,127 @@ def test_what_was_out_when_the_connection_ended_is_forgotten() -> None:
     assert link.meter.age_s(link.now) == age
 
 
+ACTIVATION = 80_000
+FAR_S = 0.08
+
+
+def chains(link: Link, seconds: int, *, marks: bool = True, pieces: bool = True) -> LinkSample:
+    """Three activations a second come and leave, far from the broker. `Link.rtt` goes besides."""
+    meter = link.meter
+    for number in range(3 * seconds):
+        now = link.now + number / 3
+        meter.wrote(ACTIVATION)
+        mark = meter.behind(ACTIVATION, now, now) if marks else None
+        if mark is not None:
+            meter.back(mark.number, now + link.rtt + link.spent(ACTIVATION, link.up))
+        now += 0.2
+        spread = (ACTIVATION - 14_000, link.spent(ACTIVATION - 14_000, link.down))
+        meter.arrived(
+            ACTIVATION, now, train="c", goes_on=False, pieces=spread if pieces else (0, 0.0)
+        )
+    link.now += seconds
+    return meter.sample(link.now)
+
+
+def test_a_link_that_activations_pass_is_known_by_them_without_a_probe() -> None:
+    """It falls to a tenth in the midst of them, where probes would meet traffic."""
+    link = Link(up=20.0, down=20.0, rtt=FAR_S, noise=0.2)
+    link.run(30)
+    link.up = link.down = 2.0
+    sample = chains(link, 3)
+    assert sample.up_mbit_s == pytest.approx(2.0, rel=0.5)
+    assert sample.down_mbit_s == pytest.approx(2.0, rel=0.6)
+    assert sample.rtt_ms == pytest.approx(FAR_S * 1e3, rel=0.2)
+    link.up = link.down = 20.0
+    assert (chains(link, 4).up_mbit_s or 0) > 5.0
+
+
+def test_what_tcp_may_have_waited_for_is_not_taken_for_a_slow_link() -> None:
+    """A round trip more than the link needs: 80 kB in 112 ms would be 5.7 Mbit/s."""
+    link = Link(up=20.0, down=20.0, rtt=FAR_S)
+    before = link.run(30)
+    for number in range(30):
+        now = link.now + number / 3
+        link.meter.wrote(ACTIVATION)
+        mark = link.meter.behind(ACTIVATION, now, now)
+        if mark is not None:
+            link.meter.back(mark.number, now + 2 * FAR_S + link.spent(ACTIVATION, link.up))
+    assert link.meter.sample(link.now + 10).up_mbit_s == before.up_mbit_s
+
+
+def test_a_mark_that_is_long_out_tells_before_it_is_back() -> None:
+    link = Link(up=20.0, down=20.0, rtt=FAR_S)
+    link.run(30)
+    meter, now = link.meter, link.now
+    meter.wrote(ACTIVATION)
+    assert meter.behind(ACTIVATION, now, now) is not None
+    for tenth in range(1, 20):
+        meter.watch(now + tenth / 10)
+    told = meter.sample(now + 2.0).up_mbit_s
+    assert told is not None
+    assert told < 2.0
+
+
+def test_a_message_that_hardly_comes_tells_before_it_is_there() -> None:
+    link = Link(up=20.0, down=20.0, rtt=FAR_S)
+    before = link.run(30)
+    for tenth in range(1, 20):
+        seconds = tenth / 10
+        link.meter.watch(link.now + seconds, (int(0.2 * BYTES_PER_MBIT * seconds), seconds))
+    told = link.meter.sample(link.now + 2.0)
+    assert told.down_mbit_s == pytest.approx(0.2, rel=0.1)
+    assert told.up_mbit_s == before.up_mbit_s
+
+
+def test_a_long_message_that_comes_as_expected_says_nothing() -> None:
+    link = Link(up=20.0, down=20.0, rtt=FAR_S)
+    before = link.run(30)
+    for tenth in range(1, 20):
+        seconds = tenth / 10
+        link.meter.watch(link.now + seconds, (int(15 * BYTES_PER_MBIT * seconds), seconds))
+    assert link.meter.sample(link.now).down_mbit_s == before.down_mbit_s
+
+
+def test_small_messages_have_no_marks() -> None:
+    link = Link(up=20.0, down=20.0)
+    link.run(10)
+    assert link.meter.behind(1_000, link.now, link.now) is None
+
+
+@pytest.mark.parametrize("mbit_s", [0.02, 0.05, 0.2])
+def test_a_link_that_is_hardly_there_is_not_taken_for_a_wide_one(mbit_s: float) -> None:
+    """There a beat, which goes both ways, takes longer than a probe that goes up alone."""
+    sample = Link(up=mbit_s, down=mbit_s, rtt=FAR_S, meter=LinkMeter(110)).run(60)
+    assert sample.up_mbit_s is not None
+    assert sample.up_mbit_s < 4 * mbit_s
+
+
 # --- the budget, as a whole -------------------------------------------------------------------
 
 WHAT = st.tuples(
     st.floats(0.0, 3.0),
-    st.sampled_from(["due", "back", "arrived", "wrote", "full", "lost", "refused"]),
+    st.sampled_from(
+        ["due", "back", "arrived", "wrote", "sent", "pieces", "full", "lost", "refused"]
+    ),
     st.floats(0.0, 1.0),
 )
+
+
+def passes_by(meter: LinkMeter, what: str, share: float, now: float) -> list[Probe]:
+    """Traffic; what is to be sent behind it."""
+    if what == "arrived":
+        meter.arrived(int(share * CHUNK), now, train="t", goes_on=share > 0.5)
+    elif what == "pieces":
+        pieces = int(share * CHUNK), share
+        meter.arrived(CHUNK, now, train="p", goes_on=False, pieces=pieces)
+    elif what == "wrote":
+        meter.wrote(int(share * 9 * CHUNK))
+        meter.took(now)
+    elif what == "sent":
+        meter.wrote(CHUNK)
+        mark = meter.behind(CHUNK, now - share, now)
+        return [mark] if mark is not None else []
+    return []
 
 
 @given(st.lists(WHAT, max_size=80))
@@ -256,15 +376,11 @@ def test_whatever_happens_no_second_has_more_probes_than_the_budget_and_all_figu
             sent += meter.due(now, full=what == "full")
         elif what == "back" and sent:
             meter.back(sent[int(share * (len(sent) - 1))].number, now)
-        elif what == "arrived":
-            meter.arrived(int(share * CHUNK), now, train="t", goes_on=share > 0.5)
-        elif what == "wrote":
-            meter.wrote(int(share * 9 * CHUNK))
-            meter.took(now)
         elif what == "lost":
             meter.lost()
         elif what == "refused":
             meter.unacknowledged()
+        sent += passes_by(meter, what, share, now)
         told = meter.sample(now)
         for figure in (told.rtt_ms, told.up_mbit_s, told.down_mbit_s, told.up_age_s):
             assert figure is None or 0 <= figure < 1e12

@@ -9,6 +9,7 @@ import pytest
 from dsi_mqtt.core.deployment import Deployment, Generation, Policy, Privacy, SplitPart
 from dsi_mqtt.core.failures import FORGIVE_S
 from dsi_mqtt.core.model import ModelGraph, Vocabulary
+from dsi_mqtt.core.node import LinkSample
 from dsi_mqtt.core.patience import DESCRIBE_S, SETTLE_S
 from tests.core.orchestra import GRAPH, NAME, SPEC, Node, Site, moving, placed, serving, three
 
@@ -285,6 +286,23 @@ def test_a_cooldown_holds_a_better_plan_back_and_lets_it_go() -> None:
     assert site.serves("a")
     site.until(lambda: site.serves("b"), within=3.0)
     assert site.decided[-1].reason == "a better placement was held back by the cooldown"
+
+
+@pytest.mark.parametrize(("rtt_ms", "door"), [(2.0, "a"), (400.0, "b")])
+def test_a_door_moves_only_where_that_pays_by_itself(rtt_ms: float, door: str) -> None:
+    """Three of six units fit anywhere. b is a little better than a, which is near or very far."""
+    near = LinkSample(2.0, 100.0, 100.0)
+    first = Node("a", "a1", room=3, gflops=20, link=near)
+    site = serving(first, Node("d", "d1", room=3, gflops=1, link=near), spec=moving())
+    assert site.serve.door is not None
+    assert site.serve.door.node == "a"
+    first.link = replace(near, rtt_ms=rtt_ms)
+    site.join(Node("b", "b1", room=3, gflops=21, link=near))
+    site.join(Node("c", "c1", room=3, gflops=20, link=near))
+    site.run(30.0)
+    assert "d" not in dict(placed(site.serve))
+    assert site.serve.door is not None
+    assert site.serve.door.node == door
 
 
 def test_nothing_is_published_while_nothing_changes() -> None:

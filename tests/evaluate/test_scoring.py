@@ -8,7 +8,6 @@ from dsi_mqtt.evaluate.scoring import (
     Seed,
     Target,
     is_informative,
-    percentile,
     regret_of,
     row_of,
     rows_of,
@@ -85,9 +84,3 @@ def test_a_verdict_is_of_medians_over_seeds() -> None:
     assert verdict.p95_over_causal == pytest.approx(12.0)  # the deadline over 100 ms
     assert verdict.recuts == 2
     assert verdict.late_moves == 0  # 28, 29 and 30 s are not after 30 s
-
-
-def test_percentiles_are_values_that_occur() -> None:
-    assert percentile([1.0, 2.0, 3.0, 4.0], 0.5) == 2.0
-    assert percentile([1.0], 0.99) == 1.0
-    assert percentile([], 0.5) == 0.0

@@ -181,3 +181,32 @@ async def test_close_sends_what_was_published_and_then_says_goodbye(scripted: Sc
         for _ in range(8):
             connection.publish_soon(Message("a", bytes(1024 * 1024)))
         await connection.close()
+
+
+async def test_a_message_that_comes_in_pieces_says_how_long_they_took(scripted: Scripted) -> None:
+    packet, rest = mqtt5.PublishPacket("a", b"x" * 50_000).write(), asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.admit()
+        peer.send(packet[:10_000])
+        await rest.wait()
+        peer.send(packet[10_000:], mqtt5.PublishPacket("a", b"y").write())
+        await peer.gone()
+
+    async with scripted(script) as broker:
+        connection = await broker.data()
+        stream = connection._stream
+        async with asyncio.timeout(60):
+            while stream._end - stream._start < 10_000:  # noqa: ASYNC110 - nobody is told of a piece
+                await asyncio.sleep(0.01)
+        nbytes, seconds = stream.arriving
+        assert nbytes < len(packet)
+        assert seconds > 0
+        rest.set()
+        first, second = [await anext(connection.messages()) for _ in range(2)]
+        connection.abort()
+    nbytes, seconds = first.pieces
+    assert 0 < nbytes < len(packet)
+    assert seconds > 0
+    assert second.pieces == (0, 0.0)
+    assert stream.arriving == (0, 0.0)

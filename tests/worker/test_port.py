@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Final
 
 import pytest
 
+from dsi_mqtt.core.activation import Tensor
 from dsi_mqtt.core.message import Activation, Header
-from dsi_mqtt.transport.base import ConnectOptions, Message
+from dsi_mqtt.transport.base import ConnectOptions, DataConnection, Message
 from dsi_mqtt.transport.memory import MemoryTransport
 from dsi_mqtt.transport.memory_broker import MemoryBroker
 from dsi_mqtt.wire.activation import encode
@@ -57,6 +59,46 @@ async def test_what_is_damaged_but_named_is_told_and_not_counted() -> None:
     assert made.port.unreadable == 0
     assert [header.request for header in made.broke] == [activation.header.request]
     assert made.arrived == [activation]
+
+
+@pytest.mark.parametrize("kib", [20, 100])
+async def test_what_is_called_behind_an_activation_goes_behind_all_of_it(kib: int) -> None:
+    """Small ones are written at once, large ones by their task."""
+    broker = MemoryBroker()
+    connection = await MemoryTransport(broker).data(f"mem://{broker.name}", ConnectOptions())
+    await connection.subscribe("mark")
+    await connection.subscribe("dsi/v1/act/#")
+    told: list[int] = []
+
+    def behind(over: DataConnection, nbytes: int, began: float) -> None:
+        told.append(nbytes)
+        assert began == 7.0
+        over.publish_soon(Message("mark"))
+
+    port = ActivationPort(
+        "b",
+        Topics(),
+        arrived=lambda _: None,
+        broke=lambda _: None,
+        clock=lambda: 7.0,
+        behind=behind,
+        chunk_bytes=16 * 1024,
+    )
+    port.attach(connection)
+    sending = asyncio.ensure_future(port.send_waiting(connection))
+    tensor = Tensor("x", "uint8", (kib * 1024,), bytes(kib * 1024))
+    work = Activation(make_work(make_table(), "s1").header, (tensor,))
+    port.send("a", work)
+    topics = []
+    async for message in connection.messages():
+        topics.append(message.topic)
+        if message.topic == "mark":
+            break
+    sending.cancel()
+    await asyncio.gather(sending, return_exceptions=True)
+    await connection.close()
+    assert told == [work.nbytes]
+    assert len(topics) - 1 == -(-kib // 16)
 
 
 async def test_the_names_of_those_it_answers_are_bounded() -> None:
