@@ -90,8 +90,8 @@ def _measured(told: Explanation) -> Iterator[str]:
     yield f"measured since: {measured(after)}{_beside(told, after)}"
     if before is not None and before.p50_ms > 0:
         saved = 1 - after.p50_ms / before.p50_ms
-        told = _share(saved) if saved >= 0 else f"none, it takes {_share(-saved)} more"
-        yield f"measured gain: {told} in the middle"
+        gain = _share(saved) if saved >= 0 else f"none, it takes {_share(-saved)} more"
+        yield f"measured gain: {gain} in the middle"
 
 
 def measured(found: Measured) -> str:
