@@ -75,8 +75,15 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True)
 class Place:
+    """others: that serve it as well."""
+
     units: UnitRange
     node: str
+    others: tuple[str, ...] = ()
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        return (self.node, *self.others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +112,10 @@ class Outline:
         within = plan.within_s if cadence is None else cadence.first_within_s
         return cls(
             plan.door,
-            tuple(Place(segment.units, segment.node) for segment in plan.segments),
+            tuple(
+                Place(s.units, s.node, tuple(n for n in s.nodes if n != s.node))
+                for s in plan.segments
+            ),
             rounded(first * 1e3),
             rounded(within * 1e3),
             None if cadence is None else rounded(cadence.token_s * 1e3),
@@ -121,7 +131,7 @@ class Outline:
 
     @property
     def nodes(self) -> frozenset[str]:
-        return frozenset({self.door, *(place.node for place in self.segments)})
+        return frozenset({self.door, *(node for place in self.segments for node in place.nodes)})
 
 
 @dataclass(frozen=True, slots=True)

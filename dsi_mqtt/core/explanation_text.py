@@ -45,7 +45,9 @@ def _lines(told: Explanation) -> Iterator[str]:
 
 def outline(placement: Outline) -> str:
     """As in "0:3 on city, 3:8 on cloud, door on city: 40.2 ms idle, most within 51.0 ms"."""
-    places = ", ".join(f"{place.units} on {place.node}" for place in placement.segments)
+    places = ", ".join(
+        f"{place.units} on {' + '.join(place.nodes)}" for place in placement.segments
+    )
     figures = []
     if placement.idle_ms is not None:
         first = " to the first token" if placement.token_ms is not None else " idle"

@@ -73,6 +73,8 @@ class _Filling:
         sends[-1] = 0.0  # the last may be the door
         limited = tuple(b for b in problem.budgets if b.sums.compute.any())
         each = np.where(problem.allowed, weights * np.diff(demands.compute, axis=0), np.inf)
+        # A unit that no node may compute ends every chain, whatever it is worth.
+        each[~problem.allowed.any(axis=1)] = 0.0
         worth = np.concatenate([[0.0], np.cumsum(each.min(axis=1))])
         parts = np.maximum(weights, np.finfo(np.float64).tiny) ** -(1 + _SLOW_FIRST)
         ends = demands.decode[way], demands.encode[way]

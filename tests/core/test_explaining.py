@@ -14,6 +14,7 @@ from dsi_mqtt.core.decisions import Decided
 from dsi_mqtt.core.deployment import Policy
 from dsi_mqtt.core.explaining import KEPT, WRITE_S, Effort, Explaining, Moment
 from dsi_mqtt.core.explanation import Explanation, Explanations, Measured, Outline, Rejected
+from dsi_mqtt.core.explanation_text import outline
 from dsi_mqtt.core.kept import REPEAT_MAX_S, REPEAT_S
 from dsi_mqtt.core.latencies import P95_MIN
 from dsi_mqtt.core.moving import Move
@@ -89,12 +90,22 @@ def test_of_a_split_the_best_node_alone_is_told_with_its_latency() -> None:
     split = replace(SPEC, policy=Policy(pin={"0:1": "a", "5:6": "b"}))
     site = serving(a, b, spec=split)
     assert rejected(newest(site), "alone").idle_ms is None  # pins let no node do it alone
-    free = replace(SPEC, sla=replace(SPEC.sla, rate_per_s=90.0))
+    one_each = Policy(replicas=1)
+    free = replace(SPEC, sla=replace(SPEC.sla, rate_per_s=90.0), policy=one_each)
     site = serving(a, b, spec=free)
     chosen, alone = newest(site).chosen, rejected(newest(site), "alone")
     assert chosen is not None
     assert len(chosen.segments) == 2
     assert alone.idle_ms is not None
+
+
+def test_replicas_are_told_with_the_node_beside_which_they_serve() -> None:
+    a, b = Node("a", "a1", gflops=1.0), Node("b", "b1", gflops=1.0)
+    free = replace(SPEC, sla=replace(SPEC.sla, rate_per_s=90.0))
+    chosen = newest(serving(a, b, spec=free)).chosen
+    assert chosen is not None
+    assert [sorted(place.nodes) for place in chosen.segments] == [["a", "b"]]
+    assert f"0:6 on {' + '.join(chosen.segments[0].nodes)}" in outline(chosen)
 
 
 def test_a_chain_that_is_broken_is_rejected_without_figures() -> None:

@@ -92,6 +92,7 @@ def test_the_header_is_told_field_by_field() -> None:
         credit=Credit("a", "b", 1, 1),
         failure=Failure("failed", "why"),
         sampling=(Sampling(),),
+        lane=1,
     )
     activation = Activation(header, (Tensor("x", "uint8", (4,), b"abcd"),))
     headers = []
