@@ -79,5 +79,11 @@ class Issuer:
         keeper = self._outlook.keeper(spec, graph, known)
         if keeper is None or keeper.brokers is None:
             return None
-        session = self.session(authority)
-        return DoorPlace(keeper.node, keeper.incarnation, keeper.brokers.control, session, WINDOW)
+        member = keeper.node, keeper.incarnation
+        return DoorPlace(
+            *member,
+            keeper.brokers.control,
+            self.session(authority),
+            WINDOW,
+            orphaned=self._outlook.orphans(old, member),
+        )

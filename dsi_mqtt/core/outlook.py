@@ -95,6 +95,15 @@ class Outlook:
     def uses_spare(self, nodes: Iterable[str]) -> bool:
         return any((s := self.members.status(n)) is not None and s.spare for n in nodes)
 
+    def orphans(self, old: Table | None, door: NodeKey) -> bool:
+        """Whether the ingress that this door is to have is nobody's: the door before it is gone."""
+        before = old.door if old else None
+        if before is None:
+            return False
+        if (before.node, before.incarnation) == door:
+            return before.orphaned
+        return not self.members.alive(before.node, before.incarnation)
+
     # --- tables -------------------------------------------------------------------------------
 
     def whole(self, table: Table) -> bool:

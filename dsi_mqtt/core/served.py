@@ -352,7 +352,12 @@ class Served:
         """Under the next stamp."""
         nodes = {status.node: status for status, _ in self._members.reports()}
         stamp = self._issuer.stamp(self.document, authority)
-        return draft_table(draft, stamp, nodes, self._issuer.session(authority))
+        table = draft_table(draft, stamp, nodes, self._issuer.session(authority))
+        if table.door is None:
+            return table
+        old = self.document.serve if self.document else None
+        orphaned = self._outlook.orphans(old, (table.door.node, table.door.incarnation))
+        return replace(table, door=replace(table.door, orphaned=orphaned))
 
     def _promote(self, prepare: Table, now: float) -> ServedEffects:
         self._choice.moved(now)

@@ -45,7 +45,8 @@ class DoorPlace:
     """Where the door is: the node that owns the ingress. What that node does is `core.door`.
 
     ingress: URL of the broker that devices publish to; session: client id of the durable MQTT
-    session, a secret of the eligible nodes; window: attempts in the chain at once.
+    session, a secret of the eligible nodes; window: attempts in the chain at once. orphaned: the
+    door before it is gone, so that nobody lets go of the ingress.
     """
 
     node: str
@@ -53,6 +54,7 @@ class DoorPlace:
     ingress: str
     session: str
     window: int
+    orphaned: bool = False
 
 
 @dataclass(frozen=True, slots=True)

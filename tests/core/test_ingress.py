@@ -43,6 +43,18 @@ def test_lost_it_comes_back_only_after_the_nonce() -> None:
     assert held.nonce_returned() == [], "one nonce, one connection"
 
 
+def test_an_ingress_that_nobody_lets_go_of_is_taken_at_once() -> None:
+    """A frozen door holds its connection, and says nothing."""
+    orphaned = replace(DOOR, orphaned=True)
+    held = ingress()
+    assert held.held_elsewhere(held=True, now=0.0) == []
+    assert held.named(orphaned, 0.0) == [OpenIngress(NAME, orphaned, 8, 1000)]
+    waits = ingress()
+    assert waits.held_elsewhere(held=True, now=0.0) == []
+    assert waits.named(DOOR, 0.0) == []
+    assert waits.tick(HAND_OVER_S) == OPEN
+
+
 def test_an_unanswered_nonce_is_sent_again() -> None:
     held = opened()
     held.lost(1.0)

@@ -101,6 +101,15 @@ def test_two_may_stand_by_for_each_segment() -> None:
     assert [len(names) for names in beside(site.serve)] == [2, 0]  # the others are full by then
 
 
+def test_where_the_door_before_is_gone_nobody_is_waited_for() -> None:
+    site = serving(*nodes("a"), *nodes("b", gflops=9.0), spec=ONE)
+    assert site.serve.door is not None
+    assert not site.serve.door.orphaned
+    site.vanish("a")
+    site.until(lambda: site.serves("b"))
+    assert site.serve.door.orphaned
+
+
 @pytest.mark.parametrize("victim", ["first", "last"])
 def test_the_rest_of_a_chain_stays_where_it_is(victim: str) -> None:
     site: Site = serving(*nodes("a", "b", room=3), *nodes("c", "d", room=3, gflops=9.0), spec=ONE)

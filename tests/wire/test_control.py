@@ -63,7 +63,7 @@ TABLE = """
 {"deployment":"chat","term":3,"leader":"9d21","epoch":17,"state":"serving","reason":null,
  "decision":"d-41","model":{"digest":"sha256:ab12","units":26,"tier":"layer"},
  "door":{"node":"cell-1","incarnation":"8f3c","ingress":"mqtt://10.0.0.1:1883",
-         "session":"chat-5f0c9e","window":16},
+         "session":"chat-5f0c9e","window":16,"orphaned":false},
  "segments":[
   {"id":"s0","units":[0,2],"dtype":"float32","standbys":[],
    "replicas":[{"node":"cell-1","incarnation":"8f3c","weight":1.0}]},
