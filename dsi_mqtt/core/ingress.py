@@ -5,7 +5,7 @@ both reconnect would take it from each other for ever. So losing the connection 
 right: nobody reconnects before a nonce sent to oneself through the control connection has come
 back (the control broker is there, and hears us) and the table still names this incarnation.
 
-    absent ──(table names us)──► waiting ──(no other door holds it, is gone, or time is up)──► opening
+    absent ──(table names us)──► waiting ──(no other holds it, is gone, or time is up)──► opening
     opening ──opened──► open ──lost──► proving ──(nonce back)──► opening
        └──lost: the nonce goes out a second later──► proving
     any ──(named no more, nothing held)──► absent
