@@ -6,9 +6,11 @@ published, and the session outlives doors and leaders.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from dsi_mqtt.core.decisions import Authority
 from dsi_mqtt.core.deployment import Deployment
-from dsi_mqtt.core.draft import WINDOW
+from dsi_mqtt.core.draft import WINDOW, Draft, draft_table
 from dsi_mqtt.core.model import ModelGraph
 from dsi_mqtt.core.outlook import Outlook
 from dsi_mqtt.core.table import EPOCH_MAX, DoorPlace, Stamp, Table, TableDocument
@@ -48,6 +50,17 @@ class Issuer:
         if self._session is None:
             self._session = f"{self._name}-{authority.secret()}"
         return self._session
+
+    def table(self, document: TableDocument | None, draft: Draft, authority: Authority) -> Table:
+        """What is drafted, under the next stamp."""
+        nodes = {status.node: status for status, _ in self._outlook.members.reports()}
+        stamp = self.stamp(document, authority)
+        table = draft_table(draft, stamp, nodes, self.session(authority))
+        if table.door is None:
+            return table
+        old = document.serve if document else None
+        orphaned = self._outlook.orphans(old, (table.door.node, table.door.incarnation))
+        return replace(table, door=replace(table.door, orphaned=orphaned))
 
     def unavailable(
         self,

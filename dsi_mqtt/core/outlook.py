@@ -267,6 +267,14 @@ class Outlook:
         }
         return standbys_of(spec, graph, found, nodes, held=held, present=present)
 
+    def stands_by(self, serve: Table, wanted: tuple[tuple[str, ...], ...]) -> bool:
+        """Whether all that are wanted live, and stand by already."""
+        return all(
+            set(names)
+            <= {s.node for s in segment.standbys if self.members.alive(s.node, s.incarnation)}
+            for names, segment in zip(wanted, serve.segments, strict=True)
+        )
+
     def present(
         self, spec: Deployment, graph: ModelGraph, serve: Table, coming: Coming = NOTHING
     ) -> Plan | None:

@@ -25,7 +25,7 @@ from dsi_mqtt.core.decisions import (
     ServedEffects,
 )
 from dsi_mqtt.core.deployment import Deployment
-from dsi_mqtt.core.draft import Draft, draft_table, kind_of
+from dsi_mqtt.core.draft import Draft, kind_of
 from dsi_mqtt.core.explanation import DecisionKind
 from dsi_mqtt.core.failures import PREPARE_S, Failures, NodeKey
 from dsi_mqtt.core.issuer import Issuer
@@ -318,7 +318,7 @@ class Served:
     ) -> ServedEffects:
         """beside: there is room for the old chain and the new one."""
         old = self.document.serve if self.document else None
-        table, serve = self._table(draft, authority), old
+        table, serve = self._issuer.table(self.document, draft, authority), old
         if not beside:
             serve = self._issuer.unavailable(
                 self.document, "makes room for the next table", table.door, authority
@@ -337,27 +337,13 @@ class Served:
     ) -> ServedEffects:
         """The chain that is kept gets other stand-bys, where there are more than it has."""
         wanted = self._outlook.standbys(spec, graph, present, serve)
-        living = [
-            {s.node for s in segment.standbys if self._members.alive(s.node, s.incarnation)}
-            for segment in serve.segments
-        ]
-        if all(set(names) <= known for names, known in zip(wanted, living, strict=True)):
+        if self._outlook.stands_by(serve, wanted):
             return []
         reason = "stand-bys are chosen anew"
         draft = Draft(spec, graph, present, self._issuer.decision(authority), reason, wanted)
-        document = self._decide(TableDocument(serve, self._table(draft, authority)))
+        table = self._issuer.table(self.document, draft, authority)
+        document = self._decide(TableDocument(serve, table))
         return [self._told(draft.decision, "keep", reason, present), document]
-
-    def _table(self, draft: Draft, authority: Authority) -> Table:
-        """Under the next stamp."""
-        nodes = {status.node: status for status, _ in self._members.reports()}
-        stamp = self._issuer.stamp(self.document, authority)
-        table = draft_table(draft, stamp, nodes, self._issuer.session(authority))
-        if table.door is None:
-            return table
-        old = self.document.serve if self.document else None
-        orphaned = self._outlook.orphans(old, (table.door.node, table.door.incarnation))
-        return replace(table, door=replace(table.door, orphaned=orphaned))
 
     def _promote(self, prepare: Table, now: float) -> ServedEffects:
         self._choice.moved(now)
