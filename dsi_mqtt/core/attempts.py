@@ -113,8 +113,9 @@ class Attempts(Runs):
             self._budget.window_is(table.door.window)
         asked: Effects = []
         for request in list(self._running.values()):
-            if request.attempt is not None and table.leaves(request.attempt.table):
-                request.probes = max(request.probes, PROBES_UNANSWERED_MAX - 1)
+            left = request.attempt is not None and table.leaves(request.attempt.table)
+            if left and request.probes < PROBES_UNANSWERED_MAX:  # else an answer is due
+                request.probes = PROBES_UNANSWERED_MAX - 1
                 asked += self._probe(request, now)
         return [*asked, *self.peers_changed(now)]
 

@@ -140,8 +140,9 @@ class _Round:
             likely.append(likely[-1] + math.log(each / number) if each else -math.inf)
         chances = np.exp(np.array(likely) - max(likely))
         chances /= chances.sum()
-        sessions = float(chances @ np.arange(len(likely)))
-        steps = rate_per_s * chain.texts.steps
+        numbers = np.arange(len(likely))
+        sessions = float(chances @ numbers)
+        told = float(chances @ (numbers / [crowd.token for crowd in crowds]))  # tokens a second
         first = chain.prompt.trip + float(chances @ [crowd.met for crowd in crowds])
         behind = float(chances @ [crowd.behind for crowd in crowds])
         borne = rate_per_s < bearable
@@ -150,10 +151,10 @@ class _Round:
         return Cadence(
             first + (middle if borne else 0.0),
             first + wait,
-            sessions / steps if steps else crowds[0].turn,
+            sessions / told if told else crowds[0].turn,
             _tokens_within(chances, crowds, rate_per_s, share),
             sessions,
-            max(1.0, (sessions + 1) / self.depth),
+            max(1.0, min(sessions + 1, most) / self.depth),
             bearable,
         )
 
@@ -171,7 +172,7 @@ class _Round:
         queue = rate_per_s * behind / (2 * max(1 - rate_per_s * behind, _LEAST_FREE))
         followers = rate_per_s * (prompt.trip + queue * behind)
         after = followers * held / max(1, self.chain.texts.steps)
-        token = (turn + after) / max(1 - rate_per_s * held, _LEAST_FREE)
+        token = max((turn + after) / max(1 - rate_per_s * held, _LEAST_FREE), _LEAST)
         taken = np.minimum(1.0, steps * busy / token) * (sessions > 0)
         return _Crowd(turn, token, held, behind, float((taken * busy).sum()) / 2)
 

@@ -35,9 +35,9 @@ ASK_AGAIN_S: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Alternatives:
-    """found: the best placement, or one that has nothing to load and serves `at_once` where the
-    chain is broken. present: what the chain that serves promises; None: none does, or it breaks the
-    rules. beside: there is room for both.
+    """found: the best placement, or where the chain is broken one that serves `at_once`: what is
+    left of it, and stand-bys, with nothing to load. present: what the chain that serves promises;
+    None: none does, or it breaks the rules. beside: there is room for both.
     """
 
     found: Plan | Infeasible
@@ -203,7 +203,7 @@ class Choice:
         self._sensing.chosen(self._members.reports(), coming, now)
         if serve is None and old is not None and old.segments:
             heir = self._outlook.heir(spec, graph, old, without, coming)
-            if heir is not None:
+            if heir is not None and heir.sustained:
                 return Alternatives(heir, None, beside=True, at_once=True)
         best = partial(self._outlook.best, spec, graph, without=without, coming=coming)
         found = best(old)

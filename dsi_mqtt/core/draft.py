@@ -149,6 +149,13 @@ def chain_of(table: Table) -> Chain | None:
     return Chain(table.door.node, places(table), codecs, replicas if any(replicas) else ())
 
 
+def same_chain(one: Table, other: Table) -> bool:
+    """Whether they differ in who stands by at most."""
+    bare = [tuple((s.units, s.replicas) for s in table.segments) for table in (one, other)]
+    doors = [t.door and (t.door.node, t.door.incarnation) for t in (one, other)]
+    return bare[0] == bare[1] and doors[0] == doors[1] and one.hops == other.hops
+
+
 def does(table: Table, plan: Plan) -> bool:
     """Whether the table is what is planned: door, segments, nodes and codecs."""
     chain = chain_of(table)

@@ -56,7 +56,9 @@ class Ingress:
             return self._open()  # the session has another name or place now
         if self.state == "absent":
             self.state = "waiting"
-            self._due = now if door.orphaned else now + HAND_OVER_S
+            self._due = now + HAND_OVER_S
+        if self.state == "waiting" and door.orphaned:
+            self._due = now
         return self._open_if_free(now)
 
     def finishing(self) -> None:

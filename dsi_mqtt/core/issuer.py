@@ -55,7 +55,10 @@ class Issuer:
         """What is drafted, under the next stamp."""
         nodes = {status.node: status for status, _ in self._outlook.members.reports()}
         stamp = self.stamp(document, authority)
-        table = draft_table(draft, stamp, nodes, self.session(authority))
+        return self.with_door(document, draft_table(draft, stamp, nodes, self.session(authority)))
+
+    def with_door(self, document: TableDocument | None, table: Table) -> Table:
+        """The table, whose door knows as of now whether the one before it is gone."""
         if table.door is None:
             return table
         old = document.serve if document else None

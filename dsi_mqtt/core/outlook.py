@@ -231,10 +231,9 @@ class Outlook:
         without: Iterable[NodeKey],
         coming: Coming = NOTHING,
     ) -> Plan | None:
-        """The chain of `broken` with stand-bys, which have nothing to load, in the places of nodes
-        that have died; None where one is missing, or the rules are broken.
-
-        Raises ConfigError as `best` does.
+        """The chain of `broken` on what is left of it: other replicas and stand-bys, which have
+        nothing to load, in the places of nodes that have died. None where one is missing, or the
+        deployment wants another.
         """
         away = frozenset(without)
         online = self._usable(self.online(), graph, away)
@@ -248,7 +247,10 @@ class Outlook:
         by_hand = takes_over(spec, broken, living)
         if by_hand is None or broken.model is None or broken.model.digest != graph.digest:
             return None
-        found = self.best(by_hand, graph, broken, without=away, coming=coming)
+        try:
+            found = self.best(by_hand, graph, broken, without=away, coming=coming)
+        except ConfigError:  # the deployment wants other cuts by now
+            return None
         return found if isinstance(found, Plan) else None
 
     def standbys(

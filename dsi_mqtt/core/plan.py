@@ -200,12 +200,17 @@ class _Asked:
         if enough or most == 1 or question.texts is not None or self.situation.rules.parts:
             return planned
         assert found.path is not None  # noqa: S101 - it is planned
+        # What bears most was looked for by that alone: replicas are chosen by all that is asked.
+        asked = self.situation.problem()
+        path = path_of(asked, planned.chain, question)
+        if path is None:
+            return planned
         graph, aim = self.situation.graph, question.aim
-        replicated = Replicating(problem, graph, aim, most or REPLICAS_MAX).best(found.path)
+        replicated = Replicating(asked, graph, aim, most or REPLICAS_MAX).best(path)
         if replicated is None:
             return planned
-        outcome = replace(found, path=replicated.path, complete=False)
-        better = self.told(problem, outcome, replicated.weights)
+        outcome = Outcome(replicated.path, math.inf, found.considered, complete=False, lower=0.0)
+        better = self.told(asked, outcome, replicated.weights)
         if not planned.sustained and not better.sustained:
             return min(planned, better, key=lambda plan: plan.busiest_s)
         return min(planned, better, key=lambda plan: plan.score_s(self.basis.aim))

@@ -1,7 +1,7 @@
 """Where one chain is not enough: segments that several nodes serve, each for a share of requests.
 
 A chain bears no more than its busiest station. A segment of that station is then given to another
-node as well, with the weights that leave the least to do at any station, and so on while that
+node as well, with weights that leave less to do there, and so on while that
 helps: beginning with the best chain, and with all of the model on one node, which several may
 serve whole. It is a search by steepest descent, and no proof: a chain without replicas is exact.
 """
@@ -28,7 +28,7 @@ CANDIDATES: Final = 8
 # A step that saves less is none.
 LEAST: Final = 0.01
 _POWER: Final = 12
-# Shares of what a replica has that it hands on to a new one, beside that which evens both out.
+# Shares of what a replica has that it may hand on to another.
 _SHARES: Final = (0.0625, 0.25, 0.5, 0.75)
 
 

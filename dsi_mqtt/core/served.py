@@ -25,7 +25,7 @@ from dsi_mqtt.core.decisions import (
     ServedEffects,
 )
 from dsi_mqtt.core.deployment import Deployment
-from dsi_mqtt.core.draft import Draft, kind_of
+from dsi_mqtt.core.draft import Draft, kind_of, same_chain
 from dsi_mqtt.core.explanation import DecisionKind
 from dsi_mqtt.core.failures import PREPARE_S, Failures, NodeKey
 from dsi_mqtt.core.issuer import Issuer
@@ -233,6 +233,8 @@ class Served:
             if kept is not None:
                 self._choice.takes(spec, choice.present)
                 beside = self._stand_by(spec, graph, choice.present, serve, authority)
+                if beside:
+                    self._later = reason  # what there is to tell of the chain is told then
                 return beside or self._keep(serve, kept or None, authority)
         elif (
             isinstance(found, Infeasible)
@@ -346,9 +348,12 @@ class Served:
         return [self._told(draft.decision, "keep", reason, present), document]
 
     def _promote(self, prepare: Table, now: float) -> ServedEffects:
-        self._choice.moved(now)
+        serve = self.document.serve if self.document else None
+        if serve is None or not same_chain(serve, prepare):
+            self._choice.moved(now)
         self._dirty, self._later = self._later, None
-        return [self._decide(TableDocument(replace(prepare, state="serving")))]
+        promoted = self._issuer.with_door(self.document, replace(prepare, state="serving"))
+        return [self._decide(TableDocument(promoted))]
 
     def _keep(
         self, serve: Table, reason: str | None, authority: Authority, *, refused: str | None = None

@@ -42,22 +42,25 @@ def standbys_of(
     for segment in plan.segments:
         for name in segment.nodes:
             taken.setdefault(name, set()).update(range(*segment.units))
-    found = []
-    for segment in plan.segments:
-        able = [
-            node
-            for node in known.values()
-            if node.node not in segment.nodes and _may(rules, node, segment.units)
-        ]
-        able.sort(key=lambda node: _rank(graph, plan, node, segment.units, present))
-        chosen: list[str] = []
-        for node in able:
-            holds = taken[node.node] | set(range(*segment.units))
-            if len(chosen) < spec.policy.standbys and graph.held_bytes(holds) <= node.weight_bytes:
-                taken[node.node] = holds
-                chosen.append(node.node)
-        found.append(tuple(chosen))
-    return tuple(found)
+    chosen: list[list[str]] = [[] for _ in plan.segments]
+    for _ in range(spec.policy.standbys):  # one for each segment before a second for any
+        for segment, names in zip(plan.segments, chosen, strict=True):
+            able = [
+                node
+                for node in known.values()
+                if node.node not in (*segment.nodes, *names)
+                and _may(rules, node, segment.units)
+                and _fits(graph, node, taken[node.node], segment.units)
+            ]
+            ranked = sorted(able, key=lambda n: _rank(graph, plan, n, segment.units, present))
+            if ranked:
+                taken[ranked[0].node] |= set(range(*segment.units))
+                names.append(ranked[0].node)
+    return tuple(map(tuple, chosen))
+
+
+def _fits(graph: ModelGraph, node: NodeView, taken: set[int], units: UnitRange) -> bool:
+    return graph.held_bytes(taken | set(range(*units))) <= node.weight_bytes
 
 
 def _may(rules: Rules, node: NodeView, units: UnitRange) -> bool:

@@ -129,8 +129,8 @@ class Steps:
         and but once more.
         """
         for step in self:
-            if table.leaves(step.table):
-                step.probes, step.probe_at = max(step.probes, PROBES_UNANSWERED_MAX - 1), now
+            if table.leaves(step.table) and step.probes < PROBES_UNANSWERED_MAX:
+                step.probes, step.probe_at = PROBES_UNANSWERED_MAX - 1, now
         return self.probe(now)
 
     def probe(self, now: float, *, all_: bool = False) -> tuple[Effects, list[Step]]:

@@ -5,7 +5,7 @@ sees half a change. Tables are ordered by their stamp (term, leader, epoch), whi
 a reader adopts a document when it is newer than the newest it has seen, and retained state that
 fell back after a broker's crash changes nothing.
 
-Fields whose feature does not exist yet (stand-bys, transfers) are there, empty.
+Fields whose feature does not exist yet (transfers) are there, empty.
 """
 
 from __future__ import annotations

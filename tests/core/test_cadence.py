@@ -96,6 +96,22 @@ def test_nothing_is_promised_of_more_texts_than_can_be_borne() -> None:
     assert math.isfinite(told.token_within_s)
 
 
+@pytest.mark.parametrize("load", [0.5, 0.9, 0.99, 2.0, 5.0])
+def test_no_token_is_told_quicker_than_a_turn(load: float) -> None:
+    wide = rhythm(CHAINS["one node"])
+    asked = Rhythm(Texts(64, 1000), wide.prompt, wide.step, wide.nodes, sessions_max=8)
+    told = asked.cadence(load * asked.cadence(0.01, SHARE).rate_per_s, SHARE)
+    assert told.token_s >= asked.step(1).trip * 0.999
+    assert told.width <= 8
+
+
+def test_steps_that_take_no_time_at_all_are_forecast_too() -> None:
+    nothing = Times(0.0, np.zeros(3))
+    told = Rhythm(Texts(64, 10), nothing, lambda _: nothing, 1, 4).cadence(1.0, SHARE)
+    assert told.first_s == 0.0
+    assert told.token_s == pytest.approx(0.0, abs=1e-9)
+
+
 def test_few_places_for_sessions_bound_what_is_borne() -> None:
     wide = rhythm(CHAINS["slow hops"])
     narrow = Rhythm(wide.texts, wide.prompt, wide.step, wide.nodes, sessions_max=2)

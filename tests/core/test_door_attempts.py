@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from dsi_mqtt.core.attempts import (
@@ -137,6 +139,16 @@ def test_what_is_under_way_on_a_node_that_was_left_is_asked_for_at_once_and_but_
     desk.wait(PROBE_AFTER_S)
     (second,) = desk.sent()
     assert (second.request, second.stamp) == (first.request, ON_C.stamp)
+
+
+def test_another_table_behind_it_is_no_answer_that_did_not_come() -> None:
+    desk = Desk().give(make_input(1))
+    desk.sent()
+    desk.serve(ON_C).serve(ON_C).serve(replace(ON_C, epoch=3))
+    assert len(desk.sent("credit")) == 1
+    assert desk.sent() == []
+    desk.wait(PROBE_AFTER_S)
+    assert len(desk.sent()) == 1
 
 
 def test_where_it_is_alive_it_goes_on_where_it_is() -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsi_mqtt.core.deployment import Deployment, Policy, Privacy, Sla
+from dsi_mqtt.core.deployment import Deployment, Objective, Policy, Prices, Privacy, Sla
 from dsi_mqtt.core.duties import busy_along
 from dsi_mqtt.core.formulation import question_of
 from dsi_mqtt.core.infeasible import Situation
@@ -165,6 +165,22 @@ def test_a_target_that_only_replicas_meet_is_met() -> None:
     assert found.meets_sla
     none = replace(given, policy=Policy(max_segments=1, replicas=1))
     assert isinstance(plan(none, GRAPH, nodes, question=condition(none)), Infeasible)
+
+
+def test_replicas_are_weighed_like_all_else() -> None:
+    """Each costs; two are enough."""
+    nodes = [node(name, mbit_s=20.0) for name in "abcd"]
+    cheap = spec(26.0, max_segments=1)
+    dear = replace(
+        cheap,
+        prices=Prices(node_hour={"default": 1.0}),
+        objective=Objective(latency=1.0, cost=10.0),
+    )
+    assert len(planned(cheap, *nodes).nodes) == 4
+    found = planned(dear, *nodes)
+    assert found.sustained
+    assert len(found.nodes) == 2
+    assert (found.optimal, found.bound) == (False, 1.0)
 
 
 # --- against trying all ---------------------------------------------------------------------------

@@ -98,7 +98,41 @@ def test_two_may_stand_by_for_each_segment() -> None:
     spec = replace(SPEC, policy=Policy(standbys=2))
     site = serving(*nodes("a", "b", "c", "d", room=3), spec=spec)
     assert len(site.serve.segments) == 2
-    assert [len(names) for names in beside(site.serve)] == [2, 0]  # the others are full by then
+    assert [len(names) for names in beside(site.serve)] == [1, 1]  # one each before a second
+
+
+def test_of_replicas_that_are_left_those_serve_that_bear_what_comes() -> None:
+    """Three serve what one cannot bear; when one dies, the other two do."""
+    busy = replace(SPEC, sla=replace(SPEC.sla, rate_per_s=20.0), policy=Policy(max_segments=1))
+    site = serving(*nodes("a", "b", "c"), spec=busy)
+    assert len(site.serve.members()) > 1
+    gone = next(r.node for r in site.serve.segments[0].replicas)
+    site.kill(gone)
+    site.until(lambda: site.serves() and gone not in {n for n, _ in site.serve.members()})
+    assert len(site.serve.segments[0].replicas) == 2
+
+
+def test_other_stand_bys_are_no_move() -> None:
+    """The cooldown goes on as if nothing had been."""
+    spec = replace(ONE, policy=Policy(standbys=1, cooldown_s=30.0))
+    site = serving(*nodes("a", gflops=3.0), *nodes("b", "c", gflops=2.0), spec=spec)
+    begun = site.now
+    site.kill(beside(site.serve)[0][0])
+    site.run(5.0)
+    site.join(Node("d", "d1", room=6, gflops=12.0))
+    site.until(lambda: site.serves("d"), within=40.0)
+    assert site.now - begun < 32.0
+
+
+def test_rules_that_changed_do_not_stand_in_the_way_of_what_is_left() -> None:
+    site = serving(*nodes("a", "b", room=3))
+    assert len(site.serve.segments) == 2
+    site.deploy(replace(SPEC, policy=Policy(max_segments=1)))
+    site.run(3.0)
+    big = Node("big", "g1", room=6)
+    site.join(big)
+    site.kill("a")
+    site.until(lambda: site.serves("big"))
 
 
 def test_where_the_door_before_is_gone_nobody_is_waited_for() -> None:
