@@ -177,7 +177,7 @@ async def _asking(site: Site, case: Case, asked: Asked, say: Say) -> Row:
         say(f"{case.name}: requests at random")
         random = Random(f"{asked.seed}/{case.name}")  # noqa: S311 - it must be repeatable
         gaps = [random.expovariate(rate) for _ in range(asked.requests)]
-        loaded = await _at_random(client, case.input, gaps)
+        loaded = await at_random(lambda: _took(client, case.input), gaps)
     return Row(
         case,
         told,
@@ -236,11 +236,13 @@ async def _took(client: Client, given: str) -> float:
     return time.perf_counter() - started
 
 
-async def _at_random(client: Client, given: str, gaps: Sequence[float]) -> list[float]:
-    """gaps: seconds before each, whatever has become of those before it."""
+async def at_random(
+    ask: Callable[[], Coroutine[None, None, Told]], gaps: Sequence[float]
+) -> list[Told]:
+    """gaps: seconds before each is asked, whatever has become of those before it."""
     asked, due = [], time.perf_counter()
     for gap in gaps:
         due += gap
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        asked.append(asyncio.ensure_future(_took(client, given)))
+        asked.append(asyncio.ensure_future(ask()))
     return list(await asyncio.gather(*asked))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from dsi_mqtt.cli.bench_forecast import (
     WARM,
     Asked,
     Say,
+    at_random,
     beside,
     foretold,
     serving,
@@ -113,7 +113,7 @@ async def _asking(site: Site, case: Case, asked: Asked, say: Say) -> TextRow:
         say(f"{case.name}: texts at random")
         random = Random(f"{asked.seed}/{case.name}")  # noqa: S311 - it must be repeatable
         gaps = [random.expovariate(rate) for _ in range(asked.requests)]
-        loaded = await _at_random(client, texts, gaps)
+        loaded = await at_random(lambda: _took(client, texts), gaps)
     return TextRow(case, idle, told, rate, tuple(alone), tuple(loaded))
 
 
@@ -127,12 +127,3 @@ async def _took(client: Client, texts: Texts) -> Taken:
         first = first or time.perf_counter()
         tokens += len(piece.tokens)
     return Taken(first - started, time.perf_counter() - first, tokens)
-
-
-async def _at_random(client: Client, texts: Texts, gaps: Sequence[float]) -> list[Taken]:
-    asked, due = [], time.perf_counter()
-    for gap in gaps:
-        due += gap
-        await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        asked.append(asyncio.ensure_future(_took(client, texts)))
-    return list(await asyncio.gather(*asked))

@@ -117,8 +117,3 @@ class Texts:
             Trip("prefill", self.slices, self.slice_tokens),
             Trip("decode", self.steps, rows=width, shared=width),
         )
-
-
-def trips_of(deployment: Deployment) -> tuple[Trip, ...]:
-    """What one request of the deployment sends through the chain, while no other does."""
-    return ONE_PASS if deployment.kind == "one-pass" else Texts.of(deployment).trips()

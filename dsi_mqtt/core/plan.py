@@ -22,6 +22,7 @@ from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.formulation import Question
 from dsi_mqtt.core.infeasible import Infeasible, Situation, explain, unpunctual
 from dsi_mqtt.core.model import ModelGraph, UnitRange
+from dsi_mqtt.core.path import Path
 from dsi_mqtt.core.placement import (
     Chain,
     Plan,
@@ -114,10 +115,9 @@ def promised(
     path = path_of(problem, chain, question)
     if path is None:
         return None
-    ways = ways_of(path, weights_of(problem, chain))
-    if not _obeys(problem, graph, ways):
+    if not _obeys(problem, graph, ways_of(path, weights_of(problem, chain))):
         return None
-    given = _as_it_is(chain, situation, deployment)
+    given = _Asked(situation, deployment, question).as_it_is(problem, path, chain)
     return given if question.texts is None else _with_cadence(given, situation, deployment)
 
 
@@ -190,6 +190,11 @@ class _Asked:
     def told(self, problem: Problem, found: Outcome, weights: tuple[Weights, ...] = ()) -> Plan:
         route = Route.of(problem, found, self.situation.question, weights)
         return route.under_load(problem, self.situation.rules, self.basis, self.deployment.sla)
+
+    def as_it_is(self, problem: Problem, path: Path, chain: Chain) -> Plan:
+        """A chain that is given, whose path in `problem` that is; no search has looked for it."""
+        found = Outcome(path, math.inf, 0, complete=False, lower=0.0)
+        return self.told(problem, found, weights_of(problem, chain))
 
     def best(self, problem: Problem, found: Outcome) -> Plan:
         """With replicas, where one chain is not enough: it bears less than comes, or misses the
@@ -283,9 +288,7 @@ def _as_it_is(chain: Chain, situation: Situation, deployment: Deployment) -> Pla
     problem = situation.problem(every=True)
     path = path_of(problem, chain, situation.question)
     assert path is not None  # noqa: S101 - it is one of this problem
-    found = Outcome(path, math.inf, 0, complete=False, lower=0.0)
-    asked = _Asked(situation, deployment, situation.question)
-    return asked.told(problem, found, weights_of(problem, chain))
+    return _Asked(situation, deployment, situation.question).as_it_is(problem, path, chain)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from dsi_mqtt.core.aim import Texts, trips_of
+from dsi_mqtt.core.aim import Texts
 from dsi_mqtt.core.deployment import Codecs, Deployment, Generation, Policy, Sla
 from dsi_mqtt.core.formulation import question_of
 from dsi_mqtt.core.model import ModelGraph, ModelSpec, Unit
@@ -58,7 +58,7 @@ def planned(spec: Deployment, *nodes: NodeView) -> Plan:
 
 
 def test_a_text_is_a_prompt_in_slices_and_a_step_for_each_token_after_the_first() -> None:
-    prefill, decode = trips_of(chat(prompt_tokens=600, new_tokens=50))
+    prefill, decode = Texts.of(chat(prompt_tokens=600, new_tokens=50)).trips()
     assert (prefill.phase, prefill.count, prefill.rows) == ("prefill", 3, 200)
     assert (decode.phase, decode.count, decode.rows) == ("decode", 49, 1)
     assert Texts(600, 50).trips(8)[1].each == pytest.approx(49 / 8)
