@@ -19,6 +19,7 @@ from dsi_mqtt.cli.worker import parse_cap
 from dsi_mqtt.transport.loop import run
 
 DEFAULT_CAP: Final = "default"
+VICTIM: Final = "city"
 
 
 def demo(
@@ -27,13 +28,15 @@ def demo(
         str,
         typer.Option(
             help="Weight budget of every gateway in MiB; none lifts it. "
-            "By default 62, 18 and 18, so that no gateway can hold the model."
+            "By default 62, and 18 beside the road, so that no gateway can hold the model."
         ),
     ] = DEFAULT_CAP,
     kill: Annotated[
-        str | None,
-        typer.Option(help="Kill this gateway in mid-run: city, north-gw or south-gw."),
-    ] = None,
+        str, typer.Option(help="Which gateway dies in mid-run: city, or a -gw.")
+    ] = VICTIM,
+    calm: Annotated[
+        bool, typer.Option("--calm", help="Throttle no link, and kill no gateway.")
+    ] = False,
     inputs: Annotated[
         int | None, typer.Option(min=1, help="Send only the first so many texts.")
     ] = None,
@@ -43,11 +46,12 @@ def demo(
 ) -> None:
     """Run a real model over three gateways, and judge its answers.
 
-    Matches incident reports from a city's roads to known hazards.
+    Matches incident reports from a city's roads to known hazards. In mid-run a gateway's link is
+    throttled, and later a gateway dies.
     """
     record = run_record("demo")
     caps = None if memory_cap == DEFAULT_CAP else (parse_cap(memory_cap, "--memory-cap"),)
-    plan = DemoPlan.make(caps, kill, inputs, state)
+    plan = DemoPlan.make(caps, None if calm else kill, inputs, state)
     console = Console(file=sys.stderr if json else sys.stdout)
     outcome = run(until_stopped(run_demo(plan, console)))
     if outcome is None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Final
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from dsi_mqtt.core.table import Table
 # The largest difference to the unsplit model, of any number of an embedding, that still counts
 # as the same.
 TOLERANCE: Final = 1e-5
+FaultName = Literal["link_throttle", "worker_kill"]
 
 
 @dataclass(slots=True)
@@ -34,9 +36,63 @@ class Answers:
     repeated: int = 0
 
     @property
+    def ended(self) -> int:
+        """Inputs that have come to something."""
+        return len(self.latency_ms) + len(self.errors) + self.lost
+
+    @property
     def pause_ms(self) -> float:
         """The longest time between two results, one after the other."""
-        return max((b - a for a, b in pairwise(self.came_s)), default=0.0) * 1000
+        return self.pause_between_ms(-math.inf, math.inf)
+
+    def pause_between_ms(self, since: float, until: float) -> float:
+        """The same of pauses that ended in that time (monotonic)."""
+        pauses = (b - a for a, b in pairwise(self.came_s) if since < b <= until)
+        return max(pauses, default=0.0) * 1000
+
+
+@dataclass(slots=True)
+class Befallen:
+    """One fault of a gateway, and what followed from it; times are monotonic, None: not yet.
+
+    before: the table that served. at_input: how many inputs had come to something.
+    left_mbit_s: what a throttled link still carries.
+    decision, kind, reason: what the orchestrator decided first. after: what then serves without
+    the gateway. recovered_at: of the first result since.
+    """
+
+    fault: FaultName
+    node: str
+    at_input: int
+    at: float
+    before: Table
+    left_mbit_s: float | None = None
+    decision: str | None = None
+    kind: str | None = None
+    reason: str | None = None
+    after: Table | None = None
+    served_at: float | None = None
+    recovered_at: float | None = None
+
+    def decides(self, decision: str, kind: str, reason: str) -> None:
+        if self.decision is None:
+            self.decision, self.kind, self.reason = decision, kind, reason
+
+    def serves(self, table: Table, now: float) -> None:
+        """A table serves; the first without the gateway is what was waited for."""
+        if self.after is None and self.node not in {node for node, _ in table.members()}:
+            self.after, self.served_at = table, now
+
+    def recovers(self, now: float) -> bool:
+        """A result came. Whether it is the first behind that table."""
+        first = self.served_at is not None and self.recovered_at is None
+        if first:
+            self.recovered_at = now
+        return first
+
+    @property
+    def heirs(self) -> tuple[str, ...]:
+        return () if self.after is None else heirs(self.before, self.after, self.node)
 
 
 def heirs(before: Table, after: Table, node: str) -> tuple[str, ...]:
@@ -56,7 +112,7 @@ def _parts(table: Table, node: str) -> Sequence[range]:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Everything that the demo found out."""
+    """Everything that the demo found out. began: monotonic, of the first input."""
 
     inputs: int
     answers: Answers
@@ -66,7 +122,8 @@ class Outcome:
     picture: Picture
     broker_version: str
     broker_pid: int | None
-    faults: tuple[dict[str, Any], ...]
+    faults: tuple[Befallen, ...]
+    began: float
     duration_s: float
     hazards: tuple[Hazard, ...]
     reports: tuple[Report, ...]

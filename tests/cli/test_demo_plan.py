@@ -64,5 +64,7 @@ def test_without_a_weight_budget_it_is_one_segment(asked: Any, minilm: ModelGrap
     assert chain(plan, minilm) == [(0, 8, "city")]
 
 
-def test_who_is_to_die_is_told(asked: Any) -> None:
-    assert asked("--kill", "city").kill == "city"
+def test_who_is_to_die_is_told_or_nobody_is(asked: Any) -> None:
+    assert asked().kill == "city"
+    assert asked("--kill", "north-gw").kill == "north-gw"
+    assert asked("--calm").kill is None
