@@ -11,10 +11,13 @@ table of an older leader changes nothing.
 
 The newest leader counts: what an older one still says, its will above all, changes nothing. Who
 lost the connection tries again sooner than who gave way, or two could hinder each other for ever.
+So they could where beats take longer than the patience there is with them: who took the lead while
+another had it, and finds that out, takes twice as long the next time.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -23,6 +26,9 @@ from dsi_mqtt.core.table import TERM_MAX, Stamp
 
 BEAT_S: Final = 1.0
 MISSED_BEATS: Final = 3
+# By how much more patient whoever was hasty becomes at most, and for how long that is remembered.
+SLOWER_MAX: Final = 8
+CALM_S: Final = 300.0
 SETTLE_S: Final = 0.3
 LOST_S: Final = 1.0  # before another try, after the connection was lost
 GAVE_WAY_S: Final = 2.0  # … and after somebody newer was seen
@@ -69,6 +75,11 @@ class Leadership:
         self._newest: Leader | None = None  # of all that were ever seen alive
         self._before: Leader | None = None  # the same, when the observing connection came
         self._found: Leader | None = None  # what the broker has said on that connection
+        self._slower = 1
+        self._hasty_at = -math.inf
+        # Above which term a living leader shows that the lead was taken from it; of this nonce.
+        self._taken_above: tuple[int, str | None] | None = None
+        self._lost: int | None = None  # the term that was ended by the broker, until one is heard
 
     @property
     def leading(self) -> bool:
@@ -124,7 +135,8 @@ class Leadership:
             self._record = None  # nobody came after
             self._read_back = self._read_back or leader.term == self.term
             return []
-        self._record, self._heard = leader, now
+        self._record, self._heard, self._lost = leader, now, None
+        self._learns(leader, now)
         newer = who > (self.term, self.nonce) and leader.beat != GONE
         return self._step_down(now) if newer and self.state != "observing" else []
 
@@ -138,9 +150,11 @@ class Leadership:
     def lead_lost(self, now: float) -> list[LeadershipEffect]:
         if self.state == "observing":
             return []
+        if self.state != "taking":
+            self._lost = self.term
         self.state = "observing"
         self._heard = now
-        self._due = now + LOST_S
+        self._due = now + LOST_S * self._slower
         return []
 
     def tick(self, now: float, unix_s: int) -> list[LeadershipEffect]:
@@ -160,11 +174,26 @@ class Leadership:
             return []
         record = self._record
         living = record is not None and record.beat != GONE
-        if living and now - self._heard < BEAT_S * MISSED_BEATS:
+        if now - self._hasty_at > CALM_S:
+            self._slower = 1
+        if living and now - self._heard < BEAT_S * MISSED_BEATS * self._slower:
             return []
+        self._taken_above = None if self._lost is None else (self._lost, None)
+        if record is not None and living:
+            self._taken_above = (record.term, record.nonce)
         self.state = "taking"
         self.term = max(self._highest + 1, unix_s)
         return [TakeLead(self.term, self.nonce)]
+
+    def _learns(self, leader: Leader, now: float) -> None:
+        """Whether it led, or takes the lead back, where it was taken for gone."""
+        if self._taken_above is None or leader.beat == GONE:
+            return
+        above, nonce = self._taken_above
+        if leader.term > above and nonce in (None, leader.nonce):
+            self._taken_above = None
+            self._slower = min(2 * self._slower, SLOWER_MAX)
+            self._hasty_at = now
 
     def _step_down(self, now: float) -> list[LeadershipEffect]:
         self.state = "observing"

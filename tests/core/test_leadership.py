@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from dsi_mqtt.core.leadership import (
     BEAT_S,
+    CALM_S,
     GAVE_WAY_S,
     GONE,
     LOST_S,
@@ -202,15 +203,16 @@ class Contender:
 class Broker:
     """Retains the leader's record; the newest connection with the leader's id ends the older."""
 
-    def __init__(self, nonces: list[str], random: Random) -> None:
+    def __init__(self, nonces: list[str], random: Random, latency_s: float = LATENCY_S) -> None:
         self.random = random
+        self.latency_s = latency_s
         self.contenders = [Contender(Leadership(n), random.random() * TICK_S) for n in nonces]
         self.retained: Leader | None = None
         self.holder: tuple[Contender, Leader] | None = None
         self.now = 0.0
 
     def latency(self) -> float:
-        return self.random.random() * LATENCY_S
+        return self.random.random() * self.latency_s
 
     def publish(self, leader: Leader) -> None:
         self.retained = leader
@@ -353,3 +355,44 @@ def test_those_who_start_together_do_not_hinder_each_other_for_ever(
     for _ in range(int(10 / TICK_S)):
         broker.step()
     assert len(broker.leaders()) == 1
+
+
+@pytest.mark.parametrize("least", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("seed", range(5))
+def test_where_beats_come_later_than_a_leader_is_waited_for_the_lead_comes_to_rest(
+    least: float, seed: int
+) -> None:
+    class Slow(Random):
+        """At least this share of the longest delay there is."""
+
+        def random(self) -> float:
+            return least + (1 - least) * super().random()
+
+    broker = Broker(["a", "b"], Slow(seed), latency_s=1.5 * BEAT_S * MISSED_BEATS)
+    for contender in broker.contenders:
+        contender.due.append((broker.latency(), "observing", 0))
+    terms: set[int] = set()
+    for step in range(int(CALM_S / TICK_S)):
+        broker.step()
+        if step > CALM_S / TICK_S / 3:
+            terms |= {machine.term for machine in broker.leaders()}
+    assert len(terms) <= 2  # a late beat may still be later than all before
+
+
+def test_who_was_taken_for_gone_in_vain_is_waited_for_twice_as_long_for_a_while() -> None:
+    machine = observing()
+    machine.leader_seen(Leader(5, "other", 1), 1.0)
+    assert taking(machine.tick(1.0 + BEAT_S * MISSED_BEATS, UNIX_S))
+    machine.leader_seen(Leader(UNIX_S + 1, "other", 2), 5.0)  # it has taken the lead back
+    assert not taking(machine.tick(5.0 + BEAT_S * MISSED_BEATS, UNIX_S))
+    late = 5.0 + CALM_S + 1
+    machine.leader_seen(Leader(UNIX_S + 1, "other", 90), late)
+    assert taking(machine.tick(late + BEAT_S * MISSED_BEATS, UNIX_S))
+
+
+def test_another_that_leads_was_not_doubted() -> None:
+    machine = observing()
+    machine.leader_seen(Leader(5, "other", 1), 1.0)
+    assert taking(machine.tick(1.0 + BEAT_S * MISSED_BEATS, UNIX_S))
+    machine.leader_seen(Leader(UNIX_S + 1, "third", 1), 5.0)
+    assert taking(machine.tick(5.0 + BEAT_S * MISSED_BEATS, UNIX_S))
