@@ -21,10 +21,11 @@ import psutil
 from dsi_mqtt.chaos.disorder import Disorder
 from dsi_mqtt.chaos.ground import Ground
 from dsi_mqtt.chaos.journal import Journal
+from dsi_mqtt.chaos.layouts import Layout
 from dsi_mqtt.chaos.leaders import Leaders
 from dsi_mqtt.chaos.ledger import Ledger
 from dsi_mqtt.chaos.load import Load
-from dsi_mqtt.chaos.reference import PARTS, UNITS
+from dsi_mqtt.chaos.reference import UNITS
 from dsi_mqtt.chaos.watcher import Watcher
 from dsi_mqtt.core.node import Desired
 from dsi_mqtt.core.sizes import KIB
@@ -54,6 +55,7 @@ class Scene:
     """
 
     ground: Ground
+    layout: Layout
     watcher: Watcher
     leaders: Leaders
     load: Load
@@ -268,7 +270,7 @@ async def memory_short(scene: Scene, node: str) -> AsyncIterator[None]:
 @asynccontextmanager
 async def poison(scene: Scene, node: str) -> AsyncIterator[None]:
     """An input that kills whoever computes one unit, until it is refused; the dead come back."""
-    units = next((units for units, nodes in PARTS if node in nodes), f"{UNITS - 1}:")
+    units = next((units for units, nodes in scene.layout.parts if node in nodes), f"{UNITS - 1}:")
     came_to = await scene.load.poison(int(units.partition(":")[0]))
     scene.journal.note("poison", outcome=came_to)
     if came_to not in ("right", "excused"):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from dsi_mqtt.shaping.link import ShapedLink
 from dsi_mqtt.transport.mosquitto import MosquittoProcess
+
+# What a node's link has to bear, both ways, with a part of each deployment: ten inputs a second and
+# the generations beside them, with room to recover in.
+NEEDED_MBIT_S: Final = 2.0
 
 # Told of a process that ended: its name and its exit code.
 Ended = Callable[[str, int], None]
@@ -59,3 +63,8 @@ class Ground(Protocol):
     def tail(self, name: str) -> str:
         """The last lines of what that process wrote."""
         ...
+
+
+def carried(ground: Ground) -> frozenset[str]:
+    """The nodes whose links bear now what passes a node of the chain."""
+    return frozenset(n for n in ground.nodes if ground.link(n).mbit_s >= NEEDED_MBIT_S)

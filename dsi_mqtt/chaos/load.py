@@ -28,7 +28,8 @@ class Load:
     """Whoever asks. Numbers of inputs are never used again.
 
     changed: called whenever a ledger has been told of an answer or a token. feasible_since: since
-    when a chain has been feasible without a break.
+    when a chain has been feasible without a break. carried_since: since when links have borne one:
+    what is silent because they did not is excused.
     """
 
     def __init__(
@@ -37,13 +38,16 @@ class Load:
         reference: Reference,
         journal: Journal,
         changed: Callable[[], Awaitable[None]],
+        *,
         feasible_since: Callable[[], float],
+        carried_since: Callable[[], float],
     ) -> None:
         self._client = client
         self._reference = reference
         self._journal = journal
         self._changed = changed
         self._feasible_since = feasible_since
+        self._carried_since = carried_since
         self._numbers = count()
         self._texts = reference.texts()
         self._prompts = reference.generations()
@@ -156,7 +160,8 @@ class Load:
         except DsiError as error:
             # Silence until the very end is a loss; whoever is told why has an answer.
             silent = isinstance(error, DeadlineError) and time.monotonic() - began >= LOST_AFTER_S
-            outcome, why = "lost" if silent else self._excused(began), str(error)
+            lost = silent and began >= self._carried_since()
+            outcome, why = "lost" if lost else self._excused(began), str(error)
         now = time.monotonic()
         ledger.answered(number, outcome, now, why)
         fields: dict[str, Any] = {"why": why} if why else {}

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from dsi_mqtt.chaos.ledger import Injection, Ledger
 from dsi_mqtt.chaos.trials import Aim, Trial, is_whole
+from dsi_mqtt.core.latencies import percentile
 
 SCHEMA: Final = "dsi.chaos/1"
 _REASONS: Final = 5
@@ -60,7 +61,8 @@ class Row:
 
     @property
     def is_whole(self) -> bool:
-        return is_whole(len(self.ledger.injections), self.ledger.inputs, self.ledger.kind)
+        found = self.ledger
+        return is_whole(len(found.injections), found.inputs, found.kind, self.trial.enough)
 
     def aims(self) -> tuple[AimMet, ...]:
         kind = self.ledger.kind
@@ -77,8 +79,7 @@ class Row:
 
 def share(values: Sequence[float], part: float) -> float | None:
     """What `part` of the values stay within; None of none."""
-    ordered = sorted(values)
-    return ordered[min(int(part * len(ordered)), len(ordered) - 1)] if ordered else None
+    return percentile(sorted(values), part) if values else None
 
 
 def recoveries(injections: Sequence[Injection]) -> list[float]:
@@ -106,6 +107,7 @@ def row_document(row: Row) -> dict[str, Any]:
         "fault": row.trial.fault,
         "target": row.trial.target,
         "client": row.trial.client,
+        "site": row.trial.site,
         "kind": found.kind,
         "injections": len(injections),
         "inputs": found.inputs,

@@ -11,10 +11,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from dsi_mqtt.chaos.layouts import LAYOUTS, Layout
 from dsi_mqtt.core.activation import JSON, TOKENS, Row, Tensor, pack_body, unpack_body
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.generation import Sampling
-from dsi_mqtt.core.site import SiteNode
 from dsi_mqtt.engine.base import Engine
 from dsi_mqtt.engine.fake import FakeFactory
 from dsi_mqtt.wire.files import deployment_of
@@ -32,31 +32,16 @@ MAX_TOKENS: Final = 48
 TEMPERATURE: Final = 5.0
 _WORDS: Final = 16
 
-# Each part has a node and one that stands by for it. The door must be in the city.
-NODES: Final = (
-    SiteNode("city", "city"),
-    SiteNode("north", "roadside"),
-    SiteNode("south", "roadside"),
-    SiteNode("city-spare", "city", spare=True),
-    SiteNode("road-spare", "roadside", spare=True),
-)
-PARTS: Final = (
-    ("0:2", ("city", "city-spare")),
-    ("2:4", ("north", "road-spare")),
-    ("4:6", ("south", "road-spare")),
-)
-USUAL: Final = frozenset({"city", "north", "south"})
 
-
-def deployments() -> tuple[Deployment, Deployment]:
+def deployments(layout: Layout) -> tuple[Deployment, Deployment]:
     """One of each kind, cut alike: an input passes the same three nodes as a token.
 
     Activations of one pass are large enough for links to matter.
     """
     common: dict[str, Any] = {
         "schema": "dsi.deployment/1",
-        "split": [{"units": units, "nodes": list(nodes)} for units, nodes in PARTS],
-        "policy": {"cooldown_s": 1},
+        "split": [{"units": units, "nodes": list(nodes)} for units, nodes in layout.parts],
+        "policy": {"cooldown_s": 1, "standbys": layout.standbys},
     }
     options = {"units": UNITS, "unit_ms": 1, "weight_mib": 0.5}
     one_pass = {
@@ -92,7 +77,7 @@ class Reference:
     """Inputs, in an order that never ends, with their results."""
 
     def __init__(self, seed: int) -> None:
-        one_pass, generating = deployments()
+        one_pass, generating = deployments(LAYOUTS["spares"])
         random = Random(f"{seed}/inputs")  # noqa: S311 - it must be repeatable
         texts = [f"report {n} of {random.randrange(10**6)}" for n in range(TEXTS)]
         whole = _opened(one_pass)

@@ -12,19 +12,22 @@ from random import Random
 from typing import Final
 
 from dsi_mqtt.chaos.faults import PATIENCE_S, STRIKES, Scene
-from dsi_mqtt.chaos.ground import Ground
+from dsi_mqtt.chaos.ground import Ground, carried
 from dsi_mqtt.chaos.journal import Journal
+from dsi_mqtt.chaos.layouts import Layout
 from dsi_mqtt.chaos.leaders import Leaders
 from dsi_mqtt.chaos.ledger import Injection, Ledger
 from dsi_mqtt.chaos.load import Load
 from dsi_mqtt.chaos.outcome import Row, share
 from dsi_mqtt.chaos.plain import PlainClient
-from dsi_mqtt.chaos.reference import GENERATING, ONE_PASS, USUAL
+from dsi_mqtt.chaos.reference import GENERATING, ONE_PASS
 from dsi_mqtt.chaos.trials import (
+    ABSENT_SHORT_S,
     MIXED,
     Kind,
     Target,
     Trial,
+    absent_s,
     budgets,
     is_whole,
     mixture,
@@ -42,8 +45,10 @@ RESTART_S: Final = 0.3
 STALL_S: Final = 5.0
 # How much later a fault is injected than it might be: at any moment of what goes on.
 LATER_S: Final = 0.5
-# No orchestrator for so long, and at the end of a row of full length for this long.
-ABSENT_S: Final = 8.0
+# Of a row without an orchestrator, what its beginning and its end take besides.
+AROUND_S: Final = 45.0
+# How often it is looked at what links carry.
+LOOK_S: Final = 0.25
 _NAMES: Final[dict[Kind, str]] = {"one-pass": ONE_PASS, "generation": GENERATING}
 
 
@@ -52,6 +57,7 @@ class Run:
     """A standing system under trial. broken: what ended unasked, or did not come back."""
 
     ground: Ground
+    layout: Layout
     watcher: Watcher
     leaders: Leaders
     load: Load
@@ -63,6 +69,7 @@ class Run:
     broken: list[str] = field(default_factory=list)
     normal: dict[Kind, float] = field(default_factory=dict)
     _deadly: bool = False
+    _absent_s: float = ABSENT_SHORT_S
     _restarts: set[asyncio.Task[None]] = field(default_factory=set)
 
     # --- trials -------------------------------------------------------------------------------
@@ -84,12 +91,14 @@ class Run:
         rows: list[Row] = []
         for trial, budget_s in zip(trials, budgets(trials, seconds), strict=True):
             places = zip(repeat(trial), victims(trial, self.seed), strict=False)
+            self._absent_s = absent_s(budget_s, AROUND_S)
             rows += await self._trial(trial, places, budget_s, until_whole=True)
         return rows
 
     async def mixed(self, seconds: float) -> list[Row]:
         """Faults at random, for so long, as one row of each kind."""
         named = Trial(MIXED, "any", "end", 0)
+        self._absent_s = ABSENT_SHORT_S
         return await self._trial(named, mixture(self.seed), seconds, until_whole=False)
 
     async def _trial(
@@ -108,7 +117,7 @@ class Run:
                 number += 1
                 await self._inject(trial, place, number, ledgers)
                 whole = all(
-                    is_whole(len(each.injections), each.inputs, kind)
+                    is_whole(len(each.injections), each.inputs, kind, trial.enough)
                     for kind, each in ledgers.items()
                 )
                 late = time.monotonic() - began > budget_s - END_S
@@ -159,6 +168,7 @@ class Run:
 
         return Scene(
             self.ground,
+            self.layout,
             self.watcher,
             self.leaders,
             self.load,
@@ -167,7 +177,7 @@ class Run:
             self.topics,
             random,
             self.down,
-            ABSENT_S,
+            self._absent_s,
             lambda: each("ended"),
             lambda: each("detected"),
         )
@@ -189,7 +199,8 @@ class Run:
         """Waits until all is as usual: whose chain, who leads, who is there."""
         if not await self.watcher.until(self._is_usual, SETTLE_S):
             why = self._unusual()
-            self.broken.append(why)
+            if time.monotonic() - SETTLE_S >= self.watcher.carried_since:
+                self.broken.append(why)  # else it is the links'
             self.journal.note("unsettled", why=why)
             self.journal.say(f"  not as usual after {SETTLE_S:.0f} s: {why}")
 
@@ -210,7 +221,7 @@ class Run:
             document = watcher.documents.get(name)
             if document is None or document.prepare is not None:
                 return f"{name} is being prepared"
-            if watcher.members(kind) != USUAL:
+            if not self.layout.is_usual(watcher.members(kind)):
                 where = ", ".join(sorted(watcher.members(kind))) or "nobody"
                 return f"{name} is served by {where}"
         return ""
@@ -227,7 +238,7 @@ class Run:
     @asynccontextmanager
     async def _flowing(self, ledgers: dict[Kind, Ledger], trial: Trial) -> AsyncIterator[None]:
         one_pass, generation = ledgers["one-pass"], ledgers.get("generation")
-        looking = asyncio.create_task(self._look_for_stalls(ledgers), name="stalls")
+        looking = asyncio.gather(self._look_for_stalls(ledgers), self._look_at_links())
         try:
             if trial.client == "plain":
                 async with self.plain.flowing(one_pass, trial.rate_per_s):
@@ -251,6 +262,12 @@ class Run:
                     self._note_nodes()
                 before[kind] = answered
 
+    async def _look_at_links(self) -> None:
+        """What they carry changes without a word."""
+        while True:
+            self.watcher.look_whether_feasible()
+            await asyncio.sleep(LOOK_S)
+
     async def _freed(self, ledgers: dict[Kind, Ledger]) -> None:
         """Counts the caches that are left of generations when none runs."""
         ledger = ledgers.get("generation")
@@ -259,7 +276,7 @@ class Run:
         since = time.monotonic()
 
         def left() -> int:
-            told = [self.watcher.telemetry.get(node) for node in self.ground.nodes]
+            told = [self.watcher.telemetry.get(node) for node in carried(self.ground)]
             late = [each is None or each[0] <= since for each in told]
             kept = [each[1].sessions.get(GENERATING, 0) for each in told if each is not None]
             return sum(kept) + sum(late)

@@ -10,6 +10,9 @@ from typing import Final, Literal
 from dsi_mqtt.errors import ConfigError
 
 Kind = Literal["one-pass", "generation"]
+# On which site it is tried (`layouts`): where spares take over, where they hold their parts warm
+# already, or where each node has an equal.
+SiteName = Literal["spares", "warm", "equals"]
 # Who is hit: the node of the door (which computes the first segment too), of a later segment, any
 # of these, or what the name of the fault says.
 Target = Literal["door", "middle", "last", "any", "broker", "orchestrator", "all"]
@@ -26,6 +29,9 @@ GENERATIONS: Final = 50
 FULL_S: Final = 4200.0
 MIXED: Final = "mixed"
 MIXED_S: Final = 600.0
+# No orchestrator for so long: in a row of its own, and among other faults.
+ABSENT_S: Final = 600.0
+ABSENT_SHORT_S: Final = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,7 @@ class Trial:
     cost_s: about what one injection takes, with all that comes back after it. client: who asks.
     lanes: generations at once. rate_per_s: of inputs. hold_s: between two injections at least, so
     that what the one began has come to rest before the next, where nothing else takes that long.
+    enough: injections that make a row whole.
     """
 
     fault: str
@@ -58,6 +65,8 @@ class Trial:
     lanes: int = 4
     hold_s: float = 0.5
     rate_per_s: float = 10.0
+    site: SiteName = "spares"
+    enough: int = INJECTIONS
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
@@ -80,13 +89,13 @@ TRIALS: Final[tuple[Trial, ...]] = (
     Trial("link_cut", "any", "table", 12, _SILENT),
     Trial("link_half_open", "any", "table", 20, _SILENT),
     Trial("link_throttle", "any", "table", 14, _SILENT),
-    Trial("link_degrade", "any", "table", 14, _SLOWER),
     Trial("control_broker_restart", "broker", "end", 4),
     Trial("control_broker_kill", "broker", "end", 4),
     Trial("data_broker_restart", "broker", "end", 4),
     Trial("data_broker_kill", "broker", "end", 4),
     Trial("orchestrator_kill", "orchestrator", "end", 5),
-    Trial("orchestrator_absent", "orchestrator", "end", 14),
+    # Ten minutes of the seventy, once, while nothing else befalls anybody.
+    Trial("orchestrator_absent", "orchestrator", "end", 42, enough=1),
     Trial("door_kill", "door", "table", 8, _KILLED),
     Trial("two_doors", "door", "table", 20, _SILENT),
     Trial("two_orchestrators", "orchestrator", "end", 14),
@@ -97,6 +106,10 @@ TRIALS: Final[tuple[Trial, ...]] = (
     Trial("poison", "any", "end", 16),
     Trial("planned_move", "middle", "table", 8, _MOVED, lanes=8, hold_s=2.5, rate_per_s=20),
     Trial("control_broker_kill", "broker", "end", 4, client="plain"),
+    Trial("worker_kill", "any", "table", 7, _KILLED, site="warm"),
+    Trial("door_kill", "door", "table", 8, _KILLED, site="warm"),
+    Trial("worker_freeze", "any", "table", 10, _SILENT, site="warm"),
+    Trial("link_degrade", "any", "table", 10, _SLOWER, site="equals"),
 )
 
 
@@ -117,10 +130,17 @@ def budgets(trials: Sequence[Trial], seconds: float) -> list[float]:
     return [seconds * trial.cost_s / whole for trial in trials]
 
 
-def is_whole(injections: int, inputs: int, kind: Kind) -> bool:
+def absent_s(budget_s: float, around_s: float) -> float:
+    """For how long no orchestrator is there in a row of so many seconds, of which `around_s` go
+    into what is before and behind.
+    """
+    return min(max(budget_s - around_s, ABSENT_SHORT_S), ABSENT_S)
+
+
+def is_whole(injections: int, inputs: int, kind: Kind, enough: int = INJECTIONS) -> bool:
     """Whether a row has as much in it as a row should."""
-    enough = INPUTS if kind == "one-pass" else GENERATIONS
-    return injections >= INJECTIONS and inputs >= enough
+    asked = INPUTS if kind == "one-pass" else GENERATIONS
+    return injections >= enough and inputs >= asked
 
 
 def victims(trial: Trial, seed: int) -> Iterator[Target]:
@@ -133,7 +153,7 @@ def victims(trial: Trial, seed: int) -> Iterator[Target]:
 def mixture(seed: int) -> Iterator[tuple[Trial, Target]]:
     """Faults at random, without end: all once before any comes again."""
     random = Random(f"{seed}/{MIXED}")  # noqa: S311 - it must be repeatable
-    lots = [trial for trial in TRIALS if trial.client == "dsi"]
+    lots = [trial for trial in TRIALS if trial.client == "dsi" and trial.site != "warm"]
     while True:
         for trial in random.sample(lots, len(lots)):
             yield trial, random.choice(PLACES) if trial.target == "any" else trial.target

@@ -16,8 +16,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, Self
 
 from dsi_mqtt.chaos.journal import Journal
+from dsi_mqtt.chaos.layouts import Layout
 from dsi_mqtt.chaos.ledger import Ledger
-from dsi_mqtt.chaos.reference import GENERATING, ONE_PASS, PARTS, said
+from dsi_mqtt.chaos.reference import GENERATING, ONE_PASS, said
 from dsi_mqtt.chaos.trials import KINDS, Kind
 from dsi_mqtt.core.node import Leader, NodeStatus, Telemetry
 from dsi_mqtt.core.table import Stamp, TableDocument
@@ -32,15 +33,31 @@ SESSION_S: Final = 600
 
 
 class Watcher:
-    """What the system says now. ledgers: of the present rows, told of what they judge by."""
+    """What the system says now. ledgers: of the present rows, told of what they judge by.
 
-    def __init__(self, url: str, topics: Topics, known: set[str], journal: Journal) -> None:
+    carried: those of whom links bear what has to pass.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        topics: Topics,
+        known: set[str],
+        journal: Journal,
+        *,
+        layout: Layout,
+        carried: Callable[[], frozenset[str]],
+    ) -> None:
         self.statuses: dict[str, NodeStatus] = {}
         self.documents: dict[str, TableDocument] = {}
         self.telemetry: dict[str, tuple[float, Telemetry]] = {}
         self.leader: Leader | None = None
-        # Since when a chain has been feasible without a break; never, while none is.
+        # Since when a chain has been feasible without a break, and since when links have borne one;
+        # never, while none is.
         self.feasible_since = 0.0
+        self.carried_since = 0.0
+        self._layout = layout
+        self._carried = carried
         self.ledgers: dict[Kind, Ledger] = {}
         self._known = known
         self._journal = journal
@@ -127,18 +144,31 @@ class Watcher:
     def _status(self, status: NodeStatus) -> None:
         before = self.statuses.get(status.node)
         self.statuses[status.node] = status
-        self._look_whether_feasible()
+        self.look_whether_feasible()
         now = status.state, status.incarnation
         if before is None or now != (before.state, before.incarnation):
             self._journal.note("node", node=status.node, state=now[0], incarnation=now[1])
 
-    def _look_whether_feasible(self) -> None:
-        """No chain is, while a part has no node; and then until one serves again."""
+    def look_whether_feasible(self) -> None:
+        """No chain is, while a part has no node whose link bears it; and then until one that they
+        bear serves again.
+        """
         online = {name for name, status in self.statuses.items() if status.state == "online"}
-        if not all(online.intersection(nodes) for _, nodes in PARTS):
-            self.feasible_since = math.inf
-        elif math.isinf(self.feasible_since) and all(map(self.members, KINDS)):
-            self.feasible_since = time.monotonic()
+        carried = self._carried()
+        serving_ = [self.members(kind) for kind in KINDS]
+        serve = all(serving_) and carried.issuperset(*serving_)
+        self.carried_since = self._since(
+            self.carried_since, self._layout.feasible(carried), serve=serve
+        )
+        self.feasible_since = self._since(
+            self.feasible_since, self._layout.feasible(carried & online), serve=serve
+        )
+
+    @staticmethod
+    def _since(before: float, feasible: bool, *, serve: bool) -> float:
+        if not feasible:
+            return math.inf
+        return time.monotonic() if math.isinf(before) and serve else before
 
     def _leads(self, leader: Leader) -> None:
         before = self.leader
@@ -151,7 +181,7 @@ class Watcher:
         if kind is None:
             return
         self.documents[name] = document
-        self._look_whether_feasible()
+        self.look_whether_feasible()
         serve = document.serve
         self._journal.note(
             "table",

@@ -117,6 +117,15 @@ class ShapedLink:
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
 
+    @property
+    def mbit_s(self) -> float:
+        """What it carries now, in the direction that carries less."""
+        if self._forgets:
+            return 0.0
+        now = self._now()
+        rates = (self._course.byte_s(up=up, at=now)[0] for up in (True, False))
+        return min(rates) * 8 / 1e6
+
     # --- how it is ----------------------------------------------------------------------------
 
     def shape(self, figures: Figures) -> None:

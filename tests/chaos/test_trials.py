@@ -10,11 +10,15 @@ from hypothesis import strategies as st
 
 from dsi_mqtt.chaos.faults import STRIKES
 from dsi_mqtt.chaos.trials import (
+    ABSENT_S,
+    ABSENT_SHORT_S,
+    FULL_S,
     INJECTIONS,
     INPUTS,
     PLACES,
     TRIALS,
     Trial,
+    absent_s,
     budgets,
     chosen,
     is_whole,
@@ -29,7 +33,8 @@ def test_every_trial_has_its_strike_and_every_strike_its_trial() -> None:
 
 
 def test_a_fault_is_chosen_by_name_with_all_its_targets() -> None:
-    assert [trial.target for trial in chosen("worker_kill")] == ["door", "middle", "last"]
+    assert [trial.target for trial in chosen("worker_kill")] == ["door", "middle", "last", "any"]
+    assert [trial.site for trial in chosen("door_kill")] == ["spares", "warm"]
     assert [trial.client for trial in chosen("control_broker_kill")] == ["dsi", "plain"]
     assert chosen(None) == TRIALS
 
@@ -60,7 +65,7 @@ def test_the_same_seed_hits_the_same_places(seed: int) -> None:
 
 @given(st.integers(0, 2**31))
 def test_in_a_mixture_every_fault_comes_before_any_comes_again(seed: int) -> None:
-    dsi = [trial for trial in TRIALS if trial.client == "dsi"]
+    dsi = [trial for trial in TRIALS if trial.client == "dsi" and trial.site != "warm"]
     drawn = [trial for trial, _ in islice(mixture(seed), 2 * len(dsi))]
     for part in (drawn[: len(dsi)], drawn[len(dsi) :]):
         assert sorted(map(str, part)) == sorted(map(str, dsi))
@@ -71,3 +76,12 @@ def test_a_row_is_whole_with_enough_injections_and_inputs() -> None:
     assert not is_whole(INJECTIONS - 1, INPUTS, "one-pass")
     assert not is_whole(INJECTIONS, INPUTS - 1, "one-pass")
     assert is_whole(INJECTIONS, 50, "generation")
+
+
+def test_in_a_whole_run_no_orchestrator_is_there_for_ten_minutes() -> None:
+    (trial,) = chosen("orchestrator_absent")
+    share_s = dict(zip(TRIALS, budgets(TRIALS, FULL_S), strict=True))[trial]
+    assert absent_s(share_s, 45) == ABSENT_S
+    assert absent_s(660, 45) == ABSENT_S
+    assert absent_s(30, 45) == ABSENT_SHORT_S
+    assert is_whole(1, INPUTS, "one-pass", trial.enough)

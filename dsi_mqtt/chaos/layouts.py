@@ -1,0 +1,67 @@
+"""The sites that faults are tried on: who is there, and who may compute what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from dsi_mqtt.chaos.trials import SiteName
+from dsi_mqtt.core.site import SiteNode
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """parts: of the model, each with the nodes that may compute it; the door is among the first.
+
+    usual: who serves where nothing is the matter; None: whoever the planner likes. standbys: that
+    hold a part warm.
+    """
+
+    nodes: tuple[SiteNode, ...]
+    parts: tuple[tuple[str, tuple[str, ...]], ...]
+    usual: frozenset[str] | None = None
+    standbys: int = 0
+
+    def is_usual(self, members: frozenset[str]) -> bool:
+        return bool(members) and self.usual in (None, members)
+
+    def feasible(self, there: frozenset[str]) -> bool:
+        """Whether each part has somebody among those who are there."""
+        return all(there.intersection(nodes) for _, nodes in self.parts)
+
+
+# Each part has a node and one that stands by for it. The door must be in the city.
+_SPARES: Final = (
+    SiteNode("city", "city"),
+    SiteNode("north", "roadside"),
+    SiteNode("south", "roadside"),
+    SiteNode("city-spare", "city", spare=True),
+    SiteNode("road-spare", "roadside", spare=True),
+)
+_WITH_SPARES: Final = (
+    ("0:2", ("city", "city-spare")),
+    ("2:4", ("north", "road-spare")),
+    ("4:6", ("south", "road-spare")),
+)
+_USUAL: Final = frozenset({"city", "north", "south"})
+# Each part has two nodes that are alike, so that whoever is worse off can be left.
+_EQUALS: Final = (
+    SiteNode("city", "city"),
+    SiteNode("city-2", "city"),
+    SiteNode("north", "roadside"),
+    SiteNode("north-2", "roadside"),
+    SiteNode("south", "roadside"),
+    SiteNode("south-2", "roadside"),
+)
+_WITH_EQUALS: Final = (
+    ("0:2", ("city", "city-2")),
+    ("2:4", ("north", "north-2")),
+    ("4:6", ("south", "south-2")),
+)
+
+LAYOUTS: Final[Mapping[SiteName, Layout]] = {
+    "spares": Layout(_SPARES, _WITH_SPARES, _USUAL),
+    "warm": Layout(_SPARES, _WITH_SPARES, _USUAL, standbys=1),
+    "equals": Layout(_EQUALS, _WITH_EQUALS),
+}
