@@ -100,7 +100,12 @@ class Answering:
         async def connect() -> DataConnection:
             return await self._transport.data(url, ConnectOptions(keep_alive_s=KEEP_ALIVE_S))
 
-        await keep_connected(connect, self._serve, backoff=RECONNECT)
+        while True:
+            try:
+                return await keep_connected(connect, self._serve, backoff=RECONNECT)
+            except Exception as error:  # noqa: BLE001 — without it, nothing would ever leave again
+                log.error("answers of %s: %s", self._deployment, one_sentence(repr(error)))  # noqa: TRY400
+            await asyncio.sleep(RECONNECT.last_s)
 
     async def _serve(self, connection: DataConnection) -> None:
         """Publishes everything that leaves, several at once; ends with the connection."""

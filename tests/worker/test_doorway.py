@@ -17,10 +17,12 @@ from dsi_mqtt.core.effects import Acknowledge, OpenIngress, PublishReply, WriteR
 from dsi_mqtt.core.request import Redelivery, Reply
 from dsi_mqtt.core.table import DoorPlace
 from dsi_mqtt.transport.base import ConnectOptions, DataConnection, Message
+from dsi_mqtt.transport.lasting import Backoff
 from dsi_mqtt.transport.memory import MemoryTransport
 from dsi_mqtt.transport.memory_broker import MemoryBroker
 from dsi_mqtt.transport.mqtt import MqttTransport
 from dsi_mqtt.wire.topics import Topics
+from dsi_mqtt.worker import answering
 from dsi_mqtt.worker.answering import KEEP_ALIVE_S
 from dsi_mqtt.worker.doorway import Doorway
 from tests.core.build import make_input
@@ -160,6 +162,34 @@ async def test_an_answer_that_waits_for_the_broker_waits_once_and_goes_out() -> 
         assert [event.request for event in told] == [b"\1", b"\2"]
         async with asyncio.timeout(PATIENCE_S):
             await made.doorway._answering._leaving.empty()
+
+
+async def test_a_connection_for_answers_that_cannot_be_made_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A node that was short of memory answered every input to itself, until it ended."""
+    monkeypatch.setattr(answering, "RECONNECT", Backoff(first_s=0.001, last_s=0.001))
+    tried = 0
+    connect = MemoryTransport.data
+
+    async def short_of_memory(
+        self: MemoryTransport, url: str, options: ConnectOptions
+    ) -> DataConnection:
+        nonlocal tried
+        if options.keep_alive_s == KEEP_ALIVE_S and options.clean_start:
+            tried += 1
+            if tried == 1:
+                raise MemoryError
+        return await connect(self, url, options)
+
+    monkeypatch.setattr(MemoryTransport, "data", short_of_memory)
+    async with porch() as made:
+        await made.open()
+        reply = Reply.result(make_input(1), "text/plain", b"x")
+        made.doorway.publish(PublishReply(NAME, b"\1", reply))
+        assert (await made.told(ev.ReplyPublished)).request == b"\1"
+    assert tried == 2
+    assert caplog.text.count("answers of hazards: MemoryError") == 1
 
 
 @pytest.mark.e2e
