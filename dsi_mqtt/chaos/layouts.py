@@ -15,13 +15,15 @@ class Layout:
     """parts: of the model, each with the nodes that may compute it; the door is among the first.
 
     usual: who serves where nothing is the matter; None: whoever the planner likes. standbys: that
-    hold a part warm.
+    hold a part warm. min_gain: of a move: those who are alike should not be left for what a busy
+    machine does to their figures.
     """
 
     nodes: tuple[SiteNode, ...]
     parts: tuple[tuple[str, tuple[str, ...]], ...]
     usual: frozenset[str] | None = None
     standbys: int = 0
+    min_gain: float = 0.15
 
     def is_usual(self, members: frozenset[str]) -> bool:
         return bool(members) and self.usual in (None, members)
@@ -63,5 +65,5 @@ _WITH_EQUALS: Final = (
 LAYOUTS: Final[Mapping[SiteName, Layout]] = {
     "spares": Layout(_SPARES, _WITH_SPARES, _USUAL),
     "warm": Layout(_SPARES, _WITH_SPARES, _USUAL, standbys=1),
-    "equals": Layout(_EQUALS, _WITH_EQUALS),
+    "equals": Layout(_EQUALS, _WITH_EQUALS, min_gain=0.5),
 }

@@ -41,7 +41,11 @@ def deployments(layout: Layout) -> tuple[Deployment, Deployment]:
     common: dict[str, Any] = {
         "schema": "dsi.deployment/1",
         "split": [{"units": units, "nodes": list(nodes)} for units, nodes in layout.parts],
-        "policy": {"cooldown_s": 1, "standbys": layout.standbys},
+        "policy": {
+            "cooldown_s": 1,
+            "standbys": layout.standbys,
+            "min_gain": layout.min_gain,
+        },
     }
     options = {"units": UNITS, "unit_ms": 1, "weight_mib": 0.5}
     one_pass = {

@@ -77,7 +77,9 @@ class Watcher:
     async def __aexit__(self, *exc: object) -> None:
         if self._task is not None:
             self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            (end,) = await asyncio.gather(self._task, return_exceptions=True)
+            if isinstance(end, Exception):
+                raise end  # it had stopped reading, so that nothing said of the run is true
 
     async def until(self, holds: Callable[[], bool], patience_s: float) -> bool:
         """Waits until it holds, of what is said or of what the ledgers say. False: not in time."""
@@ -155,8 +157,8 @@ class Watcher:
         """
         online = {name for name, status in self.statuses.items() if status.state == "online"}
         carried = self._carried()
-        serving_ = [self.members(kind) for kind in KINDS]
-        serve = all(serving_) and carried.issuperset(*serving_)
+        chains = [self.members(kind) for kind in KINDS]
+        serve = all(chain and chain <= carried for chain in chains)
         self.carried_since = self._since(
             self.carried_since, self._layout.feasible(carried), serve=serve
         )
