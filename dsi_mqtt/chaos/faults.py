@@ -26,9 +26,10 @@ from dsi_mqtt.chaos.leaders import Leaders
 from dsi_mqtt.chaos.ledger import Ledger
 from dsi_mqtt.chaos.load import Load
 from dsi_mqtt.chaos.reference import UNITS
+from dsi_mqtt.chaos.trials import KINDS
 from dsi_mqtt.chaos.watcher import Watcher
 from dsi_mqtt.core.node import Desired
-from dsi_mqtt.core.sizes import KIB
+from dsi_mqtt.core.sizes import KIB, MIB
 from dsi_mqtt.transport.base import ConnectOptions, Message
 from dsi_mqtt.transport.mqtt import MqttTransport
 from dsi_mqtt.wire.topics import Topics
@@ -42,6 +43,8 @@ DISORDER_S: Final = 2.5
 MEMORY_S: Final = 2.5
 # Of address space that a process may still take when memory is short.
 MEMORY_LEFT: Final = 256 * KIB
+# The same where it should live on, and load nothing.
+MEMORY_TO_LIVE: Final = 2 * MIB
 # What a file of the broker may have when its disk is full.
 DISK_BYTES: Final = 4 * KIB
 
@@ -254,17 +257,25 @@ async def message_disorder(scene: Scene, _: str) -> AsyncIterator[None]:
 @asynccontextmanager
 async def memory_short(scene: Scene, node: str) -> AsyncIterator[None]:
     """The process gets next to no more memory for a while."""
-    pid = scene.ground.pid(node)
-    whole = resource.prlimit(pid, resource.RLIMIT_AS)
-    taken = psutil.Process(pid).memory_info().vms
-    resource.prlimit(pid, resource.RLIMIT_AS, (taken + MEMORY_LEFT, whole[1]))
-    try:
+    async with _short_of_memory(scene, node, MEMORY_LEFT):
         await asyncio.sleep(MEMORY_S)
-    finally:
-        if psutil.pid_exists(pid):
-            resource.prlimit(pid, resource.RLIMIT_AS, whole)
     scene.over()
     yield
+
+
+@asynccontextmanager
+async def cannot_load(scene: Scene, node: str) -> AsyncIterator[None]:
+    """It is drained, and whoever would take over has no memory for that: somebody else must."""
+    able = next(nodes for _, nodes in scene.layout.parts if node in nodes)
+    spares = {each.id for each in scene.layout.nodes if each.spare}
+    short = next(name for name in able if name != node and name not in spares)
+    async with _short_of_memory(scene, short, MEMORY_TO_LIVE), _drained(scene, node):
+        if not await scene.watcher.until(lambda: _without(scene, node), PATIENCE_S):
+            scene.journal.note("kept", node=node, short=short)
+        elif any(short in scene.watcher.members(kind) for kind in KINDS):
+            scene.one_pass.reasons["who had no memory has loaded all the same"] += 1
+            scene.one_pass.outcomes["error"] += 1
+        yield
 
 
 @asynccontextmanager
@@ -309,6 +320,7 @@ STRIKES: Final[Mapping[str, Strike]] = {
         message_disorder,
         disk_full,
         memory_short,
+        cannot_load,
         poison,
         planned_move,
     )
@@ -338,6 +350,19 @@ async def _throttled(scene: Scene, node: str, factor: float) -> AsyncIterator[No
         yield
     finally:
         link.mend()
+
+
+@asynccontextmanager
+async def _short_of_memory(scene: Scene, node: str, left: int) -> AsyncIterator[None]:
+    pid = scene.ground.pid(node)
+    whole = resource.prlimit(pid, resource.RLIMIT_AS)
+    taken = psutil.Process(pid).memory_info().vms
+    resource.prlimit(pid, resource.RLIMIT_AS, (taken + left, whole[1]))
+    try:
+        yield
+    finally:
+        if psutil.pid_exists(pid):
+            resource.prlimit(pid, resource.RLIMIT_AS, whole)
 
 
 @asynccontextmanager

@@ -16,7 +16,7 @@ class Layout:
 
     usual: who serves where nothing is the matter; None: whoever the planner likes. standbys: that
     hold a part warm. min_gain: of a move: those who are alike should not be left for what a busy
-    machine does to their figures.
+    machine does to their figures. unit_mib: what a unit's weights take, of real memory.
     """
 
     nodes: tuple[SiteNode, ...]
@@ -24,6 +24,7 @@ class Layout:
     usual: frozenset[str] | None = None
     standbys: int = 0
     min_gain: float = 0.15
+    unit_mib: float = 0.5
 
     def is_usual(self, members: frozenset[str]) -> bool:
         return bool(members) and self.usual in (None, members)
@@ -47,7 +48,8 @@ _WITH_SPARES: Final = (
     ("4:6", ("south", "road-spare")),
 )
 _USUAL: Final = frozenset({"city", "north", "south"})
-# Each part has two nodes that are alike, so that whoever is worse off can be left.
+# Each part has two nodes that are alike, so that whoever is worse off can be left; and where one of
+# those in the middle is to be left and the other cannot load, there is a spare.
 _EQUALS: Final = (
     SiteNode("city", "city"),
     SiteNode("city-2", "city"),
@@ -55,15 +57,16 @@ _EQUALS: Final = (
     SiteNode("north-2", "roadside"),
     SiteNode("south", "roadside"),
     SiteNode("south-2", "roadside"),
+    SiteNode("north-spare", "roadside", spare=True),
 )
 _WITH_EQUALS: Final = (
     ("0:2", ("city", "city-2")),
-    ("2:4", ("north", "north-2")),
+    ("2:4", ("north", "north-2", "north-spare")),
     ("4:6", ("south", "south-2")),
 )
 
 LAYOUTS: Final[Mapping[SiteName, Layout]] = {
     "spares": Layout(_SPARES, _WITH_SPARES, _USUAL),
     "warm": Layout(_SPARES, _WITH_SPARES, _USUAL, standbys=1),
-    "equals": Layout(_EQUALS, _WITH_EQUALS, min_gain=0.5),
+    "equals": Layout(_EQUALS, _WITH_EQUALS, min_gain=0.5, unit_mib=4.0),
 }

@@ -47,7 +47,12 @@ def deployments(layout: Layout) -> tuple[Deployment, Deployment]:
             "min_gain": layout.min_gain,
         },
     }
-    options = {"units": UNITS, "unit_ms": 1, "weight_mib": 0.5}
+    options = {
+        "units": UNITS,
+        "unit_ms": 1,
+        "weight_mib": layout.unit_mib,
+        "allocate": True,
+    }
     one_pass = {
         **common,
         "name": ONE_PASS,

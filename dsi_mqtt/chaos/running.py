@@ -146,7 +146,7 @@ class Run:
             ledger.injected(injection)
         self.leaders.note()
         self.journal.note("injected", fault=trial.fault, place=place, node=node, number=number)
-        self._deadly = trial.fault in ("poison", "memory_short")
+        self._deadly = trial.fault in ("poison", "memory_short", "cannot_load")
         try:
             async with STRIKES[trial.fault](self._scene(random, ledgers), node):
                 back = await self.watcher.until(

@@ -95,7 +95,7 @@ TRIALS: Final[tuple[Trial, ...]] = (
     Trial("data_broker_kill", "broker", "end", 4),
     Trial("orchestrator_kill", "orchestrator", "end", 5),
     # Ten minutes of the seventy, once, while nothing else befalls anybody.
-    Trial("orchestrator_absent", "orchestrator", "end", 42, enough=1),
+    Trial("orchestrator_absent", "orchestrator", "end", 46, enough=1),
     Trial("door_kill", "door", "table", 8, _KILLED),
     Trial("two_doors", "door", "table", 20, _SILENT),
     Trial("two_orchestrators", "orchestrator", "end", 14),
@@ -110,6 +110,7 @@ TRIALS: Final[tuple[Trial, ...]] = (
     Trial("door_kill", "door", "table", 8, _KILLED, site="warm"),
     Trial("worker_freeze", "any", "table", 10, _SILENT, site="warm"),
     Trial("link_degrade", "any", "table", 10, _SLOWER, site="equals"),
+    Trial("cannot_load", "middle", "table", 10, site="equals"),
 )
 
 
@@ -153,7 +154,7 @@ def victims(trial: Trial, seed: int) -> Iterator[Target]:
 def mixture(seed: int) -> Iterator[tuple[Trial, Target]]:
     """Faults at random, without end: all once before any comes again."""
     random = Random(f"{seed}/{MIXED}")  # noqa: S311 - it must be repeatable
-    lots = [trial for trial in TRIALS if trial.client == "dsi" and trial.site != "warm"]
+    lots = [trial for trial in TRIALS if trial.client == "dsi" and trial.site == "spares"]
     while True:
         for trial in random.sample(lots, len(lots)):
             yield trial, random.choice(PLACES) if trial.target == "any" else trial.target
