@@ -21,11 +21,10 @@ import psutil
 from dsi_mqtt.chaos.disorder import Disorder
 from dsi_mqtt.chaos.ground import Ground
 from dsi_mqtt.chaos.journal import Journal
-from dsi_mqtt.chaos.layouts import Layout
+from dsi_mqtt.chaos.layouts import UNITS, Layout
 from dsi_mqtt.chaos.leaders import Leaders
 from dsi_mqtt.chaos.ledger import Ledger
 from dsi_mqtt.chaos.load import Load
-from dsi_mqtt.chaos.reference import UNITS
 from dsi_mqtt.chaos.trials import KINDS
 from dsi_mqtt.chaos.watcher import Watcher
 from dsi_mqtt.core.node import Desired

@@ -9,6 +9,8 @@ from typing import Final
 from dsi_mqtt.chaos.trials import SiteName
 from dsi_mqtt.core.site import SiteNode
 
+UNITS: Final = 6
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -16,7 +18,7 @@ class Layout:
 
     usual: who serves where nothing is the matter; None: whoever the planner likes. standbys: that
     hold a part warm. min_gain: of a move: those who are alike should not be left for what a busy
-    machine does to their figures. unit_mib: what a unit's weights take, of real memory.
+    machine does to their figures. unit_mib: what units' weights take, of real memory.
     """
 
     nodes: tuple[SiteNode, ...]
@@ -24,7 +26,7 @@ class Layout:
     usual: frozenset[str] | None = None
     standbys: int = 0
     min_gain: float = 0.15
-    unit_mib: float = 0.5
+    unit_mib: tuple[float, ...] = (0.5,) * UNITS
 
     def is_usual(self, members: frozenset[str]) -> bool:
         return bool(members) and self.usual in (None, members)
@@ -64,9 +66,11 @@ _WITH_EQUALS: Final = (
     ("2:4", ("north", "north-2", "north-spare")),
     ("4:6", ("south", "south-2")),
 )
+# Beyond 32 MiB the C library asks the kernel each time, and takes nothing that it has kept.
+_ONE_LARGE: Final = (0.5, 0.5, 33.0, 0.5, 0.5, 0.5)
 
 LAYOUTS: Final[Mapping[SiteName, Layout]] = {
     "spares": Layout(_SPARES, _WITH_SPARES, _USUAL),
     "warm": Layout(_SPARES, _WITH_SPARES, _USUAL, standbys=1),
-    "equals": Layout(_EQUALS, _WITH_EQUALS, min_gain=0.5, unit_mib=4.0),
+    "equals": Layout(_EQUALS, _WITH_EQUALS, min_gain=0.5, unit_mib=_ONE_LARGE),
 }

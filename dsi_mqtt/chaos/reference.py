@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from dsi_mqtt.chaos.layouts import LAYOUTS, Layout
+from dsi_mqtt.chaos.layouts import LAYOUTS, UNITS, Layout
 from dsi_mqtt.core.activation import JSON, TOKENS, Row, Tensor, pack_body, unpack_body
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.generation import Sampling
@@ -25,7 +25,6 @@ DEADLINE_S: Final = 30.0
 # Behind the deadline, before an input counts as lost.
 LOST_AFTER_S: Final = DEADLINE_S + 30.0
 
-UNITS: Final = 6
 TEXTS: Final = 400
 PROMPTS: Final = 24
 MAX_TOKENS: Final = 48
@@ -50,7 +49,7 @@ def deployments(layout: Layout) -> tuple[Deployment, Deployment]:
     options = {
         "units": UNITS,
         "unit_ms": 1,
-        "weight_mib": layout.unit_mib,
+        "weight_mib": list(layout.unit_mib),
         "allocate": True,
     }
     one_pass = {

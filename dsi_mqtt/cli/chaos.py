@@ -53,7 +53,7 @@ def chaos(
 ) -> None:
     """Inject faults into a standing system of real processes.
 
-    Brokers, two orchestrators and five nodes behind links of their own; every input must have
+    Brokers, two orchestrators and nodes, each behind a link of its own; every input must have
     exactly one correct result. It needs no model, and a Mosquitto on this machine.
     """
     trials = () if fault == MIXED else chosen(fault)
