@@ -18,8 +18,8 @@ A probe runs along the chain behind the attempt on the same ordered edges; whoev
 the attempt when the probe comes never will, and says `lost`.
 
 A request ends with an error when nodes died with it alone three times (`poison`), when five other
-attempts broke or the retry budget is spent (`unavailable`), or when the time left does not cover
-another attempt (`deadline`).
+attempts broke or the retry budget, which deaths do not touch, is spent (`unavailable`), or when the
+time left does not cover another attempt (`deadline`).
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class Attempts(Runs):
             if self._peers.disproves(used) or (superseded and self._peers.lacks(used)):
                 request.suspect = True
                 request.deaths += request.alone
-                effects += self._break_off(request, now, died=request.alone)
+                effects += self._break_off(request, now, death=True, counted=request.alone)
         return [*effects, *self.pump(now)]
 
     def join(self, request: Request, now: float) -> Effects:
@@ -258,16 +258,20 @@ class Attempts(Runs):
         self._running[request.id] = request
         return request.attempt.start(request.given, request.deadline - now)
 
-    def _break_off(self, request: Request, now: float, *, died: bool = False) -> Effects:
+    def _break_off(
+        self, request: Request, now: float, *, death: bool = False, counted: bool = False
+    ) -> Effects:
         """Ends the attempt on evidence, and lets the request run again if it may.
 
-        died: of a node, and counted; what has a bound of its own spends no other.
+        death: of a node, which spends nothing of the budget: a table without that node serves, so
+        that no more comes of it than one attempt each. counted: what has a bound of its own spends
+        no other.
         """
         effects = [*self.end(request, cancel=True), *self._calls.settle(request, now)]
-        request.broken += not died
+        request.broken += not counted
         if request.deaths >= POISON_AT:
             return effects + self._calls.give_up(request, POISON, now)
-        if request.broken >= BROKEN_MAX or not self._budget.spend():
+        if request.broken >= BROKEN_MAX or not (death or self._budget.spend()):
             return effects + self._calls.give_up(request, BROKEN, now)
         self._line_up(request, now)
         return effects

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from dsi_mqtt.core.answers import BUDGET_LEAST
 from dsi_mqtt.core.attempts import (
     BROKEN_MAX,
     PROBE_AFTER_S,
@@ -23,6 +24,7 @@ from dsi_mqtt.core.unserved import HOPE_S
 from tests.core.build import (
     A,
     B,
+    C,
     make_done,
     make_input,
     make_spec,
@@ -94,6 +96,24 @@ def test_what_is_said_about_an_earlier_attempt_ends_nothing() -> None:
     desk.look()
     desk.say("lost", first).say("stale", first).failed(first, Failure("deadline", "late"))
     assert desk.look() == []
+
+
+def test_where_others_have_spent_the_budget_a_death_ends_no_request() -> None:
+    """Faults that came one upon the other left nothing for those who were beside a dying node."""
+    count = int(BUDGET_LEAST) // 2
+    desk = Desk(make_table((A, (0, 3)), (B, (3, 6)), epoch=1, window=count))
+    desk.give(*(make_input(n) for n in range(count)))
+    for _ in range(2):
+        for sent in desk.sent():
+            desk.say("lost", sent)
+    desk.sent()
+    desk.hear(B, "offline").serve(make_table((A, (0, 3)), (C, (3, 6)), epoch=2, window=count))
+    assert desk.codes() == []
+    for _ in range(count):
+        desk.retain()
+        (alone,) = desk.sent()
+        desk.done(alone)
+    assert [r.failure for r in desk.replies()] == [None] * count
 
 
 def test_a_result_counts_from_whichever_attempt_it_comes() -> None:
