@@ -27,12 +27,14 @@ _Share = tuple[str, Priority]
 
 @dataclass(slots=True, eq=False)
 class _Queue(Generic[T]):
-    """Of one device and priority. start: the clock when the first of `costs` came to be that;
-    order: tells equals apart, by who has been first for longer.
+    """Of one device and priority. start: the clock when the first of `costs` came to be that.
+
+    order: tells equals apart: a queue that has begun goes before one that goes on, or a device that
+    asks again when it has its answer would have half of its share; then who is first for longer.
     """
 
     start: int
-    order: int
+    order: tuple[bool, int]
     costs: dict[T, int]
 
     @property
@@ -72,7 +74,7 @@ class FairQueue(Generic[T]):
         self._shares[item] = share
         queue = self._queues.get(share)
         if queue is None:
-            queue = self._queues[share] = _Queue(self._clock, next(self._orders), {})
+            queue = self._queues[share] = _Queue(self._clock, (False, next(self._orders)), {})
         queue.costs[item] = max(1, cost) * COSTS[priority]
 
     def leave(self, item: T) -> None:
@@ -94,13 +96,15 @@ class FairQueue(Generic[T]):
             raise IndexError("nothing waits")
         queue = self._queues[share]
         item, self._clock = queue.first, queue.number
-        queue.start, queue.order = self._clock, next(self._orders)
+        queue.start, queue.order = self._clock, (True, next(self._orders))
         del queue.costs[item], self._shares[item]
         self._close(share)
         return item
 
     def ahead(self, device: str, priority: Priority, cost: int = 1) -> int:
-        """How many would be taken before one that joins now, if nothing else joined."""
+        """How many would be taken before one that joins now if nothing else joined, at least: of
+        the other queues some that stand even with it may come before it as well.
+        """
         own = self._queues.get((device, priority))
         number = max(1, cost) * COSTS[priority]
         number += self._clock if own is None else own.start + sum(own.costs.values())
@@ -111,7 +115,7 @@ class FairQueue(Generic[T]):
             reached = queue.start
             for each in queue.costs.values():
                 reached += each
-                if reached > number:
+                if reached >= number:
                     break
                 found += 1
         return found
