@@ -107,9 +107,7 @@ def surplus(
     own: dict[str, list[Request]] = {}
     for request in waiting:
         own.setdefault(request.given.device, []).append(request)
-    device = max(
-        own, key=lambda name: (sum(map(weigh, own[name])), name == came.given.device)
-    )
+    device = max(own, key=lambda name: (sum(map(weigh, own[name])), name == came.given.device))
     newest = max(reversed(own[device]), key=lambda request: COSTS[request.priority])
     return newest, len(own[device])
 

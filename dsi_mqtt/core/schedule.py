@@ -23,7 +23,7 @@ BATCH_MAX: Final = 64
 
 
 class Schedule:
-    """waiting: for room, by fair shares of their devices. running: by name. Of those, some are due for a step."""
+    """waiting: for room, by fair shares of devices. running: by name; some are due for a step."""
 
     def __init__(self) -> None:
         self.waiting: FairQueue[Session] = FairQueue()

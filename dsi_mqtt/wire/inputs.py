@@ -13,6 +13,7 @@ Out: `{"id": …, "status": "ok", "result": …}` or
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Final, cast, get_args
@@ -125,8 +126,14 @@ def read_answer(payload: bytes, content_type: str | None = JSON) -> Any:  # noqa
             return document["result"]
         error = document["error"]
         code, message = str(error["code"]), str(error["message"])
-        after = error.get("retry_after_s")
-        after_s = min(int(after), RETRY_AFTER_MAX_S) if after is not None else None
+        after_s = _seconds(error.get("retry_after_s"))
     except (ValueError, KeyError, TypeError, RecursionError, AttributeError) as problem:
         raise request_error("failed", f"the answer cannot be read: {problem}") from None
     raise request_error(code, message, after_s)
+
+
+def _seconds(told: object) -> int | None:
+    """When to try again, where it is told and can be true."""
+    if not isinstance(told, int | float) or not 0 < told < math.inf:
+        return None
+    return min(math.ceil(told), RETRY_AFTER_MAX_S)
