@@ -16,7 +16,7 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, Final, cast, get_args
+from typing import Any, Final, get_args
 
 from dsi_mqtt.core.activation import JSON, media_type
 from dsi_mqtt.core.message import Failure
@@ -39,15 +39,15 @@ def parse_input(
     What is wrong although an id could be read is a `complaint`, so that the answer can name it.
     properties: the message's user properties.
     """
-    asked = next((value for name, value in properties if name == PRIORITY), None)
-    parsed, given = _parsed(payload, content_type)
-    asked = given if asked is None else asked
+    parsed, asked = _parsed(payload, content_type)
+    asked = next((value for name, value in properties if name == PRIORITY), asked)
     if asked is None or parsed.complaint is not None:
         return parsed
-    if asked not in _PRIORITIES:
+    priority = next((each for each in _PRIORITIES if each == asked), None)
+    if priority is None:
         complaint = f"priority {asked!r:.40} is none of {', '.join(_PRIORITIES)}"
         return replace(parsed, complaint=complaint)
-    return replace(parsed, priority=cast("Priority", asked))
+    return replace(parsed, priority=priority)
 
 
 def _parsed(payload: bytes, content_type: str | None) -> tuple[ParsedInput, object]:
