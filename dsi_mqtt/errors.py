@@ -123,10 +123,12 @@ class SessionStaleError(DsiError):
 class RequestError(DsiError):
     """One request has no result.
 
-    `code` is stable and travels to the device in the error answer.
+    `code` is stable and travels to the device in the error answer. `retry_after_s`: seconds after
+    which it may be worth another try, where the answer tells them.
     """
 
     code: str = "failed"
+    retry_after_s: int | None = None
     exit_code: ClassVar[int] = 8
 
 
@@ -173,8 +175,9 @@ REQUEST_ERRORS: Final[dict[str, type[RequestError]]] = {
 }
 
 
-def request_error(code: str, message: str) -> RequestError:
+def request_error(code: str, message: str, retry_after_s: int | None = None) -> RequestError:
     """The error for a code received from elsewhere; with an unknown code a plain `RequestError`."""
     error = REQUEST_ERRORS.get(code, RequestError)(message)
     error.code = code
+    error.retry_after_s = retry_after_s
     return error

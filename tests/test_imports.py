@@ -35,6 +35,7 @@ PURE = {
     "copy",
     "dataclasses",
     "enum",
+    "fnmatch",
     "fractions",
     "functools",
     "hashlib",

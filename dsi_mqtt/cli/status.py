@@ -215,6 +215,7 @@ def _door(node: str, load: DoorLoad | None) -> Text:
             f"{load.errors} error{'' if load.errors == 1 else 's'}",
             style="red" if load.errors else "",
         )
+        line.append(f" ({load.refused} refused for too many)" if load.refused else "")
         line.append(f", {load.retried} retried; {load.held} held, {load.in_flight} in the chain")
     return line
 

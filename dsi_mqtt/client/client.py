@@ -11,6 +11,7 @@ from typing import Any, Final, Self
 from dsi_mqtt.client.delivery import Delivery
 from dsi_mqtt.client.generation import ALIVE_S, TextGeneration, Turns, ask_for
 from dsi_mqtt.client.inputs import input_body
+from dsi_mqtt.core.request import Priority
 from dsi_mqtt.transport.base import Transport
 from dsi_mqtt.transport.mqtt import MqttTransport
 from dsi_mqtt.wire.inputs import read_answer
@@ -78,12 +79,14 @@ class Client:
         *,
         content_type: str | None = None,
         timeout_s: float = TIMEOUT_S,
+        priority: Priority = "normal",
     ) -> Any:  # noqa: ANN401 — any JSON value
         """The result for one input.
 
         inputs: any JSON value (a text, a list of texts, numbers), bytes (an image; name the
         `content_type`), or a numpy array. Returns the result as a JSON value (bytes where the
-        model makes something else).
+        model makes something else). priority: low lets others pass; high is for devices that the
+        deployment names (`input.high`).
 
         Raises UnknownDeploymentError, DeadlineError after `timeout_s`, or another RequestError
         that says why there is no result.
@@ -91,7 +94,7 @@ class Client:
         body, kind = input_body(inputs, content_type)
         deadline = time.monotonic() + timeout_s
         await self._delivery.known(check_name(deployment, "deployment"), deadline)
-        call = self._delivery.submit(deployment, body, kind, deadline)
+        call = self._delivery.submit(deployment, body, kind, deadline, priority=priority)
         try:
             answer = await call.answer
             return read_answer(bytes(answer.payload), answer.content_type)
@@ -111,13 +114,14 @@ class Client:
         stop: str | Sequence[str] | None = None,
         timeout_s: float = GENERATION_TIMEOUT_S,
         alive_s: float | None = ALIVE_S,
+        priority: Priority = "normal",
     ) -> TextGeneration:
         """One generation: iterate it for pieces as they come, or await the whole.
 
         prompt: a text, token ids, or messages (`{"role": …, "content": …}`) for the model's chat
         template. What is None is as the deployment has it; a seed is drawn. timeout_s: for all of
         it. alive_s: the door gives up when it has not heard this device for so long, to which it
-        speaks every second while a generation runs; None: never.
+        speaks every second while a generation runs; None: never. priority: as of `infer`.
 
         Raises InvalidInputError for a prompt that is none; see `TextGeneration` for the rest.
         """
@@ -131,4 +135,5 @@ class Client:
             stop=stop if stop is None or isinstance(stop, str) else list(stop),
             alive_s=alive_s,
         )
-        return TextGeneration(self._delivery, check_name(deployment, "deployment"), ask, timeout_s)
+        name = check_name(deployment, "deployment")
+        return TextGeneration(self._delivery, name, ask, timeout_s, priority)

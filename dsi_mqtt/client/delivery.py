@@ -20,6 +20,7 @@ from dsi_mqtt.core.client import (
     SendInput,
 )
 from dsi_mqtt.core.generation import Partial
+from dsi_mqtt.core.request import Priority
 from dsi_mqtt.errors import (
     ConnectionLostError,
     DeadlineError,
@@ -33,6 +34,7 @@ from dsi_mqtt.errors import (
 from dsi_mqtt.transport.base import ConnectOptions, DataConnection, Message, Transport
 from dsi_mqtt.transport.lasting import Backoff, keep_connected
 from dsi_mqtt.wire.asks import read_partial
+from dsi_mqtt.wire.inputs import PRIORITY
 from dsi_mqtt.wire.topics import Topics
 
 TICK_S: Final = 0.1
@@ -140,6 +142,7 @@ class Delivery:
         *,
         told: Callable[[Partial], None] | None = None,
         generates: bool = False,
+        priority: Priority = "normal",
     ) -> Call:
         """Sends an input, until it is answered or its deadline passes. `leave` it in any case."""
         id_ = os.urandom(ID_BYTES)
@@ -150,6 +153,7 @@ class Delivery:
             content_type=content_type,
             response_topic=self._topics.answers(deployment, self._device) + "result",
             correlation_data=id_,
+            user_properties=((PRIORITY, priority),) if priority != "normal" else (),
         )
         call = Call(id_, message, deadline, asyncio.get_running_loop().create_future(), told)
         # An error that nobody waits for any more is no event.

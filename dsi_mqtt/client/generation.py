@@ -12,6 +12,7 @@ from typing import Any, Final, Self
 from dsi_mqtt.client.delivery import Call, Delivery
 from dsi_mqtt.client.inputs import input_body
 from dsi_mqtt.core.generation import Completion, Partial
+from dsi_mqtt.core.request import Priority
 from dsi_mqtt.core.stream import Piece, TokenStream
 from dsi_mqtt.errors import InvalidInputError, RequestCancelledError
 from dsi_mqtt.transport.base import Message
@@ -35,12 +36,18 @@ class TextGeneration:
     """
 
     def __init__(
-        self, delivery: Delivery, deployment: str, ask: dict[str, Any], timeout_s: float
+        self,
+        delivery: Delivery,
+        deployment: str,
+        ask: dict[str, Any],
+        timeout_s: float,
+        priority: Priority,
     ) -> None:
         self._delivery = delivery
         self._deployment = deployment
         self._ask = ask
         self._timeout_s = timeout_s
+        self._priority = priority
         self._stream = TokenStream()
         self._news = asyncio.Event()
         self._call: Call | None = None
@@ -132,7 +139,13 @@ class TextGeneration:
         self._check_wanted()
         body, kind = input_body(self._ask | {"stream": stream})
         self._call = self._delivery.submit(
-            self._deployment, body, kind, deadline, told=self._told, generates=True
+            self._deployment,
+            body,
+            kind,
+            deadline,
+            told=self._told,
+            generates=True,
+            priority=self._priority,
         )
         self._call.answer.add_done_callback(lambda _: self._news.set())
         return self._call

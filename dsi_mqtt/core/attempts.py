@@ -30,11 +30,12 @@ from typing import Final
 from dsi_mqtt.core.activation import unpack_body
 from dsi_mqtt.core.answers import RetryBudget
 from dsi_mqtt.core.attempt import Attempt
-from dsi_mqtt.core.deployment import Deployment
+from dsi_mqtt.core.deployment import Deployment, InputLimits
 from dsi_mqtt.core.effects import Effects, Transmit
 from dsi_mqtt.core.line import Line, Request
 from dsi_mqtt.core.message import Activation, Failure, Header
 from dsi_mqtt.core.model import ModelGraph
+from dsi_mqtt.core.overload import WAITING_BYTES_MAX, Pace, surplus
 from dsi_mqtt.core.peers import Member, Peers
 from dsi_mqtt.core.request import Input, Reply
 from dsi_mqtt.core.runs import Calls, Runs, TextEvent
@@ -58,14 +59,16 @@ NO_TIME: Final = Failure("deadline", "the time left does not cover another attem
 class Attempts(Runs):
     """State machine of the requests that wait or run; see `Runs`."""
 
-    def __init__(self, door: Member, peers: Peers, calls: Calls) -> None:
+    def __init__(self, door: Member, limits: InputLimits, peers: Peers, calls: Calls) -> None:
         self._door = door
+        self._limits = limits
         self._peers = peers
         self._calls = calls
         self._table: Table | None = None
         self._line = Line()
         self._running: dict[bytes, Request] = {}
         self._budget = RetryBudget()
+        self._pace = Pace()
         self._lanes = count()
         self.starting = True
         self._retried = 0
@@ -99,7 +102,7 @@ class Attempts(Runs):
     # --- events -------------------------------------------------------------------------------
 
     def spec_changed(self, spec: Deployment) -> None:
-        """Nothing of it is used here."""
+        self._limits = spec.input
 
     def model_is(self, graph: ModelGraph | None, now: float) -> Effects:  # noqa: ARG002 - nothing of it is used here
         return []
@@ -108,6 +111,8 @@ class Attempts(Runs):
         """What is under way on nodes that have been left is asked for at once, and but once: they
         may have been left because they are silent.
         """
+        if self._table is None or table.stamp != self._table.stamp:
+            self._pace.clear()
         self._table = table
         if table.door is not None:
             self._budget.window_is(table.door.window)
@@ -134,8 +139,16 @@ class Attempts(Runs):
 
     def join(self, request: Request, now: float) -> Effects:
         request.state = "waiting"
+        fresh = self._line.fresh
+        if not request.suspect:
+            device, left_s = request.given.device, request.deadline - now
+            refusal = self._pace.refuses(
+                lambda: fresh.ahead(device, request.priority), len(fresh), left_s
+            )
+            if refusal is not None:
+                return self._calls.give_up(request, refusal, now)
         self._line.join(request)
-        return self.pump(now)
+        return [*self.pump(now), *self._make_room(request, now)]
 
     def retained(self, request: Request, now: float) -> Effects:
         self._running.pop(request.id, None)
@@ -181,7 +194,12 @@ class Attempts(Runs):
         else:
             return []
         effects = self.end(request, cancel=not present)
-        return [*effects, *self._calls.conclude(request, reply, now), *self.pump(now)]
+        effects += [*self._calls.conclude(request, reply, now), *self.pump(now)]
+        if request.suspect:
+            self._pace.interrupted()
+        else:
+            self._pace.through(now, others_wait=bool(self._line.fresh))
+        return effects
 
     def broke(self, header: Header, now: float) -> Effects:
         request = self._present(header)
@@ -221,6 +239,7 @@ class Attempts(Runs):
         if table is None or table.state != "serving" or table.door is None or not self.starting:
             return []
         if self._peers.lacks(table):
+            self._pace.interrupted()
             return []  # it will be replaced, or its node will speak again
         effects: Effects = []
         window = table.door.window
@@ -237,6 +256,18 @@ class Attempts(Runs):
         return effects
 
     # --- parts --------------------------------------------------------------------------------
+
+    def _make_room(self, came: Request, now: float) -> Effects:
+        """Refuses what is too much, of what has never been in the chain."""
+        fresh = self._line.fresh
+        effects: Effects = []
+        while len(fresh) > self._limits.queue_max or (
+            len(fresh) > 1 and sum(r.given.nbytes for r in fresh) > WAITING_BYTES_MAX
+        ):
+            many = len(fresh) > self._limits.queue_max
+            one, own = surplus(fresh, came) if many else surplus(fresh, came, _nbytes)
+            effects += self._calls.give_up(one, self._pace.full(own), now)
+        return effects
 
     def _present(self, header: Header) -> Request | None:
         """The request whose attempt in the chain this message is about."""
@@ -267,6 +298,7 @@ class Attempts(Runs):
         that no more comes of it than one attempt each. counted: what has a bound of its own spends
         no other.
         """
+        self._pace.interrupted()
         effects = [*self.end(request, cancel=True), *self._calls.settle(request, now)]
         request.broken += not counted
         if request.deaths >= POISON_AT:
@@ -278,6 +310,7 @@ class Attempts(Runs):
 
     def _wait_for_table(self, request: Request, now: float) -> Effects:
         """A node refused it: it has left this table, or is behind it. Nothing is broken by that."""
+        self._pace.interrupted()
         used = request.attempt.table if request.attempt else None
         effects = [*self.end(request, cancel=True), *self._calls.settle(request, now)]
         wait_s = 0.0
@@ -316,6 +349,10 @@ def _result(given: Input, activation: Activation) -> Reply:
     except WireError as error:
         message = one_sentence(f"the head made no readable result: {error}")
         return Reply.error(given, Failure("model_failed", message))
+
+
+def _nbytes(request: Request) -> int:
+    return request.given.nbytes
 
 
 def _forecast_s(table: Table) -> float:

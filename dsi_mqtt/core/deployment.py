@@ -28,11 +28,17 @@ _TOLD_MAX: Final = 40
 
 @dataclass(frozen=True, slots=True)
 class InputLimits:
-    """max_bytes: of one input; batch_max: rows in it; dedupe_s: how long an answer is kept."""
+    """max_bytes: of one input; batch_max: rows in it; dedupe_s: how long an answer is kept.
+
+    queue_max: inputs of a one-pass model that wait for their turn. high: patterns of the names of
+    devices whose inputs may be of high priority.
+    """
 
     max_bytes: int = 1_000_000
     batch_max: int = 8
     dedupe_s: float = 600.0
+    queue_max: int = 256
+    high: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +183,13 @@ class Deployment:
     def limits(self) -> Generation:
         """Of its sessions, also where the file says nothing."""
         return self.generation or Generation()
+
+    @property
+    def may_wait(self) -> int:
+        """Inputs that a door may have beside those in the chain: that wait, and generations run."""
+        if self.kind == "one-pass":
+            return self.input.queue_max
+        return self.limits.sessions_max + self.limits.queue_max
 
     @property
     def opens(self) -> tuple[ModelSpec, int | None]:

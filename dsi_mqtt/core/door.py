@@ -43,6 +43,7 @@ from dsi_mqtt.core.line import AGAIN_FIRST_S, Request
 from dsi_mqtt.core.message import Activation, Failure, Header
 from dsi_mqtt.core.model import ModelGraph
 from dsi_mqtt.core.node import DoorLoad
+from dsi_mqtt.core.overload import priority_of
 from dsi_mqtt.core.peers import Member, Peers
 from dsi_mqtt.core.request import Input, Redelivery, Reply
 from dsi_mqtt.core.runs import Calls, Runs, TextEvent
@@ -92,6 +93,7 @@ class Door:
         self._answers = 0
         self._errors = 0
         self._repetitions = 0
+        self._refused = 0
 
     # --- questions ----------------------------------------------------------------------------
 
@@ -130,6 +132,7 @@ class Door:
             self._lengths.prompt_tokens,
             self._lengths.new_tokens,
             self._runs.table.stamp if self._runs.table is not None else None,
+            self._refused,
         )
 
     # --- tables and nodes ---------------------------------------------------------------------
@@ -291,7 +294,7 @@ class Door:
 
     def _admit(self, request: Request, now: float) -> Effects:
         self._requests[request.id] = self._by_key[request.key] = request
-        request.admitted = now
+        request.admitted, request.priority = now, priority_of(request.given, self._spec.input)
         self._unserved.came(request.id, self._runs.table)
         # A door died holding it, or while it ran alone.
         record = self._deaths.of(request.key)
@@ -362,7 +365,7 @@ class Door:
             self._lengths.add,
         )
         if self._spec.kind == "one-pass":
-            return Attempts(self._me, self._peers, calls)
+            return Attempts(self._me, self._spec.input, self._peers, calls)
         return Generations(self._me, self._spec, self._peers, self._numbers, calls)
 
     # --- answers ------------------------------------------------------------------------------
@@ -439,6 +442,7 @@ class Door:
 
     def _give_up(self, request: Request, failure: Failure, now: float) -> Effects:
         """The request ends without a result, wherever it is."""
+        self._refused += failure.code == "overloaded"
         effects = self._runs.end(request, cancel=True)
         return [*effects, *self._conclude(request, Reply.error(request.given, failure), now)]
 

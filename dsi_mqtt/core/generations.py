@@ -34,6 +34,7 @@ from dsi_mqtt.core.leases import Living, Roll
 from dsi_mqtt.core.line import Request
 from dsi_mqtt.core.message import Activation, Failure, Header
 from dsi_mqtt.core.model import ModelGraph
+from dsi_mqtt.core.overload import Pace, surplus
 from dsi_mqtt.core.peers import Member, Peers
 from dsi_mqtt.core.places import Places
 from dsi_mqtt.core.promises import Promises
@@ -75,6 +76,7 @@ class Generations(Runs):
         self._roll = Roll(spec.name, door, numbers)
         self._places = Places(spec.limits, self._schedule, self._roll, calls)
         self._recovery = Recovery(self._schedule, calls)
+        self._pace = Pace()
         self.starting = True
 
     # --- questions ----------------------------------------------------------------------------
@@ -122,6 +124,7 @@ class Generations(Runs):
         if self._table is None or table.stamp != self._table.stamp:
             for session in self._schedule.running.values():
                 session.stale, session.not_before = 0, 0.0
+            self._pace.clear()
         self._table = table
         asked, silent = self._steps.left(table, now)
         return [*asked, *self._break_off(silent, now), *self.peers_changed(now)]
@@ -146,11 +149,26 @@ class Generations(Runs):
     # --- a session's beginning ----------------------------------------------------------------
 
     def join(self, request: Request, now: float) -> Effects:
-        if len(self._sessions) >= self._limits.sessions_max + self._limits.queue_max:
-            return self._calls.give_up(request, FULL, now)
         session = Session(request, redelivered=request.suspect)
         self._sessions[request.id] = session
-        return [self._read(session)] if self._graph is not None else []
+        effects: Effects = []
+        if len(self._sessions) > self._limits.sessions_max + self._limits.queue_max:
+            effects += self._make_room(request, now)
+        if request.id not in self._sessions or self._graph is None:
+            return effects
+        return [*effects, self._read(session)]
+
+    def _make_room(self, came: Request, now: float) -> Effects:
+        """Refuses one, of what has not begun."""
+        unbegun = [
+            session.request
+            for session in self._sessions.values()
+            if session.state in ("reading", "waiting") and not session.request.suspect
+        ]
+        if not unbegun:
+            return self._calls.give_up(came, FULL, now)
+        one, own = surplus(unbegun, came)
+        return self._calls.give_up(one, self._pace.full(own), now)
 
     def text_event(self, event: TextEvent, now: float) -> Effects:
         session = self._sessions.get(event.request)
@@ -187,8 +205,21 @@ class Generations(Runs):
         if ask.alive_s is not None:
             self._promises.made(session.request.id, session.request.given.device, ask.alive_s, now)
         session.text = Text(session, StopFinder(ask.stop))
+        refusal = self._comes_too_late(session, now)
+        if refusal is not None:
+            return self._calls.give_up(session.request, refusal, now)
         self._schedule.wait(session)
         return self.pump(now)
+
+    def _comes_too_late(self, session: Session, now: float) -> Failure | None:
+        """Its deadline would pass before its first step."""
+        request, waiting = session.request, self._schedule.waiting
+        if request.suspect:
+            return None
+        device, priority, room = request.given.device, request.priority, session.room
+        return self._pace.refuses(
+            lambda: waiting.ahead(device, priority, room), len(waiting), request.deadline - now
+        )
 
     def retained(self, request: Request, now: float) -> Effects:
         session = self._sessions.get(request.id)
@@ -399,6 +430,7 @@ class Generations(Runs):
             texts.append(WriteText(self._deployment, session.request.id, fresh, last))
         if session.finish is not None:
             self._leave(session)
+            self._pace.through(now, others_wait=len(self._schedule.waiting) > 1)
             self._places.keep(session, now)
         else:
             # A suspect goes on: that it is in the chain is retained, of it alone.

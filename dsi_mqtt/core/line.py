@@ -7,6 +7,8 @@
 A *suspect* may have ended a node: it runs alone. Nothing starts beside it, and it starts when
 nothing else runs. Suspects go before the others, or a busy door would never come to them; but
 behind each of them a window of others goes, or many suspects would keep all others waiting.
+
+What was in the chain before goes before what was not, and that by fair shares of its devices.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from dsi_mqtt.core.attempt import Attempt
-from dsi_mqtt.core.request import Input, Reply
+from dsi_mqtt.core.fair import FairQueue
+from dsi_mqtt.core.request import Input, Priority, Reply
 
 AGAIN_FIRST_S: Final = 2.0
 
@@ -35,7 +38,8 @@ class Request:
     deaths; stale: those that a node refused. suspect: a node died while it may have held this.
     suspect_to: of a generation: positions to compute before it is none. deaths: those that ended
     while it was alone. recorded: it is retained that this door has it in the chain, for the next
-    death may be the door's. admitted: when; None: it was answered without being run.
+    death may be the door's. admitted: when; None: it was answered without being run. priority: that
+    it is treated as.
     """
 
     id: bytes
@@ -59,6 +63,7 @@ class Request:
     again_at: float = 0.0
     again_s: float = AGAIN_FIRST_S
     admitted: float | None = None
+    priority: Priority = "normal"
 
     @property
     def key(self) -> str:
@@ -66,37 +71,41 @@ class Request:
 
 
 class Line:
-    """Requests in the state `waiting`, in order."""
+    """Requests in the state `waiting`. fresh: those that were never in a chain, and are due."""
 
     def __init__(self) -> None:
         self._suspects: deque[Request] = deque()
-        self._others: deque[Request] = deque()
+        self._again: deque[Request] = deque()
+        self.fresh: FairQueue[Request] = FairQueue()
         self._before_suspects = 0  # how many others may start before the next suspect
 
     def __len__(self) -> int:
-        return len(self._suspects) + len(self._others)
+        return len(self._suspects) + len(self._again) + len(self.fresh)
 
     def join(self, request: Request, *, first: bool = False) -> None:
-        """At the end; `first`: at the front, for a request that has waited before."""
-        line = self._suspects if request.suspect else self._others
+        """When its turn comes; `first`: at the front, for a request that has waited before."""
         if first:
-            line.appendleft(request)
+            (self._suspects if request.suspect else self._again).appendleft(request)
+        elif request.suspect:
+            self._suspects.append(request)
         else:
-            line.append(request)
+            self.fresh.join(request, request.given.device, request.priority)
 
     def leave(self, request: Request) -> None:
-        for line in (self._suspects, self._others):
+        self.fresh.leave(request)
+        for line in (self._suspects, self._again):
             if request in line:
                 line.remove(request)
 
     def find(self, request: bytes) -> Request | None:
-        return next(
-            (r for line in (self._suspects, self._others) for r in line if r.id == request), None
-        )
+        lines = (self._suspects, self._again, self.fresh)
+        return next((r for line in lines for r in line if r.id == request), None)
 
     def next_due(self) -> float:
         """When the first of them may start, as far as it is a matter of time."""
-        lines = (*self._suspects, *self._others)
+        if self.fresh:
+            return 0.0
+        lines = (*self._suspects, *self._again)
         return min((request.not_before for request in lines), default=math.inf)
 
     def next_up(self, running: Collection[Request], window: int, now: float) -> Request | None:
@@ -106,14 +115,17 @@ class Line:
         suspect = self._first_due(self._suspects, now)
         if suspect is not None and (suspect.recorded or not self._before_suspects):
             return None if running else self._take(suspect, window)
-        other = self._first_due(self._others, now)
+        other = self._first_due(self._again, now) or self.fresh.first()
         if other is not None:
             self._before_suspects = max(0, self._before_suspects - 1)
             return self._take(other, window)
         return None if suspect is None or running else self._take(suspect, window)
 
     def _take(self, request: Request, window: int) -> Request:
-        self.leave(request)
+        if request in self.fresh:
+            self.fresh.take()
+        else:
+            self.leave(request)
         if request.suspect and request.recorded:  # it really starts; before, it is only retained
             self._before_suspects = window
         return request

@@ -44,10 +44,12 @@ class Failure:
     """Why a request has no result.
 
     code: one of `errors.REQUEST_ERRORS`; where no door sees the input, `unknown_deployment` too.
+    retry_after_s: seconds after which it may be worth another try, where that can be told.
     """
 
     code: str
     message: str
+    retry_after_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

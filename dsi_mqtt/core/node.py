@@ -184,7 +184,8 @@ class DoorLoad:
     table's forecast means them; None: too few yet. samples: how many they are. token_p50_ms,
     token_p95_ms: of the newest steps of decoding.
     texts: generations that have ended; prompt_tokens, new_tokens: of all of them.
-    table: the one that these times were measured on.
+    table: the one that these times were measured on. refused: of the errors, those of inputs that
+    the door had too many of.
     """
 
     deployment: str
@@ -203,6 +204,7 @@ class DoorLoad:
     prompt_tokens: int = 0
     new_tokens: int = 0
     table: Stamp | None = None
+    refused: int = 0
 
 
 @dataclass(frozen=True, slots=True)

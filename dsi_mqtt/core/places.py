@@ -52,8 +52,10 @@ class Places:
         effects: Effects = []
         waiting, running = self._schedule.waiting, self._schedule.running
         room = CacheRoom(table, graph, self._limits.kv_mib_max) if waiting else None
-        while waiting and room is not None and len(running) < self._limits.sessions_max:
-            first = waiting[0]
+        while room is not None and len(running) < self._limits.sessions_max:
+            first = waiting.first()
+            if first is None:
+                break
             if not room.fits([first.room]):
                 effects += self._calls.give_up(first.request, room.too_small(first.room), now)
                 continue
@@ -65,7 +67,7 @@ class Places:
             held = [most for name, most in self._roll.held.items() if not _is(reused, name)]
             few = len(held) < SESSIONS_HELD * self._limits.sessions_max
             if few and room.fits([first.most, *held]):
-                self._let_in(waiting.popleft(), table, reused, common)
+                self._let_in(waiting.take(), table, reused, common)
             elif room.fits([first.most, *beside]):
                 self._roll.awaited = True  # what has ended is there until nodes are told
                 break

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Final, Self
+from typing import Final, Literal, Self
 
 from dsi_mqtt.core.generation import Completion
 from dsi_mqtt.core.message import Failure
@@ -11,18 +11,24 @@ from dsi_mqtt.core.message import Failure
 # What a device chooses and a door has to remember is short; more is refused.
 DEVICE_MAX: Final = 128
 CORRELATION_MAX: Final = 1024
+Priority = Literal["low", "normal", "high"]
+
 # Of a Response Topic: Mosquitto ends the connection of whoever publishes to more.
 LEVELS_MAX: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedInput:
-    """A device's payload, read. `complaint` says why it cannot be served, where it cannot."""
+    """A device's payload, read. `complaint` says why it cannot be served, where it cannot.
+
+    priority: that its device asks for.
+    """
 
     identity: str | None
     content_type: str
     body: bytes
     complaint: str | None = None
+    priority: Priority = "normal"
 
 
 def input_key(device: str, correlation: bytes | None, identity: str | None) -> str | None:

@@ -14,6 +14,7 @@ from math import ceil
 from typing import Final
 
 from dsi_mqtt.core.depth import Depth
+from dsi_mqtt.core.fair import FairQueue
 from dsi_mqtt.core.session import Session
 from dsi_mqtt.core.steps import Step, Steps
 from dsi_mqtt.core.table import Stamp, Table
@@ -22,10 +23,10 @@ BATCH_MAX: Final = 64
 
 
 class Schedule:
-    """waiting: for room, in order. running: by name. Of those, some are due for a step."""
+    """waiting: for room, by fair shares of devices. running: by name; some are due for a step."""
 
     def __init__(self) -> None:
-        self.waiting: deque[Session] = deque()
+        self.waiting: FairQueue[Session] = FairQueue()
         self.running: dict[str, Session] = {}
         self._due: deque[Session] = deque()
         self._depth = Depth()
@@ -42,7 +43,8 @@ class Schedule:
     def wait(self, session: Session) -> None:
         """It is to run when there is room."""
         session.state = "waiting"
-        self.waiting.append(session)
+        request = session.request
+        self.waiting.join(session, request.given.device, request.priority, session.room)
 
     def start(self, session: Session) -> None:
         """It runs from now on, under its name."""
@@ -66,8 +68,7 @@ class Schedule:
         """It is over; says whether it ran."""
         session.state = "ended"
         self._taken([session])
-        if session in self.waiting:
-            self.waiting.remove(session)
+        self.waiting.leave(session)
         if self.running.get(session.name) is not session:
             return False  # it had ended before, and another may run under its name, with its caches
         del self.running[session.name]

@@ -38,7 +38,10 @@ from dsi_mqtt.core.runs import TextEvent
 from dsi_mqtt.core.sizes import MIB
 from dsi_mqtt.core.table import DOOR, BrokerUrls, Table
 
+# Of what a door may hold, beside what runs and what may wait: windows, so that what is sent again
+# finds room, and inputs that are being refused, or none would be read while one has as many.
 HOLD_WINDOWS: Final = 2
+HOLD_REFUSED: Final = 256
 HOLD_BYTES: Final = 64 * MIB
 _UNDEPLOYED: Final = Failure("unavailable", "this deployment has been removed")
 
@@ -238,10 +241,8 @@ class Worker:
             door = self._doors[name] = Door(
                 self.node, self.incarnation, spec, self._peers, self._numbers
             )
-            hold = max(2, table.door.window * HOLD_WINDOWS)
-            if spec.kind == "generation":
-                # What is too much is to be refused at once, so it has to be read.
-                hold += spec.limits.sessions_max + spec.limits.queue_max
+            # What is too much is to be refused at once, so it has to be read.
+            hold = max(2, table.door.window * HOLD_WINDOWS) + HOLD_REFUSED + spec.may_wait
             self._ingresses[name] = Ingress(name, hold, HOLD_BYTES)
             door.model_is(self._holdings.graph(name), now)  # it holds nothing that would follow
         ingress = self._ingresses[name]

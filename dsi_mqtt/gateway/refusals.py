@@ -51,7 +51,7 @@ _FIELD: Final = re.compile(r"\bfield (\w+)\b")
 
 
 class ApiError(Exception):
-    """A request is refused. param: the field at fault."""
+    """A request is refused. param: the field at fault. retry_after_s: told where trying helps."""
 
     def __init__(
         self,
@@ -61,12 +61,14 @@ class ApiError(Exception):
         kind: str = INVALID,
         param: str | None = None,
         code: str | None = None,
+        retry_after_s: int = RETRY_AFTER_S,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.kind = kind
         self.param = param
         self.code = code
+        self.retry_after_s = retry_after_s
 
     @property
     def body(self) -> dict[str, Any]:
@@ -79,7 +81,7 @@ class ApiError(Exception):
             return {"WWW-Authenticate": "Bearer"}
         if self.status == 408:  # noqa: PLR2004 - the rest of the body is waited for no more
             return {"Connection": "close"}
-        return {"Retry-After": str(RETRY_AFTER_S)} if self.status in (429, 503) else {}
+        return {"Retry-After": str(self.retry_after_s)} if self.status in (429, 503) else {}
 
 
 def unknown_model(model: str) -> ApiError:
@@ -99,7 +101,9 @@ def api_error(error: DsiError) -> ApiError:
     for kind, status, name in _STATUSES:
         if isinstance(error, kind):
             field = _FIELD.search(str(error)) if status == 400 else None  # noqa: PLR2004
+            param = field[1] if field else None
+            after_s = getattr(error, "retry_after_s", None) or RETRY_AFTER_S
             return ApiError(
-                status, str(error), kind=name, param=field[1] if field else None, code=code
+                status, str(error), kind=name, param=param, code=code, retry_after_s=after_s
             )
     return ApiError(500, str(error), kind=SERVER, code=code)

@@ -1,51 +1,77 @@
 """What devices send and get: JSON or raw bytes in, JSON out.
 
-In:  `{"input": <any JSON value>, "id": "optional"}` as application/json, which is also assumed
-     when no Content Type is given (MQTT 3.1.1 has none). Any other JSON is the input itself; an
-     object may have an `id` beside its fields. With MQTT 5 also raw bytes with another Content
-     Type (text/plain, image/jpeg, application/x-npy, …).
+In:  `{"input": <any JSON value>, "id": "optional", "priority": "optional"}` as application/json,
+     which is also assumed when no Content Type is given (MQTT 3.1.1 has none). Any other JSON is
+     the input itself; an object may have an `id` beside its fields. With MQTT 5 also raw bytes with
+     another Content Type (text/plain, image/jpeg, application/x-npy, …), and the priority as a user
+     property.
 Out: `{"id": …, "status": "ok", "result": …}` or
-     `{"id": …, "status": "error", "error": {"code": …, "message": …}}`; a result that is no JSON
-     goes out as it is, under its own Content Type.
+     `{"id": …, "status": "error", "error": {"code": …, "message": …}}`, `overloaded` perhaps with
+     `retry_after_s`; a result that is no JSON goes out as it is, under its own Content Type.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Any, Final
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, Final, get_args
 
 from dsi_mqtt.core.activation import JSON, media_type
 from dsi_mqtt.core.message import Failure
-from dsi_mqtt.core.request import ParsedInput
+from dsi_mqtt.core.request import ParsedInput, Priority
 from dsi_mqtt.errors import InvalidInputError, request_error
 
 ID_MAX: Final = 128
 CONTENT_TYPE_MAX: Final = 128
+RETRY_AFTER_MAX_S: Final = 3600
+PRIORITY: Final = "priority"
+_PRIORITIES: Final[tuple[Priority, ...]] = get_args(Priority)
 _ADVICE: Final = 'send {"input": …, "id": "optional"}'
 
 
-def parse_input(payload: bytes, content_type: str | None) -> ParsedInput:
+def parse_input(
+    payload: bytes, content_type: str | None, properties: Iterable[tuple[str, str]] = ()
+) -> ParsedInput:
     """Reads what a device published. Raises InvalidInputError saying what is wrong.
 
     What is wrong although an id could be read is a `complaint`, so that the answer can name it.
+    properties: the message's user properties.
     """
+    parsed, asked = _parsed(payload, content_type)
+    asked = next((value for name, value in properties if name == PRIORITY), asked)
+    if asked is None or parsed.complaint is not None:
+        return parsed
+    priority = next((each for each in _PRIORITIES if each == asked), None)
+    if priority is None:
+        complaint = f"priority {asked!r:.40} is none of {', '.join(_PRIORITIES)}"
+        return replace(parsed, complaint=complaint)
+    return replace(parsed, priority=priority)
+
+
+def _parsed(payload: bytes, content_type: str | None) -> tuple[ParsedInput, object]:
+    """The input, and the priority that it names beside it."""
     kind = media_type(content_type or "") or JSON
     if len(kind) > CONTENT_TYPE_MAX or not kind.isascii():
         raise InvalidInputError(f"Content Type {kind!r:.40} cannot be read")
     if kind != JSON:
-        return ParsedInput(None, kind, payload)
+        return ParsedInput(None, kind, payload), None
     try:
         document = json.loads(payload, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"payload is not JSON ({error}); {_ADVICE}") from None
     identity = _identity(document) if isinstance(document, dict) else None
     if isinstance(document, dict) and not document.keys() - {"id"}:
-        return ParsedInput(identity, kind, b"", f"field input is missing; {_ADVICE}")
+        return ParsedInput(identity, kind, b"", f"field input is missing; {_ADVICE}"), None
+    # Without a field `input` all fields are the input's own, but for the id.
+    wrapped = isinstance(document, dict) and "input" in document
+    priority = document.get(PRIORITY) if wrapped else None
     try:
-        return ParsedInput(identity, kind, _body(document))
+        return ParsedInput(identity, kind, _body(document)), priority
     except (ValueError, RecursionError):
         complaint = f"the input holds a number or a depth that JSON cannot carry; {_ADVICE}"
-        return ParsedInput(identity, kind, b"", complaint)
+        return ParsedInput(identity, kind, b"", complaint), None
 
 
 def _body(document: object) -> bytes:
@@ -84,7 +110,9 @@ def answer_ok(identity: str | None, body: bytes) -> bytes:
 
 
 def answer_error(identity: str | None, failure: Failure) -> bytes:
-    error = {"code": failure.code, "message": failure.message}
+    error: dict[str, Any] = {"code": failure.code, "message": failure.message}
+    if failure.retry_after_s is not None:
+        error["retry_after_s"] = failure.retry_after_s
     return json.dumps({"id": identity, "status": "error", "error": error}).encode()
 
 
@@ -98,6 +126,14 @@ def read_answer(payload: bytes, content_type: str | None = JSON) -> Any:  # noqa
             return document["result"]
         error = document["error"]
         code, message = str(error["code"]), str(error["message"])
-    except (ValueError, KeyError, TypeError, RecursionError) as problem:
+        after_s = _seconds(error.get("retry_after_s"))
+    except (ValueError, KeyError, TypeError, RecursionError, AttributeError) as problem:
         raise request_error("failed", f"the answer cannot be read: {problem}") from None
-    raise request_error(code, message)
+    raise request_error(code, message, after_s)
+
+
+def _seconds(told: object) -> int | None:
+    """When to try again, where it is told and can be true."""
+    if not isinstance(told, int | float) or not 0 < told < math.inf:
+        return None
+    return min(math.ceil(told), RETRY_AFTER_MAX_S)

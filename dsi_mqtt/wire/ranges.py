@@ -154,6 +154,7 @@ _FIGURES: Final[Mapping[type, Mapping[str, Bounds]]] = {
         "max_bytes": _ABOVE_ZERO,
         "batch_max": Bounds(high=2**16, above=True),
         "dedupe_s": _NOT_BELOW_ZERO,
+        "queue_max": Bounds(low=1, high=10_000),
     },
     Sla: {
         "latency_ms": _ABOVE_ZERO,

@@ -184,7 +184,7 @@ class Doorway:
         if message.qos == 0 and not self._has_room(message):
             return
         try:
-            parsed = parse_input(payload, message.content_type)
+            parsed = parse_input(payload, message.content_type, message.user_properties)
         except InvalidInputError as error:
             parsed = ParsedInput(None, message.content_type or "", b"", str(error))
         asked = message.response_topic

@@ -8,11 +8,13 @@ import contextlib
 import pytest
 
 from dsi_mqtt.client import Client
-from dsi_mqtt.errors import DeadlineError, UnknownDeploymentError
+from dsi_mqtt.core.message import Failure
+from dsi_mqtt.errors import DeadlineError, OverloadedError, UnknownDeploymentError
 from dsi_mqtt.transport.base import ConnectOptions
 from dsi_mqtt.transport.memory import MemoryTransport
 from dsi_mqtt.transport.memory_broker import MemoryBroker
-from tests.client.door import PATIENCE_S, URL, SimulatedDoor
+from dsi_mqtt.wire.inputs import answer_error
+from tests.client.door import PATIENCE_S, URL, Asked, SimulatedDoor
 
 
 async def test_a_deployment_that_does_not_exist_is_not_remembered(client: Client) -> None:
@@ -47,6 +49,24 @@ async def test_an_input_that_was_asked_while_the_connection_was_lost_is_answered
     assert (await asking).text == "It"
     assert len(door.inputs) == 1
     assert client._delivery._markers == {}
+
+
+async def test_a_priority_goes_with_the_input_and_a_refusal_says_when_to_come_back(
+    door: SimulatedDoor, client: Client
+) -> None:
+    async def script(asked: Asked) -> None:
+        await asked.send(answer_error(None, Failure("overloaded", "too many", 7)))
+
+    door.script = script
+    with pytest.raises(OverloadedError) as refused:
+        await client.infer("chat", "x", priority="low")
+    assert refused.value.retry_after_s == 7
+    with pytest.raises(OverloadedError):
+        await client.generate("chat", "x", priority="high")
+    with pytest.raises(OverloadedError):
+        await client.infer("chat", "x")
+    told = [dict(message.user_properties).get("priority") for message in door.inputs]
+    assert told == ["low", "high", None]
 
 
 async def test_an_input_expires_at_the_broker_when_its_caller_gives_up(

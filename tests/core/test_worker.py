@@ -14,6 +14,7 @@ from dsi_mqtt.core.effects import Effects
 from dsi_mqtt.core.ingress import HAND_OVER_S
 from dsi_mqtt.core.message import Activation, Credit, Header
 from dsi_mqtt.core.node import Capabilities, Desired, NodeStatus
+from dsi_mqtt.core.overload import WAITING_BYTES_MAX
 from dsi_mqtt.core.request import Redelivery
 from dsi_mqtt.core.table import BrokerUrls, Stamp, Table
 from dsi_mqtt.core.worker import Worker
@@ -115,6 +116,13 @@ def test_a_generating_door_may_hold_all_it_serves_and_queues_whatever_its_file_s
     node.on(ev.SpecArrived(spec))
     (opening,) = [e for e in node.serve(DOOR_HERE) if isinstance(e, fx.OpenIngress)]
     assert opening.hold_count > Generation().sessions_max + Generation().queue_max
+
+
+def test_a_door_may_hold_more_than_waits_so_that_it_reads_on_and_refuses() -> None:
+    (opening,) = of(Node().serve(DOOR_HERE), fx.OpenIngress)
+    assert isinstance(opening, fx.OpenIngress)
+    assert opening.hold_count > make_spec().input.queue_max + 2 * 4
+    assert opening.hold_bytes > WAITING_BYTES_MAX
 
 
 def test_a_prepared_table_opens_no_door() -> None:

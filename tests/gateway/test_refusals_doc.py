@@ -28,3 +28,9 @@ def test_the_status_of_each_code_is_the_documented_one(code: str) -> None:
 def test_so_is_that_of_an_unknown_model() -> None:
     refused = api_error(UnknownDeploymentError("why"))
     assert (refused.status, refused.code) == (told("model_not_found"), "model_not_found")
+
+
+def test_a_client_is_told_to_come_back_when_the_door_says_so() -> None:
+    refused = api_error(request_error("overloaded", "why", 17))
+    assert refused.headers == {"Retry-After": "17"}
+    assert api_error(request_error("overloaded", "why")).headers == {"Retry-After": "2"}

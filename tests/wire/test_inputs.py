@@ -11,8 +11,14 @@ from hypothesis import strategies as st
 
 from dsi_mqtt.core.message import Failure
 from dsi_mqtt.core.request import ParsedInput
-from dsi_mqtt.errors import REQUEST_ERRORS, InvalidInputError, RequestError
-from dsi_mqtt.wire.inputs import answer_error, answer_ok, parse_input, read_answer
+from dsi_mqtt.errors import REQUEST_ERRORS, InvalidInputError, OverloadedError, RequestError
+from dsi_mqtt.wire.inputs import (
+    RETRY_AFTER_MAX_S,
+    answer_error,
+    answer_ok,
+    parse_input,
+    read_answer,
+)
 from tests.thoroughness import examples
 
 TEXT = st.text(max_size=20)
@@ -110,6 +116,55 @@ def test_json_without_an_envelope_is_the_input_itself(
     parsed = parse_input(payload, None)
     assert (parsed.identity, parsed.complaint) == (identity, None)
     assert json.loads(parsed.body) == body
+
+
+@pytest.mark.parametrize(
+    ("payload", "kind", "properties", "priority"),
+    [
+        (b'{"input": 1}', None, (), "normal"),
+        (b'{"input": 1, "priority": "low"}', None, (), "low"),
+        (b'{"input": 1, "priority": "low"}', None, (("priority", "high"),), "high"),
+        (b'{"priority": "low", "text": "x"}', None, (), "normal"),
+        (b"x", "text/plain", (("a", "low"), ("priority", "low"), ("priority", "x")), "low"),
+        (b"1", None, (("priority", "high"),), "high"),
+    ],
+)
+def test_a_priority_stands_beside_the_input(
+    payload: bytes, kind: str | None, properties: tuple[tuple[str, str], ...], priority: str
+) -> None:
+    parsed = parse_input(payload, kind, properties)
+    assert (parsed.priority, parsed.complaint) == (priority, None)
+
+
+@pytest.mark.parametrize("given", [b'"urgent"', b"1", b'["low"]', b'{"low": 1}'])
+def test_a_priority_that_is_none_is_a_complaint(given: bytes) -> None:
+    parsed = parse_input(b'{"id": "a", "input": 1, "priority": %b}' % given, None)
+    assert parsed.identity == "a"
+    assert parsed.complaint is not None
+    assert "none of low, normal, high" in parsed.complaint
+
+
+def test_a_refusal_says_when_to_try_again() -> None:
+    told = answer_error("a", Failure("overloaded", "too many", 7))
+    assert json.loads(told)["error"] == {
+        "code": "overloaded",
+        "message": "too many",
+        "retry_after_s": 7,
+    }
+    with pytest.raises(OverloadedError) as refused:
+        read_answer(told)
+    assert refused.value.retry_after_s == 7
+    with pytest.raises(OverloadedError) as plain:
+        read_answer(answer_error("a", Failure("overloaded", "too many")))
+    assert plain.value.retry_after_s is None
+
+
+@pytest.mark.parametrize("after", [b'"soon"', b"[]", b"1e999", b"-5", b"1e300"])
+def test_another_time_than_a_number_of_seconds_is_no_time(after: bytes) -> None:
+    payload = b'{"status": "error", "error": {"code": "x", "message": "m", "retry_after_s": %b}}'
+    with pytest.raises(RequestError) as refused:
+        read_answer(payload % after)
+    assert refused.value.retry_after_s in (None, RETRY_AFTER_MAX_S)
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,15 @@ async def test_inputs_at_qos_0_have_room_for_a_number_of_bytes() -> None:
         assert [i.parsed.body[:2] for i in given] == [b"[0", b"[1", b"98"]
 
 
+async def test_a_priority_comes_with_the_input_or_as_a_user_property() -> None:
+    async with porch() as made:
+        await made.open()
+        await made.ask(b'{"input": 1, "priority": "low"}', qos=1)
+        await made.ask(b"1", qos=1, user_properties=(("priority", "high"),))
+        given = [(await made.told(ev.InputArrived)).input for _ in range(2)]
+        assert [i.parsed.priority for i in given] == ["low", "high"]
+
+
 async def test_a_door_hears_devices_while_its_connection_is_there() -> None:
     broker = MemoryBroker()
     async with porch(broker) as made:
