@@ -16,7 +16,7 @@ from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.model import ModelGraph, UnitRange
 from dsi_mqtt.core.problem import SEGMENT_S
 from dsi_mqtt.sim.clock import Clock
-from dsi_mqtt.sim.engine import Processor, leaving, tokens_drawn
+from dsi_mqtt.sim.engine import Processor, leaving, step_leaving, tokens_drawn
 
 
 class Caches:
@@ -144,24 +144,28 @@ class Engines:
 
     def compute(self, job: fx.Compute) -> None:
         """In its turn. Turns come in the order of asking, so caches are looked at here and now."""
-        graph, caches = self._graphs[job.deployment], self._engines[job.deployment].caches
-        lacking = caches.lacking(job.rows, job.units) if graph.vocabulary is not None else {}
-        if lacking:
-            refused = ev.ComputeStale(job.job, lacking)
-            due = max(self._clock.now, self.processor.free_at) + SEGMENT_S
-            self._finish(due, job.deployment, refused)
+        graph = self._graphs[job.deployment]
+        if graph.vocabulary is not None:
+            self._step(job, graph, graph.vocabulary.size)
             return
-        positions = sum(row.tokens for row in job.rows) if graph.vocabulary is not None else 1
-        _, over, spent = self.processor.computes(graph, job.units, self._clock.now, positions)
-        if graph.vocabulary is None:
-            made = leaving(graph, job.units.stop)
+        _, over, spent = self.processor.computes(graph, job.units, self._clock.now)
+        computed = ev.Computed(job.job, leaving(graph, job.units.stop), spent)
+        self._finish(over, job.deployment, computed)
+
+    def _step(self, job: fx.Compute, graph: ModelGraph, vocabulary: int) -> None:
+        caches, units = self._engines[job.deployment].caches, job.units
+        lacking = caches.lacking(job.rows, units)
+        if lacking:
+            due = max(self._clock.now, self.processor.free_at)
+            self._finish(due, job.deployment, ev.ComputeStale(job.job, lacking))
+            return
+        caches.grow(job.rows, units)
+        positions = sum(row.tokens for row in job.rows)
+        _, over, spent = self.processor.computes(graph, units, self._clock.now, positions)
+        if units.stop == len(graph.units):
+            made = tokens_drawn(vocabulary, job.rows, job.sampling)
         else:
-            caches.grow(job.rows, job.units)
-            made = (
-                tokens_drawn(graph.vocabulary.size, job.rows, job.sampling)
-                if job.units.stop == len(graph.units)
-                else leaving(graph, job.units.stop, len(job.rows), job.rows[0].tokens)
-            )
+            made = step_leaving(graph, units.stop, len(job.rows), job.rows[0].tokens)
         self._finish(over, job.deployment, ev.Computed(job.job, made, spent))
 
     # --- time ---------------------------------------------------------------------------------

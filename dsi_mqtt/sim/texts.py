@@ -10,6 +10,7 @@ from functools import cache
 from random import Random
 from typing import Final
 
+from dsi_mqtt.core.aim import Texts
 from dsi_mqtt.core.deployment import Generation
 from dsi_mqtt.core.generation import Ask
 from dsi_mqtt.sim.scenario import Requests
@@ -34,6 +35,14 @@ class Wanted:
     def nbytes(self) -> int:
         return FRAME_BYTES + self.prompt_tokens * TOKEN_BYTES
 
+    def written(self) -> bytes:
+        """As an input holds it."""
+        return f"{self.prompt_tokens} {self.new_tokens} {self.seed}".encode()
+
+    @classmethod
+    def read(cls, body: bytes) -> Wanted:
+        return cls(*map(int, body.split()))
+
     def ask(self) -> Ask:
         return Ask(prompt(self.prompt_tokens), self.new_tokens, seed=self.seed, stream=True)
 
@@ -53,14 +62,15 @@ def drawn(seed: int, position: int, size: int) -> int:
     return (mixed ^ (mixed >> 17)) % size
 
 
-def lengths(asked: Requests, limits: Generation, random: Random) -> Wanted:
+def lengths(asked: Requests, usual: Texts, limits: Generation, random: Random) -> Wanted:
     """One text, its lengths drawn around their means; it fits the model's context."""
-    new = min(_length(asked.new_tokens, asked.text_spread, random), limits.context - 1)
-    given = min(_length(asked.prompt_tokens, asked.text_spread, random), limits.context - new)
-    return Wanted(given, new, random.getrandbits(31))
+    spread = asked.text_spread
+    new = min(_length(asked.new_tokens or usual.new_tokens, spread, random), limits.context - 1)
+    given = _length(asked.prompt_tokens or usual.prompt_tokens, spread, random)
+    return Wanted(min(given, limits.context - new), new, random.getrandbits(31))
 
 
-def _length(mean: int, spread: float, random: Random) -> int:
+def _length(mean: float, spread: float, random: Random) -> int:
     """From a gamma distribution, whose values are above 0."""
     if not spread:
         return mean
