@@ -14,7 +14,6 @@ from dsi_mqtt.core import events as ev
 from dsi_mqtt.core.activation import Row
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.model import ModelGraph, UnitRange
-from dsi_mqtt.core.problem import SEGMENT_S
 from dsi_mqtt.sim.clock import Clock
 from dsi_mqtt.sim.engine import Processor, leaving, step_leaving, tokens_drawn
 

@@ -26,7 +26,7 @@ from dsi_mqtt.sim.engine import Processor, zeros
 from dsi_mqtt.sim.engines import Engines
 from dsi_mqtt.sim.journal import Journal
 from dsi_mqtt.sim.links import Link, Passage
-from dsi_mqtt.sim.texts import FRAME_BYTES, TOKEN_BYTES, Wanted, prompt
+from dsi_mqtt.sim.texts import FRAME_BYTES, TOKEN_BYTES, Wanted
 from dsi_mqtt.sim.vitals import Vitals
 
 # A node listens for others of its name before its first word.
@@ -367,9 +367,11 @@ class Node:
     # --- effects: texts -----------------------------------------------------------------------
 
     def _read_prompt(self, effect: fx.ReadPrompt) -> None:
+        vocabulary = self._place.graphs[effect.deployment].vocabulary
         wanted = Wanted.read(effect.parsed.body)
-        tokens = prompt(wanted.prompt_tokens)
-        read = ev.PromptRead(effect.deployment, effect.request, wanted.ask(), tokens)
+        ask = wanted.ask(vocabulary.size if vocabulary is not None else 1)
+        tokens = tuple(token for token in ask.prompt if isinstance(token, int))
+        read = ev.PromptRead(effect.deployment, effect.request, ask, tokens)
         self._clock.after(0.0, self._in_life(self.handle), read)
 
     def _write_text(self, effect: fx.WriteText) -> None:

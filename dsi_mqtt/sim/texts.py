@@ -6,7 +6,6 @@ So a text is the same whichever nodes it ran on, and its device knows every toke
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from random import Random
 from typing import Final
 
@@ -43,17 +42,14 @@ class Wanted:
     def read(cls, body: bytes) -> Wanted:
         return cls(*map(int, body.split()))
 
-    def ask(self) -> Ask:
-        return Ask(prompt(self.prompt_tokens), self.new_tokens, seed=self.seed, stream=True)
+    def ask(self, size: int) -> Ask:
+        """Of its own: a prompt that others begin with as well would find their caches."""
+        prompt = tuple(drawn(~self.seed, place, size) for place in range(self.prompt_tokens))
+        return Ask(prompt, self.new_tokens, seed=self.seed, stream=True)
 
     def token(self, index: int, size: int) -> int:
         """The one that is drawn as number `index`, of `size` different ones."""
         return drawn(self.seed, self.prompt_tokens + index, size)
-
-
-@cache
-def prompt(tokens: int) -> tuple[int, ...]:
-    return (1,) * tokens
 
 
 def drawn(seed: int, position: int, size: int) -> int:
@@ -70,7 +66,7 @@ def lengths(asked: Requests, usual: Texts, limits: Generation, random: Random) -
     return Wanted(min(given, limits.context - new), new, random.getrandbits(31))
 
 
-def _length(mean: float, spread: float, random: Random) -> int:
+def _length(mean: int, spread: float, random: Random) -> int:
     """From a gamma distribution, whose values are above 0."""
     if not spread:
         return mean
