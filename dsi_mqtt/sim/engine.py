@@ -27,7 +27,8 @@ from dsi_mqtt.sim.texts import drawn
 
 def graph_of(deployment: Deployment) -> ModelGraph:
     """The model as nodes describe it. Raises ConfigError where it is not a fake one."""
-    return describe(read_options(deployment.model.options), deployment.generation)
+    limits = deployment.limits if deployment.kind == "generation" else None
+    return describe(read_options(deployment.model.options), limits)
 
 
 @cache

@@ -142,9 +142,9 @@ def _check_requests(path: str, requests: Requests, scenario: Scenario) -> None:
     spec = known[requests.deployment]
     most = spec.input.max_bytes
     for name in ("prompt_tokens", "new_tokens"):
-        if spec.generation is None and getattr(requests, name) is not None:
+        if spec.kind == "one-pass" and getattr(requests, name) is not None:
             raise ConfigError(f"{path}.{name}: {spec.name} answers in one pass; leave it out")
-    if spec.generation is not None and requests.bytes is not None:
+    if spec.kind == "generation" and requests.bytes is not None:
         raise ConfigError(f"{path}.bytes: {spec.name} generates; say prompt_tokens instead")
     if requests.bytes is not None and requests.bytes > most:
         raise ConfigError(f"{path}.bytes: {requests.bytes} is over input.max_bytes, {most}")

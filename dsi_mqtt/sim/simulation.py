@@ -230,11 +230,11 @@ class Simulation:
     def _stream(
         self, asked: Requests, spec: Deployment, times: Iterator[float], number: int
     ) -> Stream:
-        graph, limits = self._graphs[spec.name], spec.generation
-        if graph.vocabulary is None or limits is None:
+        graph, random = self._graphs[spec.name], self.random(f"texts {number}")
+        if graph.vocabulary is None:
             nbytes = graph.input_bytes if asked.bytes is None else asked.bytes
             return Stream(spec, nbytes, times)
-        wanted = partial(lengths, asked, Texts.of(spec), limits, self.random(f"texts {number}"))
+        wanted = partial(lengths, asked, Texts.of(spec), spec.limits, random)
         return Stream(spec, 0, times, wanted, graph.vocabulary.size)
 
     # --- what goes on -------------------------------------------------------------------------

@@ -17,6 +17,8 @@ from dsi_mqtt.sim.scenario import Requests
 # Of a token in a prompt or an answer, and of a part of a stream or an answer around them.
 TOKEN_BYTES: Final = 8
 FRAME_BYTES: Final = 150
+# Less is none: lengths are whole numbers.
+SPREAD_MIN: Final = 1e-6
 # Large primes, so that neighbouring seeds and places draw unlike tokens.
 _SEED_STEP: Final = 2_654_435_761
 _PLACE_STEP: Final = 40_503
@@ -68,7 +70,7 @@ def lengths(asked: Requests, usual: Texts, limits: Generation, random: Random) -
 
 def _length(mean: int, spread: float, random: Random) -> int:
     """From a gamma distribution, whose values are above 0."""
-    if not spread:
+    if spread < SPREAD_MIN:
         return mean
     shape = 1 / (spread * spread)
     return max(1, round(random.gammavariate(shape, mean / shape)))

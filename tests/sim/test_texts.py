@@ -30,7 +30,7 @@ def chat(*faults: Fault, seed: int = 1, rate_per_s: float = 0.4, spread: float =
         NAME,
         ModelSpec(tier="fake", options=options),
         kind="generation",
-        generation=Generation(context=512, sessions_max=16, kv_mib_max=100.0),
+        generation=Generation(context=512, sessions_max=16, kv_mib_max=100),
         sla=Sla(rate_per_s=rate_per_s, prompt_tokens=60, new_tokens=30, deadline_ms=60_000.0),
     )
     return Scenario(
@@ -100,7 +100,7 @@ def test_caches_say_what_a_session_lacks_in_any_of_the_units() -> None:
 def test_lengths_fit_the_context(seed: int, spread: float, context: int) -> None:
     asked = Requests(NAME, text_spread=spread)
     limits = Generation(context=context)
-    found = lengths(asked, Texts(100, 200), limits, Random(seed))  # noqa: S311 - it must be repeatable
+    found = lengths(asked, Texts(100, 200), limits, Random(seed))
     assert found.prompt_tokens >= 1
     assert found.new_tokens >= 1
     assert found.prompt_tokens + found.new_tokens <= context
