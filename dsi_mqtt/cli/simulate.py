@@ -15,7 +15,7 @@ from dsi_mqtt.cli.common import JsonOption, waiting
 from dsi_mqtt.cli.run_record import run_record
 from dsi_mqtt.errors import ConfigError
 from dsi_mqtt.sim.journal import Journal
-from dsi_mqtt.sim.report import DeploymentReport, NodeReport, Report, report_of
+from dsi_mqtt.sim.report import DeploymentReport, NodeReport, Report, TextsReport, report_of
 from dsi_mqtt.sim.scenario import Scenario
 from dsi_mqtt.sim.scenario_file import read_scenario
 from dsi_mqtt.sim.simulation import Simulation
@@ -96,9 +96,24 @@ def _show_deployment(found: DeploymentReport, console: Console) -> None:
             else ""
         )
         print(f"latency p50 {seen.p50_ms:.1f} ms, p95 {seen.p95_ms:.1f} ms{told}")
+    if found.texts is not None:
+        _show_texts(found.texts, found.forecast)
     if found.segments:
         chain = " → ".join(f"{part.units} on {part.node}" for part in found.segments)
         console.print(f"{chain}; door on {found.door}", markup=False, highlight=False)
+
+
+def _show_texts(found: TextsReport, forecast: dict[str, float] | None) -> None:
+    told = {
+        "first token": (found.first_token, (forecast or {}).get("p50_ms")),
+        "token": (found.token, (forecast or {}).get("token_p50_ms")),
+        "longest pause": (found.pause, None),
+    }
+    for name, (seen, expected) in told.items():
+        if seen is not None:
+            beside = f"; forecast p50 {expected:.1f} ms" if expected else ""
+            print(f"{name} p50 {seen.p50_ms:.1f} ms, p95 {seen.p95_ms:.1f} ms{beside}")
+    print(f"{found.tokens} tokens, {_count(found.wrong, 'wrong text')}")
 
 
 def _count(number: int, word: str) -> str:

@@ -78,9 +78,12 @@ class Learned:
         return self.row_factor(unit, usual) if self.prefill is None else self.prefill
 
 
-def estimate_s(capabilities: Capabilities, unit: Unit) -> float:
-    """Seconds of one reference row through `unit`, from hardware figures that are not 0."""
-    arithmetic = unit.flops / (capabilities.gflops * 1e9)
+def estimate_s(capabilities: Capabilities, unit: Unit, rows: int = 1) -> float:
+    """Seconds of reference rows in one pass through `unit`, from hardware figures that are not 0.
+
+    Of a generation a row is a position of a session.
+    """
+    arithmetic = rows * unit.flops / (capabilities.gflops * 1e9)
     return max(arithmetic, _reading_s(capabilities, unit)) + capabilities.overhead_ms / 1e3
 
 

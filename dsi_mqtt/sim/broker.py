@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from dsi_mqtt.core import events as ev
 from dsi_mqtt.core.deployment import Deployment
+from dsi_mqtt.core.effects import PublishPartial
+from dsi_mqtt.core.generation import Partial
 from dsi_mqtt.core.message import Activation
 from dsi_mqtt.core.node import Leader, NodeStatus, Telemetry
 from dsi_mqtt.core.problem import HOP_S
@@ -21,6 +23,7 @@ from dsi_mqtt.core.request import Redelivery, Reply
 from dsi_mqtt.core.table import TableDocument
 from dsi_mqtt.sim.clock import Clock
 from dsi_mqtt.sim.journal import Journal
+from dsi_mqtt.sim.texts import Wanted
 from dsi_mqtt.wire.topics import Topics
 
 if TYPE_CHECKING:
@@ -55,13 +58,18 @@ class Listener(Protocol):
 
     def answered(self, reply: Reply) -> None: ...
 
+    def told(self, correlation: bytes, part: Partial) -> None: ...
+
 
 @dataclass(slots=True)
 class Delivery:
+    """wanted: of a generation."""
+
     correlation: bytes
     device: str
     nbytes: int
     duplicate: bool = False
+    wanted: Wanted | None = None
 
 
 @dataclass(slots=True)
@@ -204,6 +212,7 @@ class Broker:
         for record in session.records.values():
             node.receive_aside(ev.RecordFound(deployment, record))
         node.receive_aside(ev.IngressOpened(deployment))
+        node.receive_aside(ev.HearingChanged(deployment, hears=True))
         self._push(deployment, session)
 
     def close_session(self, deployment: str, node: Node) -> None:
@@ -228,6 +237,15 @@ class Broker:
         """Devices sit beside the broker: they have the answer when it has."""
         self.listeners[reply.device].answered(reply)
         node.receive_aside(ev.ReplyPublished(deployment, request))
+
+    def stream(self, node: Node, effect: PublishPartial) -> None:
+        """A part of a text, which devices have when the broker has it."""
+        given = effect.given
+        if given.correlation is not None:
+            self.listeners[given.device].told(given.correlation, effect.partial)
+        if effect.ask:
+            taken = ev.PartialTaken(effect.deployment, effect.request, heard=True)
+            node.receive_aside(taken)
 
     def _release(self, session: Session) -> None:
         """What nobody has acknowledged is the next door's, marked as given out before."""

@@ -14,7 +14,6 @@ from typing import Any, Final
 from dsi_mqtt.core import effects as fx
 from dsi_mqtt.core import events as ev
 from dsi_mqtt.core.activation import OCTETS
-from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.model import ModelGraph
 from dsi_mqtt.core.node import NodeStatus, Telemetry
 from dsi_mqtt.core.problem import HOP_S
@@ -23,9 +22,11 @@ from dsi_mqtt.core.table import BrokerUrls
 from dsi_mqtt.core.worker import Worker
 from dsi_mqtt.sim.broker import PACKET_BYTES, SILENT_S, Broker, Delivery
 from dsi_mqtt.sim.clock import TICKS_PER_S, Clock, tick_behind, tick_not_before
-from dsi_mqtt.sim.engine import Processor, leaving, zeros
+from dsi_mqtt.sim.engine import Processor, zeros
+from dsi_mqtt.sim.engines import Engines
 from dsi_mqtt.sim.journal import Journal
 from dsi_mqtt.sim.links import Link, Passage
+from dsi_mqtt.sim.texts import FRAME_BYTES, TOKEN_BYTES, Wanted
 from dsi_mqtt.sim.vitals import Vitals
 
 # A node listens for others of its name before its first word.
@@ -50,25 +51,12 @@ class Place:
     number: Callable[[], int]
 
 
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """Of an engine. stood_s: for how long the node had stood still when it began."""
-
-    due: float
-    stood_s: float
-    life: int
-    deployment: str
-    opening: int
-    event: ev.Event
-
-
 class Node:
     """One node, through all its lives. `connected`: the broker has its connections."""
 
     def __init__(self, place: Place, name: str, link: Link, processor: Processor) -> None:
         self.name = name
         self.link = link
-        self.processor = processor
         self.connected = False
         self.machine: Worker | None = None
         self._place = place
@@ -78,12 +66,10 @@ class Node:
         self._connection = 0
         self._awake = False
         self._frozen_at: float | None = None
-        self._stood_s = 0.0
         self._inbox: list[ev.Event] = []
-        self._halted: list[_Work] = []
         self._tick: int | None = None
         self._status_due = False
-        self._openings: dict[str, int] = {}
+        self.engines = Engines(place.clock, processor, place.graphs, place.open_s, self.handle)
         self._vitals = Vitals(link, place.clock, place.broker.telemetry_bytes)
         self._told_since = 0
         self.told_bytes = 0
@@ -91,12 +77,18 @@ class Node:
 
     def _performers(self) -> dict[type, Callable[[Any], None]]:
         return {
-            fx.OpenModel: lambda e: self._open_model(e.deployment),
-            fx.CloseModel: lambda e: self._close_model(e.deployment),
+            fx.OpenModel: lambda e: self.engines.open(e.deployment),
+            fx.CloseModel: lambda e: self.engines.close(e.deployment),
             fx.LoadUnits: self._load,
-            fx.DropUnits: lambda _: None,
+            fx.DropUnits: self.engines.drop,
             fx.ReportStatus: lambda _: self._report(),
-            fx.Compute: self._compute,
+            fx.Compute: self.engines.compute,
+            fx.CloseSessions: self.engines.close_sessions,
+            fx.ReadPrompt: self._read_prompt,
+            fx.WriteText: self._write_text,
+            fx.ForgetText: lambda _: None,
+            fx.PublishPartial: self._publish_partial,
+            fx.EchoHearing: self._echo_hearing,
             fx.Transmit: self._transmit,
             fx.OpenIngress: self._open_ingress,
             fx.CloseIngress: lambda e: self._broker.close_session(e.deployment, self),
@@ -109,6 +101,10 @@ class Node:
     @property
     def alive(self) -> bool:
         return self.machine is not None
+
+    @property
+    def processor(self) -> Processor:
+        return self.engines.processor
 
     # --- life ---------------------------------------------------------------------------------
 
@@ -126,12 +122,10 @@ class Node:
             brokers=BROKERS,
             spare=group.spare,
         )
-        self.processor.free_at = self._clock.now
+        self.engines.begin()
         self._awake = self._status_due = False
         self._vitals.begin()
         self._inbox.clear()
-        self._halted.clear()
-        self._openings.clear()
         self._clock.after(LISTENS_S, self._connect, self._life)
 
     def kill(self) -> None:
@@ -143,6 +137,7 @@ class Node:
     def freeze(self) -> None:
         if self.machine is not None and self._frozen_at is None:
             self._frozen_at = self._clock.now
+            self.engines.freeze()
             self._clock.after(SILENT_S, self._silent, self._connection, self._clock.now)
 
     def thaw(self) -> None:
@@ -150,12 +145,8 @@ class Node:
         if self._frozen_at is None:
             return
         stood_s, self._frozen_at = self._clock.now - self._frozen_at, None
-        self._stood_s += stood_s
-        self.processor.free_at += stood_s
         inbox, self._inbox = self._inbox, []
-        halted, self._halted = self._halted, []
-        for work in halted:
-            self._finished(work)
+        self.engines.thaw(stood_s)
         for event in inbox:
             self.handle(event)
         self._tick_at(tick_behind(self._clock.now))
@@ -179,6 +170,7 @@ class Node:
         if self.machine is None:
             return
         for deployment in [load.deployment for load in self.machine.door_loads()]:
+            self.handle(ev.HearingChanged(deployment, hears=False))
             self.handle(ev.IngressLost(deployment))
         self._clock.after(RECONNECTS_S, self._connect, self._life)
 
@@ -280,11 +272,13 @@ class Node:
         self._clock.at(passage.arrives, self._delivered, self._connection, event)
 
     def receive_input(self, deployment: str, receipt: int, delivery: Delivery) -> None:
+        wanted = delivery.wanted
+        body = zeros(delivery.nbytes) if wanted is None else wanted.written()
         given = Input(
             receipt,
             self._place.number().to_bytes(16, "big"),
             delivery.device,
-            ParsedInput(None, OCTETS, zeros(delivery.nbytes)),
+            ParsedInput(None, OCTETS, body),
             "",
             delivery.nbytes,
             correlation=delivery.correlation,
@@ -322,7 +316,9 @@ class Node:
         self._vitals.sends(nbytes, self._clock.now, passage)
 
     def _reply(self, effect: fx.PublishReply) -> None:
-        nbytes = len(effect.reply.body) + PACKET_BYTES
+        told = effect.reply.completion
+        size = len(effect.reply.body) if told is None else len(told.tokens) * TOKEN_BYTES
+        nbytes = size + PACKET_BYTES
         if self.connected:
             at = self._sends(nbytes) + HOP_S
             given = effect.deployment, self, effect.request, effect.reply
@@ -368,47 +364,35 @@ class Node:
 
         self._clock.at(time, arrive)
 
+    # --- effects: texts -----------------------------------------------------------------------
+
+    def _read_prompt(self, effect: fx.ReadPrompt) -> None:
+        vocabulary = self._place.graphs[effect.deployment].vocabulary
+        wanted = Wanted.read(effect.parsed.body)
+        ask = wanted.ask(vocabulary.size if vocabulary is not None else 1)
+        tokens = tuple(token for token in ask.prompt if isinstance(token, int))
+        read = ev.PromptRead(effect.deployment, effect.request, ask, tokens)
+        self._clock.after(0.0, self._in_life(self.handle), read)
+
+    def _write_text(self, effect: fx.WriteText) -> None:
+        count = len(effect.tokens)
+        text = "".join(f" w{token}" for token in effect.tokens)
+        written = ev.TextWritten(effect.deployment, effect.request, count, text, effect.last)
+        self._clock.after(0.0, self._in_life(self.handle), written)
+
+    def _publish_partial(self, effect: fx.PublishPartial) -> None:
+        if self.connected:
+            nbytes = FRAME_BYTES + len(effect.partial.tokens) * TOKEN_BYTES
+            self._at_broker(self._sends(nbytes) + HOP_S, self._broker.stream, self, effect)
+
+    def _echo_hearing(self, effect: fx.EchoHearing) -> None:
+        proven = ev.HearingProven(effect.deployment, effect.asked_at)
+        self._aside(PACKET_BYTES, self.receive_aside, proven)
+
     # --- effects: engines ---------------------------------------------------------------------
 
-    def _open_model(self, deployment: Deployment) -> None:
-        name = deployment.name
-        self._openings[name] = self._openings.get(name, 0) + 1
-        opened = ev.ModelOpened(name, self._place.graphs[name])
-        self._finish(self._clock.now + self._place.open_s, name, opened)
-
-    def _close_model(self, deployment: str) -> None:
-        self._openings[deployment] = self._openings.get(deployment, 0) + 1
-
     def _load(self, effect: fx.LoadUnits) -> None:
-        name, graph = effect.deployment, self._place.graphs[effect.deployment]
-        warm_s = self.processor.cost_s(graph, effect.units)
-        loaded = ev.UnitsLoaded(name, effect.units, warm_s * 1e3)
-        takes_s = self.processor.load_s(graph, effect.units) + warm_s
-        self._finish(self._clock.now + takes_s, name, loaded)
-
-    def _compute(self, job: fx.Compute) -> None:
-        graph = self._place.graphs[job.deployment]
-        _, over, spent = self.processor.computes(graph, job.units, self._clock.now)
-        computed = ev.Computed(job.job, leaving(graph, job.units.stop), spent)
-        self._finish(over, job.deployment, computed)
-
-    def _finish(self, due: float, deployment: str, event: ev.Event) -> None:
-        """`event` at `due`, and later by as long as the node stands still until then."""
-        opening = self._openings[deployment]
-        work = _Work(due, self._stood_s, self._life, deployment, opening, event)
-        self._clock.at(due, self._finished, work)
-
-    def _finished(self, work: _Work) -> None:
-        if work.life != self._life or self._openings.get(work.deployment) != work.opening:
-            return  # of another life, or the engine was closed meanwhile
-        if self._frozen_at is not None:
-            self._halted.append(work)
-            return
-        due = work.due + (self._stood_s - work.stood_s)
-        if due > self._clock.now:
-            self._clock.at(due, self._finished, work)
-        else:
-            self.handle(work.event)
+        self.engines.load(effect)
 
     def _in_life(self, act: Callable[..., None]) -> Callable[..., None]:
         life = self._life

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 from dsi_mqtt.core.latencies import percentile
 from dsi_mqtt.core.sizes import KIB, MIB
+from dsi_mqtt.sim.devices import Answers
 from dsi_mqtt.sim.simulation import Decision, Simulation
 
 
@@ -29,9 +30,24 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
+class TextsReport:
+    """first_token: from the input to it. token: the mean of a text. pause: a text's longest.
+
+    wrong: of other tokens than were to be drawn, or not to their end.
+    """
+
+    tokens: int
+    wrong: int
+    first_token: Latency | None
+    token: Latency | None
+    pause: Latency | None
+
+
+@dataclass(frozen=True, slots=True)
 class DeploymentReport:
     """abandoned: inputs that had no answer while their device waited. repeated: answers that came
-    more than once, which devices drop. forecast: of the table that serves at the end.
+    more than once, which devices drop. forecast: of the table that serves at the end. texts: of a
+    generation.
     """
 
     deployment: str
@@ -46,6 +62,7 @@ class DeploymentReport:
     segments: tuple[Part, ...]
     door: str | None
     moves: int
+    texts: TextsReport | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +128,17 @@ def _deployment(run: Simulation, name: str) -> DeploymentReport:
         tuple(Part(str(s.units), s.replicas[0].node) for s in table.segments) if table else (),
         table.door.node if table is not None and table.door is not None else None,
         run.outcome.moves(name),
+        texts_of(answers) if answers.first_s else None,
+    )
+
+
+def texts_of(answers: Answers) -> TextsReport:
+    return TextsReport(
+        answers.tokens,
+        answers.wrong,
+        latency_of(answers.first_s),
+        latency_of(answers.token_s),
+        latency_of(answers.pause_s),
     )
 
 

@@ -62,7 +62,9 @@ class Requests:
 
     rate_per_s: the mean, whatever the pattern. bursts: `burst` inputs at once, at random times.
     diurnal: the rate follows a sine of `period_s` between 1 - `swing` and 1 + `swing` of the mean.
-    bytes: of an input; None: as the model's reference input.
+    bytes: of an input; None: as the model's reference input, or by the length of the prompt.
+    prompt_tokens, new_tokens: of a generation, on the mean; None: as the deployment's target says.
+    text_spread: the standard deviation of both over their means.
     """
 
     deployment: str
@@ -71,6 +73,9 @@ class Requests:
     from_s: float = 15.0
     until_s: float | None = None
     bytes: int | None = None
+    prompt_tokens: int | None = None
+    new_tokens: int | None = None
+    text_spread: float = 0.0
     burst: int = 8
     period_s: float = 86_400.0
     swing: float = 0.8

@@ -41,6 +41,9 @@ _BOUNDS: Final[Mapping[str, tuple[float, float, bool]]] = {
     "from_s": (0.0, 1e7, False),
     "until_s": (0.0, 1e7, True),
     "bytes": (0, 1e9, False),
+    "prompt_tokens": (1, 1e6, False),
+    "new_tokens": (1, 1e6, False),
+    "text_spread": (0.0, 10.0, False),
     "burst": (1, 10_000, False),
     "period_s": (0.0, 1e9, True),
     "swing": (0.0, 1.0, False),
@@ -126,8 +129,6 @@ def _check_deployment(path: str, deployment: Deployment) -> None:
             f"{path}.model.tier: {deployment.model.tier} computes; a simulation takes tier fake, "
             "whose options say what units cost and weigh"
         )
-    if deployment.kind != "one-pass":
-        raise ConfigError(f"{path}.kind: {deployment.kind} is not simulated yet; take one-pass")
     wrong = check(deployment, graph_of(deployment))
     if wrong:
         raise ConfigError(f"{path}: {wrong[0]}")
@@ -138,7 +139,13 @@ def _check_requests(path: str, requests: Requests, scenario: Scenario) -> None:
     known = {deployment.name: deployment for deployment in scenario.deployments}
     if requests.deployment not in known:
         raise ConfigError(f"{path}.deployment: there is no deployment {requests.deployment!r:.40}")
-    most = known[requests.deployment].input.max_bytes
+    spec = known[requests.deployment]
+    most = spec.input.max_bytes
+    for name in ("prompt_tokens", "new_tokens"):
+        if spec.kind == "one-pass" and getattr(requests, name) is not None:
+            raise ConfigError(f"{path}.{name}: {spec.name} answers in one pass; leave it out")
+    if spec.kind == "generation" and requests.bytes is not None:
+        raise ConfigError(f"{path}.bytes: {spec.name} generates; say prompt_tokens instead")
     if requests.bytes is not None and requests.bytes > most:
         raise ConfigError(f"{path}.bytes: {requests.bytes} is over input.max_bytes, {most}")
     until = scenario.duration_s if requests.until_s is None else requests.until_s

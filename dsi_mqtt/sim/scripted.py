@@ -73,10 +73,7 @@ class FreeNode(Node):
         self._aside(0, self._broker.open_session, effect.deployment, self, effect.hold_count)
 
     def _load(self, effect: fx.LoadUnits) -> None:
-        graph = self._place.graphs[effect.deployment]
-        warm_ms = self.processor.cost_s(graph, effect.units) * 1e3
-        loaded = ev.UnitsLoaded(effect.deployment, effect.units, warm_ms)
-        self._finish(self._clock.now, effect.deployment, loaded)
+        self.engines.load(effect, at_once=True)
 
     def _delivered(self, connection: int, event: ev.Event) -> None:
         if isinstance(event, ev.InputArrived):

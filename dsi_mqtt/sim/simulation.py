@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count
 from random import Random
 from typing import Final
 
+from dsi_mqtt.core.aim import Texts
 from dsi_mqtt.core.decisions import Decided, Noticed
+from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.node import Capabilities
 from dsi_mqtt.core.plan import Plan
 from dsi_mqtt.core.sizes import MIB
@@ -23,8 +26,9 @@ from dsi_mqtt.sim.journal import Journal
 from dsi_mqtt.sim.links import Disturbance, Figures, Link
 from dsi_mqtt.sim.node import Node, Place
 from dsi_mqtt.sim.orchestrator import SimOrchestrator
-from dsi_mqtt.sim.scenario import Fault, Group, Scenario
+from dsi_mqtt.sim.scenario import Fault, Group, Requests, Scenario
 from dsi_mqtt.sim.scripted import FreeBroker, FreeNode, Script, ScriptedOrchestrator
+from dsi_mqtt.sim.texts import lengths
 from dsi_mqtt.sim.traces import SYNTHETIC, Trace, made_up
 
 TELEMETRY_S: Final = 0.5
@@ -113,7 +117,7 @@ class Simulation:
             for name in group.names():
                 self.broker.nodes[name] = self._node(place, name, group)
         self._begin()
-        self._add_devices({name: graph.input_bytes for name, graph in graphs.items()})
+        self._add_devices()
         for fault in scenario.faults:
             self.clock.at(fault.at_s, self._befall, fault)
 
@@ -211,19 +215,27 @@ class Simulation:
     def _deployed(self, deployment: str) -> None:
         self.journal.write(self.clock.now, "deployed", deployment=deployment)
 
-    def _add_devices(self, input_bytes: Mapping[str, int]) -> None:
+    def _add_devices(self) -> None:
         specs = {spec.name: spec for spec in self.scenario.deployments}
         for name in specs:
             self.outcome.answers[name] = Answers()
         for number, asked in enumerate(self.scenario.requests):
-            name = asked.deployment
-            nbytes = input_bytes[name] if asked.bytes is None else asked.bytes
             until = self.scenario.duration_s if asked.until_s is None else asked.until_s
-            device = f"device-{number + 1}"
             times = arrivals(asked, until, self.random(f"arrivals {number}"))
-            stream = Stream(specs[name], nbytes, times)
-            answers = self.outcome.answers[name]
-            Device(device, stream, answers, clock=self.clock, broker=self.broker)
+            stream = self._stream(asked, specs[asked.deployment], times, number)
+            answers = self.outcome.answers[asked.deployment]
+            name = f"device-{number + 1}"
+            Device(name, stream, answers, clock=self.clock, broker=self.broker)
+
+    def _stream(
+        self, asked: Requests, spec: Deployment, times: Iterator[float], number: int
+    ) -> Stream:
+        graph, random = self._graphs[spec.name], self.random(f"texts {number}")
+        if graph.vocabulary is None:
+            nbytes = graph.input_bytes if asked.bytes is None else asked.bytes
+            return Stream(spec, nbytes, times)
+        wanted = partial(lengths, asked, Texts.of(spec), spec.limits, random)
+        return Stream(spec, 0, times, wanted, graph.vocabulary.size)
 
     # --- what goes on -------------------------------------------------------------------------
 

@@ -60,8 +60,15 @@ def test_defaults_are_filled_in() -> None:
             "deployments[0].model.tier: layer computes; a simulation takes tier fake",
         ),
         (
-            {"deployments": [{"name": "hazards", "model": MODEL, "kind": "generation"}]},
-            "deployments[0].kind: generation is not simulated yet; take one-pass",
+            {"requests": [{"deployment": "hazards", "new_tokens": 8}]},
+            "requests[0].new_tokens: hazards answers in one pass; leave it out",
+        ),
+        (
+            {
+                "deployments": [{"name": "hazards", "model": MODEL, "kind": "generation"}],
+                "requests": [{"deployment": "hazards", "bytes": 8}],
+            },
+            "requests[0].bytes: hazards generates; say prompt_tokens instead",
         ),
         (
             {"deployments": [{"name": "hazards", "model": {"tier": "fake", "options": {"x": 1}}}]},

@@ -204,9 +204,9 @@ class Watched(Processor):
         self.turns: list[tuple[float, float]] = []
 
     def computes(
-        self, graph: ModelGraph, units: UnitRange, now: float
+        self, graph: ModelGraph, units: UnitRange, now: float, rows: int = 1
     ) -> tuple[float, float, float]:
-        turn = super().computes(graph, units, now)
+        turn = super().computes(graph, units, now, rows)
         self.turns.append(turn[:2])
         return turn
 
@@ -221,7 +221,7 @@ def test_a_node_computes_one_segment_at_a_time(seed: int, rate_per_s: float) -> 
     watched = []
     for node in made.nodes.values():
         before = node.processor
-        node.processor = now = Watched(before.group, before.capabilities, before.random)
+        node.engines.processor = now = Watched(before.group, before.capabilities, before.random)
         watched.append(now.turns)
     made.run()
     assert sum(map(len, watched)) > 20

@@ -1,0 +1,107 @@
+"""A simulated site generates: the tokens that were to be drawn, whatever befalls its nodes."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dsi_mqtt.core.activation import Row
+from dsi_mqtt.core.aim import Texts
+from dsi_mqtt.core.deployment import Deployment, Generation, Sla
+from dsi_mqtt.core.model import ModelSpec, UnitRange
+from dsi_mqtt.sim.engines import Caches
+from dsi_mqtt.sim.journal import Journal
+from dsi_mqtt.sim.report import report_of
+from dsi_mqtt.sim.scenario import Fault, Group, Requests, Scenario
+from dsi_mqtt.sim.texts import Wanted, lengths
+from tests.sim.sites import run
+from tests.thoroughness import examples
+
+NAME = "chat"
+
+
+def chat(*faults: Fault, seed: int = 1, rate_per_s: float = 0.4, spread: float = 0.3) -> Scenario:
+    """Eight units on nodes that hold half of them."""
+    options = {"units": 8, "unit_ms": 1.0, "weight_mib": 50.0, "hidden": 256}
+    spec = Deployment(
+        NAME,
+        ModelSpec(tier="fake", options=options),
+        kind="generation",
+        generation=Generation(context=512, sessions_max=16, kv_mib_max=100),
+        sla=Sla(rate_per_s=rate_per_s, prompt_tokens=60, new_tokens=30, deadline_ms=60_000.0),
+    )
+    return Scenario(
+        (Group("gw", 4, memory_mib=310.0),),
+        (spec,),
+        (Requests(NAME, rate_per_s=rate_per_s, from_s=10.0, text_spread=spread),),
+        faults,
+        duration_s=60.0,
+        seed=seed,
+    )
+
+
+def test_an_undisturbed_site_takes_what_its_table_forecasts() -> None:
+    made = run(chat(rate_per_s=0.15, spread=0.0))
+    table, found = made.outcome.serving(NAME), report_of(made).deployments[0].texts
+    assert table is not None
+    assert table.forecast is not None
+    assert found is not None
+    assert found.wrong == 0
+    assert found.first_token is not None
+    assert found.token is not None
+    assert table.forecast.token_p50_ms is not None
+    assert found.first_token.p50_ms == pytest.approx(table.forecast.p50_ms, rel=0.1)
+    assert found.token.p50_ms == pytest.approx(table.forecast.token_p50_ms, rel=0.2)
+
+
+@settings(max_examples=examples(4))
+@given(
+    st.integers(0, 1000),
+    st.sampled_from(["gw-1", "gw-2", "gw-3", "gw-4"]),
+    st.sampled_from(["kill", "freeze", "cut", "throttle"]),
+    st.floats(15.0, 40.0),
+)
+def test_no_text_is_lost_or_wrong(seed: int, node: str, kind: str, at_s: float) -> None:
+    fault = Fault(at_s, 8.0, factor=0.05, **{kind: node})  # type: ignore[arg-type]  # a node's name
+    made = run(chat(fault, seed=seed))
+    answers = made.outcome.answers[NAME]
+    assert answers.asked > 5
+    assert len(answers.latencies_s) == answers.asked
+    assert answers.wrong == 0
+    assert answers.tokens >= answers.asked
+
+
+def test_caches_are_let_go_when_texts_are_told() -> None:
+    made = run(chat(Fault(25.0, 5.0, kill="gw-1")))
+    made.clock.run(made.clock.now + 120.0)
+    assert all(node.engines.sessions(NAME) == 0 for node in made.nodes.values())
+
+
+def test_two_runs_write_the_same() -> None:
+    digests = [run(chat(Fault(25.0, 5.0, kill="gw-2")), Journal()) for _ in range(2)]
+    assert digests[0].journal.digest == digests[1].journal.digest
+
+
+def test_caches_say_what_a_session_lacks_in_any_of_the_units() -> None:
+    caches, units = Caches(), UnitRange(0, 4)
+    caches.grow((Row("s", 0, 5, 0),), units)
+    assert not caches.lacking((Row("s", 5, 1, 0),), units)
+    caches.drop(UnitRange(2, 3))
+    assert caches.lacking((Row("s", 5, 1, 0), Row("new", 0, 3, 0)), units) == {"s": 0}
+    assert not caches.lacking((Row("s", 5, 1, 0),), UnitRange(0, 2))
+    caches.close("s")
+    assert not len(caches)
+
+
+@given(st.integers(0, 10_000), st.floats(0.0, 3.0), st.integers(2, 300))
+def test_lengths_fit_the_context(seed: int, spread: float, context: int) -> None:
+    asked = Requests(NAME, text_spread=spread)
+    limits = Generation(context=context)
+    found = lengths(asked, Texts(100, 200), limits, Random(seed))
+    assert found.prompt_tokens >= 1
+    assert found.new_tokens >= 1
+    assert found.prompt_tokens + found.new_tokens <= context
+    assert Wanted.read(found.written()) == found
