@@ -98,7 +98,6 @@ class Run:
     async def mixed(self, seconds: float) -> list[Row]:
         """Faults at random, for so long, as one row of each kind."""
         named = Trial(MIXED, "any", "end", 0)
-        self._absent_s = ABSENT_SHORT_S
         return await self._trial(named, mixture(self.seed), seconds, until_whole=False)
 
     async def _trial(

@@ -10,7 +10,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from random import Random
 from statistics import median
@@ -20,6 +20,7 @@ from dsi_mqtt.cli.bench_forecast_cases import NAME, Case
 from dsi_mqtt.cli.child import Child
 from dsi_mqtt.cli.common import ROOT, control_connection, marker
 from dsi_mqtt.cli.deploy import publish_spec, until_serving
+from dsi_mqtt.cli.node_links import NodeLinks
 from dsi_mqtt.cli.site import Site, running_site
 from dsi_mqtt.cli.watching import Picture, watch
 from dsi_mqtt.client import Client
@@ -29,10 +30,8 @@ from dsi_mqtt.core.latencies import percentile
 from dsi_mqtt.core.membership import Membership
 from dsi_mqtt.core.node import LinkSample, NodeStatus, Telemetry
 from dsi_mqtt.core.outlook import Outlook
-from dsi_mqtt.core.site import SiteNode
-from dsi_mqtt.core.table import BrokerUrls, Forecast, Table
+from dsi_mqtt.core.table import Forecast, Table
 from dsi_mqtt.errors import DsiError
-from dsi_mqtt.shaping.link import ShapedLink
 from dsi_mqtt.transport.base import ControlConnection
 from dsi_mqtt.transport.together import first_of
 from dsi_mqtt.wire.topics import Topics
@@ -122,13 +121,9 @@ async def beside(case: Case, asking: Callable[[Site], Coroutine[None, None, Told
 
 @asynccontextmanager
 async def _site(case: Case, ended: Callable[[Child, int], None]) -> AsyncIterator[Site]:
-    async with AsyncExitStack() as links:
-
-        async def reach(node: SiteNode, brokers: BrokerUrls) -> BrokerUrls:
-            link = await links.enter_async_context(ShapedLink(case.link_of(node)))
-            return BrokerUrls(await link.to(brokers.control), await link.to(brokers.data))
-
-        async with running_site(
+    async with (
+        NodeLinks(case.link_of) as links,
+        running_site(
             case.nodes,
             root=ROOT,
             port=0,
@@ -136,9 +131,10 @@ async def _site(case: Case, ended: Callable[[Child, int], None]) -> AsyncIterato
             state=None,
             restart=False,
             ended=ended,
-            reach=reach,
-        ) as site:
-            yield site
+            reach=links.reach,
+        ) as site,
+    ):
+        yield site
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,15 +28,15 @@ from dsi_mqtt.cli.demo_match import Match, best_matches, hazard_embeddings
 from dsi_mqtt.cli.demo_outcome import Answers, Outcome
 from dsi_mqtt.cli.demo_show import show_chain
 from dsi_mqtt.cli.deploy import publish_spec, until_serving
+from dsi_mqtt.cli.node_links import NodeLinks
 from dsi_mqtt.cli.site import Site, running_site
 from dsi_mqtt.cli.watching import Picture, watch
 from dsi_mqtt.client import Client
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.site import SiteNode
 from dsi_mqtt.core.sizes import MIB
-from dsi_mqtt.core.table import BrokerUrls, Table
+from dsi_mqtt.core.table import Table
 from dsi_mqtt.errors import ConfigError, DeadlineError, MachineError, RequestError
-from dsi_mqtt.shaping.link import ShapedLink
 from dsi_mqtt.wire.files import deployment_of
 from dsi_mqtt.wire.topics import Topics
 
@@ -155,12 +155,8 @@ async def run_demo(plan: DemoPlan, console: Console) -> Outcome:
 
 async def _run_site(plan: DemoPlan, texts: Sequence[str], console: Console) -> _Run:
     async with AsyncExitStack() as stack:
-        links: dict[str, ShapedLink] = {}
+        links = await stack.enter_async_context(NodeLinks(lambda _: LINK))
         faults: list[Faults] = []
-
-        async def reach(node: SiteNode, brokers: BrokerUrls) -> BrokerUrls:
-            link = links[node.id] = await stack.enter_async_context(ShapedLink(LINK))
-            return BrokerUrls(await link.to(brokers.control), await link.to(brokers.data))
 
         def ended(child: Child, code: int) -> None:
             if faults:
@@ -177,14 +173,14 @@ async def _run_site(plan: DemoPlan, texts: Sequence[str], console: Console) -> _
                 state=plan.state,
                 restart=False,
                 ended=ended,
-                reach=reach,
+                reach=links.reach,
             )
         )
         topics = Topics()
         table = await _serve(site, plan, topics, console)
         show_chain(table, plan.nodes, console)
         answers = Answers()
-        begun = Faults(table, answers, site.children, links, plan.kill, len(texts), console)
+        begun = Faults(table, answers, site.children, links.of, plan.kill, len(texts), console)
         faults.append(begun)
         await _send_all(site, plan, texts, begun, topics)
         picture = await _picture(site, topics)
