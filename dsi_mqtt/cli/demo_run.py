@@ -96,6 +96,9 @@ class DemoPlan:
             "model": {"path": MODEL, "tier": "layer", "dtype": "float32"},
             "sla": {"latency_ms": 300, "deadline_ms": DEADLINE_S * 1000},
             "privacy": {"units": {"0:3": ["city"]}},
+            # One gateway for each part, so that a line tells who computes what; and those that are
+            # alike are not left for what a busy machine does to their figures.
+            "policy": {"cooldown_s": 2, "min_gain": 0.3, "replicas": 1},
         }
         try:
             deployment = deployment_of(document, Path("demo"))
