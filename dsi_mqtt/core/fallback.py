@@ -40,9 +40,7 @@ class Fallback:
     def __init__(self, name: str, members: Membership, sharing: Sharing) -> None:
         self._name = name
         self._spec: Deployment | None = None  # the deployment
-        self.outlook = Outlook(
-            name + FALLBACK_MARK, members, sharing=sharing, disregards=name
-        )
+        self.outlook = Outlook(name + FALLBACK_MARK, members, sharing=sharing, disregards=name)
 
     def spec_is(self, spec: Deployment) -> None:
         self._spec, other = spec, spec.falls_back_to

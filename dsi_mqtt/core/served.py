@@ -30,8 +30,8 @@ from dsi_mqtt.core.decisions import (
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.draft import Draft, kind_of, same_chain
 from dsi_mqtt.core.explanation import DecisionKind
-from dsi_mqtt.core.fallback import Fallback, Instead
 from dsi_mqtt.core.failures import PREPARE_S, Failures, NodeKey
+from dsi_mqtt.core.fallback import Fallback, Instead
 from dsi_mqtt.core.issuer import Issuer
 from dsi_mqtt.core.kept import Kept
 from dsi_mqtt.core.membership import Membership
@@ -230,18 +230,22 @@ class Served:
     ) -> ServedEffects:
         serve, graph = self._intact(), self._outlook.graph()
         self._choice.begins()
+        self._failures.forgive(now)
         if graph is None:
             return self._do_without(self._outlook.why_no_graph(), None, authority)
-        old = self.document.serve if self.document else None
-        fallen, old = (serve, None) if old is not None and old.is_fallback else (None, old)
-        serve = None if fallen is not None else serve
-        self._failures.forgive(now)
+        if serve is not None and serve.is_fallback:
+            return self._come_back(spec, graph, reason, authority, now)
+        return self._place(spec, graph, reason, authority, now)
+
+    def _place(
+        self, spec: Deployment, graph: ModelGraph, reason: str, authority: Authority, now: float
+    ) -> ServedEffects:
+        """The deployment's own model, as well as that can be done."""
+        serve, old = self._intact(), self._own_chain()
         without = self._failures.nodes()
         try:
             spec, told = self._asked(spec, graph, now)
             choice = self._choice.compare(spec, graph, old, serve, without=without, now=now)
-            if fallen is not None and isinstance(choice.found, Infeasible):
-                choice = self._in_place_of(spec, graph, now)
         except ConfigError as error:
             return self._refuse(spec, graph, str(error), authority)
         found = choice.found
@@ -253,8 +257,6 @@ class Served:
                 if beside:
                     self._later = reason  # what there is to tell of the chain is told then
                 return beside or self._keep(serve, kept or None, authority)
-        elif fallen is not None and isinstance(found, Plan) and self._must_cool(spec, now):
-            return self._keep(fallen, None, authority)
         elif (
             isinstance(found, Infeasible)
             and not self._is_pressing(spec, graph, serve)
@@ -347,7 +349,7 @@ class Served:
             serve = replace(serve, decision=draft.decision)
             table = replace(table, epoch=serve.epoch + 1)
         self._choice.moved(now)
-        kind = kind_of(None if old is not None and old.is_fallback else old, draft.plan)
+        kind = kind_of(self._own_chain(), draft.plan)
         return [
             self._told(draft.decision, kind, draft.reason, draft.plan),
             self._decide(TableDocument(serve, table)),
@@ -425,12 +427,40 @@ class Served:
         before = self._issuer.unavailable(self.document, reason, table.door, authority)
         before = replace(before, decision=table.decision)
         decided = Decided(table.decision, self.name, "fallback", reason)
-        return [decided, self._decide(TableDocument(before, replace(table, epoch=before.epoch + 1)))]
+        return [
+            decided,
+            self._decide(TableDocument(before, replace(table, epoch=before.epoch + 1))),
+        ]
 
-    def _in_place_of(self, spec: Deployment, graph: ModelGraph, now: float) -> Alternatives:
-        """The best placement if the fallback went first, where there is no room beside it."""
-        self._outlook.disregards = self._fallback.outlook.name
+    def _come_back(
+        self, spec: Deployment, graph: ModelGraph, reason: str, authority: Authority, now: float
+    ) -> ServedEffects:
+        """From the fallback, which is intact, to the deployment's own model, where that can serve
+        again.
+        """
+        serve = self._intact()
+        try:
+            spec, told = self._asked(spec, graph, now)
+            choice = self._instead_of_fallback(spec, graph, now)
+        except ConfigError as error:
+            return self._refuse(spec, graph, str(error), authority)
+        found = choice.found
+        if isinstance(found, Infeasible):
+            return self._refuse(spec, graph, self._why(found), authority)
+        if serve is not None and self._must_cool(spec, now):
+            return self._keep(serve, None, authority)
+        self._choice.takes(spec, found)
+        standbys = self._outlook.standbys(spec, graph, found, None)
+        draft = Draft(spec, graph, found, self._issuer.decision(authority), reason, standbys)
+        return [*told, *self._prepare(draft, authority, now, beside=choice.beside)]
+
+    def _instead_of_fallback(self, spec: Deployment, graph: ModelGraph, now: float) -> Alternatives:
+        """The best placement beside the fallback; where there is no room for both, without it."""
         without = self._failures.nodes()
+        choice = self._choice.compare(spec, graph, None, None, without=without, now=now)
+        if isinstance(choice.found, Plan):
+            return choice
+        self._outlook.disregards = self._fallback.outlook.name
         try:
             choice = self._choice.compare(spec, graph, None, None, without=without, now=now)
         finally:
@@ -500,6 +530,11 @@ class Served:
     def _serves(self) -> bool:
         serve = self.document.serve if self.document else None
         return serve is not None and serve.serves
+
+    def _own_chain(self) -> Table | None:
+        """What serves, or did, of the deployment's own model."""
+        serve = self.document.serve if self.document else None
+        return None if serve is not None and serve.is_fallback else serve
 
     def _outlook_of(self, table: Table) -> Outlook:
         """On the model that the table is of."""
