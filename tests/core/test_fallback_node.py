@@ -60,7 +60,7 @@ class Node:
         return self.on(ev.TableArrived(NAME, document(serve, prepare)))
 
     def took(self, kind: type[E]) -> list[E]:
-        found = [e for e in self.effects if isinstance(e, kind)]
+        found: list[E] = [e for e in self.effects if isinstance(e, kind)]
         self.effects = [e for e in self.effects if not isinstance(e, kind)]
         return found
 
