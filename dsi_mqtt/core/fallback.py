@@ -8,9 +8,10 @@ model: where the file names zones, all of the fallback stays in zones that each 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
+from dsi_mqtt.core.choosing import Alternatives
 from dsi_mqtt.core.decisions import Authority
 from dsi_mqtt.core.deployment import FALLBACK_MARK, Deployment
 from dsi_mqtt.core.draft import Draft
@@ -96,6 +97,19 @@ class Fallback:
         table = issuer.table(document, draft, authority)
         model = None if table.model is None else replace(table.model, fallback=True)
         return replace(table, deployment=self._name, model=model)
+
+    def makes_way(self, own: Outlook, compare: Callable[[], Alternatives]) -> Alternatives:
+        """The best placement of the deployment's own model beside the fallback; where there is no
+        room for both, without it. own: what `compare` asks.
+        """
+        choice = compare()
+        if isinstance(choice.found, Plan):
+            return choice
+        own.disregards = self.outlook.name
+        try:
+            return replace(compare(), beside=False)
+        finally:
+            own.disregards = ""
 
     def _asked(self) -> tuple[Deployment, ModelGraph] | str | None:
         """As it is to be planned, or why it cannot be."""

@@ -441,7 +441,12 @@ class Served:
         serve = self._intact()
         try:
             spec, told = self._asked(spec, graph, now)
-            choice = self._instead_of_fallback(spec, graph, now)
+            choice = self._fallback.makes_way(
+                self._outlook,
+                lambda: self._choice.compare(
+                    spec, graph, None, None, without=self._failures.nodes(), now=now
+                ),
+            )
         except ConfigError as error:
             return self._refuse(spec, graph, str(error), authority)
         found = choice.found
@@ -453,19 +458,6 @@ class Served:
         standbys = self._outlook.standbys(spec, graph, found, None)
         draft = Draft(spec, graph, found, self._issuer.decision(authority), reason, standbys)
         return [*told, *self._prepare(draft, authority, now, beside=choice.beside)]
-
-    def _instead_of_fallback(self, spec: Deployment, graph: ModelGraph, now: float) -> Alternatives:
-        """The best placement beside the fallback; where there is no room for both, without it."""
-        without = self._failures.nodes()
-        choice = self._choice.compare(spec, graph, None, None, without=without, now=now)
-        if isinstance(choice.found, Plan):
-            return choice
-        self._outlook.disregards = self._fallback.outlook.name
-        try:
-            choice = self._choice.compare(spec, graph, None, None, without=without, now=now)
-        finally:
-            self._outlook.disregards = ""
-        return replace(choice, beside=False)
 
     def _must_cool(self, spec: Deployment, now: float) -> bool:
         """Whether the fallback has served for too short a time to make way yet."""

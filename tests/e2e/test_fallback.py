@@ -48,13 +48,17 @@ async def test_the_fallback_answers_while_the_model_fits_nowhere(tmp_path: Path)
         own = await site.deploy(spec)
         async with Device(site, "hazards", "cam-7") as device:
             first = await device.ask(b'{"id": "q1", "input": "x"}')
-            assert json.loads(first.payload) == {"id": "q1", "status": "ok", "result": unsplit("x")}
+            assert json.loads(bytes(first.payload)) == {
+                "id": "q1",
+                "status": "ok",
+                "result": unsplit("x"),
+            }
             await site.kill("large")
             table = await falls_back(site)
             assert {node for node, _ in table.members()} == {"small"}
             assert table.reason
             told = await device.ask(b'{"id": "q2", "input": "x"}')
-            assert json.loads(told.payload) == {
+            assert json.loads(bytes(told.payload)) == {
                 "id": "q2",
                 "status": "ok",
                 "fallback": True,

@@ -27,7 +27,7 @@ async def test_a_flood_is_answered_whole_and_holds_nobody_else_up(calm_site: Liv
         while len(codes) < FLOOD:
             answer = await device.answer()
             code = dict(answer.user_properties).get("code", "ok")
-            assert codes.setdefault(json.loads(answer.payload)["id"], code) == code
+            assert codes.setdefault(json.loads(bytes(answer.payload))["id"], code) == code
 
     async with Device(calm_site, "narrow", "flood") as flood, Client(calm_site.url) as client:
         listening = asyncio.create_task(told(flood))
