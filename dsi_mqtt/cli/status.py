@@ -170,7 +170,7 @@ def _deployment(picture: Picture, name: str) -> RenderableType:
     if found is None or table is None:
         waits = "is not placed yet" if picture.led else "waits for an orchestrator"
         return Text(f"\n{name}: {'is being prepared' if found else waits}", style="yellow")
-    style = "green" if table.state == "serving" else "red"
+    style = {"serving": "green", "fallback": "yellow"}.get(table.state, "red")
     line = Text.assemble(f"\n{name}: ", (table.state, style), f", epoch {table.epoch}")
     alive = {(status.node, status.incarnation) for status in picture.live_nodes()}
     gone = sorted({node for node, _ in table.members() - alive})

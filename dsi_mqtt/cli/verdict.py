@@ -37,6 +37,8 @@ def refusal(picture: Picture, name: str, *, served: bool = False) -> InfeasibleE
     if document is None or table is None:
         return None
     why = other_weights(picture, name) or document.refused or table.reason
+    if table.state == "fallback":
+        return InfeasibleError(f"{name} cannot be placed, so its fallback serves: {why}")
     if table.state != "serving" and served:
         error = InfeasibleError(f"{name} serves nothing now: {why}")
         error.add_note("deploy the former file again, or change what is missing")
@@ -173,7 +175,7 @@ def _looked(picture: Picture, name: str) -> dict[str, ModelReport]:
 def _goes_on(document: TableDocument) -> bool:
     """Whether there is a chain in it, that serves or is being loaded."""
     serve = document.serve
-    return document.prepare is not None or (serve is not None and serve.state == "serving")
+    return document.prepare is not None or (serve is not None and serve.serves)
 
 
 def _awaited(picture: Picture, name: str, expected: frozenset[str]) -> str | None:

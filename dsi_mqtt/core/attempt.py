@@ -87,7 +87,7 @@ class Attempt:
     ) -> Header:
         return Header(
             kind,
-            self.table.deployment,
+            self.table.model_name,
             self.table.stamp,
             DOOR,
             target.id,

@@ -24,6 +24,7 @@ time left does not cover another attempt (`deadline`).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import count
 from typing import Final
 
@@ -188,7 +189,8 @@ class Attempts(Runs):
             return []
         present = request.attempt is not None and request.attempt.number == header.attempt
         if header.failure is None:
-            reply = _result(request.given, activation)
+            fallback = header.attempt in request.on_fallback
+            reply = replace(_result(request.given, activation), fallback=fallback)
         elif present:
             reply = Reply.error(request.given, header.failure)
         else:
@@ -236,7 +238,7 @@ class Attempts(Runs):
 
     def pump(self, now: float) -> Effects:
         table = self._table
-        if table is None or table.state != "serving" or table.door is None or not self.starting:
+        if table is None or not table.serves or table.door is None or not self.starting:
             return []
         if self._peers.lacks(table):
             self._pace.interrupted()
@@ -278,6 +280,8 @@ class Attempts(Runs):
 
     def _start(self, request: Request, table: Table, now: float) -> Transmit:
         request.attempts += 1
+        if table.is_fallback:
+            request.on_fallback = (*request.on_fallback, request.attempts)
         request.state, request.probes = "running", 0
         request.attempt = Attempt(
             request.id, request.attempts, table, self._door, next(self._lanes)

@@ -96,6 +96,10 @@ class Choice:
         self._moved_at = now
         self._told.clear()
 
+    def cools_until(self, spec: Deployment) -> float:
+        """When another chain may follow that nobody waits for."""
+        return self._moved_at + spec.policy.cooldown_s
+
     # --- sensing ------------------------------------------------------------------------------
 
     def heard(
@@ -248,7 +252,7 @@ class Choice:
             own = "" if spec.policy.use == BUILTIN else f"policy {spec.policy.use} keeps the chain"
             self._weighed(move, own or move.objection)
             return True
-        wait = self._moved_at + spec.policy.cooldown_s
+        wait = self.cools_until(spec)
         if move.mends or now >= wait:
             self._weighed(move, "")
             return False

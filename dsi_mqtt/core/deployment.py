@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Final, Literal
 
 from dsi_mqtt.core.model import ModelSpec, UnitRange
@@ -22,6 +22,10 @@ ONE_PASS_S: Final = 10.0
 GENERATION_S: Final = 120.0
 
 Kind = Literal["one-pass", "generation"]
+
+# Nodes keep the fallback of a deployment apart under a name of its own, which no deployment can
+# have.
+FALLBACK_MARK: Final = "~fallback"
 
 _TOLD_MAX: Final = 40
 
@@ -123,9 +127,14 @@ class SplitPart:
 
 @dataclass(frozen=True, slots=True)
 class Fallback:
-    """model: the folder of a smaller model of the same tier, for when nothing else fits."""
+    """What serves while the deployment's own model cannot.
+
+    model: the folder of a smaller model of the same tier. options: of its factory, where they are
+    others.
+    """
 
     model: str
+    options: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +189,28 @@ class Deployment:
         return ONE_PASS_S if self.kind == "one-pass" else GENERATION_S
 
     @property
+    def falls_back_to(self) -> Deployment | None:
+        """The same with the model that serves while its own cannot, under the name by which nodes
+        know that; None: there is none.
+
+        Rules for units of the one model say nothing of units of the other: `core.fallback`.
+        """
+        fallback = self.fallback
+        if fallback is None or self.kind != "one-pass":
+            return None
+        options = self.model.options if fallback.options is None else fallback.options
+        return replace(
+            self,
+            name=self.name + FALLBACK_MARK,
+            model=replace(self.model, path=fallback.model, options=options),
+            privacy=Privacy(max_exposure=self.privacy.max_exposure),
+            policy=replace(self.policy, use="builtin", pin={}, standbys=0),
+            codecs=Codecs(),
+            split=None,
+            fallback=None,
+        )
+
+    @property
     def limits(self) -> Generation:
         """Of its sessions, also where the file says nothing."""
         return self.generation or Generation()
@@ -225,7 +256,7 @@ def without_effect(deployment: Deployment) -> tuple[str, ...]:
     error = deployment.codecs.error
     if error is not None and error.metric != "cosine" and error.samples is None:
         found.append("codecs")  # what they do to a perplexity is known by samples alone
-    if deployment.fallback is not None:
+    if deployment.fallback is not None and deployment.falls_back_to is None:
         found.append("fallback")
     return tuple(found)
 

@@ -480,7 +480,7 @@ class Door:
 
     def _too_late(self, request: Request) -> Failure:
         table = self._runs.table
-        if request.attempts == 0 and (table is None or table.state != "serving"):
+        if request.attempts == 0 and (table is None or not table.serves):
             return why_unserved(table)
         limit = f"{self._spec.deadline_s * 1000:g} ms (sla.deadline_ms)"
         return Failure("deadline", f"no result within {limit}; try again")

@@ -19,7 +19,7 @@ from dsi_mqtt.core.profile import NodeView
 SCHEMA: Final = 1
 # A figure beyond says nothing.
 FIGURE_MAX: Final = 10**12
-DecisionKind = Literal["place", "keep", "remap", "resplit", "unavailable", "remove"]
+DecisionKind = Literal["place", "keep", "remap", "resplit", "fallback", "unavailable", "remove"]
 # What was not chosen: the chain that serves, what was found instead, one node alone, all others.
 Alternative = Literal["present", "found", "alone", "others"]
 

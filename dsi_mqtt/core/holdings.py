@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from dsi_mqtt.core.deployment import Deployment
+from dsi_mqtt.core.deployment import FALLBACK_MARK, Deployment
 from dsi_mqtt.core.effects import (
     CloseModel,
     DropUnits,
@@ -126,7 +126,7 @@ class Holdings:
         return holding if holding is not None and holding.state == "ready" else None
 
     def deployments(self) -> tuple[str, ...]:
-        return tuple(self._models)
+        return tuple(name for name in self._models if not name.endswith(FALLBACK_MARK))
 
     def model_reports(self) -> tuple[ModelReport, ...]:
         return tuple(
@@ -159,11 +159,20 @@ class Holdings:
         )
 
     def seen(self) -> dict[str, Stamp]:
-        return {name: model.seen[0] for name, model in self._models.items()}
+        return {name: self._models[name].seen[0] for name in self.deployments()}
 
     # --- events -------------------------------------------------------------------------------
 
     def spec_arrived(self, spec: Deployment) -> Effects:
+        effects, other = self._model_wanted(spec), spec.falls_back_to
+        if other is None:
+            return [*effects, *self._model_unwanted(spec.name + FALLBACK_MARK)]
+        known = self.document(spec.name)
+        if known is not None:
+            effects += self._adopts(other.name, known)
+        return [*effects, *self._model_wanted(other)]
+
+    def _model_wanted(self, spec: Deployment) -> Effects:
         model = self._models.setdefault(spec.name, _Model())
         if model.spec == spec and model.refused is None:
             return []
@@ -175,6 +184,10 @@ class Holdings:
         return [*effects, OpenModel(spec), ReportStatus()]
 
     def spec_gone(self, deployment: str) -> Effects:
+        fallback = self._model_unwanted(deployment + FALLBACK_MARK)
+        return [*fallback, *self._model_unwanted(deployment)]
+
+    def _model_unwanted(self, deployment: str) -> Effects:
         model = self._models.get(deployment)
         if model is None:
             return []
@@ -221,6 +234,14 @@ class Holdings:
 
     def document_arrived(self, deployment: str, document: TableDocument) -> Effects:
         """Adopts a document that is newer than any seen; others change nothing."""
+        fallback = deployment + FALLBACK_MARK
+        effects: Effects = []
+        if fallback in self._models or any(table.is_fallback for table in document.tables()):
+            effects += self._adopts(fallback, document)
+        return [*effects, *self._adopts(deployment, document)]
+
+    def _adopts(self, deployment: str, document: TableDocument) -> Effects:
+        """All tables are known to both models of a deployment, and each holds its own parts."""
         model = self._models.setdefault(deployment, _Model())
         if document.order <= model.seen:
             return []
@@ -228,12 +249,16 @@ class Holdings:
         model.document = document
         for table in document.tables():
             model.tables[table.stamp] = table
-            for segment in table.segments:
+            for segment in table.segments if table.model_name == deployment else ():
                 self._want(model, table, segment)
         return [*self._settle(deployment, model), ReportStatus()]
 
     def oldest_in_use(self, deployment: str, stamp: Stamp) -> Effects:
         """No request uses a table older than `stamp` any more, say the doors."""
+        fallback = self._let_go_below(deployment + FALLBACK_MARK, stamp)
+        return [*fallback, *self._let_go_below(deployment, stamp)]
+
+    def _let_go_below(self, deployment: str, stamp: Stamp) -> Effects:
         model = self._models.get(deployment)
         if model is None or stamp <= model.oldest_in_use:
             return []

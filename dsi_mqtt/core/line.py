@@ -39,7 +39,7 @@ class Request:
     suspect_to: of a generation: positions to compute before it is none. deaths: those that ended
     while it was alone. recorded: it is retained that this door has it in the chain, for the next
     death may be the door's. admitted: when; None: it was answered without being run. priority: that
-    it is treated as.
+    it is treated as. on_fallback: attempts on tables of the fallback.
     """
 
     id: bytes
@@ -64,6 +64,7 @@ class Request:
     again_s: float = AGAIN_FIRST_S
     admitted: float | None = None
     priority: Priority = "normal"
+    on_fallback: tuple[int, ...] = ()
 
     @property
     def key(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from dsi_mqtt.core.model import ModelGraph, UnitRange
@@ -120,6 +120,11 @@ class NodeStatus:
             ),
             None,
         )
+
+    def without(self, deployment: str) -> NodeStatus:
+        """As if it held nothing of a deployment."""
+        left = tuple(h for h in self.holdings if h.deployment != deployment)
+        return self if len(left) == len(self.holdings) else replace(self, holdings=left)
 
     def graph(self, deployment: str) -> ModelGraph | None:
         return next((m.graph for m in self.models if m.deployment == deployment), None)

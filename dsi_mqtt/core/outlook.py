@@ -41,18 +41,24 @@ class Outlook:
     """Questions about deployment `name`.
 
     opening: of its model; what nodes say of another that had its name does not count. Empty: any.
-    sharing: what other deployments take of the nodes.
+    sharing: what other deployments take of the nodes. disregards: another whose parts are let go of
+    for this one.
     """
 
     name: str
     members: Membership
     opening: str = ""
     sharing: Sharing = field(default_factory=Sharing)
+    disregards: str = ""
 
     # --- nodes --------------------------------------------------------------------------------
 
     def online(self) -> list[Report]:
-        return [(s, t) for s, t in self.members.reports() if s.state == "online"]
+        return [
+            (s.without(self.disregards), t)
+            for s, t in self.members.reports()
+            if s.state == "online"
+        ]
 
     def newest_seen(self) -> Stamp:
         """The newest table that any living node has seen; a term beyond `TERM_MAX` is nobody's."""

@@ -77,7 +77,7 @@ class Input:
 class Reply:
     """An answer: a result (`body` of `content_type`, or a completion) or a failure.
 
-    topic: None means the default topic of the device.
+    topic: None means the default topic of the device. fallback: the result is of the fallback.
     """
 
     device: str
@@ -88,6 +88,7 @@ class Reply:
     body: bytes = b""
     failure: Failure | None = None
     completion: Completion | None = None
+    fallback: bool = False
 
     @classmethod
     def result(cls, given: Input, content_type: str, body: bytes) -> Self:

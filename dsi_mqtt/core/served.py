@@ -4,6 +4,9 @@
        │                        (as it was) ◄──┴──(nothing feasible)──► unavailable
        └──(nothing feasible)──► unavailable ──(a node came)──► prepare
 
+Where nothing is feasible and the file names a fallback, a placement of that is prepared, and serves
+until one of the deployment's own model is feasible again (`fallback`).
+
 Facts mark it *dirty* with the reason; `reconsider` then looks once and comes to rest. It looks
 again without a new fact only where time itself is one: a cooldown that held a better plan back
 has ended, or those who were about to speak have had their time.
@@ -28,6 +31,7 @@ from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.draft import Draft, kind_of, same_chain
 from dsi_mqtt.core.explanation import DecisionKind
 from dsi_mqtt.core.failures import PREPARE_S, Failures, NodeKey
+from dsi_mqtt.core.fallback import Fallback, Instead
 from dsi_mqtt.core.issuer import Issuer
 from dsi_mqtt.core.kept import Kept
 from dsi_mqtt.core.membership import Membership
@@ -38,7 +42,7 @@ from dsi_mqtt.core.patience import SETTLE_S, Patience
 from dsi_mqtt.core.plan import Infeasible, Plan
 from dsi_mqtt.core.policy import BUILTIN_ONLY, Policies
 from dsi_mqtt.core.sharing import Sharing
-from dsi_mqtt.core.table import DoorPlace, Table, TableDocument
+from dsi_mqtt.core.table import DoorPlace, Table, TableDocument, TableState
 from dsi_mqtt.errors import ConfigError, one_sentence
 
 # Facts that alone do not call for another plan.
@@ -61,6 +65,7 @@ class Served:
         self.document: TableDocument | None = None
         self.removed = False
         self._outlook = Outlook(name, members, sharing=sharing or Sharing())
+        self._fallback = Fallback(name, members, self._outlook.sharing)
         self._issuer = Issuer(name, self._outlook)
         self._members = members
         self._dirty: str | None = None
@@ -91,6 +96,7 @@ class Served:
         self.mark("deployed" if self.spec is None else "the deployment changed")
         self.spec, self._changed = spec, True
         self._outlook.opening = spec.opening
+        self._fallback.spec_is(spec)
         self._failures.clear()
         self._kept_because = None
 
@@ -135,7 +141,10 @@ class Served:
         """A part that could not be loaded, one that is ready, or a table nobody else knows."""
         prepare = self.document.prepare if self.document else None
         for holding in status.holdings:
-            if prepare is None or (holding.deployment, holding.stamp) != (self.name, prepare.stamp):
+            if prepare is None or (holding.deployment, holding.stamp) != (
+                prepare.model_name,
+                prepare.stamp,
+            ):
                 continue
             segment = prepare.segment(holding.segment)
             if segment is None or status.node not in {r.node for r in segment.replicas}:
@@ -153,7 +162,9 @@ class Served:
 
     def telemetry_arrived(self, telemetry: Telemetry, now: float) -> None:
         serve = self.document.serve if self.document else None
-        if self.spec is not None and serve is not None and self._serves():
+        if self.spec is None or serve is None or serve.is_fallback:
+            return
+        if self._serves():
             again = self._choice.heard(self.spec, serve, telemetry, now)
             if again is not None:
                 self._look(again)
@@ -161,7 +172,9 @@ class Served:
     def takes_shares(self) -> None:
         """What it serves with keeps nodes busy; a new leader has to be told."""
         serve, graph = self._intact(), self._outlook.graph()
-        if self.spec is not None and serve is not None and graph is not None:
+        if serve is not None and serve.is_fallback:
+            self._fallback.tells(serve)
+        elif self.spec is not None and serve is not None and graph is not None:
             self._choice.tells(self.spec, graph, serve)
 
     def others_moved(self, other: str, now: float) -> None:
@@ -192,7 +205,7 @@ class Served:
             if self._dirty not in (PREPARED, FOUND):
                 self._later = self._dirty
             self._dirty = None
-            return self._promote(prepare, now) if self._outlook.ready(prepare) else []
+            return self._promote(prepare, now) if self._outlook_of(prepare).ready(prepare) else []
         if self._must_wait(now):
             return []
         reason, self._dirty, self._later, self._look_again = self._dirty, None, None, None
@@ -217,10 +230,18 @@ class Served:
     ) -> ServedEffects:
         serve, graph = self._intact(), self._outlook.graph()
         self._choice.begins()
-        if graph is None:
-            return self._give_up(self._outlook.why_no_graph(), None, authority)
-        old = self.document.serve if self.document else None
         self._failures.forgive(now)
+        if graph is None:
+            return self._do_without(self._outlook.why_no_graph(), None, authority)
+        if serve is not None and serve.is_fallback:
+            return self._come_back(spec, graph, reason, authority, now)
+        return self._place(spec, graph, reason, authority, now)
+
+    def _place(
+        self, spec: Deployment, graph: ModelGraph, reason: str, authority: Authority, now: float
+    ) -> ServedEffects:
+        """The deployment's own model, as well as that can be done."""
+        serve, old = self._intact(), self._own_chain()
         without = self._failures.nodes()
         try:
             spec, told = self._asked(spec, graph, now)
@@ -290,7 +311,7 @@ class Served:
         # Where there is no room for both, what waits for the old table has its deadline besides.
         patience_s = PREPARE_S + self.spec.deadline_s
         if self._failures.is_late(prepare, patience_s, now):
-            for node in self._outlook.unready(prepare) - self._failures.nodes():
+            for node in self._outlook_of(prepare).unready(prepare) - self._failures.nodes():
                 self._failures.failed(node, f"is not ready after {patience_s:.0f} s", now)
                 self.mark(f"node {node[0]} took too long to prepare its part")
 
@@ -328,7 +349,7 @@ class Served:
             serve = replace(serve, decision=draft.decision)
             table = replace(table, epoch=serve.epoch + 1)
         self._choice.moved(now)
-        kind = kind_of(old, draft.plan)
+        kind = kind_of(self._own_chain(), draft.plan)
         return [
             self._told(draft.decision, kind, draft.reason, draft.plan),
             self._decide(TableDocument(serve, table)),
@@ -352,7 +373,8 @@ class Served:
         if serve is None or not same_chain(serve, prepare):
             self._choice.moved(now)
         self._dirty, self._later = self._later, None
-        promoted = self._issuer.with_door(self.document, replace(prepare, state="serving"))
+        state: TableState = "fallback" if prepare.is_fallback else "serving"
+        promoted = self._issuer.with_door(self.document, replace(prepare, state=state))
         return [self._decide(TableDocument(promoted))]
 
     def _keep(
@@ -388,7 +410,62 @@ class Served:
             door = self._issuer.waiting_door(self.document, spec, graph, authority)
         except ConfigError:  # by rules that contradict themselves nobody may be the door
             door = None
-        return self._give_up(reason, door, authority)
+        return self._do_without(reason, door, authority)
+
+    def _do_without(
+        self, reason: str, door: DoorPlace | None, authority: Authority
+    ) -> ServedEffects:
+        """The deployment's own model cannot serve: its fallback does, if that can."""
+        serve = self._intact()
+        if serve is not None and self._fallback.suits(serve):
+            return self._keep(serve, None, authority)
+        found = self._fallback.best(self._failures.nodes())
+        if not isinstance(found, Instead):
+            beside = "" if found is None else f"; nor can its fallback: {found}"
+            return self._give_up(one_sentence(reason + beside), door, authority)
+        table = self._fallback.table(found, reason, self._issuer, self.document, authority)
+        before = self._issuer.unavailable(self.document, reason, table.door, authority)
+        before = replace(before, decision=table.decision)
+        decided = Decided(table.decision, self.name, "fallback", reason)
+        return [
+            decided,
+            self._decide(TableDocument(before, replace(table, epoch=before.epoch + 1))),
+        ]
+
+    def _come_back(
+        self, spec: Deployment, graph: ModelGraph, reason: str, authority: Authority, now: float
+    ) -> ServedEffects:
+        """From the fallback, which is intact, to the deployment's own model, where that can serve
+        again.
+        """
+        serve = self._intact()
+        try:
+            spec, told = self._asked(spec, graph, now)
+            choice = self._fallback.makes_way(
+                self._outlook,
+                lambda: self._choice.compare(
+                    spec, graph, None, None, without=self._failures.nodes(), now=now
+                ),
+            )
+        except ConfigError as error:
+            return self._refuse(spec, graph, str(error), authority)
+        found = choice.found
+        if isinstance(found, Infeasible):
+            return self._refuse(spec, graph, self._why(found), authority)
+        if serve is not None and self._must_cool(spec, now):
+            return self._keep(serve, None, authority)
+        self._choice.takes(spec, found)
+        standbys = self._outlook.standbys(spec, graph, found, None)
+        draft = Draft(spec, graph, found, self._issuer.decision(authority), reason, standbys)
+        return [*told, *self._prepare(draft, authority, now, beside=choice.beside)]
+
+    def _must_cool(self, spec: Deployment, now: float) -> bool:
+        """Whether the fallback has served for too short a time to make way yet."""
+        until = self._choice.cools_until(spec)
+        if now >= until:
+            return False
+        self._look(LookAgain(until, "its own model was held back by the cooldown"))
+        return True
 
     def _give_up(self, reason: str, door: DoorPlace | None, authority: Authority) -> ServedEffects:
         """Nothing feasible: a table says so, once for each reason."""
@@ -412,7 +489,7 @@ class Served:
             self.removed = True
             return []
         if serve is not None and serve.state == "unavailable" and serve.door is None:
-            if self._outlook.still_held():
+            if self._outlook.still_held() or self._fallback.outlook.still_held():
                 return []
             self.removed = True
             return [ClearDocument(self.name)]
@@ -444,7 +521,16 @@ class Served:
 
     def _serves(self) -> bool:
         serve = self.document.serve if self.document else None
-        return serve is not None and serve.state == "serving"
+        return serve is not None and serve.serves
+
+    def _own_chain(self) -> Table | None:
+        """What serves, or did, of the deployment's own model."""
+        serve = self.document.serve if self.document else None
+        return None if serve is not None and serve.is_fallback else serve
+
+    def _outlook_of(self, table: Table) -> Outlook:
+        """On the model that the table is of."""
+        return self._fallback.outlook if table.is_fallback else self._outlook
 
     def _prepares(self) -> bool:
         return self.document is not None and self.document.prepare is not None

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
+from dsi_mqtt.core.deployment import FALLBACK_MARK
 from dsi_mqtt.core.model import Tier, UnitRange
 
 SCHEMA: Final = 1
@@ -35,9 +36,12 @@ class Stamp(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
+    """fallback: it is not the deployment's own, but what serves while that cannot."""
+
     digest: str
     units: int
     tier: Tier
+    fallback: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +176,21 @@ class Table:
     brokers: dict[str, BrokerUrls] = field(default_factory=dict)
     transfers: tuple[Transfer, ...] = ()
     forecast: Forecast | None = None
+
+    @property
+    def serves(self) -> bool:
+        """Whether requests run on it, on the deployment's own model or on its fallback."""
+        return self.state in ("serving", "fallback")
+
+    @property
+    def is_fallback(self) -> bool:
+        """Whether it is of the deployment's fallback, also while it is prepared."""
+        return self.model is not None and self.model.fallback
+
+    @property
+    def model_name(self) -> str:
+        """What nodes call its model, in what they say to each other as well."""
+        return self.deployment + FALLBACK_MARK if self.is_fallback else self.deployment
 
     @property
     def stamp(self) -> Stamp:

@@ -28,7 +28,7 @@ class Unserved:
 
     def table_is(self, table: Table, now: float, *, coming: bool) -> None:
         """What serves, or says that nothing does. coming: another is being prepared."""
-        if table.state == "serving":
+        if table.serves:
             self._requests.clear()
         if table.state != "unavailable" or coming:
             self._since = None

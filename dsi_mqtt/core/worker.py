@@ -16,6 +16,7 @@ from itertools import count
 from typing import Any, Final, get_args
 
 from dsi_mqtt.core import events as ev
+from dsi_mqtt.core.deployment import FALLBACK_MARK
 from dsi_mqtt.core.door import Door
 from dsi_mqtt.core.effects import CloseModel, Effects, ReportStatus
 from dsi_mqtt.core.holdings import Holdings
@@ -390,7 +391,7 @@ class Worker:
         header = activation.header
         if header.target != DOOR:
             return self._for_segment(activation, now)
-        door = self._doors.get(header.deployment)
+        door = self._doors.get(header.deployment.removesuffix(FALLBACK_MARK))
         if door is None:
             return []
         if header.kind == "done":

@@ -104,9 +104,11 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON number")
 
 
-def answer_ok(identity: str | None, body: bytes) -> bytes:
-    """The answer with a result; `body` is JSON."""
-    return b'{"id":%b,"status":"ok","result":%b}' % (json.dumps(identity).encode(), body)
+def answer_ok(identity: str | None, body: bytes, *, fallback: bool = False) -> bytes:
+    """The answer with a result; `body` is JSON. fallback: it is of the deployment's fallback."""
+    mark = b',"fallback":true' if fallback else b""
+    named = json.dumps(identity).encode()
+    return b'{"id":%b,"status":"ok"%b,"result":%b}' % (named, mark, body)
 
 
 def answer_error(identity: str | None, failure: Failure) -> bytes:

@@ -321,7 +321,7 @@ def _graph(graph: ModelGraph) -> Complaints:
 
 def _table(table: Table) -> Complaints:
     segments = table.segments
-    if table.state == "serving" and not segments:
+    if table.serves and not segments:
         yield "segments", "a table that serves must have one"
     if len({segment.id for segment in segments}) < len(segments):
         yield "segments", "two have the same id"

@@ -229,8 +229,10 @@ class Answering:
         elif reply.content_type != JSON:
             message = replace(message, content_type=reply.content_type, payload=reply.body)
         else:
-            message = replace(message, payload=answer_ok(reply.identity, reply.body))
-        return replace(message, user_properties=(("status", "ok"),))
+            payload = answer_ok(reply.identity, reply.body, fallback=reply.fallback)
+            message = replace(message, payload=payload)
+        mark = (("fallback", "true"),) if reply.fallback else ()
+        return replace(message, user_properties=(("status", "ok"), *mark))
 
     def _to_device(self, device: str, topic: str | None, correlation: bytes | None) -> Message:
         name = topic or self._topics.result.name(deployment=self._deployment, device=device)

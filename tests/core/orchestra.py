@@ -17,7 +17,7 @@ from dsi_mqtt.core.decisions import (
     PublishExplanations,
     PublishSpec,
 )
-from dsi_mqtt.core.deployment import Deployment, Policy, Sla
+from dsi_mqtt.core.deployment import FALLBACK_MARK, Deployment, Policy, Sla
 from dsi_mqtt.core.explanation import Explanations
 from dsi_mqtt.core.leadership import DropLead, PublishLeader, TakeLead
 from dsi_mqtt.core.model import ModelGraph, ModelSpec, Unit
@@ -55,7 +55,7 @@ SPEC = Deployment(NAME, ModelSpec(tier="fake"), sla=Sla(rate_per_s=0.01))
 class Node:
     """gflops: its speed. room: how many units' weights it holds. describes, loads: seconds it
     takes; None: never. refuses: the model, and why. fails: what loading ends with. releases:
-    whether it lets go of parts. link, doors: as it tells of them.
+    whether it lets go of parts. link, doors: as it tells of them. small: the fallback's graph.
     """
 
     name: str
@@ -73,6 +73,7 @@ class Node:
     doors: tuple[DoorLoad, ...] = ()
     state: NodeState = "online"
     graph: ModelGraph = GRAPH
+    small: ModelGraph | None = None
     upkeep: Upkeep = FREE
     opening: str = ""
     newest: dict[str, tuple[Stamp, Stamp]] = field(default_factory=dict)
@@ -93,7 +94,7 @@ class Node:
             return
         self.newest[deployment] = document.order
         wanted = {
-            (deployment, table.stamp, segment.id): segment
+            (table.model_name, table.stamp, segment.id): segment
             for table in document.tables()
             for segment in table.segments
             if self.key in segment.holders()
@@ -102,10 +103,10 @@ class Node:
             self.parts = {
                 key: part
                 for key, part in self.parts.items()
-                if key in wanted or key[0] != deployment
+                if key in wanted or key[0].removesuffix(FALLBACK_MARK) != deployment
             }
         for key, segment in wanted.items():
-            report = HoldingReport(deployment, key[1], segment.id, segment.units, "loading")
+            report = HoldingReport(key[0], key[1], segment.id, segment.units, "loading")
             self.parts.setdefault(key, (report, now))
 
     def status(self, now: float) -> NodeStatus:
@@ -122,20 +123,23 @@ class Node:
             ),
             upkeep=self.upkeep,
             models=tuple(
-                ModelReport(
-                    name,
-                    None if self.refuses else self.graph,
-                    self.refuses,
-                    opening=self.opening,
-                )
+                report
                 for name, since in sorted(self.known.items())
                 if described is not None and now - since >= described
+                for report in self._models(name)
             ),
             holdings=tuple(
                 self._reported(report, since, now) for report, since in self.parts.values()
             ),
             seen={name: order[0] for name, order in self.newest.items()},
         )
+
+    def _models(self, name: str) -> list[ModelReport]:
+        own = None if self.refuses else self.graph
+        found = [ModelReport(name, own, self.refuses, opening=self.opening)]
+        if self.small is not None:
+            found.append(ModelReport(name + FALLBACK_MARK, self.small))
+        return found
 
     def _reported(self, report: HoldingReport, since: float, now: float) -> HoldingReport:
         state: HoldingState = "loading"

@@ -29,7 +29,7 @@ def test_each_field_that_changes_is_named_with_both_values() -> None:
         "sla.latency_ms none → 300",
         "privacy.units {} → {0:2: [city, depot]}",
         "split none → [0:2 on a/b, 2:4 on c]",
-        "fallback none → Fallback(model='/tiny')",
+        "fallback none → Fallback(model='/tiny', options=None)",
     )
 
 

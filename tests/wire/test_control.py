@@ -61,7 +61,7 @@ every_message = pytest.mark.parametrize("name", sorted(CODECS))
 # One document as docs/topics.md shows it, with every field that a table can have.
 TABLE = """
 {"deployment":"chat","term":3,"leader":"9d21","epoch":17,"state":"serving","reason":null,
- "decision":"d-41","model":{"digest":"sha256:ab12","units":26,"tier":"layer"},
+ "decision":"d-41","model":{"digest":"sha256:ab12","units":26,"tier":"layer","fallback":false},
  "door":{"node":"cell-1","incarnation":"8f3c","ingress":"mqtt://10.0.0.1:1883",
          "session":"chat-5f0c9e","window":16,"orphaned":false},
  "segments":[

@@ -144,6 +144,12 @@ def test_a_priority_that_is_none_is_a_complaint(given: bytes) -> None:
     assert "none of low, normal, high" in parsed.complaint
 
 
+def test_a_result_of_the_fallback_is_marked_and_read_like_any_other() -> None:
+    answer = answer_ok("a", b"[1]", fallback=True)
+    assert json.loads(answer) == {"id": "a", "status": "ok", "fallback": True, "result": [1]}
+    assert read_answer(answer) == [1]
+
+
 def test_a_refusal_says_when_to_try_again() -> None:
     told = answer_error("a", Failure("overloaded", "too many", 7))
     assert json.loads(told)["error"] == {
