@@ -17,8 +17,10 @@ from dsi_mqtt.core.programme import elsewhere
 # The door, and (node, stop, coding) of each segment.
 Chain = tuple[int, Iterable[tuple[int, int, int]]]
 
-# Of weighing nodes against each other.
+# Of weighing nodes against each other; so many in which little was won end it.
 ROUNDS: Final = 20
+_IN_VAIN: Final = 5
+_LITTLE: Final = 1e-3
 # Segments of which the least demand is known at once.
 HALVES: Final = 2
 
@@ -52,18 +54,19 @@ def least_demand(problem: Problem, rounds: int = ROUNDS) -> tuple[float, Nanosec
     weights = 1 / np.maximum(means, 1.0)
     used = min(nodes, problem.units, problem.max_segments)
     best, highest, length = weights / weights.sum(), 0.0, 0.5
-    units, scarce = np.arange(problem.units), _Scarce.of(problem)
+    units, scarce, in_vain = np.arange(problem.units), _Scarce.of(problem), 0
     for _ in range(rounds):
         there = scarce.charged(weights * each).argmin(axis=1)
         works = np.bincount(there, each[units, there], nodes)
         heaviest = float(np.partition(weights, nodes - used)[nodes - used :].sum())
         together = float(weights @ works)
         bound = (together + scarce.beyond(there)) / heaviest
+        in_vain = 0 if bound > highest * (1 + _LITTLE) else in_vain + 1
         if bound > highest:
             best, highest = weights / weights.sum(), bound
         else:
             length *= 0.7
-        if not together:
+        if not together or (in_vain == _IN_VAIN and not len(scarce.uses)):
             break
         scarce.weigh(there, together, length)
         weights = weights * (works * (heaviest / together)).clip(0.1, 10.0) ** length

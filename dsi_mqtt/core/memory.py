@@ -88,7 +88,10 @@ class Memory:
             for unit in range(len(graph.units) if graph.ties else 0)
         ) or (0,) * len(graph.units)
         kept = tuple(frozenset(held.get(node.node, ())) for node in nodes)
-        base = tuple(_base(graph, ties_of, i, units) for i, units in enumerate(kept))
+        if any(kept):
+            base = tuple(_base(graph, ties_of, i, units) for i, units in enumerate(kept))
+        else:
+            base = tuple(Load(i, 0, 0) for i in range(len(nodes)))
         caps = tuple(node.weight_bytes for node in nodes)
         weights = tuple(unit.weight_bytes for unit in graph.units)
         added = _added(graph, kept, base)

@@ -288,12 +288,7 @@ class Problem:
         if not np.isfinite(cap):
             return replace(self, cap=cap)
         demands, score = self.demands, self.score
-        last = np.empty_like(self.reach)
-        for node in range(len(self.nodes)):
-            before = demands.compute[:, node]
-            most = before[:-1] + (cap - demands.segment)
-            last[:, node] = np.searchsorted(before, most, side="right") - 1
-        last = np.minimum(self.reach, last)
+        last = np.minimum(self.reach, _last_within(demands.compute, cap - demands.segment))
         leave = np.where(demands.sends <= cap, score.leave, np.inf)
         arrive = np.where(demands.gets <= cap, score.arrive, np.inf)
         return replace(
@@ -343,6 +338,26 @@ class Problem:
         totals = hops + sums.access[doors][:, None] + (sums.compute[end] + each)[able]
         door, node = np.unravel_index(int(totals.argmin()), totals.shape)
         return float(totals[door, node]) + sums.segment, int(doors[door]), int(able[node])
+
+
+def _last_within(before: Nanoseconds, most: float) -> Cuts:
+    """[cut, node]: the last cut up to which the units from `cut` on take no more than `most`.
+
+    before[cut, node]: of the units before it. It is looked for by halves, for all at once.
+    """
+    units, nodes = len(before) - 1, before.shape[1]
+    limits, flat = (before[:-1] + most).reshape(-1), before.reshape(-1)
+    at, end = np.zeros(units * nodes, np.intp), units * nodes
+    column = np.tile(np.arange(nodes), units)
+    step = nodes << max(units.bit_length() - 1, 0)
+    at += column
+    while step >= nodes:
+        ahead = at + step
+        inside = ahead < end + nodes
+        ahead = np.where(inside, ahead, at)
+        np.copyto(at, ahead, where=flat[ahead] <= limits)
+        step >>= 1
+    return (at // nodes).reshape(units, nodes)
 
 
 def reach(rules: Rules, allowed: Flags, memory: Memory) -> tuple[Cuts, Flags | None]:
