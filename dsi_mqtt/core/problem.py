@@ -288,7 +288,8 @@ class Problem:
         if not np.isfinite(cap):
             return replace(self, cap=cap)
         demands, score = self.demands, self.score
-        last = np.minimum(self.reach, _last_within(demands.compute, cap - demands.segment))
+        limits = demands.compute[:-1] + (cap - demands.segment)
+        last = np.minimum(self.reach, last_within(demands.compute, limits))
         leave = np.where(demands.sends <= cap, score.leave, np.inf)
         arrive = np.where(demands.gets <= cap, score.arrive, np.inf)
         return replace(
@@ -340,24 +341,20 @@ class Problem:
         return float(totals[door, node]) + sums.segment, int(doors[door]), int(able[node])
 
 
-def _last_within(before: Nanoseconds, most: float) -> Cuts:
-    """[cut, node]: the last cut up to which the units from `cut` on take no more than `most`.
+def last_within(before: Nanoseconds, limits: Nanoseconds) -> Cuts:
+    """[…, node]: the last cut before which there is no more than the limit […, node]; 0: none is.
 
-    before[cut, node]: of the units before it. It is looked for by halves, for all at once.
+    before[cut, node]: of all units before it. It is looked for by halves, for all at once.
     """
-    units, nodes = len(before) - 1, before.shape[1]
-    limits, flat = (before[:-1] + most).reshape(-1), before.reshape(-1)
-    at, end = np.zeros(units * nodes, np.intp), units * nodes
-    column = np.tile(np.arange(nodes), units)
-    step = nodes << max(units.bit_length() - 1, 0)
-    at += column
-    while step >= nodes:
-        ahead = at + step
-        inside = ahead < end + nodes
-        ahead = np.where(inside, ahead, at)
-        np.copyto(at, ahead, where=flat[ahead] <= limits)
-        step >>= 1
-    return (at // nodes).reshape(units, nodes)
+    cuts, nodes = before.shape
+    rows = 1 << (cuts - 1).bit_length()
+    padded = np.full((rows, nodes), np.inf)
+    padded[:cuts] = before
+    flat, at = padded.reshape(-1), np.broadcast_to(np.arange(nodes), limits.shape)
+    while rows > 1:
+        rows //= 2
+        at = at + nodes * rows * (flat.take(at + nodes * rows) <= limits)
+    return at // nodes
 
 
 def reach(rules: Rules, allowed: Flags, memory: Memory) -> tuple[Cuts, Flags | None]:
