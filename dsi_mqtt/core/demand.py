@@ -19,7 +19,7 @@ Chain = tuple[int, Iterable[tuple[int, int, int]]]
 
 # Of weighing nodes against each other; so many in which little was won end it.
 ROUNDS: Final = 20
-_IN_VAIN: Final = 5
+_IN_VAIN: Final = 4
 _LITTLE: Final = 1e-3
 # Segments of which the least demand is known at once.
 HALVES: Final = 2
@@ -53,8 +53,9 @@ def least_demand(problem: Problem, rounds: int = ROUNDS) -> tuple[float, Nanosec
     means = np.where(np.isfinite(each), each, 0.0).sum(axis=0) / problem.units
     weights = 1 / np.maximum(means, 1.0)
     used = min(nodes, problem.units, problem.max_segments)
-    best, highest, length = weights / weights.sum(), 0.0, 0.5
+    best, highest, length = weights / weights.sum(), 0.0, 0.8
     units, scarce, in_vain = np.arange(problem.units), _Scarce.of(problem), 0
+    patience = (1 + len(scarce.uses)) * _IN_VAIN
     for _ in range(rounds):
         there = scarce.charged(weights * each).argmin(axis=1)
         works = np.bincount(there, each[units, there], nodes)
@@ -66,7 +67,7 @@ def least_demand(problem: Problem, rounds: int = ROUNDS) -> tuple[float, Nanosec
             best, highest = weights / weights.sum(), bound
         else:
             length *= 0.7
-        if not together or (in_vain == _IN_VAIN and not len(scarce.uses)):
+        if not together or in_vain == patience:
             break
         scarce.weigh(there, together, length)
         weights = weights * (works * (heaviest / together)).clip(0.1, 10.0) ** length

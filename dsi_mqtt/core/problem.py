@@ -24,7 +24,7 @@ leaves it once:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal, NamedTuple
 
@@ -43,6 +43,8 @@ SEGMENT_S: Final = 0.3e-3
 # Error of codecs and exposure are shares of one; as whole numbers they add up exactly.
 SHARE: Final = 1e9
 
+# Of each segment (node, stop, coding of the hop there); one at least.
+Chain = Sequence[tuple[int, int, int]]
 Nanoseconds = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 Cuts = NDArray[np.intp]
@@ -84,13 +86,24 @@ class Sums:
         crossing = self.leave[coding, cut, source] + self.arrive[coding, cut, target]
         return float(crossing + self.hop[coding])
 
-    def along(self, door: int, steps: Iterable[tuple[int, int, int]]) -> float:
-        """Of a whole chain; steps: (node, stop, coding of the hop there)."""
-        total, at, cut = float(self.access[door]), door, 0
-        for node, stop, coding in steps:
+    def along(self, door: int, steps: Chain) -> float:
+        """Of a whole chain."""
+        return self.between(steps) + self.around(door, steps)
+
+    def between(self, steps: Chain) -> float:
+        """Of a chain's segments and the hops between them."""
+        at, cut, _ = steps[0]
+        total = self.segment_of(at, 0, cut)
+        for node, stop, coding in steps[1:]:
             total += self.hop_of(at, node, cut, coding) + self.segment_of(node, cut, stop)
             at, cut = node, stop
-        return total + self.hop_of(at, door, cut)
+        return total
+
+    def around(self, door: int, steps: Chain) -> float:
+        """Of what this door adds."""
+        first, (last, end, _) = steps[0][0], steps[-1]
+        hops = self.hop_of(door, first, 0) + self.hop_of(last, door, end)
+        return float(self.access[door]) + hops
 
     def only(self, nodes: Sequence[int]) -> Sums:
         """With these nodes alone."""

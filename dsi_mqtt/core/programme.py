@@ -64,17 +64,20 @@ class Programme:
 
         last[end, cut, node]: of none. The layers end where one more segment makes nothing less.
         """
-        windows, inner = _Windows.of(self.problem.reach, len(last)), slice(1, self.problem.units)
-        leave, arrive = (np.ascontiguousarray(ways[:, inner]) for ways in (self.leave, self.arrive))
-        spent = self.spent[inner]
+        windows = _Windows.of(self.problem.reach, len(last))
         after, start = [last], [windows.least(last, self.segment)]
+        rows = np.arange(1, self.problem.units)  # cuts from where on something has become less
         for _ in range(segments - 1):
-            layer = last.copy()
-            np.add(self._moved(start[-1][:, inner], leave, arrive), spent, out=layer[:, inner])
+            begun, *hops = (part.take(rows, axis=1) for part in (start[-1], self.leave, self.arrive))
+            layer = after[-1].copy()
+            layer[:, rows] = self._moved(begun, *hops) + self.spent[rows]
             if np.array_equal(layer, after[-1]):
                 break
             after.append(layer)
             start.append(windows.least(layer, self.segment))
+            rows = 1 + np.flatnonzero((start[-1] != start[-2])[:, 1:].any(axis=(0, 2)))
+            if not len(rows):
+                break
         return Layers(tuple(after), tuple(start))
 
     def whole(self, last: Nanoseconds) -> Layers:
@@ -123,7 +126,7 @@ class Programme:
 
         start[end, …, node]; leave, arrive[coding, …, node].
         """
-        there = start + arrive[:, None]
+        there = np.add(start, arrive[:, None], order="C")  # so that rows are a view of it
         rows, nodes = there.reshape(-1, there.shape[-1]), there.shape[-1]
         least, second, nearest = _two_least(rows)
         np.add(leave[:, None], least.reshape(*there.shape[:-1], 1), out=there)

@@ -151,22 +151,28 @@ class _Trial:
         before = np.where(filling.gets <= demand, filling.enters - work, np.inf)
         after = np.where(filling.sends <= demand, filling.leaves + work, np.inf)
         trial = cls(filling, demand, before + problem.demands.segment, after)
-        if problem.segments_bounded:
-            return trial
-        return replace(trial, every=trial._ways(np.arange(problem.units)))
+        return trial if problem.segments_bounded else replace(trial, every=trial._from_all())
 
     def ways(self, cut: int) -> tuple[_Ways, int]:
         """With the row of those from `cut` on."""
-        return (self._ways(np.array([cut])), 0) if self.every is None else (self.every, cut)
+        return (self._from(cut), 0) if self.every is None else (self.every, cut)
 
-    def _ways(self, cuts: Cuts) -> _Ways:
+    def _from(self, cut: int) -> _Ways:
+        """Of all cuts behind, the last that fits."""
+        busy = self.after[cut + 1 :] + self.before[cut]
+        may = (busy <= self.demand) & self.filling.problem.stops(cut)
+        last, nodes = len(may) - 1 - may[::-1].argmax(axis=0), np.arange(may.shape[1])
+        stops = cut + np.where(may[last, nodes], last + 1, 0)
+        return _Ways.of(self.filling, np.array([cut]), stops[None], busy[last, nodes][None])
+
+    def _from_all(self) -> _Ways:
         """As far as time for units goes, and from there back to where all fits."""
         problem, given = self.filling.problem, self.filling.problem.given
-        work, nodes = problem.demands.compute, len(problem.nodes)
-        limits = work[cuts] + (self.demand - problem.demands.segment)
-        stops = np.minimum(problem.reach[cuts], last_within(work, limits)).reshape(-1)
+        work, nodes, cuts = problem.demands.compute, len(problem.nodes), np.arange(problem.units)
+        limits = work[:-1] + (self.demand - problem.demands.segment)
+        stops = np.minimum(problem.reach, last_within(work, limits)).reshape(-1)
         begins, node = np.repeat(cuts, nodes), np.tile(np.arange(nodes), len(cuts))
-        before, after = self.before[cuts].reshape(-1), self.after.reshape(-1)
+        before, after = self.before[:-1].reshape(-1), self.after.reshape(-1)
         stops = np.where(np.isinf(before), begins, np.maximum(stops, begins))
         beyond = np.flatnonzero(stops > begins)
         while len(beyond):
