@@ -296,9 +296,10 @@ def _groups(
     sizes = np.where(allowed, least, np.iinfo(np.int64).max).min(axis=1, initial=2**62)
     groups = []
     for nodes in dict.fromkeys(sets):
-        within = np.repeat([others <= nodes for others in sets], lengths)
         need = np.zeros(len(sizes) + 1, np.int64)
-        np.cumsum(np.where(within, sizes, 0)[::-1], out=need[1:])
+        inside = [others <= nodes for others in sets]
+        within = sizes if all(inside) else np.where(np.repeat(inside, lengths), sizes, 0)
+        np.cumsum(within[::-1], out=need[1:])
         have = sum(max(0, caps[node] - base[node].used) for node in nodes)
         groups.append(Group(nodes, have, tuple(need[::-1].tolist())))
     return tuple(groups)

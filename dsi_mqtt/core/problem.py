@@ -363,10 +363,11 @@ def last_within(before: Nanoseconds, limits: Nanoseconds) -> Cuts:
     rows = 1 << (cuts - 1).bit_length()
     padded = np.full((rows, nodes), np.inf)
     padded[:cuts] = before
-    flat, at = padded.reshape(-1), np.broadcast_to(np.arange(nodes), limits.shape)
+    flat = padded.reshape(-1)
+    at = np.broadcast_to(np.arange(nodes), limits.shape).copy()
     while rows > 1:
         rows //= 2
-        at = at + nodes * rows * (flat.take(at + nodes * rows) <= limits)
+        at += (nodes * rows) * (flat[nodes * rows :].take(at) <= limits)
     return at // nodes
 
 

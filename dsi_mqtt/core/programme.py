@@ -68,7 +68,9 @@ class Programme:
         after, start = [last], [windows.least(last, self.segment)]
         rows = np.arange(1, self.problem.units)  # cuts from where on something has become less
         for _ in range(segments - 1):
-            begun, *hops = (part.take(rows, axis=1) for part in (start[-1], self.leave, self.arrive))
+            begun, *hops = (
+                part.take(rows, axis=1) for part in (start[-1], self.leave, self.arrive)
+            )
             layer = after[-1].copy()
             layer[:, rows] = self._moved(begun, *hops) + self.spent[rows]
             if np.array_equal(layer, after[-1]):

@@ -338,6 +338,8 @@ class _Search:
             if ascent.learn(prices, bound):
                 best = bounds
             steps = self._offer_chains(bounds, end, door, nodes)
+            if self.considered == self.limit:
+                break
             if not ascent.climb(bound, self._target, nodes[door], steps):
                 break
         assert best is not None  # noqa: S101 - the first one is the highest yet
