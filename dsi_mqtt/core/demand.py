@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,11 +10,11 @@ import numpy as np
 
 from dsi_mqtt.core.bounds import Steps
 from dsi_mqtt.core.duties import busy_along
-from dsi_mqtt.core.problem import Cuts, Nanoseconds, Problem
+from dsi_mqtt.core.problem import Chain, Cuts, Nanoseconds, Problem
 from dsi_mqtt.core.programme import elsewhere
 
-# The door, and (node, stop, coding) of each segment.
-Chain = tuple[int, Iterable[tuple[int, int, int]]]
+# The door, and what it leads to.
+Laid = tuple[int, Chain]
 
 # Of weighing nodes against each other; so many in which little was won end it.
 ROUNDS: Final = 20
@@ -25,12 +24,12 @@ _LITTLE: Final = 1e-3
 HALVES: Final = 2
 
 
-def busiest_ns(problem: Problem, path: Chain) -> float:
+def busiest_ns(problem: Problem, path: Laid) -> float:
     """How long one request keeps the station busy that it keeps busy for longest."""
     return float(busy_along(problem, *path).max())
 
 
-def latency_ns(problem: Problem, path: Chain) -> float:
+def latency_ns(problem: Problem, path: Laid) -> float:
     """Of one request that waits for none."""
     return problem.latency.along(*path)
 

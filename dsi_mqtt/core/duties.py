@@ -64,7 +64,7 @@ def busy_between(problem: Problem, steps: Chain) -> Nanoseconds:
     demands, busy, cut = problem.demands, np.zeros((3, len(problem.nodes))), 0
     at = steps[0][0]
     for node, stop, coding in steps:
-        _add_hop(demands, busy, at, node, cut, coding)
+        _add_hop(demands, busy, (at, node), (coding, cut))
         busy[0, node] += demands.compute[stop, node] - demands.compute[cut, node] + demands.segment
         at, cut = node, stop
     return busy
@@ -75,16 +75,18 @@ def busy_around(problem: Problem, door: int, steps: Chain, between: Nanoseconds)
     demands, busy = problem.demands, between.copy()
     busy[1, door] += demands.access_sends[door]
     busy[2, door] += demands.access_gets[door]
-    _add_hop(demands, busy, door, steps[0][0], 0, 0)
-    _add_hop(demands, busy, steps[-1][0], door, steps[-1][1], 0)
+    _add_hop(demands, busy, (door, steps[0][0]), (0, 0))
+    _add_hop(demands, busy, (steps[-1][0], door), (0, steps[-1][1]))
     return busy
 
 
 def _add_hop(
-    demands: Demands, busy: Nanoseconds, source: int, target: int, cut: int, coding: int
+    demands: Demands, busy: Nanoseconds, ends: tuple[int, int], at: tuple[int, int]
 ) -> None:
+    """ends: from which node to which; at: coding and cut."""
+    source, target = ends
     if source != target:
-        busy[0, source] += demands.encode[coding, cut, source]
-        busy[1, source] += demands.sends[coding, cut, source]
-        busy[0, target] += demands.decode[coding, cut, target]
-        busy[2, target] += demands.gets[coding, cut, target]
+        busy[0, source] += demands.encode[*at, source]
+        busy[1, source] += demands.sends[*at, source]
+        busy[0, target] += demands.decode[*at, target]
+        busy[2, target] += demands.gets[*at, target]

@@ -278,9 +278,9 @@ class _Arrays:
         each: list[Nanoseconds] = [
             part[ways] for part, ways in zip(parts, self.codecs.T, strict=True)
         ]
-        for count, part in zip(counts, each, strict=True):
+        for count, times in zip(counts, each, strict=True):
             if count != 1:
-                part *= count
+                np.multiply(times, count, out=times)
         for other in each[1:]:
             each[0] += other
         return each[0]

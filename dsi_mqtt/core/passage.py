@@ -97,8 +97,7 @@ class Passage:
 
 def _nowhere_more(values: NDArray[np.float64]) -> Flags:
     """[one, other]: no part of the first exceeds that of the second."""
-    flags: Flags = (values[:, None] <= values).all(axis=-1)
-    return flags
+    return np.asarray((values[:, None] <= values).all(axis=-1))
 
 
 def useful_of(

@@ -364,11 +364,12 @@ def last_within(before: Nanoseconds, limits: Nanoseconds) -> Cuts:
     padded = np.full((rows, nodes), np.inf)
     padded[:cuts] = before
     flat = padded.reshape(-1)
-    at = np.broadcast_to(np.arange(nodes), limits.shape).copy()
+    at: Cuts = np.broadcast_to(np.arange(nodes), limits.shape).copy()
     while rows > 1:
         rows //= 2
         at += (nodes * rows) * (flat[nodes * rows :].take(at) <= limits)
-    return at // nodes
+    found: Cuts = at // nodes
+    return found
 
 
 def reach(rules: Rules, allowed: Flags, memory: Memory) -> tuple[Cuts, Flags | None]:

@@ -128,16 +128,17 @@ class Programme:
 
         start[end, …, node]; leave, arrive[coding, …, node].
         """
-        there = np.add(start, arrive[:, None], order="C")  # so that rows are a view of it
-        rows, nodes = there.reshape(-1, there.shape[-1]), there.shape[-1]
+        there = np.add(start, arrive[:, None], order="C")
+        ways, ends, nodes = len(leave), len(start), start.shape[-1]
+        rows = there.reshape(-1, nodes)  # a view: what is written there stands in both
         least, second, nearest = _two_least(rows)
         np.add(leave[:, None], least.reshape(*there.shape[:-1], 1), out=there)
         # Who is the nearest of all goes on to the second.
-        from_ = np.arange(leave.size // nodes).reshape(len(leave), 1, -1)
-        from_ = np.broadcast_to(from_, (len(leave), len(start), from_.shape[-1])).reshape(-1)
-        own = leave.reshape(-1, nodes)[from_, nearest]
+        each = leave.reshape(ways, -1, nodes)
+        way, row = np.arange(ways)[:, None, None], np.arange(each.shape[1])
+        own = each[way, row, nearest.reshape(ways, ends, -1)].reshape(-1)
         rows[np.arange(len(rows)), nearest] = own + second
-        moved: Nanoseconds = there[0] if len(there) == 1 else there.min(axis=0)
+        moved: Nanoseconds = there[0] if ways == 1 else there.min(axis=0)
         return np.minimum(moved, start) if self.problem.by_hand else moved
 
 
