@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,24 +10,26 @@ import numpy as np
 
 from dsi_mqtt.core.bounds import Steps
 from dsi_mqtt.core.duties import busy_along
-from dsi_mqtt.core.problem import Cuts, Nanoseconds, Problem
+from dsi_mqtt.core.problem import Chain, Cuts, Nanoseconds, Problem
 from dsi_mqtt.core.programme import elsewhere
 
-# The door, and (node, stop, coding) of each segment.
-Chain = tuple[int, Iterable[tuple[int, int, int]]]
+# The door, and what it leads to.
+Laid = tuple[int, Chain]
 
-# Of weighing nodes against each other.
+# Of weighing nodes against each other; so many in which little was won end it.
 ROUNDS: Final = 20
+_IN_VAIN: Final = 4
+_LITTLE: Final = 1e-3
 # Segments of which the least demand is known at once.
 HALVES: Final = 2
 
 
-def busiest_ns(problem: Problem, path: Chain) -> float:
+def busiest_ns(problem: Problem, path: Laid) -> float:
     """How long one request keeps the station busy that it keeps busy for longest."""
     return float(busy_along(problem, *path).max())
 
 
-def latency_ns(problem: Problem, path: Chain) -> float:
+def latency_ns(problem: Problem, path: Laid) -> float:
     """Of one request that waits for none."""
     return problem.latency.along(*path)
 
@@ -51,19 +52,21 @@ def least_demand(problem: Problem, rounds: int = ROUNDS) -> tuple[float, Nanosec
     means = np.where(np.isfinite(each), each, 0.0).sum(axis=0) / problem.units
     weights = 1 / np.maximum(means, 1.0)
     used = min(nodes, problem.units, problem.max_segments)
-    best, highest, length = weights / weights.sum(), 0.0, 0.5
-    units, scarce = np.arange(problem.units), _Scarce.of(problem)
+    best, highest, length = weights / weights.sum(), 0.0, 0.8
+    units, scarce, in_vain = np.arange(problem.units), _Scarce.of(problem), 0
+    patience = (1 + len(scarce.uses)) * _IN_VAIN
     for _ in range(rounds):
         there = scarce.charged(weights * each).argmin(axis=1)
         works = np.bincount(there, each[units, there], nodes)
         heaviest = float(np.partition(weights, nodes - used)[nodes - used :].sum())
         together = float(weights @ works)
         bound = (together + scarce.beyond(there)) / heaviest
+        in_vain = 0 if bound > highest * (1 + _LITTLE) else in_vain + 1
         if bound > highest:
             best, highest = weights / weights.sum(), bound
         else:
             length *= 0.7
-        if not together:
+        if not together or in_vain == patience:
             break
         scarce.weigh(there, together, length)
         weights = weights * (works * (heaviest / together)).clip(0.1, 10.0) ** length

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from dsi_mqtt.core.problem import Duty, Nanoseconds, Problem
+from dsi_mqtt.core.problem import Chain, Demands, Duty, Nanoseconds, Problem
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -55,20 +54,39 @@ class Duties:
         return Duties(tuple(sorted(duties.items())))
 
 
-def busy_along(problem: Problem, door: int, steps: Iterable[tuple[int, int, int]]) -> Nanoseconds:
+def busy_along(problem: Problem, door: int, steps: Chain) -> Nanoseconds:
     """[work/sends/gets, node]: of a whole chain."""
-    demands, at, cut = problem.demands, door, 0
-    busy = np.zeros((3, len(problem.nodes)))
-    work, sends, gets = busy
-    sends[door], gets[door] = demands.access_sends[door], demands.access_gets[door]
-    for node, stop, coding in (*steps, (door, problem.units, 0)):
-        if node != at:
-            work[at] += demands.encode[coding, cut, at]
-            sends[at] += demands.sends[coding, cut, at]
-            work[node] += demands.decode[coding, cut, node]
-            gets[node] += demands.gets[coding, cut, node]
-        if stop > cut:
-            work[node] += demands.compute[stop, node] - demands.compute[cut, node]
-            work[node] += demands.segment
+    return busy_around(problem, door, steps, busy_between(problem, steps))
+
+
+def busy_between(problem: Problem, steps: Chain) -> Nanoseconds:
+    """[work/sends/gets, node]: of a chain's segments and the hops between them."""
+    demands, busy, cut = problem.demands, np.zeros((3, len(problem.nodes))), 0
+    at = steps[0][0]
+    for node, stop, coding in steps:
+        _add_hop(demands, busy, (at, node), (coding, cut))
+        busy[0, node] += demands.compute[stop, node] - demands.compute[cut, node] + demands.segment
         at, cut = node, stop
     return busy
+
+
+def busy_around(problem: Problem, door: int, steps: Chain, between: Nanoseconds) -> Nanoseconds:
+    """The same with what this door adds."""
+    demands, busy = problem.demands, between.copy()
+    busy[1, door] += demands.access_sends[door]
+    busy[2, door] += demands.access_gets[door]
+    _add_hop(demands, busy, (door, steps[0][0]), (0, 0))
+    _add_hop(demands, busy, (steps[-1][0], door), (0, steps[-1][1]))
+    return busy
+
+
+def _add_hop(
+    demands: Demands, busy: Nanoseconds, ends: tuple[int, int], at: tuple[int, int]
+) -> None:
+    """ends: from which node to which; at: coding and cut."""
+    source, target = ends
+    if source != target:
+        busy[0, source] += demands.encode[*at, source]
+        busy[1, source] += demands.sends[*at, source]
+        busy[0, target] += demands.decode[*at, target]
+        busy[2, target] += demands.gets[*at, target]

@@ -276,9 +276,11 @@ class _Arrays:
     def _of_trips(self, parts: Sequence[Nanoseconds], counts: Sequence[float]) -> Nanoseconds:
         """[coding, cut, node]: of all trips, of which each has a part [codec, cut, node]."""
         each: list[Nanoseconds] = [
-            (count * part)[ways]
-            for count, part, ways in zip(counts, parts, self.codecs.T, strict=True)
+            part[ways] for part, ways in zip(parts, self.codecs.T, strict=True)
         ]
+        for count, times in zip(counts, each, strict=True):
+            if count != 1:
+                np.multiply(times, count, out=times)
         for other in each[1:]:
             each[0] += other
         return each[0]

@@ -180,7 +180,7 @@ def unpunctual(found: Plan, sla: Sla, question: Question) -> Infeasible:
             f"{rate:g} texts a second come, and the placement found bears {found.rate_per_s:.3g}"
         )
         gap = Gap("rate", "sla.rate_per_s", message)
-        return _infeasible(gap, "lower sla.rate_per_s, or start more nodes", proven=False)
+        return _unproven(gap, "lower sla.rate_per_s, or start more nodes")
     first_ms = math.ceil(cadence.first_within_s * 1e3)
     late = sla.first_token_ms is not None and first_ms > sla.first_token_ms
     field = "sla.first_token_ms" if late else "sla.token_ms"
@@ -188,10 +188,10 @@ def unpunctual(found: Plan, sla: Sla, question: Question) -> Infeasible:
     takes = first_ms if late else math.ceil(cadence.token_within_s * 1e4) / 10
     message = (
         f"at {rate:g} texts a second {sla.percentile:g} % of what {field} limits to {limit:g} ms "
-        f"take up to {takes:g} ms"
+        f"take up to {takes:g} ms by the best placement found"
     )
     gap = Gap("latency", field, message)
-    return _infeasible(gap, f"raise {field} to {takes:g}, or start more nodes", proven=False)
+    return _unproven(gap, f"raise {field} to {takes:g}, or start more nodes")
 
 
 def _too_exposed(situation: Situation) -> tuple[Gap, str] | None:
@@ -226,10 +226,16 @@ def _beside(situation: Situation) -> str:
 
 
 def _infeasible(gap: Gap, remedy: str, *, proven: bool) -> Infeasible:
-    message = gap.message if proven else f"no placement found within the limit: {gap.message}"
-    return Infeasible(
-        gap.constraint, gap.field, one_sentence(message), one_sentence(remedy), proven=proven
-    )
+    """proven: False where the search was cut off."""
+    if not proven:
+        cut_off = f"the search was cut off before it found a placement: {gap.message}"
+        return _unproven(replace(gap, message=cut_off), remedy)
+    return replace(_unproven(gap, remedy), proven=True)
+
+
+def _unproven(gap: Gap, remedy: str) -> Infeasible:
+    message, remedy = one_sentence(gap.message), one_sentence(remedy)
+    return Infeasible(gap.constraint, gap.field, message, remedy, proven=False)
 
 
 def _close_gaps(situation: Situation) -> str:

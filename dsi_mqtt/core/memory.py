@@ -88,7 +88,10 @@ class Memory:
             for unit in range(len(graph.units) if graph.ties else 0)
         ) or (0,) * len(graph.units)
         kept = tuple(frozenset(held.get(node.node, ())) for node in nodes)
-        base = tuple(_base(graph, ties_of, i, units) for i, units in enumerate(kept))
+        if any(kept):
+            base = tuple(_base(graph, ties_of, i, units) for i, units in enumerate(kept))
+        else:
+            base = tuple(Load(i, 0, 0) for i in range(len(nodes)))
         caps = tuple(node.weight_bytes for node in nodes)
         weights = tuple(unit.weight_bytes for unit in graph.units)
         added = _added(graph, kept, base)
@@ -293,9 +296,10 @@ def _groups(
     sizes = np.where(allowed, least, np.iinfo(np.int64).max).min(axis=1, initial=2**62)
     groups = []
     for nodes in dict.fromkeys(sets):
-        within = np.repeat([others <= nodes for others in sets], lengths)
         need = np.zeros(len(sizes) + 1, np.int64)
-        np.cumsum(np.where(within, sizes, 0)[::-1], out=need[1:])
+        inside = [others <= nodes for others in sets]
+        within = sizes if all(inside) else np.where(np.repeat(inside, lengths), sizes, 0)
+        np.cumsum(within[::-1], out=need[1:])
         have = sum(max(0, caps[node] - base[node].used) for node in nodes)
         groups.append(Group(nodes, have, tuple(need[::-1].tolist())))
     return tuple(groups)

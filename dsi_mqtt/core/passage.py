@@ -83,13 +83,21 @@ class Passage:
 
         loads: that includes how long each station is busy.
         """
-        stations = (self.up, self.down, self.encode, self.decode) if loads else ()
-        arrays = (self.sizes, *crossing, *stations)
-        count = len(self.sizes)
+        busy = self.encode, self.decode
+        # Links take what the bytes are worth: what is smaller keeps none of them busy for longer.
+        count, smaller = len(self.sizes), _nowhere_more(self.sizes)
         better = np.ones((count, count), np.bool_)
         for one, other in itertools.permutations(range(count), 2):
-            better[one, other] = all((array[one] <= array[other]).all() for array in arrays)
+            better[one, other] = smaller[one, other] and (
+                all((array[one] <= array[other]).all() for array in busy)
+                or not (loads or any((array[one] > array[other]).any() for array in crossing))
+            )
         return better
+
+
+def _nowhere_more(values: NDArray[np.float64]) -> Flags:
+    """[one, other]: no part of the first exceeds that of the second."""
+    return np.asarray((values[:, None] <= values).all(axis=-1))
 
 
 def useful_of(

@@ -126,12 +126,12 @@ class Ascent:
         return True
 
     def _excess(self, door: int, steps: Steps) -> Nanoseconds:
-        """What the chain takes beyond each limit, as a share of that."""
+        """What the chain takes beyond each limit, as a share of that; of none it is nothing."""
         weights, used, start = self.problem.memory.least, np.zeros(len(self.shares)), 0
         for node, stop, _ in steps:
             used[node] += weights[start:stop, node].sum()
             start = stop
-        for i, budget in enumerate(self.problem.budgets):
+        for i, budget in enumerate(self.problem.budgets if steps else ()):
             used[len(self.rooms) + i] = budget.sums.along(door, steps)
         limits = self.limits
         most = limits.copy()
@@ -139,7 +139,8 @@ class Ascent:
             after = len(self.rooms) + len(self.problem.budgets)
             slope = float(self.shares[after:].sum()) / self.scale
             most[after:] = self.slopes.steepest(slope)
-            used[after:] = busy_along(self.problem, door, steps).ravel()
+            if steps:
+                used[after:] = busy_along(self.problem, door, steps).ravel()
         return np.divide(used - most, limits, out=np.zeros_like(used), where=limits > 0)
 
 

@@ -24,7 +24,7 @@ leaves it once:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal, NamedTuple
 
@@ -43,6 +43,8 @@ SEGMENT_S: Final = 0.3e-3
 # Error of codecs and exposure are shares of one; as whole numbers they add up exactly.
 SHARE: Final = 1e9
 
+# Of each segment (node, stop, coding of the hop there); one at least.
+Chain = Sequence[tuple[int, int, int]]
 Nanoseconds = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 Cuts = NDArray[np.intp]
@@ -84,13 +86,24 @@ class Sums:
         crossing = self.leave[coding, cut, source] + self.arrive[coding, cut, target]
         return float(crossing + self.hop[coding])
 
-    def along(self, door: int, steps: Iterable[tuple[int, int, int]]) -> float:
-        """Of a whole chain; steps: (node, stop, coding of the hop there)."""
-        total, at, cut = float(self.access[door]), door, 0
-        for node, stop, coding in steps:
+    def along(self, door: int, steps: Chain) -> float:
+        """Of a whole chain."""
+        return self.between(steps) + self.around(door, steps)
+
+    def between(self, steps: Chain) -> float:
+        """Of a chain's segments and the hops between them."""
+        at, cut, _ = steps[0]
+        total = self.segment_of(at, 0, cut)
+        for node, stop, coding in steps[1:]:
             total += self.hop_of(at, node, cut, coding) + self.segment_of(node, cut, stop)
             at, cut = node, stop
-        return total + self.hop_of(at, door, cut)
+        return total
+
+    def around(self, door: int, steps: Chain) -> float:
+        """Of what this door adds."""
+        first, (last, end, _) = steps[0][0], steps[-1]
+        hops = self.hop_of(door, first, 0) + self.hop_of(last, door, end)
+        return float(self.access[door]) + hops
 
     def only(self, nodes: Sequence[int]) -> Sums:
         """With these nodes alone."""
@@ -288,12 +301,8 @@ class Problem:
         if not np.isfinite(cap):
             return replace(self, cap=cap)
         demands, score = self.demands, self.score
-        last = np.empty_like(self.reach)
-        for node in range(len(self.nodes)):
-            before = demands.compute[:, node]
-            most = before[:-1] + (cap - demands.segment)
-            last[:, node] = np.searchsorted(before, most, side="right") - 1
-        last = np.minimum(self.reach, last)
+        limits = demands.compute[:-1] + (cap - demands.segment)
+        last = np.minimum(self.reach, last_within(demands.compute, limits))
         leave = np.where(demands.sends <= cap, score.leave, np.inf)
         arrive = np.where(demands.gets <= cap, score.arrive, np.inf)
         return replace(
@@ -343,6 +352,24 @@ class Problem:
         totals = hops + sums.access[doors][:, None] + (sums.compute[end] + each)[able]
         door, node = np.unravel_index(int(totals.argmin()), totals.shape)
         return float(totals[door, node]) + sums.segment, int(doors[door]), int(able[node])
+
+
+def last_within(before: Nanoseconds, limits: Nanoseconds) -> Cuts:
+    """[…, node]: the last cut before which there is no more than the limit […, node]; 0: none is.
+
+    before[cut, node]: of all units before it. It is looked for by halves, for all at once.
+    """
+    cuts, nodes = before.shape
+    rows = 1 << (cuts - 1).bit_length()
+    padded = np.full((rows, nodes), np.inf)
+    padded[:cuts] = before
+    flat = padded.reshape(-1)
+    at: Cuts = np.broadcast_to(np.arange(nodes), limits.shape).copy()
+    while rows > 1:
+        rows //= 2
+        at += (nodes * rows) * (flat[nodes * rows :].take(at) <= limits)
+    found: Cuts = at // nodes
+    return found
 
 
 def reach(rules: Rules, allowed: Flags, memory: Memory) -> tuple[Cuts, Flags | None]:

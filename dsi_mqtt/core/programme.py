@@ -52,28 +52,34 @@ class Programme:
     @classmethod
     def of(cls, problem: Problem, score: Sums, spent: Nanoseconds, *, many: bool) -> Programme:
         segment = (score.segment + MORE) - spent[:-1]
-        leave, arrive = score.leave + score.hop[:, None, None], score.arrive
-        charged = score.hop - problem.score.hop
-        if (charged == charged[0]).all():  # what is nowhere slower is nowhere dearer
-            ways = list(problem.quickest)
-            leave, arrive = leave[ways], arrive[ways]
-        return cls(problem, spent, segment, leave, arrive, many)
+        leave, arrive, hop = score.leave, score.arrive, score.hop
+        charged = hop - problem.score.hop
+        if (charged == charged[0]).all() and len(problem.quickest) < len(hop):
+            ways = list(problem.quickest)  # what is nowhere slower is nowhere dearer
+            leave, arrive, hop = leave[ways], arrive[ways], hop[ways]
+        return cls(problem, spent, segment, leave + hop[:, None, None], arrive, many)
 
     def numbered(self, last: Nanoseconds, segments: int) -> Layers:
         """For so many segments: all cuts at once.
 
         last[end, cut, node]: of none. The layers end where one more segment makes nothing less.
         """
-        windows, inner = _Windows.of(self.problem.reach, len(last)), slice(1, self.problem.units)
-        leave, arrive, spent = self.leave[:, inner], self.arrive[:, inner], self.spent[inner]
+        windows = _Windows.of(self.problem.reach, len(last))
         after, start = [last], [windows.least(last, self.segment)]
+        rows = np.arange(1, self.problem.units)  # cuts from where on something has become less
         for _ in range(segments - 1):
-            layer = last.copy()
-            np.add(self._moved(start[-1][:, inner], leave, arrive), spent, out=layer[:, inner])
+            begun, *hops = (
+                part.take(rows, axis=1) for part in (start[-1], self.leave, self.arrive)
+            )
+            layer = after[-1].copy()
+            layer[:, rows] = self._moved(begun, *hops) + self.spent[rows]
             if np.array_equal(layer, after[-1]):
                 break
             after.append(layer)
             start.append(windows.least(layer, self.segment))
+            rows = 1 + np.flatnonzero((start[-1] != start[-2])[:, 1:].any(axis=(0, 2)))
+            if not len(rows):
+                break
         return Layers(tuple(after), tuple(start))
 
     def whole(self, last: Nanoseconds) -> Layers:
@@ -122,22 +128,38 @@ class Programme:
 
         start[end, …, node]; leave, arrive[coding, …, node].
         """
-        moved = None
-        for to, there in zip(leave, arrive, strict=True):
-            found = elsewhere(start + there)
-            found += to
-            moved = found if moved is None else np.minimum(moved, found, out=moved)
-        assert moved is not None  # noqa: S101 - there is a plain coding at least
+        there = np.add(start, arrive[:, None], order="C")
+        ways, ends, nodes = len(leave), len(start), start.shape[-1]
+        rows = there.reshape(-1, nodes)  # a view: what is written there stands in both
+        least, second, nearest = _two_least(rows)
+        np.add(leave[:, None], least.reshape(*there.shape[:-1], 1), out=there)
+        # Who is the nearest of all goes on to the second.
+        each = leave.reshape(ways, -1, nodes)
+        way, row = np.arange(ways)[:, None, None], np.arange(each.shape[1])
+        own = each[way, row, nearest.reshape(ways, ends, -1)].reshape(-1)
+        rows[np.arange(len(rows)), nearest] = own + second
+        moved: Nanoseconds = there[0] if ways == 1 else there.min(axis=0)
         return np.minimum(moved, start) if self.problem.by_hand else moved
 
 
 def elsewhere(values: Nanoseconds) -> Nanoseconds:
-    """[…, node]: the least on another node; inf where there is no other."""
-    if values.shape[-1] == 1:
-        return np.full_like(values, np.inf)
-    nearest = np.partition(values, 1, axis=-1)
-    least, second = nearest[..., :1], nearest[..., 1:2]
-    return np.where(values == least, second, least)
+    """[row, node]: the least on another node; inf where there is no other."""
+    least, second, nearest = _two_least(values.copy())
+    found = np.repeat(least[:, None], values.shape[1], axis=1)
+    found[np.arange(len(values)), nearest] = second
+    return found
+
+
+def _two_least(rows: Nanoseconds) -> tuple[Nanoseconds, Nanoseconds, Cuts]:
+    """[row]: the least of each of `rows` [row, node], the least of the others, inf where there is
+    none, and where the first is. What is least in `rows` is inf then.
+    """
+    flat, begins = rows.reshape(-1), np.arange(len(rows)) * rows.shape[1]
+    nearest = rows.argmin(axis=1)
+    places = begins + nearest
+    least = flat[places]
+    flat[places] = np.inf
+    return least, flat[begins + rows.argmin(axis=1)], nearest
 
 
 @dataclass(frozen=True, slots=True, eq=False)

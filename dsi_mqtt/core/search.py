@@ -19,13 +19,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from dsi_mqtt.core.aim import Aim
 from dsi_mqtt.core.bounds import Bounds, Prices, Steps, ends_of, exact, grouped, nearest
-from dsi_mqtt.core.demand import HALVES, busiest_ns, halved, least_demand
+from dsi_mqtt.core.demand import HALVES, halved, least_demand
+from dsi_mqtt.core.duties import busy_around, busy_between
 from dsi_mqtt.core.memory import Loads
 from dsi_mqtt.core.path import Path, Step
 from dsi_mqtt.core.pressure import Pressure, Slopes
@@ -95,6 +96,21 @@ def feasible(problem: Problem, limit: int) -> Outcome:
     if not problem.doors:
         return NOTHING
     return _Search(problem, Pressure(AT_REST), limit, 0).descended(problem.doors[0])
+
+
+class _Offered(NamedTuple):
+    """What is the same of a chain whichever its door is. used: of each budget."""
+
+    steps: Steps
+    score: float
+    used: tuple[float, ...]
+    busy: Nanoseconds | None
+
+    @classmethod
+    def of(cls, problem: Problem, steps: Steps, *, loads: bool) -> _Offered:
+        used = tuple(budget.sums.between(steps) for budget in problem.budgets)
+        busy = busy_between(problem, steps) if loads else None
+        return cls(steps, problem.score.between(steps), used, busy)
 
 
 @dataclass(slots=True, eq=False)
@@ -180,8 +196,9 @@ class _Search:
         if not steps or not _holds(self.problem, steps):
             return False
         steps, obeys = rewritten(self.problem, door, steps), False
+        offered = _Offered.of(self.problem, steps, loads=not self.pressure.idle)
         for other in {door, steps[0][0], steps[-1][0]}.intersection(self.problem.doors):
-            score = self._score(other, steps)
+            score = self._score(other, offered)
             obeys |= score <= self.ceiling
             if score < self.score and score <= self.ceiling:
                 self.path = other, tuple(Step._make(step) for step in steps)
@@ -237,16 +254,20 @@ class _Search:
             least, by = (low, weights) if count == most else least_demand(problem, _ROUGHLY)
             self._offer(door, spread(problem, least, by))
 
-    def _score(self, door: int, steps: Steps) -> float:
+    def _score(self, door: int, offered: _Offered) -> float:
         """Inf where a limit forbids the chain."""
-        problem = self.problem
-        if any(budget.sums.along(door, steps) > budget.limit for budget in problem.budgets):
-            return math.inf
-        total = problem.score.along(door, steps) + len(steps) * MORE
-        total += sum(float(problem.fees[node]) for node in {door, *(step[0] for step in steps)})
+        problem, steps = self.problem, offered.steps
+        for budget, used in zip(problem.budgets, offered.used, strict=True):
+            if used + budget.sums.around(door, steps) > budget.limit:
+                return math.inf
+        total = offered.score + problem.score.around(door, steps) + len(steps) * MORE
+        if problem.fees.any():
+            total += sum(float(problem.fees[node]) for node in {door, *(step[0] for step in steps)})
         if self.pressure.aim_is_sum:
             return total
-        demand = 0.0 if self.pressure.idle else busiest_ns(problem, (door, steps))
+        demand = 0.0
+        if offered.busy is not None:
+            demand = float(busy_around(problem, door, steps, offered.busy).max())
         if demand > problem.cap or not self._timely(door, steps, demand):
             return math.inf
         return total + self.pressure.adds(demand)
@@ -317,6 +338,8 @@ class _Search:
             if ascent.learn(prices, bound):
                 best = bounds
             steps = self._offer_chains(bounds, end, door, nodes)
+            if self.considered == self.limit:
+                break
             if not ascent.climb(bound, self._target, nodes[door], steps):
                 break
         assert best is not None  # noqa: S101 - the first one is the highest yet

@@ -10,20 +10,19 @@ halves.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from dsi_mqtt.core.bounds import Steps
-from dsi_mqtt.core.problem import Budget, Cuts, Flags, Nanoseconds, Problem
+from dsi_mqtt.core.problem import Budget, Cuts, Nanoseconds, Problem, last_within
 
 # Demands that are tried, each as a multiple of the one before.
 _STEPS: Final = 31
 _WIDER: Final = 1.03
-# Units that are looked at first.
-_LOOKED_AT: Final = 12
+# How well a node is used whose segment ends the chain.
+_ENDS: Final = float(np.finfo(np.float64).max)
 # How much slow nodes go before fast ones that take as large a part of what they could: who comes
 # last must be able to take what is left.
 _SLOW_FIRST: Final = 0.25
@@ -83,65 +82,60 @@ class _Filling:
     def chain(self, trial: _Trial, *, by_share: bool) -> Steps:
         """None where it does not reach the end."""
         problem = self.problem
-        used = [float(budget.sums.access.max()) for budget in self.limited]
-        unused = np.ones(len(problem.nodes), np.bool_)
+        left = [budget.limit - float(budget.sums.access.max()) for budget in self.limited]
+        unused = np.zeros(len(problem.nodes))  # -inf: it has a segment
         steps: list[tuple[int, int, int]] = []
         cut = 0
         while cut < problem.units and len(steps) < problem.max_segments:
-            ways = trial.ways(cut)
-            filled = np.where(unused, ways.share if by_share else ways.busy, -1.0)
-            if self.limited:
-                filled[~self._within(cut, ways.stops, used)] = -1.0
+            ways, row = trial.ways(cut)
+            filled = (ways.share if by_share else ways.busy)[row] + unused
+            for each, most in zip(ways.used, left, strict=True):
+                filled[each[row] > most] = -1.0
             node = int(filled.argmax())
             if filled[node] < 0:
                 return ()
-            stop = int(ways.stops[node])
+            stop = int(ways.stops[row, node])
             for i, budget in enumerate(self.limited):
-                used[i] += budget.sums.segment_of(node, cut, stop)
-            unused[node] = False
+                left[i] -= budget.sums.segment_of(node, cut, stop)
+            unused[node] = -np.inf
             steps.append((node, stop, self.way if steps else 0))
             cut = stop
         return tuple(steps) if cut == problem.units else ()
 
-    def _within(self, cut: int, stops: Cuts, used: Sequence[float]) -> Flags:
-        """[node]: whether budgets allow its segment."""
-        nodes = np.arange(len(stops))
-        within = np.ones(len(stops), np.bool_)
-        for budget, so_far in zip(self.limited, used, strict=True):
-            there = budget.sums.compute
-            within &= there[stops, nodes] - there[cut] + so_far <= budget.limit
-        return within
-
 
 class _Ways(NamedTuple):
-    """[…, node]: where a segment ends that takes as many units as it can, and how well it is used:
-    by how busy the node is, and by its share of what it could take at best, or of few segments, by
-    how far it goes. Where none may be, -1; where it ends the chain, infinite.
+    """[row, node]: where a segment ends that takes as many units as it can, and how well it is
+    used: by how busy the node is, and by its share of what it could take at best, or of few
+    segments, by how far it goes. Where none may be, -1; where it ends the chain, the most.
+    used[budget]: what its units use of each.
     """
 
     stops: Cuts
     busy: Nanoseconds
     share: Nanoseconds
+    used: tuple[Nanoseconds, ...]
 
     @classmethod
-    def of(cls, filling: _Filling, cuts: Cuts, counts: Cuts, busy: Nanoseconds) -> _Ways:
-        """cuts, counts, busy[…, node]: where segments begin, of how many units at most they are."""
-        stops = cuts + counts
+    def of(cls, filling: _Filling, cuts: Cuts, stops: Cuts, busy: Nanoseconds) -> _Ways:
+        """cuts[row]: where segments begin."""
+        counts = stops - cuts[:, None]
         if filling.problem.segments_bounded:
             share = counts.astype(np.float64)
         else:
-            share = (filling.worth[stops] - filling.worth[cuts]) * filling.parts
+            share = (filling.worth[stops] - filling.worth[cuts, None]) * filling.parts
         ends, none = stops == filling.problem.units, counts == 0
         for used in (busy, share):
-            used[ends] = np.inf
+            used[ends] = _ENDS
             used[none] = -1.0
-        return cls(stops, busy, share)
+        nodes = np.arange(stops.shape[1])
+        each = [budget.sums.compute for budget in filling.limited]
+        return cls(stops, busy, share, tuple(sum_[stops, nodes] - sum_[cuts] for sum_ in each))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Trial:
     """One demand. before, after[cut, node]: what a segment keeps its node busy for, by where it
-    begins and where it ends; inf where the links are too slow. all_ways[cut, node]: where segments
+    begins and where it ends; inf where the links are too slow. every: from all cuts, where segments
     may be many.
     """
 
@@ -149,7 +143,7 @@ class _Trial:
     demand: float
     before: Nanoseconds
     after: Nanoseconds
-    all_ways: _Ways | None = None
+    every: _Ways | None = None
 
     @classmethod
     def of(cls, filling: _Filling, demand: float) -> _Trial:
@@ -157,41 +151,41 @@ class _Trial:
         before = np.where(filling.gets <= demand, filling.enters - work, np.inf)
         after = np.where(filling.sends <= demand, filling.leaves + work, np.inf)
         trial = cls(filling, demand, before + problem.demands.segment, after)
-        return trial if problem.segments_bounded else replace(trial, all_ways=trial._every())
+        return trial if problem.segments_bounded else replace(trial, every=trial._from_all())
 
-    def ways(self, cut: int) -> _Ways:
-        if self.all_ways is not None:
-            return _Ways(*(part[cut] for part in self.all_ways))
-        problem, most = self.filling.problem, _LOOKED_AT
-        while True:
-            most = min(most, problem.units - cut)
-            busy = self.after[cut + 1 : cut + 1 + most] + self.before[cut]
-            may = (busy <= self.demand) & problem.stops(cut, most)
-            if cut + most == problem.units or not may[-1].any():
-                break
-            most *= 4
-        last, nodes = most - 1 - may[::-1].argmax(axis=0), np.arange(may.shape[1])
-        counts = np.where(may[last, nodes], last + 1, 0)
-        return _Ways.of(self.filling, np.full_like(counts, cut), counts, busy[last, nodes])
+    def ways(self, cut: int) -> tuple[_Ways, int]:
+        """With the row of those from `cut` on."""
+        return (self._from(cut), 0) if self.every is None else (self.every, cut)
 
-    def _every(self) -> _Ways:
-        """From each cut: by one unit more, until no node has the time."""
-        problem = self.filling.problem
-        units, work, segment = problem.units, problem.demands.compute, problem.demands.segment
-        begins = np.repeat(np.arange(units)[:, None], len(problem.nodes), axis=1)
-        counts, busy = np.zeros_like(begins), np.zeros(begins.shape)
-        for count in range(1, units + 1):
-            cuts = units + 1 - count
-            spent = self.after[count:] + self.before[:cuts]
-            may = (spent <= self.demand) & (problem.reach[:cuts] - begins[:cuts] >= count)
-            if problem.given is not None:
-                may &= problem.given.diagonal(count)[:, None]
-            if may.any():
-                np.copyto(counts[:cuts], count, where=may)
-                np.copyto(busy[:cuts], spent, where=may)
-            elif ((work[count:] - work[:cuts]).min(axis=1) + segment > self.demand).all():
-                break
-        return _Ways.of(self.filling, begins, counts, busy)
+    def _from(self, cut: int) -> _Ways:
+        """Of all cuts behind, the last that fits."""
+        busy = self.after[cut + 1 :] + self.before[cut]
+        may = (busy <= self.demand) & self.filling.problem.stops(cut)
+        last, nodes = len(may) - 1 - may[::-1].argmax(axis=0), np.arange(may.shape[1])
+        stops = cut + np.where(may[last, nodes], last + 1, 0)
+        return _Ways.of(self.filling, np.array([cut]), stops[None], busy[last, nodes][None])
+
+    def _from_all(self) -> _Ways:
+        """As far as time for units goes, and from there back to where all fits."""
+        problem, given = self.filling.problem, self.filling.problem.given
+        work, nodes, cuts = problem.demands.compute, len(problem.nodes), np.arange(problem.units)
+        limits = work[:-1] + (self.demand - problem.demands.segment)
+        stops = np.minimum(problem.reach, last_within(work, limits)).reshape(-1)
+        begins, node = np.repeat(cuts, nodes), np.tile(np.arange(nodes), len(cuts))
+        before, after = self.before[:-1].reshape(-1), self.after.reshape(-1)
+        stops = np.where(np.isinf(before), begins, np.maximum(stops, begins))
+        beyond = np.flatnonzero(stops > begins)
+        while len(beyond):
+            end, begin = stops[beyond], begins[beyond]
+            wrong = after.take(end * nodes + node[beyond]) + before[beyond] > self.demand
+            if given is not None:
+                wrong |= ~given[begin, end]
+            beyond = beyond[wrong]
+            stops[beyond] -= 1
+            beyond = beyond[stops[beyond] > begins[beyond]]
+        busy = after.take(stops * nodes + node) + before
+        shape = len(cuts), nodes
+        return _Ways.of(self.filling, cuts, stops.reshape(shape), busy.reshape(shape))
 
 
 def _shortest(problem: Problem) -> int:

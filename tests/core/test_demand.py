@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +15,8 @@ from dsi_mqtt.core.aim import Aim
 from dsi_mqtt.core.demand import busiest_ns, halved, least_demand
 from dsi_mqtt.core.formulation import formulate
 from dsi_mqtt.core.pressure import Pressure, Slopes
-from dsi_mqtt.core.problem import Problem
+from dsi_mqtt.core.problem import Problem, last_within
+from dsi_mqtt.core.programme import elsewhere
 from dsi_mqtt.core.rewriting import rewritten
 from dsi_mqtt.core.rules import compile_rules
 from dsi_mqtt.core.search import best
@@ -76,6 +78,27 @@ def test_work_that_is_shared_out_keeps_no_node_busy_twice_and_none_for_long(seed
         assert work + problem.demands.segment <= least * 1.03**31
         start = stop
     assert start == problem.units
+
+
+@given(st.data(), st.integers(1, 9), st.integers(1, 3))
+def test_the_last_cut_within_a_limit_is_found_for_all_nodes_at_once(
+    data: st.DataObject, units: int, nodes: int
+) -> None:
+    few = st.lists(st.integers(0, 3), min_size=units * nodes, max_size=units * nodes)
+    before = np.zeros((units + 1, nodes))
+    before[1:] = np.cumsum(np.array(data.draw(few)).reshape(units, nodes), axis=0)
+    limits = before[:-1] + data.draw(st.integers(-5, 20))
+    for cut, node in np.ndindex(units, nodes):
+        known = np.searchsorted(before[:, node], limits[cut, node], side="right") - 1
+        assert last_within(before, limits)[cut, node] == max(0, known)
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=5))
+def test_the_least_elsewhere_leaves_out_the_node_itself(values: list[int]) -> None:
+    others = [min([*values[:node], *values[node + 1 :], np.inf]) for node in range(len(values))]
+    row = np.array([values], np.float64)
+    assert elsewhere(row)[0].tolist() == others
+    assert row[0].tolist() == values
 
 
 @settings(max_examples=examples(50))

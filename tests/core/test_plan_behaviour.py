@@ -287,6 +287,17 @@ def test_infeasible_names_constraint_field_and_remedy(
     assert max(len(found.message), len(found.remedy), len(found.sentence)) <= MESSAGE_MAX
 
 
+def test_an_answer_of_a_search_that_was_cut_off_says_so() -> None:
+    """Three units of which a node holds one: together they have room for all."""
+    nodes = [node(name, 18, units=3) for name in "ab"]
+    cut_off = plan(DEPLOYMENT, graph(10, 10, 10), nodes, expansions=0)
+    whole = plan(DEPLOYMENT, graph(10, 10, 10), nodes)
+    assert isinstance(cut_off, Infeasible)
+    assert isinstance(whole, Infeasible)
+    assert (cut_off.proven, whole.proven) == (False, True)
+    assert cut_off.message == f"the search was cut off before it found a placement: {whole.message}"
+
+
 def test_split_whose_names_cannot_be_in_all_the_zones_it_needs() -> None:
     privacy = Privacy({"0:1": ("x",), "1:2": ("y",), "2:3": ("z",), "3:4": ("x",)})
     parts = tuple(SplitPart(f"{i}:{i + 1}", ("a", "b")) for i in range(4))

@@ -162,7 +162,8 @@ def test_a_target_missed_under_load_is_named_with_what_was_found() -> None:
     found = plan(spec, GRAPH, [node("a", each_ms=5)], question=condition(spec))
     assert isinstance(found, Infeasible)
     assert (found.field, found.proven) == ("sla.token_ms", False)
-    assert "at 0.2 texts a second" in found.message
+    assert found.message.startswith("at 0.2 texts a second")
+    assert found.message.endswith("by the best placement found")
 
 
 def test_more_texts_than_can_be_borne_are_named_where_times_are_a_condition() -> None:
