@@ -80,7 +80,9 @@ class Credit:
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """Of the cache of the header's one row, what `units` keep, for `segment` of the table `stamp`."""
+    """Of the cache of the header's one row what `units` keep; `segment` of the table `stamp` gets
+    it.
+    """
 
     units: UnitRange
     stamp: Stamp

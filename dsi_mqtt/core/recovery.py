@@ -14,9 +14,9 @@ from dsi_mqtt.core.attempts import (
     STALE_FIRST_S,
     STALE_MAX_S,
 )
+from dsi_mqtt.core.copies import Copies
 from dsi_mqtt.core.effects import Effects
 from dsi_mqtt.core.message import Failure
-from dsi_mqtt.core.copies import Copies
 from dsi_mqtt.core.runs import Calls
 from dsi_mqtt.core.schedule import Schedule
 from dsi_mqtt.core.session import Session

@@ -85,18 +85,18 @@ def faster(
     sessions: int,
     recompute_s: float,
 ) -> TransferMode:
-    """How sessions wait less: for the last positions of a copy, or until all are computed again.
+    """How the last of the sessions waits less: for the ends of all copies, or until all sessions
+    are computed again.
 
     links: of the nodes, as far as they are measured; what is not is taken to be fast. positions:
     of one session. recompute_s: until the new chain has computed these. Copies that keep an old
     chain for too long are not made where computing takes less.
     """
-    position_s, trips_s = _position_s(moved, links), _trips_s(moved, links)
-    wait_s = min(TAIL_POSITIONS, positions) * position_s + trips_s
-    whole_s = sessions * positions * position_s + trips_s
-    if wait_s >= recompute_s or whole_s > max(COPYING_MAX_S, sessions * recompute_s):
-        return "recompute"
-    return "copy"
+    position_s = _position_s(moved, links)
+    wait_s = sessions * min(TAIL_POSITIONS, positions) * position_s + _trips_s(moved, links)
+    whole_s = sessions * positions * position_s
+    again_s = sessions * recompute_s
+    return "recompute" if wait_s > again_s or whole_s > max(COPYING_MAX_S, again_s) else "copy"
 
 
 def _position_s(moved: tuple[Piece, ...], links: Mapping[str, LinkSample]) -> float:

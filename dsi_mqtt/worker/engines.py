@@ -151,18 +151,14 @@ class EngineHost:
             blob = engine.export_state(job.session, job.units, job.first, job.last)
             return ev.StateExported(job.job, blob)
 
-        self._answer(
-            job.deployment, lambda e: _moved(exported, e, job), ev.StateStale(job.job)
-        )
+        self._answer(job.deployment, lambda e: _moved(exported, e, job), ev.StateStale(job.job))
 
     def import_state(self, job: ImportState) -> None:
         def imported(engine: Engine) -> ev.Event:
             engine.import_state(job.session, job.blob)
             return ev.StateImported(job.job)
 
-        self._answer(
-            job.deployment, lambda e: _moved(imported, e, job), ev.StateStale(job.job)
-        )
+        self._answer(job.deployment, lambda e: _moved(imported, e, job), ev.StateStale(job.job))
 
     def _answer(
         self, deployment: str, work: Callable[[Engine], ev.Event], closed: ev.Event
@@ -282,8 +278,8 @@ def _moved(
         return work(engine)
     except SessionStaleError as error:
         return ev.StateStale(job.job, error.have.get(job.session))
-    except Exception as error:
-        log.debug("a cache of %s was not copied: %s", job.deployment, _sentence(error))
+    except Exception:
+        log.debug("a cache of %s is not copied", job.deployment, exc_info=True)
         return ev.StateStale(job.job)
 
 
