@@ -88,7 +88,7 @@ class Copies:
         self._numbers = numbers
         self._schedule = schedule
         self._copyings: dict[str, _Copying] = {}
-        self._orders: dict[bytes, tuple[_Copying, _Part]] = {}
+        self._orders: dict[bytes, _Part] = {}
 
     def __len__(self) -> int:
         return len(self._copyings)
@@ -167,10 +167,9 @@ class Copies:
 
     def came(self, header: Header, now: float) -> bool:
         """Whether a message is about an order, and what follows from it."""
-        found = self._orders.get(header.request)
-        if found is None:
+        part = self._orders.get(header.request)
+        if part is None:
             return False
-        copying, part = found
         order = part.order
         self._over(part)
         have = next((row.position for row in header.rows), None)
@@ -222,7 +221,7 @@ class Copies:
         last = min(session.fed, part.copied + most)
         order = _Order(attempt_id(self._door, next(self._numbers)), last, now + PATIENCE_S)
         part.order = order
-        self._orders[order.id] = copying, part
+        self._orders[order.id] = part
         used = session.table
         assert used is not None  # noqa: S101 - who is copied comes from somewhere
         segment, source = piece.source
