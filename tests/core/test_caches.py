@@ -29,7 +29,7 @@ class Bench:
     """The relay of one node, holding its parts of both tables."""
 
     def __init__(self, me: tuple[str, str], **limits: object) -> None:
-        self.holdings = Holdings(*me, 10_000_000)
+        self.holdings = Holdings(*me, 10**12)
         self.holdings.spec_arrived(spec(**limits))
         self.holdings.model_opened(NAME, GRAPH)
         self.holdings.document_arrived(NAME, TableDocument(OLD, NEW))

@@ -1,4 +1,4 @@
-"""Generations that are moved to other nodes with their caches, on a whole chain, on virtual time."""
+"""Generations that go to other nodes with their caches: a whole chain on virtual time."""
 
 from __future__ import annotations
 

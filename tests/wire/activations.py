@@ -14,6 +14,7 @@ from dsi_mqtt.core.encoding import NAMES, encoded_bytes, takes
 from dsi_mqtt.core.message import (
     KINDS,
     Activation,
+    Copy,
     Credit,
     EdgeMark,
     Failure,
@@ -35,9 +36,9 @@ LEVELS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/+
 ROWS = st.builds(Row, TEXT, COUNTS, COUNTS, COUNTS)
 
 STAMPS = st.builds(Stamp, COUNTS, TEXT, COUNTS)
-UNITS = st.tuples(st.integers(0, UNITS_MAX), st.integers(0, UNITS_MAX)).map(
-    lambda ends: UnitRange(min(ends), max(ends) if ends[0] != ends[1] else min(ends) + 1)
-).filter(lambda units: units.stop <= UNITS_MAX)
+UNITS = st.sets(st.integers(0, UNITS_MAX), min_size=2, max_size=2).map(
+    lambda ends: UnitRange(min(ends), max(ends))
+)
 COPIES = st.builds(Copy, UNITS, STAMPS, TEXT)
 
 
