@@ -152,6 +152,7 @@ class Header:
             self.failure,
             sampling,
             self.lane,
+            self.copy,
         )
 
     def on_edge(self, edge: EdgeMark, budget_ms: int) -> Header:
@@ -174,6 +175,7 @@ class Header:
             self.failure,
             self.sampling,
             self.lane,
+            self.copy,
         )
 
 
