@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dsi_mqtt.core.activation import Row
-from dsi_mqtt.core.copies import COPYING_MAX_S, FAILED_MAX, ORDERS_MAX, PATIENCE_S, PAUSE_MAX_S
+from dsi_mqtt.core.copies import FAILED_MAX, ORDERS_MAX, PATIENCE_S, PAUSE_MAX_S
 from dsi_mqtt.core.deployment import Sla
 from dsi_mqtt.core.effects import Transmit
 from dsi_mqtt.core.message import Activation, Header
 from dsi_mqtt.core.table import DOOR, Table
-from dsi_mqtt.core.transfers import transfers
+from dsi_mqtt.core.transfers import COPYING_MAX_S, transfers
 from tests.core.build import A, B, make_table
 from tests.core.desk_generation import ON_B, ON_C, Desk2, asking, places, spec, started
 

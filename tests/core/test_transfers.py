@@ -14,9 +14,9 @@ from tests.core.build import A, B, C, make_table
 from tests.core.desk_generation import GRAPH, ON_B, ON_C, STATE_BYTES
 
 
-def ways(old: Table, new: Table, lane: int = 0) -> list[tuple[tuple[int, int], str, str, int]]:
+def ways(old: Table, new: Table, lane: int = 0) -> list[tuple[UnitRange, str, str, int]]:
     return [
-        (tuple(p.units), p.source[1].node, p.target[1].node, p.position_bytes)
+        (p.units, p.source[1].node, p.target[1].node, p.position_bytes)
         for p in pieces(old, new, GRAPH, lane)
     ]
 
