@@ -77,6 +77,32 @@ class CloseSessions:
 
 
 @dataclass(frozen=True, slots=True)
+class ExportState:
+    """Read positions `[first, last)` of a session's cache; answer with StateExported or StateStale
+    and the same job number.
+    """
+
+    job: int
+    deployment: str
+    session: str
+    units: UnitRange
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImportState:
+    """Put what another engine exported into a session's cache; answer with StateImported or
+    StateStale and the same job number.
+    """
+
+    job: int
+    deployment: str
+    session: str
+    blob: bytes | memoryview
+
+
+@dataclass(frozen=True, slots=True)
 class ReadPrompt:
     """Read what a generation is asked for; answer with PromptRead or PromptRefused."""
 
@@ -206,6 +232,8 @@ Effect = (
     | GiveWay
     | Compute
     | CloseSessions
+    | ExportState
+    | ImportState
     | ReadPrompt
     | WriteText
     | ForgetText

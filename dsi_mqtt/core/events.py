@@ -118,6 +118,25 @@ class ComputeStale:
 
 
 @dataclass(frozen=True, slots=True)
+class StateExported:
+    job: int
+    blob: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StateImported:
+    job: int
+
+
+@dataclass(frozen=True, slots=True)
+class StateStale:
+    """No state was read, or taken in. have: positions that the session has, if it is that."""
+
+    job: int
+    have: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PromptRead:
     """tokens: of the prompt in `ask`."""
 
@@ -267,6 +286,9 @@ Event = (
     | Computed
     | ComputeFailed
     | ComputeStale
+    | StateExported
+    | StateImported
+    | StateStale
     | PromptRead
     | PromptRefused
     | TextWritten

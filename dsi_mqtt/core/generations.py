@@ -10,6 +10,8 @@ wrong, and nothing is told twice.
 | `stale` with lengths | go back to them; the others run again |
 | `stale` without, `lost`, silence, a death | run again |
 | a failure | end with it, if alone in the step; else each runs alone once |
+
+When another table serves, sessions stay on theirs until their caches are copied: see `copies`.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from dsi_mqtt.core.activation import Row
+from dsi_mqtt.core.copies import Copies
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.effects import (
     EchoHearing,
@@ -75,7 +78,8 @@ class Generations(Runs):
         self._steps = Steps(door, numbers)
         self._roll = Roll(spec.name, door, numbers)
         self._places = Places(spec.limits, self._schedule, self._roll, calls)
-        self._recovery = Recovery(self._schedule, calls)
+        self._copies = Copies(door, numbers, self._schedule)
+        self._recovery = Recovery(self._schedule, self._copies, calls)
         self._pace = Pace()
         self.starting = True
 
@@ -101,7 +105,7 @@ class Generations(Runs):
         return True
 
     def oldest(self) -> Stamp:
-        used = self._steps.stamps()
+        used = self._steps.stamps() | self._copies.stamps()
         if self._table is not None:
             used.add(self._table.stamp)
         return min(used, default=Stamp(0, "", 0))
@@ -125,6 +129,7 @@ class Generations(Runs):
             for session in self._schedule.running.values():
                 session.stale, session.not_before = 0, 0.0
             self._pace.clear()
+            self._copies.table_changed(table)
         self._table = table
         asked, silent = self._steps.left(table, now)
         return [*asked, *self._break_off(silent, now), *self.peers_changed(now)]
@@ -140,6 +145,7 @@ class Generations(Runs):
             effects += self._steps.drop(step)
             for session, row in rows:
                 effects += self._recovery.died(session, row, now, alone=step.alone)
+        self._copies.give_up_on({t.stamp for t in self._copies.tables() if self._peers.lacks(t)})
         return [*effects, *self.pump(now)]
 
     def data_reconnected(self, now: float) -> Effects:
@@ -297,7 +303,9 @@ class Generations(Runs):
     # --- the chain ----------------------------------------------------------------------------
 
     def done(self, activation: Activation, now: float) -> Effects:
-        """A step has come through the chain, or failed in it."""
+        """A step has come through the chain, or failed in it; or a copy has been made."""
+        if self._copies.came(activation.header, now):
+            return self.pump(now)
         step = self._steps.ended(activation.header)
         if step is None:
             return []
@@ -317,6 +325,8 @@ class Generations(Runs):
         return [*effects, *self.pump(now), *texts]
 
     def broke(self, header: Header, now: float) -> Effects:
+        if self._copies.came(header, now):
+            return self.pump(now)
         step = self._steps.ended(header)
         if step is None:
             return []
@@ -363,20 +373,36 @@ class Generations(Runs):
         effects += self._places.let_in_all(table, graph, now)
         if any(session.state == "recording" for session in self._sessions.values()):
             return effects
+        effects += self._move_on(table, graph, now)
         while chosen := self._schedule.choose(self._steps, table, now):
             if chosen[0].request.suspect and not chosen[0].request.recorded:
                 return effects + self._recovery.record(chosen[0], now)
-            effects.append(self._steps.start(table, chosen, now))
+            effects.append(self._steps.start(chosen[0].table or table, chosen, now))
         return effects
 
     # --- parts --------------------------------------------------------------------------------
 
+    def _move_on(self, table: Table, graph: ModelGraph, now: float) -> Effects:
+        """Who is due goes over to the table that serves, at once or with its caches."""
+
+        def go_over() -> None:
+            for session in list(self._schedule.due):
+                if session.table is not None and session.table.stamp != table.stamp:
+                    self._copies.go_over(session, table, graph, now)
+
+        go_over()
+        effects = self._copies.pump(now)
+        go_over()  # those that were given up just now
+        return effects
+
     def _living(self) -> Living:
         """What nodes are to keep."""
-        tables = {step.table.stamp: step.table for step in self._steps}
+        tables = {table.stamp: table for table in self._copies.tables()}
+        tables |= {step.table.stamp: step.table for step in self._steps}
         if self._table is not None:
             tables[self._table.stamp] = self._table
-        rows = [Row(name, session.fed) for name, session in self._schedule.running.items()]
+        running = self._schedule.running
+        rows = [Row(name, session.fed, 1, session.take) for name, session in running.items()]
         rows += self._places.rows()
         # Without its cache one row would make the whole step stale.
         rows += [row for step in self._steps for s, row in step.rows if s.state == "ended"]
@@ -449,5 +475,6 @@ class Generations(Runs):
 
     def _leave(self, session: Session) -> None:
         """It is fed no more, and its caches may go."""
+        self._copies.forget(session)
         if self._schedule.leave(session):
             self._roll.changed = True

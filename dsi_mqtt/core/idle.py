@@ -12,11 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dsi_mqtt.core.activation import Row
+from dsi_mqtt.core.table import Table
 
 
 @dataclass(frozen=True, slots=True)
 class IdleSession:
-    """tokens: of the positions that every segment is thought to hold. most: that it ever held."""
+    """tokens: of the positions that every segment is thought to hold. most: that it ever held.
+    table: whose nodes have them.
+    """
 
     name: str
     device: str
@@ -24,6 +27,7 @@ class IdleSession:
     until: float
     most: int
     lane: int = 0
+    table: Table | None = None
 
 
 class IdleSessions:

@@ -7,13 +7,16 @@ published, and the session outlives doors and leaders.
 from __future__ import annotations
 
 from dataclasses import replace
+from math import ceil
 
+from dsi_mqtt.core.aim import Texts
 from dsi_mqtt.core.decisions import Authority
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.draft import WINDOW, Draft, draft_table
 from dsi_mqtt.core.model import ModelGraph
 from dsi_mqtt.core.outlook import Outlook
-from dsi_mqtt.core.table import EPOCH_MAX, DoorPlace, Stamp, Table, TableDocument
+from dsi_mqtt.core.table import EPOCH_MAX, DoorPlace, Stamp, Table, TableDocument, Transfer
+from dsi_mqtt.core.transfers import faster, pieces, transfers
 from dsi_mqtt.errors import one_sentence
 
 
@@ -55,7 +58,29 @@ class Issuer:
         """What is drafted, under the next stamp."""
         nodes = {status.node: status for status, _ in self._outlook.members.reports()}
         stamp = self.stamp(document, authority)
-        return self.with_door(document, draft_table(draft, stamp, nodes, self.session(authority)))
+        table = draft_table(draft, stamp, nodes, self.session(authority))
+        old = document.serve if document else None
+        return self.with_door(
+            document, replace(table, transfers=self._transfers(old, table, draft))
+        )
+
+    def _transfers(self, old: Table | None, new: Table, draft: Draft) -> tuple[Transfer, ...]:
+        """How caches of sessions come to the nodes of `new`; nothing where there are none."""
+        cadence = draft.plan.cadence
+        if old is None or cadence is None:
+            return ()
+        reports = self._outlook.members.reports()
+        links = {status.node: told.link for status, told in reports if told is not None}
+        texts = Texts.of(draft.spec)
+        positions = texts.prompt_tokens + texts.new_tokens // 2
+        mode = faster(
+            pieces(old, new, draft.graph, lane=0),
+            links,
+            positions=positions,
+            sessions=max(1, ceil(cadence.sessions)),
+            recompute_s=cadence.first_s * positions / texts.prompt_tokens,
+        )
+        return transfers(old, new, mode)
 
     def with_door(self, document: TableDocument | None, table: Table) -> Table:
         """The table, whose door knows as of now whether the one before it is gone."""

@@ -113,11 +113,13 @@ FindRoom = Callable[[], HeldRoom | None]
 class _Held:
     """A session. told_at: when it began here or was last named, if ever it was `named`.
 
-    rooms: positions that its caches have room for, by segment.
+    take: the highest of its steps and copies. rooms: positions that its caches have room for, by
+    segment.
     """
 
     told_at: float
     named: bool = False
+    take: int = 0
     rooms: dict[UnitRange, int] = field(default_factory=dict)
 
 
@@ -126,7 +128,8 @@ class _Called:
     """A door's last roll, of which a session may be that has no room here yet."""
 
     at: float
-    live: frozenset[str]
+    live: Mapping[str, Row]
+    newest: int
 
 
 class HeldSessions:
@@ -151,6 +154,9 @@ class HeldSessions:
         """
         ends = _ends(header.rows)
         known = self._held.get(header.deployment, {})
+        for row in header.rows:
+            if row.session in known:
+                known[row.session].take = max(known[row.session].take, row.take)
         grown = [
             name
             for name, end in ends.items()
@@ -171,9 +177,28 @@ class HeldSessions:
         for name in gone:
             del known[name]
         known = self._held.setdefault(header.deployment, known)
+        takes = {row.session: row.take for row in header.rows}
         for name, wanted in growing.items():
-            known.setdefault(name, _Held(now, name in named)).rooms[units] = wanted
+            held = known.setdefault(name, _Held(now, name in named, takes[name]))
+            held.rooms[units] = wanted
         return [CloseSessions(header.deployment, tuple(gone))] if gone else []
+
+    def takes_in(self, header: Header) -> Effects | None:
+        """A copy has come for a session; None: for one that has ended, or of an earlier take.
+
+        What is held of an earlier take was left here when the session went elsewhere, and goes.
+        """
+        (row,) = header.rows
+        door, number = _parts(row.session)
+        roll = self._called.get(header.deployment, {}).get(door)
+        if roll is not None:
+            named = roll.live.get(row.session)
+            if row.take < named.take if named is not None else number <= roll.newest:
+                return None
+        held = self._held.get(header.deployment, {}).get(row.session)
+        if held is None or row.take == held.take:
+            return []
+        return self._free(header.deployment, [row.session]) if row.take > held.take else None
 
     def called(self, header: Header, now: float) -> Effects:
         """A door says which of its sessions live."""
@@ -181,10 +206,10 @@ class HeldSessions:
             return []
         known = self._held.get(header.deployment, {})
         caller = header.edge.sender
-        live = frozenset(row.session for row in header.rows if _parts(row.session)[0] == caller)
+        live = {row.session: row for row in header.rows if _parts(row.session)[0] == caller}
         rolls = self._called.setdefault(header.deployment, {})
         rolls.pop(caller, None)
-        rolls[caller] = _Called(now, live)
+        rolls[caller] = _Called(now, live, header.attempt)
         if len(rolls) > DOORS_MAX:
             del rolls[next(iter(rolls))]
         gone = []

@@ -8,7 +8,8 @@
 | lost | segment → door | this attempt broke here; its message or its record is gone |
 | cancel | door → every segment | forget this attempt |
 | credit | receiver → sender | how much may be on this edge; also asks, and tells, of life |
-| state | door → every segment | which sessions live; segment → segment: a cache (later) |
+| state | door → every segment | which sessions live; with `copy`, to one: copy this of a cache |
+| | segment → segment | with `copy`: that copy |
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Final, Literal, get_args
 
 from dsi_mqtt.core.activation import Row, Tensors
 from dsi_mqtt.core.generation import Sampling
+from dsi_mqtt.core.model import UnitRange
 from dsi_mqtt.core.table import Stamp
 
 VERSION: Final = 1
@@ -79,6 +81,17 @@ class Credit:
 
 
 @dataclass(frozen=True, slots=True)
+class Copy:
+    """Of the cache of the header's one row what `units` keep; `segment` of the table `stamp` gets
+    it.
+    """
+
+    units: UnitRange
+    stamp: Stamp
+    segment: str
+
+
+@dataclass(frozen=True, slots=True)
 class Header:
     """`source` and `target` are segment ids or "door" (`from` and `to` on the wire).
 
@@ -104,6 +117,7 @@ class Header:
     failure: Failure | None = None
     sampling: tuple[Sampling | None, ...] = ()
     lane: int = 0
+    copy: Copy | None = None
 
     @property
     def try_key(self) -> tuple[bytes, int]:
@@ -140,6 +154,7 @@ class Header:
             self.failure,
             sampling,
             self.lane,
+            self.copy,
         )
 
     def on_edge(self, edge: EdgeMark, budget_ms: int) -> Header:
@@ -162,6 +177,7 @@ class Header:
             self.failure,
             self.sampling,
             self.lane,
+            self.copy,
         )
 
 

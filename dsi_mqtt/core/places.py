@@ -85,7 +85,9 @@ class Places:
         device = session.request.given.device
         until = now + self._limits.idle_s
         self._idle.keep(
-            IdleSession(session.name, device, tokens, until, session.most, session.lane)
+            IdleSession(
+                session.name, device, tokens, until, session.most, session.lane, session.table
+            )
         )
         self._trim()
 
@@ -109,9 +111,11 @@ class Places:
         """reused: its caches hold the first `common` positions already."""
         fresh = self._roll.name_next()
         session.name, session.fed, session.lane = fresh, common, next(self._lanes)
+        session.table = table
         if reused is not None:
             self._idle.reuse(reused)
-            session.name, session.lane = reused.name, reused.lane
+            session.name, session.lane, session.table = reused.name, reused.lane, reused.table
+            session.recomputes = table.stamp  # where it was, nobody waited for it
         self._roll.held[session.name] = session.most
         session.take = table.epoch * TAKES + next(self._takes) % TAKES
         self._schedule.start(session)

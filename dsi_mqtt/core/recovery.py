@@ -14,6 +14,7 @@ from dsi_mqtt.core.attempts import (
     STALE_FIRST_S,
     STALE_MAX_S,
 )
+from dsi_mqtt.core.copies import Copies
 from dsi_mqtt.core.effects import Effects
 from dsi_mqtt.core.message import Failure
 from dsi_mqtt.core.runs import Calls
@@ -23,10 +24,13 @@ from dsi_mqtt.core.steps import Step
 
 
 class Recovery:
-    """retried: how often a session was due again."""
+    """retried: how often a session was due again. What broke is not copied, but fed again where it
+    goes.
+    """
 
-    def __init__(self, schedule: Schedule, calls: Calls) -> None:
+    def __init__(self, schedule: Schedule, copies: Copies, calls: Calls) -> None:
         self._schedule = schedule
+        self._copies = copies
         self._calls = calls
         self.retried = 0
 
@@ -46,6 +50,7 @@ class Recovery:
         died: of a node, and counted; what has a bound of its own spends no other.
         """
         effects = self._calls.settle(session.request, now)
+        self._copies.give_up(session)
         session.broken += not died
         if session.request.deaths >= POISON_AT:
             return effects + self._calls.give_up(session.request, POISON, now)
@@ -62,6 +67,7 @@ class Recovery:
         if newest:
             session.not_before = now + min(STALE_FIRST_S * 2**session.stale, STALE_MAX_S)
             session.stale += 1
+        self._copies.give_up(session)
         self.line_up(session)
         return self._calls.settle(session.request, now)
 

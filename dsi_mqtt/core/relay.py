@@ -25,6 +25,7 @@ from functools import partial
 from typing import Final
 
 from dsi_mqtt.core.activation import RAW, Row
+from dsi_mqtt.core.caches import Caches, room_for
 from dsi_mqtt.core.edges import Edges, IncomingEdge
 from dsi_mqtt.core.effects import Compute, Effects, Transmit
 from dsi_mqtt.core.events import Computed
@@ -34,7 +35,6 @@ from dsi_mqtt.core.leases import HeldSessions
 from dsi_mqtt.core.message import Activation, Credit, Failure, Header, HopStamp, MessageKind
 from dsi_mqtt.core.model import UnitRange
 from dsi_mqtt.core.node import SegmentLoad
-from dsi_mqtt.core.room import HeldRoom, held_room
 from dsi_mqtt.core.sizes import MIB
 from dsi_mqtt.core.table import DOOR
 
@@ -47,7 +47,7 @@ _FULL: Final = Failure("overloaded", "this node's queue is full; try again later
 
 
 class Relay:
-    """State machine of everything that passes this node's segments."""
+    """State machine of everything that passes this node's segments. caches: copies of them."""
 
     def __init__(self, incarnation: str, holdings: Holdings) -> None:
         self._incarnation = incarnation
@@ -60,6 +60,7 @@ class Relay:
         self._computing: dict[str, Job] = {}
         self._totals: dict[tuple[str, str, UnitRange], Totals] = {}
         self._sessions = HeldSessions()
+        self.caches = Caches(incarnation, holdings, self._sessions)
 
     # --- questions ----------------------------------------------------------------------------
 
@@ -186,7 +187,7 @@ class Relay:
 
     def model_closed(self, deployment: str, now: float) -> Effects:
         """Its engine is gone, and with it the job it had: nothing of it will be computed."""
-        effects: Effects = []
+        effects = self.caches.model_closed(deployment)
         for job in self._jobs.live(deployment):
             self._by_number.pop(job.number, None)
             effects += self._refuse(job, now)
@@ -265,7 +266,8 @@ class Relay:
             if self._holdings.ready(deployment, header.stamp, header.target) is None:
                 effects += self._refuse(job, now)
                 continue
-            freed = self._sessions.begun(header, job.units, partial(self._room, header), now)
+            room = partial(room_for, self._holdings, self._incarnation, header)
+            freed = self._sessions.begun(header, job.units, room, now)
             if freed is None:
                 effects += self._refuse(job, now)
                 continue
@@ -294,22 +296,6 @@ class Relay:
         following = table.after(header.target) if table else None
         hop = table.hop(header.target, following.id) if table and following else None
         return hop.codec.get(header.kind, RAW) if hop else RAW
-
-    def _room(self, header: Header) -> HeldRoom | None:
-        """What caches of sessions on a step's table may take here; None: there are to be none."""
-        spec, graph = (
-            self._holdings.spec(header.deployment),
-            self._holdings.graph(header.deployment),
-        )
-        table = self._holdings.table(header.deployment, header.stamp)
-        if spec is None or graph is None or table is None:
-            return None
-        own = [
-            segment.units
-            for segment in table.segments
-            if any(replica.incarnation == self._incarnation for replica in segment.replicas)
-        ]
-        return held_room(spec, graph, own, self._holdings.tables(header.deployment))
 
     def _drop_late(self, deployment: str, now: float) -> Effects:
         queue = self._queues.get(deployment)

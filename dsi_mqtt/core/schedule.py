@@ -64,6 +64,11 @@ class Schedule:
         self._taken([session])
         session.state = "recording"
 
+    def hold(self, session: Session) -> None:
+        """It waits for the last of its caches to be copied; then it is lined up again."""
+        self._taken([session])
+        session.state = "moving"
+
     def leave(self, session: Session) -> bool:
         """It is over; says whether it ran."""
         session.state = "ended"
@@ -87,22 +92,34 @@ class Schedule:
             self._stamp = table.stamp
             self._depth.reset(nodes)
         decodes = sum(step.is_decode for step in steps)
-        found = self._next_batch([session for session in due if session.is_decoding], steps, table)
-        if found:
-            return self._taken(found)
+        # What is copied to the nodes of a newer table goes on where it is meanwhile.
+        tables = {used.stamp: used for used in (session.table or table for session in due)}
+        for used in (tables[stamp] for stamp in sorted(tables, reverse=True)):
+            ready = [s for s in due if s.is_decoding and (s.table or table).stamp == used.stamp]
+            found = self._next_batch(ready, steps, used)
+            if found:
+                return self._taken(found)
         filling = [session for session in due if not session.is_decoding]
         if filling and len(steps) - decodes < nodes:
             return self._taken(filling[:1])
         return []
 
     def _next_batch(self, due: list[Session], steps: Steps, table: Table) -> list[Session]:
-        """Sessions that share replicas, in the order in which they are due; none while as many
-        steps of theirs are in the chain as there should be.
+        """Sessions on `table` that share replicas, in the order in which they are due; none while
+        as many steps of theirs are in the chain as there should be.
         """
-        running = [session for session in self.running.values() if session.is_decoding]
+        running = [
+            session
+            for session in self.running.values()
+            if session.is_decoding and (session.table or table).stamp == table.stamp
+        ]
         ways = Counter(table.way(session.lane) for session in running)
         depth = max(1, self._depth.now // max(1, len(ways)))
-        under_way = Counter(table.way(step.lane) for step in steps if step.is_decode)
+        under_way = Counter(
+            table.way(step.lane)
+            for step in steps
+            if step.is_decode and step.table.stamp == table.stamp
+        )
         for way in dict.fromkeys(table.way(session.lane) for session in due):
             if under_way[way] < depth:
                 same = [session for session in due if table.way(session.lane) == way]

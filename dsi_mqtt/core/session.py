@@ -2,8 +2,10 @@
 
 reading ──(prompt read)──► waiting ──(its turn, and room)──► ready ◄──► stepping ──► ended
                                                               ▲         only its text is
-                                 recording: its deaths ◄──────┘         still waited for
-                                 are being retained
+                                 recording: its deaths ◄──────┤         still waited for
+                                 are being retained           │
+                                 moving: the last piece ◄─────┘
+                                 of its caches is copied
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from dsi_mqtt.core.generation import Ask, Completion, FinishReason, Partial, Sam
 from dsi_mqtt.core.line import Request
 from dsi_mqtt.core.request import Input
 from dsi_mqtt.core.stops import StopFinder
+from dsi_mqtt.core.table import Stamp, Table
 
 # So that the steps of others pass between the slices of a long prompt.
 SLICE_TOKENS: Final = 256
@@ -26,13 +29,14 @@ ASK_S: Final = 1.0
 # A device that has lost its connection may be back by then.
 UNHEARD_S: Final = 2.0
 
-State = Literal["reading", "waiting", "recording", "ready", "stepping", "ended"]
+State = Literal["reading", "waiting", "recording", "moving", "ready", "stepping", "ended"]
 
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """name: what segments know it by, once it runs. lane: by which replicas serve it. take: see
-    docs/generation.md.
+    """name: what segments know it by, once it runs. table: whose nodes have its caches. lane: by
+    which replicas serve it. take: see docs/generation.md. recomputes: the table for which its
+    caches are not to be copied.
 
     tokens: the prompt, then what is committed. ends: token ids that end the text. fed: positions
     that every segment is thought to hold; most: that it may ever have held. broken: steps in a row
@@ -44,6 +48,8 @@ class Session:
     state: State = "reading"
     ask: Ask | None = None
     name: str = ""
+    table: Table | None = None
+    recomputes: Stamp | None = None
     lane: int = 0
     take: int = 0
     tokens: list[int] = field(default_factory=list)

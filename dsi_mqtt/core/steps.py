@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -72,13 +73,22 @@ class Step:
         return drawn if len(drawn) == len(self.rows) else None
 
 
+@lru_cache(maxsize=64)
+def _prefix(incarnation: str) -> bytes:
+    return hashlib.sha256(incarnation.encode()).digest()[:_PREFIX_BYTES]
+
+
+def attempt_id(door: Member, number: int) -> bytes:
+    """Of a step, or of what else a door sends into the chain; none has another's number."""
+    return _prefix(door[1]) + number.to_bytes(16 - _PREFIX_BYTES, "big")
+
+
 class Steps:
     """door: whom segments answer. numbers: of steps, unlike any other in this incarnation."""
 
     def __init__(self, door: Member, numbers: Iterator[int]) -> None:
         self._door = door
         self._numbers = numbers
-        self._prefix = hashlib.sha256(door[1].encode()).digest()[:_PREFIX_BYTES]
         self._steps: dict[bytes, Step] = {}
 
     def __len__(self) -> int:
@@ -92,7 +102,7 @@ class Steps:
 
     def start(self, table: Table, sessions: Sequence[Session], now: float) -> Transmit:
         """One step for `sessions`, each with what it is to be fed next."""
-        id_ = self._prefix + next(self._numbers).to_bytes(16 - _PREFIX_BYTES, "big")
+        id_ = attempt_id(self._door, next(self._numbers))
         rows = tuple((session, session.row()) for session in sessions)
         alone = len(sessions) == 1 and not self._steps
         for other in self._steps.values():

@@ -4,8 +4,6 @@ A document holds the table that *serves* and the one that is *prepared*, so that
 sees half a change. Tables are ordered by their stamp (term, leader, epoch), which only grows:
 a reader adopts a document when it is newer than the newest it has seen, and retained state that
 fell back after a broker's crash changes nothing.
-
-Fields whose feature does not exist yet (transfers) are there, empty.
 """
 
 from __future__ import annotations
@@ -24,6 +22,7 @@ EPOCH_MAX: Final = 2**32
 DOOR: Final = "door"
 
 TableState = Literal["preparing", "serving", "draining", "fallback", "unavailable"]
+TransferMode = Literal["copy", "recompute"]
 
 
 class Stamp(NamedTuple):
@@ -137,10 +136,12 @@ class TransferEnd:
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
+    """Units that other nodes compute than before, and how these come to the caches of sessions."""
+
     units: UnitRange
     source: TransferEnd
     target: TransferEnd
-    mode: Literal["copy", "recompute"]
+    mode: TransferMode
 
 
 @dataclass(frozen=True, slots=True)

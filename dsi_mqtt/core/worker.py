@@ -126,6 +126,9 @@ class Worker:
             ev.Computed: relay.computed,
             ev.ComputeFailed: lambda e, now: relay.compute_failed(e.job, e.failure, now),
             ev.ComputeStale: lambda e, now: relay.compute_stale(e.job, e.have, now),
+            ev.StateExported: lambda e, _: relay.caches.exported(e),
+            ev.StateImported: lambda e, _: relay.caches.imported(e),
+            ev.StateStale: lambda e, _: relay.caches.stale(e),
         }
 
     def _of_doors(self) -> Handlers:
@@ -410,9 +413,11 @@ class Worker:
             return self._relay.cancelled(header, now)
         if header.kind == "credit":
             return self._relay.credit_arrived(header, now)
-        if header.kind == "state":
-            return self._relay.roll_called(header, now)
-        return []
+        if header.kind != "state":
+            return []
+        if header.copy is not None:
+            return self._relay.caches.asked(activation, now)
+        return self._relay.roll_called(header, now)
 
     def _data_reconnected(self, _event: ev.DataReconnected, now: float) -> Effects:
         effects = self._relay.reconnected(now)

@@ -100,9 +100,16 @@ class Engine(Protocol):
         """Bytes the session's state takes; 0 for one that is not there."""
 
     def export_state(self, session: str, units: UnitRange, first: int, last: int) -> bytes:
-        """The session's state of `units` for the positions `[first, last)`."""
+        """The session's state of `units` for the positions `[first, last)`. Raises ModelFailedError
+        where not all of it is held.
+        """
 
-    def import_state(self, session: str, blob: bytes) -> None: ...
+    def import_state(self, session: str, blob: bytes | memoryview) -> None:
+        """Puts what `export_state` made elsewhere behind what is held; what is held already stays.
+
+        Raises, and then nothing is kept of it, SessionStaleError where positions before it are
+        missing, WireError where it cannot be read or is of another model.
+        """
 
     def text(self) -> TextCodec:
         """Of a model that generates text. Raises CheckpointError where files are missing."""
@@ -122,7 +129,7 @@ class OnePass:
         del units, first, last
         no_sessions(session)
 
-    def import_state(self, session: str, blob: bytes) -> None:
+    def import_state(self, session: str, blob: bytes | memoryview) -> None:
         del blob
         no_sessions(session)
 

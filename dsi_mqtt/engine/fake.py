@@ -176,7 +176,7 @@ class FakeEngine:
             no_sessions(session)
         return self._sessions.exported(session, units, first, last)
 
-    def import_state(self, session: str, blob: bytes) -> None:
+    def import_state(self, session: str, blob: bytes | memoryview) -> None:
         if not self._generates:
             no_sessions(session)
         self._sessions.imported(session, blob)

@@ -73,20 +73,22 @@ class FakeSessions:
         np.savez(blob, allow_pickle=False, **arrays)
         return blob.getvalue()
 
-    def imported(self, session: str, blob: bytes) -> None:
+    def imported(self, session: str, blob: bytes | memoryview) -> None:
         try:
             placed = _read_states(blob)
         except (ValueError, zipfile.BadZipFile) as error:
             raise WireError(f"session {session}: the state is not readable: {error}") from error
+        fresh: dict[int, Floats] = {}
         for unit, first, part in placed:
             before = self._of(session, unit)
-            if len(before) < first or part.shape[1:] != before.shape[1:]:
-                raise WireError(
-                    f"session {session}: a state from position {first} does not follow the "
-                    f"{len(before)} held by unit {unit}"
-                )
-            kept = np.concatenate([before[:first], part])
-            self._states.setdefault(session, {})[unit] = kept
+            if part.shape[1:] != before.shape[1:]:
+                raise WireError(f"session {session}: the state of unit {unit} is of another model")
+            if len(before) < first:
+                raise SessionStaleError({session: len(before)})
+            if len(before) < first + len(part):
+                fresh[unit] = np.concatenate([before[:first], part])
+        if fresh:
+            self._states.setdefault(session, {}).update(fresh)
 
     def _of(self, session: str, unit: int) -> Floats:
         empty = np.zeros((0, self._hidden), np.float32)
@@ -151,7 +153,7 @@ def draw(
     return drawn
 
 
-def _read_states(blob: bytes) -> list[tuple[int, int, Floats]]:
+def _read_states(blob: bytes | memoryview) -> list[tuple[int, int, Floats]]:
     """Unit, first position and states, as `exported` wrote them."""
     found = []
     with zipfile.ZipFile(io.BytesIO(blob)) as archive:

@@ -17,6 +17,7 @@ from dsi_mqtt.core.activation import Row
 from dsi_mqtt.core.generation import Sampling
 from dsi_mqtt.core.message import (
     VERSION,
+    Copy,
     Credit,
     EdgeMark,
     Failure,
@@ -24,6 +25,7 @@ from dsi_mqtt.core.message import (
     HopStamp,
     MessageKind,
 )
+from dsi_mqtt.core.model import UNITS_MAX, UnitRange
 from dsi_mqtt.core.sizes import KIB
 from dsi_mqtt.core.table import Stamp
 from dsi_mqtt.errors import WireError
@@ -82,6 +84,14 @@ class CreditFields(msgspec.Struct, gc=False):
     probe: bool = False
 
 
+class CopyFields(msgspec.Struct, gc=False):
+    units: tuple[Count, Count]
+    term: Count
+    leader: str
+    epoch: Count
+    segment: str
+
+
 class Fields(
     msgspec.Struct,
     omit_defaults=True,
@@ -116,6 +126,7 @@ class Fields(
     failure: Failure | None = None
     tensors: msgspec.Raw = _NO_TENSORS
     lane: Count = 0
+    copy: CopyFields | None = None
 
 
 class _Version(msgspec.Struct):
@@ -142,6 +153,9 @@ def first_fields(header: Header, chunk: Chunk, specs: list[TensorSpec]) -> Field
     fields.stamps = header.stamps
     fields.failure = header.failure
     fields.lane = header.lane
+    if header.copy is not None:
+        copy = header.copy
+        fields.copy = CopyFields(copy.units, *copy.stamp, copy.segment)
     if header.credit is not None:
         credit = header.credit
         fields.credit = CreditFields(
@@ -251,7 +265,19 @@ def header_of(fields: Fields) -> Header:
         fields.failure,
         fields.sampling,
         fields.lane,
+        None if fields.copy is None else _copy(fields.copy),
     )
+
+
+def _copy(fields: CopyFields) -> Copy:
+    start, stop = fields.units
+    _check_counts("copy", start, fields.term, fields.epoch)
+    if not start < stop <= UNITS_MAX:
+        raise WireError(f"activation header names units {start}:{stop}, which are none")
+    if max(len(fields.leader), len(fields.segment)) > NAME_MAX:
+        raise WireError(f"activation header names {fields.segment!r:.60}, which is no name here")
+    stamp = Stamp(fields.term, fields.leader, fields.epoch)
+    return Copy(UnitRange(start, stop), stamp, fields.segment)
 
 
 def _header_bytes(view: memoryview) -> int:

@@ -145,6 +145,8 @@ class WorkerProcess:
             fx.GiveWay: lambda _: self._alone.give_way(),
             fx.Compute: self._engines.compute,
             fx.CloseSessions: self._engines.close_sessions,
+            fx.ExportState: self._engines.export_state,
+            fx.ImportState: self._engines.import_state,
             fx.ReadPrompt: self._texts.read,
             fx.WriteText: self._texts.write,
             fx.ForgetText: self._texts.forget,

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 from dsi_mqtt.core import events as ev
 from dsi_mqtt.core.deployment import Deployment
-from dsi_mqtt.core.effects import CloseSessions, Compute
+from dsi_mqtt.core.effects import CloseSessions, Compute, ExportState, ImportState
 from dsi_mqtt.core.encoding import all_decoded, all_encoded
 from dsi_mqtt.core.message import Failure
 from dsi_mqtt.core.model import ModelSpec, UnitRange
@@ -138,20 +138,47 @@ class EngineHost:
                 thread.submit(engine.close, session)
 
     def compute(self, job: Compute) -> None:
-        engine = self._engines.get(job.deployment)
+        failure = Failure("unavailable", "the model was closed here; try again")
+        clock = asyncio.get_running_loop().time
+        self._answer(
+            job.deployment,
+            lambda engine: _computed(engine, job, clock),
+            ev.ComputeFailed(job.job, failure),
+        )
+
+    def export_state(self, job: ExportState) -> None:
+        def exported(engine: Engine) -> ev.Event:
+            blob = engine.export_state(job.session, job.units, job.first, job.last)
+            return ev.StateExported(job.job, blob)
+
+        self._answer(job.deployment, lambda e: _moved(exported, e, job), ev.StateStale(job.job))
+
+    def import_state(self, job: ImportState) -> None:
+        def imported(engine: Engine) -> ev.Event:
+            engine.import_state(job.session, job.blob)
+            return ev.StateImported(job.job)
+
+        self._answer(job.deployment, lambda e: _moved(imported, e, job), ev.StateStale(job.job))
+
+    def _answer(
+        self, deployment: str, work: Callable[[Engine], ev.Event], closed: ev.Event
+    ) -> None:
+        """What `work` says on the engine's thread, behind all that was begun before; closed: where
+        there is no engine.
+        """
+        engine = self._engines.get(deployment)
         loop = asyncio.get_running_loop()
         if engine is None:
-            failure = Failure("unavailable", "the model was closed here; try again")
-            loop.call_soon(self._emit, ev.ComputeFailed(job.job, failure))
+            loop.call_soon(self._emit, closed)
             return
 
-        def work() -> None:
-            event = _computed(engine, job, loop.time)
+        def run() -> None:
+            event = work(engine)
             # The loop may be gone when a worker is ended in mid-computation.
             if not loop.is_closed():
                 loop.call_soon_threadsafe(self._emit, event)
 
-        self._threads.of(job.deployment).submit(work)
+        self._threads.of(deployment).submit(run)
 
     def shut_down(self) -> None:
         for task in self._tasks:
@@ -241,6 +268,19 @@ def _computed(
         )
     codec_s = entered - started + clock() - left
     return ev.Computed(job.job, leaving, left - entered, codec_s)
+
+
+def _moved(
+    work: Callable[[Engine], ev.Event], engine: Engine, job: ExportState | ImportState
+) -> ev.Event:
+    """Whatever it raises, the session can be computed again."""
+    try:
+        return work(engine)
+    except SessionStaleError as error:
+        return ev.StateStale(job.job, error.have.get(job.session))
+    except Exception:
+        log.debug("a cache of %s is not copied", job.deployment, exc_info=True)
+        return ev.StateStale(job.job)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

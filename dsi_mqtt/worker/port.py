@@ -1,7 +1,8 @@
 """The activation port: activations out of and into one node, over its data connection.
 
 Small messages are written at once; large ones go out chunk by chunk from one task, so that the
-socket's back-pressure is felt and chunks of one edge keep their order. What is sent while the
+socket's back-pressure is felt and chunks of one edge keep their order. Copies of caches go when
+nothing else waits, and whatever comes meanwhile passes between their chunks. What is sent while the
 connection is away is lost, as on any QoS 0 edge: the door finds out by its probes.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from dsi_mqtt.core.link import LinkMeter
@@ -68,6 +69,8 @@ class ActivationPort:
         self._names: dict[tuple[str, str, str], str] = {}
         self._connection: DataConnection | None = None
         self._waiting: deque[tuple[str, Activation]] = deque()
+        self._copies: deque[tuple[str, Activation]] = deque()
+        self._copying: Iterator[Message] | None = None
         self._wake = asyncio.Event()
         self.unreadable = 0
 
@@ -83,6 +86,8 @@ class ActivationPort:
         """The connection is gone, and with it what was half sent or half received."""
         self._connection = None
         self._waiting.clear()
+        self._copies.clear()
+        self._copying = None
         for header in self._assembler.clear():
             self._broke(header)
 
@@ -103,6 +108,10 @@ class ActivationPort:
                 deployment=header.deployment,
                 kind=header.kind,
             )
+        if header.copy is not None and activation.tensors:
+            self._copies.append((topic, activation))
+            self._wake.set()
+            return
         if not self._waiting and activation.nbytes <= INLINE_MAX:
             try:
                 for payload in encode(activation, chunk_bytes=self._chunk_bytes):
@@ -118,19 +127,37 @@ class ActivationPort:
         """Runs while `connection` lives: writes large activations as the socket takes them."""
         while True:
             await self._wake.wait()
-            while self._waiting:
+            while self._waiting or self._copying or self._copies:
+                if not self._waiting:
+                    await self._write_copy(connection)
+                    continue
                 topic, activation = self._waiting[0]
                 began = self._clock()
                 for payload in encode(activation, chunk_bytes=self._chunk_bytes):
-                    was_full = connection.congested
-                    await connection.drained()
-                    if was_full:
-                        self._link.took(self._clock())
-                    self._write(connection, Message(topic, payload))
+                    await self._write_drained(connection, Message(topic, payload))
                 self._behind(connection, activation.nbytes, began)
                 self._waiting.popleft()
             self._link.emptied()
             self._wake.clear()
+
+    async def _write_copy(self, connection: DataConnection) -> None:
+        """The next chunk of a copy."""
+        if self._copying is None:
+            topic, activation = self._copies.popleft()
+            payloads = encode(activation, chunk_bytes=self._chunk_bytes)
+            self._copying = (Message(topic, payload) for payload in payloads)
+        message = next(self._copying, None)
+        if message is None:
+            self._copying = None
+        else:
+            await self._write_drained(connection, message)
+
+    async def _write_drained(self, connection: DataConnection, message: Message) -> None:
+        was_full = connection.congested
+        await connection.drained()
+        if was_full:
+            self._link.took(self._clock())
+        self._write(connection, message)
 
     def receive(self, message: Message) -> None:
         """One message of the activation topic."""

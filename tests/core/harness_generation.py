@@ -27,7 +27,7 @@ from dsi_mqtt.core.model import ModelSpec, UnitRange
 from dsi_mqtt.core.request import Reply
 from dsi_mqtt.engine.fake import FakeEngine, FakeFactory
 from dsi_mqtt.engine.fake_sessions import FakeText, FakeTextStream
-from dsi_mqtt.errors import InvalidInputError, SessionStaleError
+from dsi_mqtt.errors import InvalidInputError, ModelFailedError, SessionStaleError, WireError
 from dsi_mqtt.wire.asks import read_ask
 from tests.core.build import NAME
 from tests.core.harness import Node, Site
@@ -81,7 +81,9 @@ def text_of(tokens: tuple[int, ...]) -> str:
 
 
 class GeneratingNode(Node):
-    """A node whose engine keeps sessions. slow_s: what a step takes, if not a chance."""
+    """A node whose engine keeps sessions. slow_s: what a step takes, if not a chance. positions:
+    that it has computed. imported: copies of caches that it has taken in.
+    """
 
     slow_s: float | None = None
     weight_bytes = 100_000_000
@@ -90,6 +92,8 @@ class GeneratingNode(Node):
         super().__init__(site, name)
         self.model = opened()
         self.texts: dict[bytes, FakeTextStream] = {}
+        self.positions = 0
+        self.imported = 0
 
     def spec(self) -> Deployment:
         return SPEC
@@ -103,6 +107,8 @@ class GeneratingNode(Node):
     def performers(self) -> dict[str, Callable[[Any], None]]:
         return {
             **super().performers(),
+            "ExportState": lambda e: self._thread(0.001, lambda: self._export(e)),
+            "ImportState": lambda e: self._thread(0.001, lambda: self._import(e)),
             "CloseSessions": lambda e: self._thread(0.0, lambda: self._close(e)),
             "ReadPrompt": self._read,
             "WriteText": self._write,
@@ -132,6 +138,25 @@ class GeneratingNode(Node):
         for session in effect.sessions:
             self.model.close(session)
 
+    def _export(self, job: fx.ExportState) -> None:
+        try:
+            blob = self.model.export_state(job.session, job.units, job.first, job.last)
+        except ModelFailedError:
+            self.handle(ev.StateStale(job.job))
+        else:
+            self.handle(ev.StateExported(job.job, blob))
+
+    def _import(self, job: fx.ImportState) -> None:
+        try:
+            self.model.import_state(job.session, job.blob)
+        except SessionStaleError as error:
+            self.handle(ev.StateStale(job.job, error.have[job.session]))
+        except WireError:
+            self.handle(ev.StateStale(job.job))
+        else:
+            self.imported += 1
+            self.handle(ev.StateImported(job.job))
+
     def _compute(self, job: fx.Compute) -> None:
         drawn = self.site.rng.uniform(0.001, 0.006)
         seconds = drawn if self.slow_s is None else self.slow_s * sum(r.tokens for r in job.rows)
@@ -143,6 +168,7 @@ class GeneratingNode(Node):
             self.site.after(0.3, self.start)
             return
         self.computed += 1
+        self.positions += sum(row.tokens for row in job.rows)
         try:
             out = self.model.forward(job.units, job.rows, job.tensors, sampling=job.sampling)
         except SessionStaleError as error:

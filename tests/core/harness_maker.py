@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import count, pairwise
+from random import Random
 from typing import TYPE_CHECKING
 
 from dsi_mqtt.core.node import NodeStatus
-from dsi_mqtt.core.table import Replica, Segment, Standby, Table
+from dsi_mqtt.core.table import Replica, Segment, Standby, Table, TransferMode
+from dsi_mqtt.core.transfers import transfers
 from tests.core.build import Member, document, make_table
 
 if TYPE_CHECKING:
@@ -20,7 +22,10 @@ SHARED = 0.4
 
 
 class TableMaker:
-    """Makes tables as an orchestrator would: prepare, wait until all are ready, serve."""
+    """Makes tables as an orchestrator would: prepare, wait until all are ready, serve.
+
+    modes: of transfers, one of which is drawn for each table.
+    """
 
     def __init__(self, site: Site) -> None:
         self.site = site
@@ -28,6 +33,8 @@ class TableMaker:
         self.moving = False
         self._wills: dict[str, tuple[str, float]] = {}
         self._epochs = count(1)
+        self._rng = Random(0)
+        self.modes: tuple[TransferMode, ...] = ("copy", "copy", "recompute")
 
     def status_arrived(self, status: NodeStatus) -> None:
         known = self.alive.get(status.node)
@@ -57,7 +64,9 @@ class TableMaker:
         broken = serve is None or not self._whole(serve)
         if (broken or self.moving or prepare is not None) and self.alive and self._enough():
             self.moving = False
-            self.site.publish_document(document(serve, self._draw()))
+            drawn, mode = self._draw(), self._rng.choice(self.modes)
+            moved = transfers(serve, drawn, mode)
+            self.site.publish_document(document(serve, replace(drawn, transfers=moved)))
 
     def _enough(self) -> bool:
         """At the start everybody is waited for."""

@@ -6,7 +6,8 @@ from dataclasses import fields, replace
 
 from dsi_mqtt.core.activation import Row
 from dsi_mqtt.core.generation import Sampling
-from dsi_mqtt.core.message import Credit, EdgeMark, Failure, Header, HopStamp
+from dsi_mqtt.core.message import Copy, Credit, EdgeMark, Failure, Header, HopStamp
+from dsi_mqtt.core.model import UnitRange
 from dsi_mqtt.core.table import Stamp
 
 FULL = Header(
@@ -26,6 +27,7 @@ FULL = Header(
     credit=Credit("a", "b", 1, 1),
     failure=Failure("failed", "why"),
     sampling=(Sampling(0.5, 4, 0.9, 7),),
+    copy=Copy(UnitRange(0, 1), Stamp(1, "n", 2), "s1"),
     lane=5,
 )
 

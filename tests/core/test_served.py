@@ -11,6 +11,8 @@ from dsi_mqtt.core.failures import FORGIVE_S
 from dsi_mqtt.core.model import ModelGraph, Vocabulary
 from dsi_mqtt.core.node import LinkSample
 from dsi_mqtt.core.patience import DESCRIBE_S, SETTLE_S
+from dsi_mqtt.core.table import TransferMode
+from dsi_mqtt.core.transfers import transfers
 from tests.core.orchestra import GRAPH, NAME, SPEC, Node, Site, moving, placed, serving, three
 
 # --- the first placement ----------------------------------------------------------------------
@@ -70,6 +72,26 @@ def test_room_for_caches_is_kept_on_every_node(kv_mib_max: int, segments: int) -
     assert len(site.serve.segments) == segments
     if not segments:
         assert "generation.kv_mib_max" in (site.serve.reason or "")
+
+
+@pytest.mark.parametrize(("position_bytes", "mode"), [(16, "copy"), (2**24, "recompute")])
+def test_a_table_says_how_caches_come_to_other_nodes(
+    position_bytes: int, mode: TransferMode
+) -> None:
+    """Two of three nodes serve, and one of them drains."""
+    units = tuple(replace(unit, state_bytes=position_bytes) for unit in GRAPH.units)
+    graph = replace(GRAPH, units=units, vocabulary=Vocabulary(4096, 100))
+    site = Site(*(Node(name, f"{name}1", graph=graph) for name in "abc"))
+    for node in site.nodes.values():
+        node.link = LinkSample(rtt_ms=1.0, up_mbit_s=100.0, down_mbit_s=100.0)
+    site.deploy(replace(SPEC, kind="generation", generation=Generation(context=64, kv_mib_max=1)))
+    site.until(site.serves)
+    old = site.serve
+    assert old.transfers == ()
+    site.nodes[old.segments[0].replicas[0].node].state = "draining"
+    site.until(lambda: site.serve.epoch > old.epoch)
+    assert {transfer.mode for transfer in site.serve.transfers} == {mode}
+    assert site.serve.transfers == transfers(old, site.serve, mode)
 
 
 def test_a_table_serves_only_when_every_part_is_ready() -> None:

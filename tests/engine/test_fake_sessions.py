@@ -125,11 +125,22 @@ def test_damaged_states_are_refused(blob: bytes) -> None:
         generating().import_state("s", blob)
 
 
-def test_a_state_that_does_not_follow_is_refused() -> None:
+def test_a_state_that_does_not_follow_is_stale() -> None:
     engine, other = generating(), generating()
     step(engine, [[1, 2, 3]], ("s", 0))
-    with pytest.raises(WireError, match="does not follow"):
+    step(other, [[1]], ("s", 0))
+    with pytest.raises(SessionStaleError) as raised:
         other.import_state("s", engine.export_state("s", UnitRange(0, 2), 2, 3))
+    assert raised.value.have == {"s": 1}
+
+
+def test_a_state_that_comes_again_or_late_takes_nothing_away() -> None:
+    engine, other = generating(), generating()
+    step(engine, [[1, 2, 3]], ("s", 0))
+    early, late = (engine.export_state("s", engine.graph.whole, *part) for part in ((0, 2), (2, 3)))
+    for state in (early, late, early):
+        other.import_state("s", state)
+    assert step(other, [[9]], ("s", 3)) == step(engine, [[9]], ("s", 3))
 
 
 def test_a_step_must_be_what_its_rows_announce() -> None:

@@ -14,12 +14,14 @@ from dsi_mqtt.core.encoding import NAMES, encoded_bytes, takes
 from dsi_mqtt.core.message import (
     KINDS,
     Activation,
+    Copy,
     Credit,
     EdgeMark,
     Failure,
     Header,
     HopStamp,
 )
+from dsi_mqtt.core.model import UNITS_MAX, UnitRange
 from dsi_mqtt.core.table import Stamp
 from dsi_mqtt.errors import WireError
 from dsi_mqtt.wire.activation import Assembler, encode
@@ -32,6 +34,12 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 # What a topic level may hold.
 LEVELS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/+#\0"), max_size=12)
 ROWS = st.builds(Row, TEXT, COUNTS, COUNTS, COUNTS)
+
+STAMPS = st.builds(Stamp, COUNTS, TEXT, COUNTS)
+UNITS = st.sets(st.integers(0, UNITS_MAX), min_size=2, max_size=2).map(
+    lambda ends: UnitRange(min(ends), max(ends))
+)
+COPIES = st.builds(Copy, UNITS, STAMPS, TEXT)
 
 
 @st.composite
@@ -48,7 +56,7 @@ HEADERS = st.builds(
     Header,
     kind=st.sampled_from(sorted(KINDS)),
     deployment=LEVELS,
-    stamp=st.builds(Stamp, COUNTS, TEXT, COUNTS),
+    stamp=STAMPS,
     source=TEXT,
     target=TEXT,
     request=st.binary(min_size=16, max_size=16),
@@ -61,6 +69,7 @@ HEADERS = st.builds(
     edge=st.none() | st.builds(EdgeMark, TEXT, TEXT, COUNTS, COUNTS),
     credit=st.none() | st.builds(Credit, TEXT, TEXT, COUNTS, COUNTS, st.booleans()),
     failure=st.none() | st.builds(Failure, TEXT, TEXT),
+    copy=st.none() | COPIES,
 )
 ACTIVATIONS = st.builds(Activation, HEADERS, st.lists(tensors(), max_size=4).map(tuple))
 

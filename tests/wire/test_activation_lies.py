@@ -16,6 +16,7 @@ from dsi_mqtt.core.encoding import encoded
 from dsi_mqtt.core.message import (
     Activation,
 )
+from dsi_mqtt.core.model import UNITS_MAX
 from dsi_mqtt.errors import WireError
 from dsi_mqtt.wire.activation import PARTIAL_MAX, Assembler, BrokenActivationError, encode
 from tests.thoroughness import examples
@@ -262,3 +263,26 @@ def test_a_name_longer_than_any_is_refused_before_it_is_remembered(name: str) ->
     header = replace(sound.header, **changes)
     with pytest.raises(WireError, match="activation header names 'xxx"):
         Assembler().feed(next(encode(Activation(header, sound.tensors))), 0.0)
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"units": [3, 3]},
+        {"units": [4, 3]},
+        {"units": [-1, 3]},
+        {"units": [0, UNITS_MAX + 1]},
+        {"units": [0]},
+        {"epoch": -1},
+        {"term": 2**53},
+        {"segment": "s" * 129},
+        {"leader": "n" * 129},
+        {"segment": None},
+    ],
+)
+def test_a_copy_of_what_cannot_be_is_refused(lie: dict[str, object]) -> None:
+    fields = fields_of(activation_of(8))
+    fields["copy"] = {"units": [0, 3], "term": 1, "leader": "n", "epoch": 2, "segment": "s1"}
+    assert feed(Assembler(), [put_together(fields, bytes(8))])[1] == 0
+    fields["copy"] |= lie
+    assert feed(Assembler(), [put_together(fields, bytes(8))]) == ([], 1)

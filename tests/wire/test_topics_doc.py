@@ -11,7 +11,17 @@ import pytest
 
 from dsi_mqtt.core.activation import Row, Tensor
 from dsi_mqtt.core.generation import Sampling
-from dsi_mqtt.core.message import KINDS, Activation, Credit, EdgeMark, Failure, Header, HopStamp
+from dsi_mqtt.core.message import (
+    KINDS,
+    Activation,
+    Copy,
+    Credit,
+    EdgeMark,
+    Failure,
+    Header,
+    HopStamp,
+)
+from dsi_mqtt.core.model import UnitRange
 from dsi_mqtt.core.table import Stamp
 from dsi_mqtt.errors import REQUEST_ERRORS
 from dsi_mqtt.orchestrator import strays
@@ -93,6 +103,7 @@ def test_the_header_is_told_field_by_field() -> None:
         failure=Failure("failed", "why"),
         sampling=(Sampling(),),
         lane=1,
+        copy=Copy(UnitRange(0, 1), Stamp(1, "n", 2), "s1"),
     )
     activation = Activation(header, (Tensor("x", "uint8", (4,), b"abcd"),))
     headers = []
@@ -107,7 +118,7 @@ def test_the_header_is_told_field_by_field() -> None:
     assert told.keys() == first.keys()
     assert {name for name, row in told.items() if row[1].startswith("every")} == second.keys()
     assert next(iter(first)) == "xxh3"
-    for name in ("chunk", "credit", "error"):
+    for name in ("chunk", "credit", "error", "copy"):
         assert re.findall(r"{(.*?)}", told[name][2])[0].split(", ") == list(first[name])
     for name in ("rows", "sampling", "stamps", "tensors"):
         assert re.findall(r"{(.*?)}", told[name][2])[0].split(", ") == list(first[name][0])

@@ -10,12 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import pytest
 
 from dsi_mqtt.core import events as ev
-from dsi_mqtt.core.activation import Row
+from dsi_mqtt.core.activation import Row, Tensor
 from dsi_mqtt.core.deployment import Deployment, Generation
-from dsi_mqtt.core.effects import Compute
+from dsi_mqtt.core.effects import Compute, ExportState, ImportState
 from dsi_mqtt.core.model import ModelSpec, UnitRange
 from dsi_mqtt.engine.base import Engine
 from dsi_mqtt.engine.fake import FakeFactory
@@ -182,3 +183,48 @@ async def test_memory_that_runs_out_is_no_fault_of_the_input(
     assert failed.failure.code == "overloaded"
     assert "no memory left" in failed.failure.message
     host.host.shut_down()
+
+
+async def test_a_cache_goes_from_one_engine_to_another() -> None:
+    """Read and taken in on the engines' threads, behind the steps that came before."""
+    chat = replace(spec(2), kind="generation", generation=Generation(context=64))
+    source, target = Host(lambda _: None), Host(lambda _: None)
+    for made in (source, target):
+        made.host.open(chat)
+        assert isinstance(await made.told(), ev.ModelOpened)
+        made.host.load(NAME, UnitRange(0, 2))
+        assert isinstance(await made.told(), ev.UnitsLoaded)
+    tokens = Tensor("tokens", "int64", (1, 5), np.arange(5, dtype="<i8").tobytes())
+    source.host.compute(
+        Compute(1, NAME, UnitRange(0, 2), (Row("s", 0, 5),), (tokens,), sampling=(None,))
+    )
+    source.host.export_state(ExportState(2, NAME, "s", UnitRange(0, 2), 1, 5))
+    assert isinstance(await source.told(), ev.Computed)
+    exported = await source.told()
+    assert isinstance(exported, ev.StateExported)
+    target.host.import_state(ImportState(3, NAME, "s", exported.blob))
+    assert await target.told() == ev.StateStale(3, 0)
+    source.host.export_state(ExportState(4, NAME, "s", UnitRange(0, 2), 0, 1))
+    first = await source.told()
+    assert isinstance(first, ev.StateExported)
+    for number, blob in ((5, first.blob), (6, exported.blob)):
+        target.host.import_state(ImportState(number, NAME, "s", blob))
+        assert await target.told() == ev.StateImported(number)
+    engine = target.host.engine(NAME)
+    assert engine is not None
+    assert engine.state_bytes("s") == 2 * 5 * 16 * 4
+    for made in (source, target):
+        made.host.shut_down()
+
+
+async def test_what_cannot_be_copied_harms_nobody() -> None:
+    made = Host(lambda _: None)
+    made.host.open(replace(spec(2), kind="generation", generation=Generation(context=64)))
+    await made.told()
+    made.host.export_state(ExportState(1, NAME, "s", UnitRange(0, 2), 0, 5))
+    assert await made.told() == ev.StateStale(1)
+    made.host.import_state(ImportState(2, NAME, "s", b"junk"))
+    assert await made.told() == ev.StateStale(2)
+    made.host.close(NAME)
+    made.host.import_state(ImportState(3, NAME, "s", b"junk"))
+    assert await made.told() == ev.StateStale(3)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from typing import Final
 
 import pytest
 
 from dsi_mqtt.core.activation import Tensor
-from dsi_mqtt.core.message import Activation, Header
+from dsi_mqtt.core.message import Activation, Copy, Header
+from dsi_mqtt.core.model import UnitRange
 from dsi_mqtt.transport.base import ConnectOptions, DataConnection, Message
 from dsi_mqtt.transport.memory import MemoryTransport
 from dsi_mqtt.transport.memory_broker import MemoryBroker
@@ -99,6 +101,49 @@ async def test_what_is_called_behind_an_activation_goes_behind_all_of_it(kib: in
     await connection.close()
     assert told == [work.nbytes]
     assert len(topics) - 1 == -(-kib // 16)
+
+
+async def test_what_comes_meanwhile_passes_between_the_chunks_of_a_copy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    broker = MemoryBroker()
+    connection = await MemoryTransport(broker).data(f"mem://{broker.name}", ConnectOptions())
+    await connection.subscribe("dsi/v1/act/#")
+    made, table = Port(), make_table()
+    port = ActivationPort(
+        "b",
+        Topics(),
+        arrived=made.arrived.append,
+        broke=made.broke.append,
+        clock=lambda: 0.0,
+        chunk_bytes=1024,
+    )
+    port.attach(connection)
+    large = Tensor("x", "uint8", (100 * 1024,), bytes(100 * 1024))
+    work = Activation(make_work(table, "s1").header, (large,))
+    moved = Copy(UnitRange(3, 6), table.stamp, "s1")
+    cache = Activation(replace(work.header, kind="state", copy=moved), (large,))
+    written = 0
+
+    async def drained() -> None:
+        """The socket takes bytes again; half through the copy another activation comes."""
+        nonlocal written
+        written += 1
+        if written == 50:
+            port.send("a", work)
+
+    monkeypatch.setattr(connection, "drained", drained)
+    port.send("a", cache)
+    sending = asyncio.ensure_future(port.send_waiting(connection))
+    kinds = []
+    async for message in connection.messages():
+        kinds.append(message.topic.rpartition("/")[2])
+        if len(kinds) == 200:
+            break
+    sending.cancel()
+    await asyncio.gather(sending, return_exceptions=True)
+    await connection.close()
+    assert kinds == ["state"] * 50 + ["request"] * 100 + ["state"] * 50
 
 
 async def test_the_names_of_those_it_answers_are_bounded() -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import load, save
 
 from dsi_mqtt.core.model import UnitRange
 from dsi_mqtt.engine.torch.sessions import Part, Sessions
-from dsi_mqtt.errors import ModelFailedError, WireError
+from dsi_mqtt.errors import ModelFailedError, SessionStaleError, WireError
 
 if TYPE_CHECKING:
     import torch
@@ -39,15 +39,20 @@ def exported(sessions: Sessions, session: str, units: UnitRange, first: int, las
     return bytes(save(tensors))
 
 
-def imported(sessions: Sessions, session: str, blob: bytes) -> None:
-    """Puts a state behind what is held before it. Raises WireError, and then nothing is kept."""
+def imported(sessions: Sessions, session: str, blob: bytes | memoryview) -> None:
+    """Puts a state behind what is held; what is held already stays.
+
+    Raises WireError or SessionStaleError, and then nothing is kept.
+    """
     try:
-        tensors = load(blob)
+        tensors = load(bytes(blob))
         placed = _placed(sessions, session, tensors)
     except (SafetensorError, ValueError, KeyError) as error:
         raise WireError(f"session {session}: the state is not readable: {error}") from error
     for (unit, first), parts in placed.items():
-        sessions.put(session, unit, first, parts)
+        count = next(iter(parts.values()))[0].shape[2]
+        if sessions.length(session, unit) < first + count:
+            sessions.put(session, unit, first, parts)
 
 
 def _placed(
@@ -63,18 +68,15 @@ def _placed(
         unit, first = int(match[1]), int(match[2])
         if (unit, first) in placed or not sessions.keeping(UnitRange(unit, unit + 1)):
             continue
-        held = sessions.length(session, unit)
-        if held < first:
-            raise WireError(
-                f"session {session}: a state from position {first} does not follow the "
-                f"{held} held by unit {unit}"
-            )
         parts = placed[unit, first] = {}
         for layer in sessions.layers(unit):
             names = f"{unit}@{first}.{layer}.keys", f"{unit}@{first}.{layer}.values"
             parts[layer] = tensors[names[0]], tensors[names[1]]
             expected.update(names)
         sessions.fit(first, parts)
+        held = sessions.length(session, unit)
+        if held < first:
+            raise SessionStaleError({session: held})
     if expected != tensors.keys():
         raise ValueError(f"it holds {min(tensors.keys() - expected):.40}, which no layer keeps")
     return placed

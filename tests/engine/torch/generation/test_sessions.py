@@ -222,12 +222,23 @@ def test_some_units_and_some_positions_move(engine: GenerationEngine) -> None:
         engine.export_state("s", UnitRange(0, 2), 0, 99)
 
 
-def test_a_state_that_does_not_follow_is_refused(engine: GenerationEngine) -> None:
+def test_a_state_that_does_not_follow_is_stale(engine: GenerationEngine) -> None:
     begin(engine, "s", PROMPT)
     other = beside(engine)
-    with pytest.raises(WireError, match="does not follow the 0 held by unit"):
+    with pytest.raises(SessionStaleError) as raised:
         other.import_state("s", engine.export_state("s", engine.graph.whole, 10, 20))
+    assert raised.value.have == {"s": 0}
     assert other.state_bytes("s") == 0
+
+
+def test_a_state_that_comes_again_or_late_takes_nothing_away(engine: GenerationEngine) -> None:
+    other = beside(engine)
+    begin(engine, "s", PROMPT)
+    whole = engine.graph.whole
+    early, late = (engine.export_state("s", whole, *part) for part in ((0, 25), (25, 40)))
+    for state in (early, late, memoryview(early)):
+        other.import_state("s", state)
+    assert torch.equal(follow(other, "s", 40, 7), follow(engine, "s", 40, 7))
 
 
 def renamed(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -1,0 +1,260 @@
+"""A door's copies of caches: how its sessions go from the nodes of one table to those of the next.
+
+A session whose layers go elsewhere stays on its table while the bulk of its caches is copied, piece
+after piece, and decodes on. When little is missing it waits at a token boundary for the last
+piece, and goes on with the next table. Layers that stay with their node do not move.
+
+    bulk ──(little is missing, between two steps)──► tail ──(all is there)──► on the next table
+      └────────────── refused, late, torn, a node gone ──┴──► fed again, on the next table
+
+No text depends on a copy: a session without one is fed its own tokens from the first on. What may
+be left of it on its new nodes, from before it went elsewhere, counts for nothing then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from math import inf
+from typing import Final
+
+from dsi_mqtt.core.activation import Row
+from dsi_mqtt.core.effects import Effects, Transmit
+from dsi_mqtt.core.message import Activation, Copy, EdgeMark, Header
+from dsi_mqtt.core.model import ModelGraph
+from dsi_mqtt.core.peers import Member
+from dsi_mqtt.core.schedule import Schedule
+from dsi_mqtt.core.session import Session
+from dsi_mqtt.core.sizes import KIB
+from dsi_mqtt.core.steps import attempt_id
+from dsi_mqtt.core.table import DOOR, Stamp, Table
+from dsi_mqtt.core.transfers import COPYING_MAX_S, TAIL_POSITIONS, Piece, pieces
+
+# Of one piece, and how many are under way at once, so that steps pass between them on a slow link.
+PIECE_BYTES: Final = 256 * KIB
+ORDERS_MAX: Final = 4
+# What may be missing when a session begins to wait.
+TAIL_BYTES: Final = 64 * KIB
+PATIENCE_S: Final = 3.0
+PAUSE_MAX_S: Final = 1.0
+AGAIN_S: Final = 0.05
+FAILED_MAX: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    id: bytes
+    last: int
+    until: float
+
+
+@dataclass(slots=True, eq=False)
+class _Part:
+    """copied: positions that the target holds. failed: orders in a row that came to nothing."""
+
+    piece: Piece
+    copied: int = 0
+    failed: int = 0
+    not_before: float = -inf
+    order: _Order | None = None
+
+    def is_nearly_there(self, fed: int) -> bool:
+        missing = fed - self.copied
+        few = missing <= TAIL_POSITIONS or missing * self.piece.position_bytes <= TAIL_BYTES
+        return few and self.order is None
+
+
+@dataclass(slots=True, eq=False)
+class _Copying:
+    """table: the next one. waits_since: at its token boundary."""
+
+    session: Session
+    table: Table
+    parts: list[_Part]
+    since: float
+    waits_since: float = field(default=inf)
+
+    def is_late(self, now: float) -> bool:
+        failed = any(part.failed >= FAILED_MAX for part in self.parts)
+        late = now - self.since >= COPYING_MAX_S or now - self.waits_since >= PAUSE_MAX_S
+        return failed or late
+
+
+class Copies:
+    """door: whom nodes answer. numbers: of orders, unlike those of steps."""
+
+    def __init__(self, door: Member, numbers: Iterator[int], schedule: Schedule) -> None:
+        self._door = door
+        self._numbers = numbers
+        self._schedule = schedule
+        self._copyings: dict[str, _Copying] = {}
+        self._orders: dict[bytes, _Part] = {}
+
+    def __len__(self) -> int:
+        return len(self._copyings)
+
+    def tables(self) -> list[Table]:
+        """Those that are still used by what is copied from there."""
+        found = [copying.session.table for copying in self._copyings.values()]
+        return [table for table in found if table is not None]
+
+    def stamps(self) -> set[Stamp]:
+        return {table.stamp for table in self.tables()}
+
+    # --- a session's way ----------------------------------------------------------------------
+
+    def go_over(self, session: Session, table: Table, graph: ModelGraph, now: float) -> None:
+        """A session that is due goes to `table`, or is copied there first; see above."""
+        before = self._copyings.get(session.name)
+        if before is not None and before.table.stamp == table.stamp:
+            return
+        moved = pieces(session.table, table, graph, session.lane) if session.table else ()
+        self.forget(session)
+        if moved and self._may_copy(session, table, again=before is not None):
+            known = {part.piece: part.copied for part in before.parts} if before else {}
+            parts = [_Part(piece, _known(piece, known)) for piece in moved]
+            self._copyings[session.name] = _Copying(session, table, parts, now)
+            return
+        session.table = table
+        if moved:
+            session.fed = 0
+
+    def give_up(self, session: Session) -> None:
+        """It is fed again instead."""
+        copying = self._copyings.get(session.name)
+        if copying is None or copying.session is not session:
+            return
+        self.forget(session)
+        session.recomputes = copying.table.stamp
+        if session.state == "moving":
+            self._schedule.line_up(session, first=True)
+
+    def give_up_on(self, gone: set[Stamp]) -> None:
+        """Nodes of these tables are gone."""
+        for copying in list(self._copyings.values()):
+            used = copying.session.table
+            if used is not None and used.stamp in gone:
+                self.give_up(copying.session)
+
+    def forget(self, session: Session) -> None:
+        """It has ended, or another table serves."""
+        copying = self._copyings.get(session.name)
+        if copying is None or copying.session is not session:
+            return
+        del self._copyings[session.name]
+        for part in copying.parts:
+            self._over(part)
+
+    def table_changed(self, table: Table) -> None:
+        """Who waited for the last piece goes on meanwhile, and is copied to `table`."""
+        for copying in self._copyings.values():
+            if copying.table.stamp != table.stamp and copying.session.state == "moving":
+                copying.waits_since = inf
+                self._schedule.line_up(copying.session, first=True)
+
+    # --- orders -------------------------------------------------------------------------------
+
+    def pump(self, now: float) -> Effects:
+        """Has more copied; sessions whose boundary it is wait, or go on."""
+        for copying in list(self._copyings.values()):
+            self._look(copying, now)
+        effects: Effects = []
+        for copying in sorted(self._copyings.values(), key=lambda c: c.waits_since):
+            for part in copying.parts:
+                if len(self._orders) < ORDERS_MAX and self._is_due(copying, part, now):
+                    effects.append(self._ordered(copying, part, now))
+        return effects
+
+    def came(self, header: Header, now: float) -> bool:
+        """Whether a message is about an order, and what follows from it."""
+        part = self._orders.get(header.request)
+        if part is None:
+            return False
+        order = part.order
+        self._over(part)
+        have = next((row.position for row in header.rows), None)
+        if header.kind == "done" and order is not None:
+            part.copied, part.failed = order.last, 0
+        else:
+            part.copied = min(part.copied, have) if have is not None else part.copied
+            part.not_before = now + AGAIN_S * 2**part.failed
+            part.failed += 1
+        return True
+
+    # --- parts --------------------------------------------------------------------------------
+
+    def _may_copy(self, session: Session, table: Table, *, again: bool) -> bool:
+        """Of tables that follow each other quickly the last need say nothing of the first."""
+        modes = {transfer.mode for transfer in table.transfers}
+        wanted = "copy" in modes or again
+        fresh = session.fed > 0 and not session.request.suspect
+        return wanted and "recompute" not in modes and fresh and session.recomputes != table.stamp
+
+    def _look(self, copying: _Copying, now: float) -> None:
+        session = copying.session
+        for part in copying.parts:
+            if part.order is not None and part.order.until <= now:
+                self._over(part)
+                part.failed += 1
+        if copying.is_late(now):
+            self.give_up(session)
+            return
+        nearly = all(part.is_nearly_there(session.fed) for part in copying.parts)
+        if nearly and session.state == "ready":
+            self._schedule.hold(session)
+            copying.waits_since = now
+        if session.state == "moving" and all(p.copied >= session.fed for p in copying.parts):
+            self.forget(session)
+            session.table = copying.table
+            self._schedule.line_up(session, first=True)
+
+    def _is_due(self, copying: _Copying, part: _Part, now: float) -> bool:
+        fed = copying.session.fed
+        if part.order is not None or part.copied >= fed or part.not_before > now:
+            return False
+        # The last of it is copied once, at the boundary.
+        return copying.session.state == "moving" or not part.is_nearly_there(fed)
+
+    def _ordered(self, copying: _Copying, part: _Part, now: float) -> Transmit:
+        session, piece = copying.session, part.piece
+        most = max(1, PIECE_BYTES // piece.position_bytes)
+        last = min(session.fed, part.copied + most)
+        order = _Order(attempt_id(self._door, next(self._numbers)), last, now + PATIENCE_S)
+        part.order = order
+        self._orders[order.id] = part
+        used = session.table
+        assert used is not None  # noqa: S101 - who is copied comes from somewhere
+        segment, source = piece.source
+        header = Header(
+            "state",
+            used.deployment,
+            used.stamp,
+            DOOR,
+            segment,
+            order.id,
+            1,
+            door=self._door[0],
+            rows=(Row(session.name, part.copied, last - part.copied, session.take),),
+            edge=EdgeMark(self._door[1], source.incarnation, 0, 0),
+            lane=session.lane,
+            copy=Copy(piece.units, copying.table.stamp, piece.target[0]),
+        )
+        return Transmit(source.node, Activation(header))
+
+    def _over(self, part: _Part) -> None:
+        if part.order is not None:
+            self._orders.pop(part.order.id, None)
+            part.order = None
+
+
+def _known(piece: Piece, known: dict[Piece, int]) -> int:
+    """What of it is at its target already, by other orders."""
+    ends = piece.source[1].incarnation, piece.target[1].incarnation
+    found = [
+        copied
+        for other, copied in known.items()
+        if (other.source[1].incarnation, other.target[1].incarnation) == ends
+        and other.units.start <= piece.units.start
+        and piece.units.stop <= other.units.stop
+    ]
+    return max(found, default=0)
