@@ -11,43 +11,11 @@ from dataclasses import dataclass, field
 
 from dsi_mqtt.core import effects as fx
 from dsi_mqtt.core import events as ev
-from dsi_mqtt.core.activation import Row
 from dsi_mqtt.core.deployment import Deployment
-from dsi_mqtt.core.model import ModelGraph, UnitRange
+from dsi_mqtt.core.model import ModelGraph
+from dsi_mqtt.sim.caches import Caches, Part
 from dsi_mqtt.sim.clock import Clock
 from dsi_mqtt.sim.engine import Processor, leaving, step_leaving, tokens_drawn
-
-
-class Caches:
-    """Of one model, per session and unit: the state of positions `[0, n)`, of which n is kept."""
-
-    def __init__(self) -> None:
-        self._held: dict[str, dict[int, int]] = {}
-
-    def lacking(self, rows: tuple[Row, ...], units: UnitRange) -> dict[str, int]:
-        """How many positions those sessions have that lack some before their rows."""
-        have = {row.session: self._least(row.session, units) for row in rows}
-        return {row.session: have[row.session] for row in rows if have[row.session] < row.position}
-
-    def grow(self, rows: tuple[Row, ...], units: UnitRange) -> None:
-        for row in rows:
-            held = self._held.setdefault(row.session, {})
-            held.update(dict.fromkeys(range(*units), row.position + row.tokens))
-
-    def close(self, session: str) -> None:
-        self._held.pop(session, None)
-
-    def drop(self, units: UnitRange) -> None:
-        for held in self._held.values():
-            for unit in range(*units):
-                held.pop(unit, None)
-
-    def __len__(self) -> int:
-        return len(self._held)
-
-    def _least(self, session: str, units: UnitRange) -> int:
-        held = self._held.get(session, {})
-        return min(held.get(unit, 0) for unit in range(*units))
 
 
 @dataclass(slots=True)
@@ -68,7 +36,10 @@ class _Work:
 
 
 class Engines:
-    """Those of one node, through all its lives. emit: to its machine."""
+    """Those of one node, through all its lives. emit: to its machine.
+
+    positions_copied: of a unit each, that it has taken in.
+    """
 
     def __init__(
         self,
@@ -84,6 +55,7 @@ class Engines:
         self._open_s = open_s
         self._emit = emit
         self._engines: dict[str, _Engine] = {}
+        self.positions_copied = 0
         self._frozen = False
         self._stood_s = 0.0
         self._halted: list[_Work] = []
@@ -141,6 +113,29 @@ class Engines:
             for session in effect.sessions:
                 engine.caches.close(session)
 
+    def export_state(self, job: fx.ExportState) -> None:
+        engine = self._engines.get(job.deployment)
+        if engine is None:
+            return  # the machine that closed it answers
+        exported: ev.Event = ev.StateStale(job.job)
+        if engine.caches.has(job.session, job.units) >= job.last:
+            part = Part(job.units, job.first, job.last)
+            graph = self._graphs[job.deployment]
+            exported = ev.StateExported(job.job, part.written(graph))
+        self._finish_in_turn(job.deployment, exported)
+
+    def import_state(self, job: fx.ImportState) -> None:
+        engine = self._engines.get(job.deployment)
+        if engine is None:
+            return
+        part = Part.read(job.blob)
+        imported: ev.Event = ev.StateImported(job.job)
+        if engine.caches.put(job.session, part):
+            self.positions_copied += len(part)
+        else:
+            imported = ev.StateStale(job.job, engine.caches.has(job.session, part.units))
+        self._finish_in_turn(job.deployment, imported)
+
     def compute(self, job: fx.Compute) -> None:
         """In its turn. Turns come in the order of asking, so caches are looked at here and now."""
         graph = self._graphs[job.deployment]
@@ -155,8 +150,7 @@ class Engines:
         caches, units = self._engines[job.deployment].caches, job.units
         lacking = caches.lacking(job.rows, units)
         if lacking:
-            due = max(self._clock.now, self.processor.free_at)
-            self._finish(due, job.deployment, ev.ComputeStale(job.job, lacking))
+            self._finish_in_turn(job.deployment, ev.ComputeStale(job.job, lacking))
             return
         caches.grow(job.rows, units)
         positions = sum(row.tokens for row in job.rows)
@@ -168,6 +162,9 @@ class Engines:
         self._finish(over, job.deployment, ev.Computed(job.job, made, spent))
 
     # --- time ---------------------------------------------------------------------------------
+
+    def _finish_in_turn(self, deployment: str, event: ev.Event) -> None:
+        self._finish(max(self._clock.now, self.processor.free_at), deployment, event)
 
     def _finish(self, due: float, deployment: str, event: ev.Event) -> None:
         """`event` at `due`, and later by as long as the node stands still until then."""

@@ -100,12 +100,15 @@ class Passage:
 
 
 class Direction:
-    """One way of a link. nbytes: sent in order; control_bytes: aside. busy_s: of the former."""
+    """One way of a link. nbytes: sent in order; control_bytes: aside. busy_s: of the former.
+
+    free_at: when what was sent in order has left.
+    """
 
     def __init__(self, link: Link, mbit_s: float) -> None:
         self._link = link
         self._mbit_s = mbit_s
-        self._free_at = 0.0
+        self.free_at = 0.0
         self._arrived = 0.0
         self._aside = 0.0
         self.nbytes = 0
@@ -117,9 +120,9 @@ class Direction:
 
     def send(self, nbytes: int, now: float) -> Passage:
         """A message that is given to the link at `now`."""
-        start = max(now, self._free_at)
+        start = max(now, self.free_at)
         left = self._left_at(nbytes, start)
-        self._free_at = left
+        self.free_at = left
         self.nbytes += nbytes
         self.busy_s += left - start
         self._arrived = max(self._arrived, left + self._link.rtt_s(now) / 2)
@@ -128,7 +131,7 @@ class Direction:
     def probe(self, nbytes: int, now: float) -> float:
         """When a message is at the other end that waits for those before it and delays none."""
         self.control_bytes += nbytes
-        start = max(now, self._free_at)
+        start = max(now, self.free_at)
         return self._left_at(nbytes, start) + self._link.rtt_s(now) / 2
 
     def passed(self, start: float, now: float) -> float:
@@ -149,7 +152,7 @@ class Direction:
 
     def reset(self, now: float) -> None:
         """The connection is a new one: what was on its way is gone."""
-        self._free_at = self._arrived = self._aside = now
+        self.free_at = self._arrived = self._aside = now
 
     def _left_at(self, nbytes: int, start: float) -> float:
         bits = nbytes * 8.0

@@ -22,6 +22,7 @@ from dsi_mqtt.core.table import BrokerUrls
 from dsi_mqtt.core.worker import Worker
 from dsi_mqtt.sim.broker import PACKET_BYTES, SILENT_S, Broker, Delivery
 from dsi_mqtt.sim.clock import TICKS_PER_S, Clock, tick_behind, tick_not_before
+from dsi_mqtt.sim.copying import CopyQueue
 from dsi_mqtt.sim.engine import Processor, zeros
 from dsi_mqtt.sim.engines import Engines
 from dsi_mqtt.sim.journal import Journal
@@ -70,6 +71,7 @@ class Node:
         self._tick: int | None = None
         self._status_due = False
         self.engines = Engines(place.clock, processor, place.graphs, place.open_s, self.handle)
+        self._copies = CopyQueue(place.clock, link.up, self._transmit_now)
         self._vitals = Vitals(link, place.clock, place.broker.telemetry_bytes)
         self._told_since = 0
         self.told_bytes = 0
@@ -84,6 +86,8 @@ class Node:
             fx.ReportStatus: lambda _: self._report(),
             fx.Compute: self.engines.compute,
             fx.CloseSessions: self.engines.close_sessions,
+            fx.ExportState: self.engines.export_state,
+            fx.ImportState: self.engines.import_state,
             fx.ReadPrompt: self._read_prompt,
             fx.WriteText: self._write_text,
             fx.ForgetText: lambda _: None,
@@ -123,6 +127,7 @@ class Node:
             spare=group.spare,
         )
         self.engines.begin()
+        self._copies.clear()
         self._awake = self._status_due = False
         self._vitals.begin()
         self._inbox.clear()
@@ -138,6 +143,7 @@ class Node:
         if self.machine is not None and self._frozen_at is None:
             self._frozen_at = self._clock.now
             self.engines.freeze()
+            self._copies.halt()
             self._clock.after(SILENT_S, self._silent, self._connection, self._clock.now)
 
     def thaw(self) -> None:
@@ -147,6 +153,7 @@ class Node:
         stood_s, self._frozen_at = self._clock.now - self._frozen_at, None
         inbox, self._inbox = self._inbox, []
         self.engines.thaw(stood_s)
+        self._copies.resume()
         for event in inbox:
             self.handle(event)
         self._tick_at(tick_behind(self._clock.now))
@@ -179,6 +186,7 @@ class Node:
             return
         self.connected = False
         self._connection += 1
+        self._copies.clear()
         self.told_bytes += self._broker.told_bytes - self._told_since
         self._place.journal.write(self._clock.now, "lost", node=self.name)
         self._broker.lost(self, will)
@@ -298,10 +306,16 @@ class Node:
         if effect.receiver == self.name:
             self._clock.after(0.0, self._in_life(self.handle), ev.ActivationArrived(activation))
         elif self.connected and effect.receiver in self._broker.nodes:
-            size = activation.nbytes
-            nbytes = size + HEADER_BYTES if size else SIGNAL_BYTES
-            at = self._sends(nbytes)
-            self._at_broker(at, self._broker.forward, effect.receiver, activation, nbytes)
+            if activation.header.copy is not None and activation.tensors:
+                self._copies.put(effect)
+            else:
+                self._transmit_now(effect)
+
+    def _transmit_now(self, effect: fx.Transmit) -> None:
+        size = effect.activation.nbytes
+        nbytes = size + HEADER_BYTES if size else SIGNAL_BYTES
+        at = self._sends(nbytes)
+        self._at_broker(at, self._broker.forward, effect.receiver, effect.activation, nbytes)
 
     def _sends(self, nbytes: int) -> float:
         """When it is at the broker."""

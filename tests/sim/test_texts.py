@@ -12,7 +12,8 @@ from dsi_mqtt.core.activation import Row
 from dsi_mqtt.core.aim import Texts
 from dsi_mqtt.core.deployment import Deployment, Generation, Sla
 from dsi_mqtt.core.model import ModelSpec, UnitRange
-from dsi_mqtt.sim.engines import Caches
+from dsi_mqtt.sim.caches import Caches, Part
+from dsi_mqtt.sim.engine import graph_of
 from dsi_mqtt.sim.journal import Journal
 from dsi_mqtt.sim.report import report_of
 from dsi_mqtt.sim.scenario import Fault, Group, Requests, Scenario
@@ -74,6 +75,16 @@ def test_no_text_is_lost_or_wrong(seed: int, node: str, kind: str, at_s: float) 
     assert answers.tokens >= answers.asked
 
 
+def test_caches_are_copied_when_a_link_has_fallen() -> None:
+    faults = [Fault(20.0, 15.0, factor=0.02, throttle=name) for name in ("gw-1", "gw-2")]
+    made = run(chat(*faults, rate_per_s=0.6))
+    answers = made.outcome.answers[NAME]
+    assert [decision.kind for decision in made.outcome.decisions] == ["place", "remap"]
+    assert sum(node.engines.positions_copied for node in made.nodes.values()) > 100
+    assert len(answers.latencies_s) == answers.asked
+    assert answers.wrong == 0
+
+
 def test_caches_are_let_go_when_texts_are_told() -> None:
     made = run(chat(Fault(25.0, 5.0, kill="gw-1")))
     made.clock.run(made.clock.now + 120.0)
@@ -94,6 +105,25 @@ def test_caches_say_what_a_session_lacks_in_any_of_the_units() -> None:
     assert not caches.lacking((Row("s", 5, 1, 0),), UnitRange(0, 2))
     caches.close("s")
     assert not len(caches)
+
+
+def test_a_part_is_put_behind_what_is_held() -> None:
+    caches, units = Caches(), UnitRange(0, 4)
+    caches.grow((Row("s", 0, 5, 0),), units)
+    assert not caches.put("s", Part(units, 6, 8))
+    assert not caches.put("new", Part(units, 1, 2))
+    assert caches.put("s", Part(units, 5, 8))
+    assert caches.put("s", Part(units, 0, 2))
+    assert caches.has("s", units) == 8
+
+
+def test_a_part_is_as_long_as_what_is_kept() -> None:
+    graph, part = graph_of(chat().deployments[0]), Part(UnitRange(2, 5), 10, 26)
+    written = part.written(graph)
+    assert Part.read(written) == part
+    assert len(written) - len(Part(UnitRange(2, 5), 10, 10).written(graph)) == 16 * sum(
+        unit.state_bytes for unit in graph.units[2:5]
+    )
 
 
 @given(st.integers(0, 10_000), st.floats(0.0, 3.0), st.integers(2, 300))
