@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 
@@ -22,6 +23,11 @@ register()
 # Files whose tests wait for long: begun first, they do not keep one of two processes idle at the
 # end.
 LONG = ("e2e/test_demo.py", "cli/test_bench_decode.py", "e2e/test_generation.py")
+
+# A shell ignores Ctrl-C for what it starts in the background, and so would each program that the
+# tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 StartMosquitto = Callable[[BrokerSettings], Awaitable[MosquittoProcess]]
 

@@ -1,4 +1,4 @@
-"""What a simulated engine keeps of sessions: of each unit how many positions, not what is in them."""
+"""What a simulated engine keeps of sessions: of each unit its positions, not what is in them."""
 
 from __future__ import annotations
 

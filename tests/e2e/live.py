@@ -391,6 +391,14 @@ class Device:
     async def cancel(self, payload: bytes) -> None:
         await self._connection.publish(Message(self.no_more, payload, qos=1))
 
+    async def answer_to(self, id_: str) -> Message:
+        """The next answer to the input of this id. One before may come again: the broker need not
+        have known of its acknowledgement when its door was killed.
+        """
+        while json.loads(bytes((message := await self.answer()).payload))["id"] != id_:
+            pass
+        return message
+
     async def answer(self) -> Message:
         """The next answer, or message of a stream."""
         async with asyncio.timeout(PATIENCE_S):

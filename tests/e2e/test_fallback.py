@@ -57,7 +57,8 @@ async def test_the_fallback_answers_while_the_model_fits_nowhere(tmp_path: Path)
             table = await falls_back(site)
             assert {node for node, _ in table.members()} == {"small"}
             assert table.reason
-            told = await device.ask(b'{"id": "q2", "input": "x"}')
+            await device.tell(b'{"id": "q2", "input": "x"}')
+            told = await device.answer_to("q2")
             assert json.loads(bytes(told.payload)) == {
                 "id": "q2",
                 "status": "ok",
