@@ -1,6 +1,6 @@
 """What the living nodes could do for one deployment now: questions about facts, no memory.
 
-`Served` asks these and decides; nothing here changes anything.
+`Placing` asks these and decides; nothing here changes anything.
 """
 
 from __future__ import annotations
