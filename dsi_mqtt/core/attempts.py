@@ -105,7 +105,13 @@ class Attempts(Runs):
     def spec_changed(self, spec: Deployment) -> None:
         self._limits = spec.input
 
-    def model_is(self, graph: ModelGraph | None, now: float) -> Effects:  # noqa: ARG002 - nothing of it is used here
+    def model_is(
+        self,
+        graph: ModelGraph | None,  # noqa: ARG002 - nothing of it is used here
+        now: float,  # noqa: ARG002 - the same
+        *,
+        fallback: bool = False,  # noqa: ARG002 - the same
+    ) -> Effects:
         return []
 
     def table_changed(self, table: Table, now: float) -> Effects:

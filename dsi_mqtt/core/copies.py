@@ -227,7 +227,7 @@ class Copies:
         segment, source = piece.source
         header = Header(
             "state",
-            used.deployment,
+            used.model_name,
             used.stamp,
             DOOR,
             segment,

@@ -196,7 +196,7 @@ class Deployment:
         Rules for units of the one model say nothing of units of the other: `core.fallback`.
         """
         fallback = self.fallback
-        if fallback is None or self.kind != "one-pass":
+        if fallback is None:
             return None
         options = self.model.options if fallback.options is None else fallback.options
         return replace(
@@ -256,8 +256,6 @@ def without_effect(deployment: Deployment) -> tuple[str, ...]:
     error = deployment.codecs.error
     if error is not None and error.metric != "cosine" and error.samples is None:
         found.append("codecs")  # what they do to a perplexity is known by samples alone
-    if deployment.fallback is not None and deployment.falls_back_to is None:
-        found.append("fallback")
     return tuple(found)
 
 

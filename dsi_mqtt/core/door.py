@@ -37,7 +37,6 @@ from dsi_mqtt.core.effects import (
     ReportStatus,
     WriteRecord,
 )
-from dsi_mqtt.core.generations import Generations
 from dsi_mqtt.core.latencies import Latencies, TextLengths
 from dsi_mqtt.core.line import AGAIN_FIRST_S, Request
 from dsi_mqtt.core.message import Activation, Failure, Header
@@ -48,6 +47,7 @@ from dsi_mqtt.core.peers import Member, Peers
 from dsi_mqtt.core.request import Input, Redelivery, Reply
 from dsi_mqtt.core.runs import Calls, Runs, TextEvent
 from dsi_mqtt.core.table import Stamp, Table
+from dsi_mqtt.core.two_models import TwoModels
 from dsi_mqtt.core.unserved import Unserved, why_unserved
 
 AGAIN_MAX_S: Final = 30.0
@@ -147,9 +147,9 @@ class Door:
         self._runs.spec_changed(spec)
         return []
 
-    def model_is(self, graph: ModelGraph | None, now: float) -> Effects:
-        """The model as it is open on this node; None: it is not."""
-        return self._runs.model_is(graph, now)
+    def model_is(self, graph: ModelGraph | None, now: float, *, fallback: bool = False) -> Effects:
+        """The model, or the fallback, as it is open on this node; None: it is not."""
+        return self._runs.model_is(graph, now, fallback=fallback)
 
     def named(
         self, table: Table, now: float, *, coming: bool = False, before: Member | None = None
@@ -366,7 +366,7 @@ class Door:
         )
         if self._spec.kind == "one-pass":
             return Attempts(self._me, self._spec.input, self._peers, calls)
-        return Generations(self._me, self._spec, self._peers, self._numbers, calls)
+        return TwoModels(self._me, self._spec, self._peers, self._numbers, calls)
 
     # --- answers ------------------------------------------------------------------------------
 

@@ -59,18 +59,24 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """Newly committed tokens, the first of them number `index`; `hash` is of all so far."""
+    """Newly committed tokens, the first of them number `index`; `hash` is of all so far.
+
+    fallback: they are of the deployment's fallback.
+    """
 
     take: int
     index: int
     tokens: tuple[int, ...]
     text: str
     hash: str
+    fallback: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """The whole of a generation, as its answer tells it."""
+    """The whole of a generation, as its answer tells it. fallback: it is of the deployment's
+    fallback, for its own model could not serve.
+    """
 
     take: int
     tokens: tuple[int, ...]
@@ -78,6 +84,7 @@ class Completion:
     hash: str
     finish_reason: FinishReason
     prompt_tokens: int
+    fallback: bool = False
 
 
 def rolling_hash(before: str, tokens: Iterable[int]) -> str:

@@ -11,7 +11,9 @@ wrong, and nothing is told twice.
 | `stale` without, `lost`, silence, a death | run again |
 | a failure | end with it, if alone in the step; else each runs alone once |
 
-When another table serves, sessions stay on theirs until their caches are copied: see `copies`.
+When another table serves, sessions stay on theirs until their caches are copied: see `copies`. All
+of them are of one model; who goes from a deployment's own to its fallback, and back, is told in
+`two_models`.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from typing import Final
 
 from dsi_mqtt.core.activation import Row
 from dsi_mqtt.core.copies import Copies
-from dsi_mqtt.core.deployment import Deployment
+from dsi_mqtt.core.deployment import FALLBACK_MARK, Deployment
 from dsi_mqtt.core.effects import (
     EchoHearing,
     Effects,
@@ -58,15 +60,25 @@ _NO_TOKENS: Final = Failure("model_failed", "the head drew no tokens")
 
 
 class Generations(Runs):
-    """State machine of the sessions of one door; see `Runs`.
+    """State machine of the sessions of one model at one door; see `Runs`.
 
-    numbers: for sessions and steps; none twice in this incarnation of the node.
+    numbers: for sessions and steps; none twice in this incarnation of the node. fallback: the model
+    is not the deployment's own.
     """
 
     def __init__(
-        self, door: Member, spec: Deployment, peers: Peers, numbers: Iterator[int], calls: Calls
+        self,
+        door: Member,
+        spec: Deployment,
+        peers: Peers,
+        numbers: Iterator[int],
+        calls: Calls,
+        *,
+        fallback: bool = False,
     ) -> None:
         self._deployment = spec.name
+        self._model = spec.name + FALLBACK_MARK if fallback else spec.name
+        self._fallback = fallback
         self._limits = spec.limits
         self._peers = peers
         self._calls = calls
@@ -76,7 +88,7 @@ class Generations(Runs):
         self._schedule = Schedule()
         self._promises = Promises()
         self._steps = Steps(door, numbers)
-        self._roll = Roll(spec.name, door, numbers)
+        self._roll = Roll(self._model, door, numbers)
         self._places = Places(spec.limits, self._schedule, self._roll, calls)
         self._copies = Copies(door, numbers, self._schedule)
         self._recovery = Recovery(self._schedule, self._copies, calls)
@@ -104,6 +116,9 @@ class Generations(Runs):
     def may_be_left(self, request: Request) -> bool:  # noqa: ARG002 - all go on by starting steps
         return True
 
+    def has(self, request: bytes) -> bool:
+        return request in self._sessions
+
     def oldest(self) -> Stamp:
         used = self._steps.stamps() | self._copies.stamps()
         if self._table is not None:
@@ -116,7 +131,13 @@ class Generations(Runs):
         self._limits = spec.limits
         self._places.limits_are(spec.limits)
 
-    def model_is(self, graph: ModelGraph | None, now: float) -> Effects:
+    def model_is(
+        self,
+        graph: ModelGraph | None,
+        now: float,
+        *,
+        fallback: bool = False,  # noqa: ARG002 - it is always the same
+    ) -> Effects:
         before, self._graph = self._graph, graph
         effects = self._start_over(now) if before not in (None, graph) else []
         if graph is None:
@@ -155,7 +176,7 @@ class Generations(Runs):
     # --- a session's beginning ----------------------------------------------------------------
 
     def join(self, request: Request, now: float) -> Effects:
-        session = Session(request, redelivered=request.suspect)
+        session = Session(request, redelivered=request.suspect, fallback=self._fallback)
         self._sessions[request.id] = session
         effects: Effects = []
         if len(self._sessions) > self._limits.sessions_max + self._limits.queue_max:
@@ -198,9 +219,7 @@ class Generations(Runs):
         vocabulary = self._graph.vocabulary
         context = min(self._limits.context, vocabulary.context if vocabulary else 0)
         if len(tokens) >= context:
-            sentence = f"the prompt has {len(tokens)} tokens; with room for one more the context"
-            failure = Failure("invalid_input", f"{sentence} takes {context - 1}; send less")
-            return self._calls.give_up(session.request, failure, now)
+            return self._calls.give_up(session.request, self._too_long(len(tokens), context), now)
         session.ask, session.tokens = ask, list(tokens)
         session.prompt_tokens = len(tokens)
         session.ends = vocabulary.ends if vocabulary else ()
@@ -216,6 +235,14 @@ class Generations(Runs):
             return self._calls.give_up(session.request, refusal, now)
         self._schedule.wait(session)
         return self.pump(now)
+
+    def _too_long(self, tokens: int, context: int) -> Failure:
+        """The prompt of a session. Of one that is too long for the fallback alone nobody knows."""
+        sentence = f"the prompt has {tokens} tokens; with room for one more the context"
+        if self._fallback:
+            told = f"{sentence} of the fallback, which serves now, takes {context - 1}; try later"
+            return Failure("unavailable", told)
+        return Failure("invalid_input", f"{sentence} takes {context - 1}; send less")
 
     def _comes_too_late(self, session: Session, now: float) -> Failure | None:
         """Its deadline would pass before its first step."""
@@ -242,11 +269,32 @@ class Generations(Runs):
             return []
         self._promises.over(request.id)
         self._leave(session)
-        effects: Effects = [ForgetText(self._deployment, request.id)]
+        effects: Effects = [ForgetText(self._model, request.id)]
         for step in self._steps if cancel else ():
             if not step.sessions:
                 effects += self._steps.drop(step)
         return effects
+
+    def hand_over(self, now: float, *, running: bool) -> tuple[Effects, list[Request]]:
+        """The deployment's other model serves: who has been told nothing leaves, to begin anew
+        there; who has been told a part of a text ends. running: those that run as well.
+        """
+        effects: Effects = []
+        left: list[Request] = []
+        for session in list(self._sessions.values()):
+            request = session.request
+            unbegun = session.state in ("reading", "waiting")
+            if session.state == "ended" or not (running or unbegun):
+                continue
+            if session.text is not None and session.text.shown:
+                effects += self._calls.give_up(request, OTHER_MODEL, now)
+            else:
+                effects += self._calls.settle(request, now)
+                effects += self.end(request, cancel=True)
+                left.append(request)
+        if running:
+            self._places.clear()
+        return effects, left
 
     def earn(self) -> None:
         """Nothing is measured by answers here."""
@@ -363,7 +411,7 @@ class Generations(Runs):
 
     def pump(self, now: float) -> Effects:
         table, graph = self._table, self._graph
-        if table is None or table.state != "serving" or not self.starting:
+        if table is None or not table.serves or not self.starting:
             return []
         if graph is None or table.model is None or table.model.digest != graph.digest:
             return []  # prompts are not read as this chain would; it, or the model here, is older
@@ -422,17 +470,19 @@ class Generations(Runs):
             elif session.state != "reading":
                 effects += [
                     *self._calls.settle(session.request, now),
-                    ForgetText(self._deployment, id_),
+                    ForgetText(self._model, id_),
                 ]
                 self._promises.over(id_)
                 self._leave(session)
-                self._sessions[id_] = Session(session.request, redelivered=session.redelivered)
+                self._sessions[id_] = Session(
+                    session.request, redelivered=session.redelivered, fallback=self._fallback
+                )
         self._places.clear()
         return effects
 
     def _read(self, session: Session) -> ReadPrompt:
         request = session.request
-        return ReadPrompt(self._deployment, request.id, request.given.parsed, self._limits)
+        return ReadPrompt(self._model, request.id, request.given.parsed, self._limits)
 
     def _stepped(
         self, session: Session, row: Row, token: int, texts: Effects, now: float
@@ -453,7 +503,7 @@ class Generations(Runs):
                 self._calls.began(session.request, now)
             fresh = (token,) if session.commit(token) else ()
             last = session.finish is not None
-            texts.append(WriteText(self._deployment, session.request.id, fresh, last))
+            texts.append(WriteText(self._model, session.request.id, fresh, last))
         if session.finish is not None:
             self._leave(session)
             self._pace.through(now, others_wait=len(self._schedule.waiting) > 1)

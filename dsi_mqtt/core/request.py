@@ -109,6 +109,7 @@ class Reply:
             given.correlation,
             given.response_topic,
             completion=completion,
+            fallback=completion.fallback,
         )
 
     @classmethod

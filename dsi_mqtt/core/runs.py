@@ -1,7 +1,8 @@
 """What a door and its runs ask of each other, whether these are attempts or generations.
 
 The door holds requests, from their first delivery until their answer is taken. Its runs bring them
-through the chain: `Attempts` those of a one-pass model, `Generations` those of one that generates.
+through the chain: `Attempts` those of a one-pass model, `TwoModels` those of one that generates, as
+`Generations` of the deployment's own model and of its fallback.
 """
 
 from __future__ import annotations
@@ -74,8 +75,10 @@ class Runs(Protocol):
     def spec_changed(self, spec: Deployment) -> None:
         """The deployment changed; its kind did not."""
 
-    def model_is(self, graph: ModelGraph | None, now: float) -> Effects:
-        """How the model looks from the door's node; None: it is not open there."""
+    def model_is(self, graph: ModelGraph | None, now: float, *, fallback: bool = False) -> Effects:
+        """How the model looks from the door's node; None: it is not open there. fallback: it is the
+        other one of the deployment.
+        """
 
     def table_changed(self, table: Table, now: float) -> Effects:
         """A new table serves. What is in the chain goes on; what starts uses this one."""

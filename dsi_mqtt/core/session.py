@@ -42,6 +42,7 @@ class Session:
     that every segment is thought to hold; most: that it may ever have held. broken: steps in a row
     that came to nothing; stale: that a node refused. redelivered: an earlier door died with it,
     nobody knows at which position. alone: it may not share a step, for one that it shared failed.
+    fallback: its model is not the deployment's own.
     """
 
     request: Request
@@ -68,6 +69,7 @@ class Session:
     asked_at: float = float("-inf")
     finish: FinishReason | None = None
     text: Text | None = None
+    fallback: bool = False
 
     @property
     def generated(self) -> int:
@@ -164,14 +166,14 @@ class Text:
         tokens = self._tokens(index, self.written)
         self.shown, self.unshown = self.written, ""
         self.hash = rolling_hash(self.hash, tokens)
-        return Partial(self.session.take, index, tokens, text, self.hash)
+        return self._partial(index, tokens, text)
 
     def all_shown(self) -> Partial | None:
         """Everything shown so far in one."""
         if not self.shown:
             return None
         text = self.text.removesuffix(self.unshown) if self.unshown else self.text
-        return Partial(self.session.take, 0, self._tokens(0, self.shown), text, self.hash)
+        return self._partial(0, self._tokens(0, self.shown), text)
 
     def completion(self) -> Completion:
         session = self.session
@@ -183,7 +185,12 @@ class Text:
             rolling_hash("", tokens),
             session.finish or "stop",
             session.prompt_tokens,
+            session.fallback,
         )
+
+    def _partial(self, index: int, tokens: tuple[int, ...], text: str) -> Partial:
+        session = self.session
+        return Partial(session.take, index, tokens, text, self.hash, session.fallback)
 
     def _tokens(self, first: int, last: int) -> tuple[int, ...]:
         start = self.session.prompt_tokens

@@ -22,6 +22,7 @@ from dsi_mqtt.core.effects import CloseModel, Effects, ReportStatus
 from dsi_mqtt.core.holdings import Holdings
 from dsi_mqtt.core.ingress import HAND_OVER_S, Ingress
 from dsi_mqtt.core.message import WORK, Activation, Failure
+from dsi_mqtt.core.model import ModelGraph
 from dsi_mqtt.core.namesake import Namesake
 from dsi_mqtt.core.node import (
     FREE,
@@ -216,7 +217,7 @@ class Worker:
         door = self._doors.get(name)
         if door is not None:
             effects += door.spec_changed(event.deployment, now)
-            effects += door.model_is(self._holdings.graph(name), now)
+            effects += self._tell_models(name, door, now)
         return effects + self._keep_door(name, now)
 
     def _spec_gone(self, event: ev.SpecGone, now: float) -> Effects:
@@ -248,7 +249,7 @@ class Worker:
             # What is too much is to be refused at once, so it has to be read.
             hold = max(2, table.door.window * HOLD_WINDOWS) + HOLD_REFUSED + spec.may_wait
             self._ingresses[name] = Ingress(name, hold, HOLD_BYTES)
-            door.model_is(self._holdings.graph(name), now)  # it holds nothing that would follow
+            self._tell_models(name, door, now)  # it holds nothing that would follow
         ingress = self._ingresses[name]
         was_open = ingress.is_open
         effects: Effects = [ReportStatus()]
@@ -301,21 +302,32 @@ class Worker:
     def _for_door(
         self, act: Callable[[Door, Any, float], Effects], event: DoorEvent, now: float
     ) -> Effects:
-        door = self._doors.get(event.deployment)
+        door = self._door_of(event.deployment)
         return act(door, event, now) if door is not None else []
 
-    def _with_door(self, name: str, act: Callable[[Door], Effects]) -> Effects:
-        door = self._doors.get(name)
-        return act(door) if door is not None else []
+    def _door_of(self, model: str) -> Door | None:
+        """model: as nodes call it."""
+        return self._doors.get(model.removesuffix(FALLBACK_MARK))
 
     def _model_opened(self, event: ev.ModelOpened, now: float) -> Effects:
         effects = self._holdings.model_opened(event.deployment, event.graph, event.codec_errors)
         graph = self._holdings.graph(event.deployment)
-        return effects + self._with_door(event.deployment, lambda d: d.model_is(graph, now))
+        return effects + self._tell_model(event.deployment, graph, now)
 
     def _model_refused(self, event: ev.ModelRefused, now: float) -> Effects:
         effects = self._holdings.model_refused(event.deployment, event.reason, now)
-        return effects + self._with_door(event.deployment, lambda d: d.model_is(None, now))
+        return effects + self._tell_model(event.deployment, None, now)
+
+    def _tell_model(self, model: str, graph: ModelGraph | None, now: float) -> Effects:
+        door = self._door_of(model)
+        if door is None:
+            return []
+        return door.model_is(graph, now, fallback=model.endswith(FALLBACK_MARK))
+
+    def _tell_models(self, name: str, door: Door, now: float) -> Effects:
+        fallback = self._holdings.graph(name + FALLBACK_MARK)
+        effects = door.model_is(self._holdings.graph(name), now)
+        return [*effects, *door.model_is(fallback, now, fallback=True)]
 
     # --- ingress ------------------------------------------------------------------------------
 
@@ -394,7 +406,7 @@ class Worker:
         header = activation.header
         if header.target != DOOR:
             return self._for_segment(activation, now)
-        door = self._doors.get(header.deployment.removesuffix(FALLBACK_MARK))
+        door = self._door_of(header.deployment)
         if door is None:
             return []
         if header.kind == "done":

@@ -27,7 +27,7 @@ from dsi_mqtt.core.model import ModelGraph, Unit, Vocabulary
 from dsi_mqtt.core.request import Input, ParsedInput, Redelivery
 from dsi_mqtt.core.table import Table
 from dsi_mqtt.wire.asks import read_ask
-from tests.core.build import NAME, A, B, C, Member, make_input, make_spec, make_table
+from tests.core.build import A, B, C, Member, make_input, make_spec, make_table
 from tests.core.desk import Desk
 
 ON_B = make_table((A, (0, 3)), (B, (3, 6)), epoch=1)
@@ -67,7 +67,7 @@ class Desk2(Desk):
                 ask = read_ask(effect.parsed.body, effect.limits)
                 assert isinstance(ask.prompt, tuple)
                 tokens = tuple(token for token in ask.prompt if isinstance(token, int))
-                read = PromptRead(NAME, effect.request, ask, tokens)
+                read = PromptRead(effect.deployment, effect.request, ask, tokens)
                 self.do(self.door.text_event(read, self.now))
             elif isinstance(effect, EchoHearing):
                 self.do(self.door.hearing_proven(effect.asked_at, self.now))
@@ -78,7 +78,9 @@ class Desk2(Desk):
         for effect in [e for e in self.effects if isinstance(e, WriteText)]:
             self.effects.remove(effect)
             text = "".join(f" {token}" for token in effect.tokens)
-            told = TextWritten(NAME, effect.request, len(effect.tokens), text, effect.last)
+            told = TextWritten(
+                effect.deployment, effect.request, len(effect.tokens), text, effect.last
+            )
             self.do(self.door.text_event(told, self.now))
         return self
 

@@ -21,10 +21,10 @@ from dsi_mqtt.core.attempts import POISON_AT
 from dsi_mqtt.core.client import SendInput
 from dsi_mqtt.core.deployment import Deployment, Generation, InputLimits, Sla
 from dsi_mqtt.core.generation import Partial, Sampling, rolling_hash
-from dsi_mqtt.core.generations import Generations
 from dsi_mqtt.core.message import Failure
 from dsi_mqtt.core.model import ModelSpec, UnitRange
 from dsi_mqtt.core.request import Reply
+from dsi_mqtt.core.two_models import TwoModels
 from dsi_mqtt.engine.fake import FakeEngine, FakeFactory
 from dsi_mqtt.engine.fake_sessions import FakeText, FakeTextStream
 from dsi_mqtt.errors import InvalidInputError, ModelFailedError, SessionStaleError, WireError
@@ -233,8 +233,8 @@ class GeneratingClient(SimClient):
             name: session.request.given.correlation
             for node in self.site.alive()
             for door in node.machine._doors.values()
-            if isinstance(door._runs, Generations)
-            for name, session in door._runs._schedule.running.items()
+            if isinstance(door._runs, TwoModels)
+            for name, session in door._runs.own._schedule.running.items()
         }
         for row in job.rows:
             at = self.deadly.get(running.get(row.session) or b"", -1)

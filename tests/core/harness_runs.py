@@ -9,6 +9,7 @@ from dsi_mqtt.core.attempts import Attempts
 from dsi_mqtt.core.generations import Generations
 from dsi_mqtt.core.request import Input
 from dsi_mqtt.core.runs import Runs
+from dsi_mqtt.core.two_models import TwoModels
 from tests.core.build import Member
 
 if TYPE_CHECKING:
@@ -64,8 +65,8 @@ Alone = tuple[Input, int, frozenset[Member]]
 
 def _alone(runs: Runs) -> Alone | None:
     """The input that is alone in the chain, the number of its run, and who may die of it."""
-    if isinstance(runs, Generations):
-        return _alone_session(runs)
+    if isinstance(runs, TwoModels):
+        return _alone_session(runs.own)
     assert isinstance(runs, Attempts)
     running = list(runs._running.values())
     if len(running) != 1:

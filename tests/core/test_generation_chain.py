@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 
 from dsi_mqtt.core import events as ev
 from dsi_mqtt.core.activation import TOKENS, Row, Tensor
+from dsi_mqtt.core.door import Door
 from dsi_mqtt.core.generations import Generations
 from dsi_mqtt.core.message import Activation, Header
 from dsi_mqtt.core.model import Vocabulary
 from dsi_mqtt.core.room import SESSIONS_HELD
 from dsi_mqtt.core.table import DOOR
+from dsi_mqtt.core.two_models import TwoModels
 from tests.core.build import NAME
 from tests.core.harness import Node, Site
 from tests.core.harness_generation import (
@@ -49,10 +51,14 @@ def client_of(site: Site) -> GeneratingClient:
     return site.client
 
 
+def own_runs(door: Door) -> Generations:
+    assert isinstance(door._runs, TwoModels)
+    return door._runs.own
+
+
 def check_step(site: Site, node: Node) -> None:
     for door in node.machine._doors.values():
-        runs = door._runs
-        assert isinstance(runs, Generations)
+        runs = own_runs(door)
         assert len(runs._schedule.running) <= GENERATION.sessions_max
         stepping = [s for step in runs._steps for s in step.sessions]
         assert len(stepping) == len(set(stepping)), "a session is in two steps"
@@ -83,8 +89,7 @@ def check_rest(site: Site, *, remembers: bool = True) -> None:
         assert not relay._jobs._live
         assert not any(relay.sessions().values())
         for door in node.machine._doors.values():
-            runs = door._runs
-            assert isinstance(runs, Generations)
+            runs = own_runs(door)
             assert door.idle
             assert not runs._sessions
             assert not len(runs._schedule)
