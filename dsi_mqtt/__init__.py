@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from dsi_mqtt.client import Client, Completion, Piece, TextGeneration
+    from dsi_mqtt.client import Answer, Client, Completion, Piece, TextGeneration
 
-__all__ = ["Client", "Completion", "Piece", "TextGeneration", "__version__"]
+__all__ = ["Answer", "Client", "Completion", "Piece", "TextGeneration", "__version__"]
 
 __version__: Final = "0.1.0"
 

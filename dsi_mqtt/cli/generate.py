@@ -123,6 +123,9 @@ async def _ask(
     else:
         await generation
         print(json_module.dumps({"schema": SCHEMA, **record, **_document(generation)}))
+    if generation.completion.fallback:
+        told = f"the fallback of {name} told this, for its own model cannot serve"
+        print(f"dsi-mqtt: {told}", file=sys.stderr)
 
 
 async def _show(generation: TextGeneration) -> None:
@@ -140,7 +143,12 @@ async def _show(generation: TextGeneration) -> None:
 
 
 def _document(generation: TextGeneration) -> dict[str, Any]:
-    return {"seed": generation.seed, **json_module.loads(completion_body(generation.completion))}
+    completion = generation.completion
+    return {
+        "seed": generation.seed,
+        "fallback": completion.fallback,
+        **json_module.loads(completion_body(completion)),
+    }
 
 
 def _printable(text: str) -> str:

@@ -11,13 +11,15 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from dsi_mqtt.cli.common import DEFAULT_URL, ROOT, BrokerOption, RootOption
-from dsi_mqtt.client import Client
+from dsi_mqtt.cli.common import DEFAULT_URL, ROOT, BrokerOption, JsonOption, RootOption
+from dsi_mqtt.cli.run_record import run_record
+from dsi_mqtt.client import Answer, Client
 from dsi_mqtt.core.activation import OCTETS
 from dsi_mqtt.errors import ConfigError, RequestError, one_sentence, request_error
 from dsi_mqtt.transport.loop import run
 from dsi_mqtt.wire.topics import check_name
 
+SCHEMA: Final = "dsi.answers/1"
 AT_ONCE: Final = 8
 
 
@@ -36,6 +38,7 @@ def infer(
     as_json: Annotated[
         bool, typer.Option("--parse", help="The inputs are JSON values, not texts.")
     ] = False,
+    json: JsonOption = False,
     broker: BrokerOption = DEFAULT_URL,
     root: RootOption = ROOT,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for each.")] = 60.0,
@@ -44,6 +47,7 @@ def infer(
 
     One JSON value a line, in the order of the inputs.
     """
+    record = run_record("infer") if json else None
     check_name(name, "name")
     bodies = [
         *_texts(inputs or [], as_json=as_json),
@@ -51,7 +55,15 @@ def infer(
     ]
     if not bodies:
         raise ConfigError("inputs: nothing to send; give a text, - or --file")
-    failed = run(_infer(Client(broker, root=root), name, bodies, content_type, timeout))
+    told = run(_infer(Client(broker, root=root), name, bodies, content_type, timeout, json=json))
+    failed = [answer for answer in told if isinstance(answer, RequestError)]
+    by_fallback = sum(isinstance(answer, Answer) and answer.fallback for answer in told)
+    if by_fallback:
+        print(_fallback_note(name, by_fallback, len(bodies)), file=sys.stderr)
+    if record is not None and (len(bodies) > 1 or not failed):
+        answers = [_document(answer) for answer in told]
+        document = {"schema": SCHEMA, **record, "answers": answers}
+        print(json_module.dumps(document, ensure_ascii=False))
     if failed and len(bodies) > 1:
         raise type(failed[0])(
             f"{len(failed)} of {len(bodies)} inputs have no result; their lines say why"
@@ -66,33 +78,44 @@ async def _infer(
     bodies: list[tuple[Any, str | None]],
     content_type: str | None,
     timeout_s: float,
-) -> list[RequestError]:
-    """Prints each answer; returns those that were errors. A lone error is left to whoever asked.
+    *,
+    json: bool,
+) -> list[Answer | RequestError]:
+    """Prints each answer, unless they are wanted as one object. A lone error is left to whoever
+    asked.
 
     content_type: as it was asked for; that of a file is else told by its name.
     """
     room = asyncio.Semaphore(AT_ONCE)
 
-    async def one(body: Any, kind: str | None) -> Any:  # noqa: ANN401
+    async def one(body: Any, kind: str | None) -> Answer | RequestError:  # noqa: ANN401 - any JSON value
         async with room:
             try:
-                return await client.infer(name, body, content_type=kind, timeout_s=timeout_s)
+                return await client.infer_answer(name, body, content_type=kind, timeout_s=timeout_s)
             except RequestError as error:
                 taken_for = isinstance(body, bytes) and content_type is None
                 return _advised(error, kind or OCTETS) if taken_for else error
 
-    failed: list[RequestError] = []
+    told: list[Answer | RequestError] = []
     async with client:
         answers = [asyncio.create_task(one(body, kind)) for body, kind in bodies]
         for answer in answers:
-            result = await answer
-            if isinstance(result, RequestError):
-                failed.append(result)
-                if len(bodies) == 1:
-                    break
-                result = {"error": {"code": result.code, "message": str(result)}}
-            print(json_module.dumps(result, ensure_ascii=False), flush=True)
-    return failed
+            told.append(await answer)
+            if not json and (len(bodies) > 1 or isinstance(told[-1], Answer)):
+                line = told[-1].result if isinstance(told[-1], Answer) else _document(told[-1])
+                print(json_module.dumps(line, ensure_ascii=False), flush=True)
+    return told
+
+
+def _document(told: Answer | RequestError) -> dict[str, Any]:
+    if isinstance(told, Answer):
+        return {"result": told.result, "fallback": told.fallback}
+    return {"error": {"code": told.code, "message": str(told)}}
+
+
+def _fallback_note(name: str, answers: int, inputs: int) -> str:
+    many = "" if inputs == 1 else f" {answers} of {inputs} inputs"
+    return f"dsi-mqtt: the fallback of {name} answered{many}, for its own model cannot serve"
 
 
 def _advised(error: RequestError, kind: str) -> RequestError:

@@ -11,7 +11,7 @@ from typing import Any, Final, Self
 from dsi_mqtt.client.delivery import Delivery
 from dsi_mqtt.client.generation import ALIVE_S, TextGeneration, Turns, ask_for
 from dsi_mqtt.client.inputs import input_body
-from dsi_mqtt.core.request import Priority
+from dsi_mqtt.core.request import Answer, Priority
 from dsi_mqtt.transport.base import Transport
 from dsi_mqtt.transport.mqtt import MqttTransport
 from dsi_mqtt.wire.inputs import read_answer
@@ -91,13 +91,30 @@ class Client:
         Raises UnknownDeploymentError, DeadlineError after `timeout_s`, or another RequestError
         that says why there is no result.
         """
+        answer = await self.infer_answer(
+            deployment, inputs, content_type=content_type, timeout_s=timeout_s, priority=priority
+        )
+        return answer.result
+
+    async def infer_answer(
+        self,
+        deployment: str,
+        inputs: Any,  # noqa: ANN401 — any JSON value
+        *,
+        content_type: str | None = None,
+        timeout_s: float = TIMEOUT_S,
+        priority: Priority = "normal",
+    ) -> Answer:
+        """As `infer`, for a deployment with a fallback: the `result`, and whether it is of the
+        `fallback`.
+        """
         body, kind = input_body(inputs, content_type)
         deadline = time.monotonic() + timeout_s
         await self._delivery.known(check_name(deployment, "deployment"), deadline)
         call = self._delivery.submit(deployment, body, kind, deadline, priority=priority)
         try:
             answer = await call.answer
-            return read_answer(bytes(answer.payload), answer.content_type)
+            return read_answer(bytes(answer.payload), answer.content_type, answer.user_properties)
         finally:
             self._delivery.leave(call.id)
 

@@ -155,7 +155,8 @@ class TextGeneration:
         self._news.set()
 
     def _end(self, answer: Message) -> None:
-        completion = read_completion(read_answer(bytes(answer.payload), answer.content_type))
+        told = read_answer(bytes(answer.payload), answer.content_type, answer.user_properties)
+        completion = read_completion(told)
         self._stream.answered(completion)
         self._completion = completion
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Final, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from dsi_mqtt.core.generation import Completion
 from dsi_mqtt.core.message import Failure
@@ -131,6 +131,16 @@ class Reply:
             correlation=given.correlation,
             topic=given.response_topic,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of an input, as its device reads it. result: a JSON value, or bytes. fallback: it
+    is of the deployment's fallback, for its own model could not serve.
+    """
+
+    result: Any
+    fallback: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ class Piece:
 
     index: number of the first of `tokens`, from 0. take: which telling of the text it is from.
     replaces: the text begins anew with this piece, and everything before it no longer counts.
+    fallback: it is of the deployment's fallback.
     """
 
     text: str
@@ -33,6 +34,7 @@ class Piece:
     index: int
     take: int
     replaces: bool = False
+    fallback: bool = False
 
 
 @dataclass(slots=True)
@@ -44,6 +46,7 @@ class _Take:
     """
 
     number: int
+    fallback: bool = False
     tokens: list[int] = field(default_factory=list)
     text: str = ""
     hash: str = ""
@@ -105,7 +108,7 @@ class TokenStream:
         if self._answered or partial.take < self._take.number:
             return
         if partial.take > self._take.number:
-            self._begin(_Take(partial.take))
+            self._begin(_Take(partial.take, partial.fallback))
         self.contradictions += not self._take.told(partial)
 
     def answered(self, completion: Completion) -> None:
@@ -116,7 +119,13 @@ class TokenStream:
         if rolling_hash("", completion.tokens) != completion.hash:
             raise request_error("failed", "the answer's hash is not that of its tokens; ask again")
         self._begin(
-            _Take(completion.take, list(completion.tokens), completion.text, completion.hash)
+            _Take(
+                completion.take,
+                completion.fallback,
+                list(completion.tokens),
+                completion.text,
+                completion.hash,
+            )
         )
         self._answered = True
 
@@ -149,4 +158,4 @@ class TokenStream:
         self._before = None
         self._seen_tokens, self._seen_characters = len(take.tokens), len(take.text)
         text, tokens = take.text[characters:], tuple(take.tokens[index:])
-        return Piece(text, tokens, index, take.number, replaces)
+        return Piece(text, tokens, index, take.number, replaces, take.fallback)

@@ -9,6 +9,7 @@ from typing import Any, Final
 from dsi_mqtt.core.activation import JSON, TEXT
 from dsi_mqtt.core.deployment import Generation
 from dsi_mqtt.core.generation import Ask, Completion, Partial, Prompt, Turn
+from dsi_mqtt.core.request import Answer
 from dsi_mqtt.errors import InvalidInputError, request_error
 from dsi_mqtt.wire.header import TEMPERATURE_MAX
 
@@ -90,6 +91,7 @@ def partial_answer(identity: str | None, partial: Partial) -> bytes:
     told: dict[str, object] = {
         "id": identity,
         "status": "partial",
+        **({"fallback": True} if partial.fallback else {}),
         "take": partial.take,
         "index": partial.index,
         "tokens": partial.tokens,
@@ -109,14 +111,20 @@ def read_partial(payload: bytes) -> Partial | None:
             return None
         tokens = tuple(int(token) for token in told["tokens"])
         return Partial(
-            int(told["take"]), int(told["index"]), tokens, str(told["text"]), str(told["hash"])
+            int(told["take"]),
+            int(told["index"]),
+            tokens,
+            str(told["text"]),
+            str(told["hash"]),
+            fallback=told.get("fallback") is True,
         )
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
-def read_completion(result: Any) -> Completion:  # noqa: ANN401 - JSON
+def read_completion(answer: Answer) -> Completion:
     """The result of an answer, as its writer had it. Raises RequestError when it is none."""
+    result = answer.result
     try:
         return Completion(
             take=int(result["take"]),
@@ -125,6 +133,7 @@ def read_completion(result: Any) -> Completion:  # noqa: ANN401 - JSON
             hash=str(result["hash"]),
             finish_reason="length" if result["finish_reason"] == "length" else "stop",
             prompt_tokens=int(result["usage"]["prompt_tokens"]),
+            fallback=answer.fallback,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise request_error("failed", f"the answer is no generation's: {error!r}") from None

@@ -7,7 +7,8 @@ In:  `{"input": <any JSON value>, "id": "optional", "priority": "optional"}` as 
      property.
 Out: `{"id": …, "status": "ok", "result": …}` or
      `{"id": …, "status": "error", "error": {"code": …, "message": …}}`, `overloaded` perhaps with
-     `retry_after_s`; a result that is no JSON goes out as it is, under its own Content Type.
+     `retry_after_s`; a result that is no JSON goes out as it is, under its own Content Type. What
+     is of the deployment's fallback has `"fallback": true`, and the user property of that name.
 """
 
 from __future__ import annotations
@@ -20,13 +21,15 @@ from typing import Any, Final, get_args
 
 from dsi_mqtt.core.activation import JSON, media_type
 from dsi_mqtt.core.message import Failure
-from dsi_mqtt.core.request import ParsedInput, Priority
+from dsi_mqtt.core.request import Answer, ParsedInput, Priority
 from dsi_mqtt.errors import InvalidInputError, request_error
 
 ID_MAX: Final = 128
 CONTENT_TYPE_MAX: Final = 128
 RETRY_AFTER_MAX_S: Final = 3600
 PRIORITY: Final = "priority"
+# The user property of an answer of the deployment's fallback.
+FALLBACK: Final = ("fallback", "true")
 _PRIORITIES: Final[tuple[Priority, ...]] = get_args(Priority)
 _ADVICE: Final = 'send {"input": …, "id": "optional"}'
 
@@ -118,14 +121,21 @@ def answer_error(identity: str | None, failure: Failure) -> bytes:
     return json.dumps({"id": identity, "status": "error", "error": error}).encode()
 
 
-def read_answer(payload: bytes, content_type: str | None = JSON) -> Any:  # noqa: ANN401
-    """The result: a JSON value, or bytes. Raises the RequestError an error answer stands for."""
+def read_answer(
+    payload: bytes,
+    content_type: str | None = JSON,
+    properties: Iterable[tuple[str, str]] = (),
+) -> Answer:
+    """The result and its mark. Raises the RequestError an error answer stands for.
+
+    properties: the message's user properties.
+    """
     if content_type not in (None, JSON):
-        return payload
+        return Answer(payload, fallback=FALLBACK in properties)
     try:
         document = json.loads(payload)
         if document["status"] == "ok":
-            return document["result"]
+            return Answer(document["result"], fallback=document.get("fallback") is True)
         error = document["error"]
         code, message = str(error["code"]), str(error["message"])
         after_s = _seconds(error.get("retry_after_s"))

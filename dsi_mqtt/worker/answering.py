@@ -23,6 +23,7 @@ from dsi_mqtt.core.effects import (
     PublishReply,
     WriteRecord,
 )
+from dsi_mqtt.core.generation import Partial
 from dsi_mqtt.core.message import Failure
 from dsi_mqtt.core.request import Redelivery, Reply, input_key
 from dsi_mqtt.errors import (
@@ -36,7 +37,7 @@ from dsi_mqtt.transport.base import ConnectOptions, DataConnection, Message, Tra
 from dsi_mqtt.transport.lasting import Backoff, keep_connected
 from dsi_mqtt.transport.together import first_of
 from dsi_mqtt.wire.asks import completion_body, partial_answer
-from dsi_mqtt.wire.inputs import answer_error, answer_ok, parse_input
+from dsi_mqtt.wire.inputs import FALLBACK, answer_error, answer_ok, parse_input
 from dsi_mqtt.wire.topics import Topics
 from dsi_mqtt.worker.leaving import Leaving, Outgoing
 
@@ -211,7 +212,7 @@ class Answering:
             given = effect.given
             payload = partial_answer(given.parsed.identity, effect.partial)
             message = self._to_device(given.device, given.response_topic, given.correlation)
-            said = (("status", "partial"),)
+            said = (("status", "partial"), *_marked(effect.partial))
             return replace(message, payload=payload, user_properties=said, qos=int(effect.ask))
         return self._answer(effect.reply)
 
@@ -225,18 +226,22 @@ class Answering:
             )
         if reply.completion is not None:
             body = completion_body(reply.completion)
-            message = replace(message, payload=answer_ok(reply.identity, body))
+            payload = answer_ok(reply.identity, body, fallback=reply.fallback)
+            message = replace(message, payload=payload)
         elif reply.content_type != JSON:
             message = replace(message, content_type=reply.content_type, payload=reply.body)
         else:
             payload = answer_ok(reply.identity, reply.body, fallback=reply.fallback)
             message = replace(message, payload=payload)
-        mark = (("fallback", "true"),) if reply.fallback else ()
-        return replace(message, user_properties=(("status", "ok"), *mark))
+        return replace(message, user_properties=(("status", "ok"), *_marked(reply)))
 
     def _to_device(self, device: str, topic: str | None, correlation: bytes | None) -> Message:
         name = topic or self._topics.result.name(deployment=self._deployment, device=device)
         return Message(name, b"", qos=1, content_type=JSON, correlation_data=correlation)
+
+
+def _marked(told: Reply | Partial) -> tuple[tuple[str, str], ...]:
+    return (FALLBACK,) if told.fallback else ()
 
 
 def record_topic(topics: Topics, deployment: str, record: Redelivery) -> str:

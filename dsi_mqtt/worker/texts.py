@@ -16,10 +16,12 @@ from functools import partial
 from typing import Final
 
 from dsi_mqtt.core import events as ev
+from dsi_mqtt.core.deployment import FALLBACK_MARK
 from dsi_mqtt.core.effects import ForgetText, ReadPrompt, WriteText
+from dsi_mqtt.core.generation import Prompt
 from dsi_mqtt.core.message import Failure
 from dsi_mqtt.engine.base import Engine, TextCodec, TextStream
-from dsi_mqtt.errors import DsiError, RequestError, one_sentence
+from dsi_mqtt.errors import DsiError, RequestError, UnavailableError, one_sentence
 from dsi_mqtt.wire.asks import read_ask
 from dsi_mqtt.worker.threads import Threads
 
@@ -27,6 +29,10 @@ log = logging.getLogger(__name__)
 
 Emit = Callable[[ev.Event], None]
 
+_OWN_IDS: Final = (
+    "token ids are those of the deployment's own model, and its fallback serves now; send a text, "
+    "or try later"
+)
 _CLOSED: Final = Failure("unavailable", "the model was closed here; try again")
 
 
@@ -93,7 +99,7 @@ class TextHost:
             codec = self._codec(texts, effect.deployment)
             if codec is None:
                 return None
-            tokens = codec.read(ask.prompt)
+            tokens = _tokens(codec, ask.prompt, effect.deployment)
         except RequestError as error:
             failure = Failure(error.code, str(error))
         except DsiError as error:
@@ -161,3 +167,10 @@ class TextHost:
     def _end(self, deployment: str) -> None:
         del self._texts[deployment]
         self._threads.end(deployment)
+
+
+def _tokens(codec: TextCodec, prompt: Prompt, model: str) -> tuple[int, ...]:
+    """Raises RequestError where it is no prompt for the model."""
+    if model.endswith(FALLBACK_MARK) and isinstance(prompt[0], int):
+        raise UnavailableError(_OWN_IDS)
+    return codec.read(prompt)

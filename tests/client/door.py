@@ -50,7 +50,14 @@ class Asked:
         self.parsed = parse_input(bytes(self.message.payload), self.message.content_type)
         self.input: Any = json.loads(self.parsed.body)
 
-    async def tell(self, tokens: Sequence[int], *, index: int | None = None, take: int = 1) -> bool:
+    async def tell(
+        self,
+        tokens: Sequence[int],
+        *,
+        index: int | None = None,
+        take: int = 1,
+        fallback: bool = False,
+    ) -> bool:
         """A message of the stream with the tokens from `index` on, those told last by default.
 
         False where nobody is subscribed to it.
@@ -58,17 +65,24 @@ class Asked:
         at = self.told if index is None else index
         self.told = len(tokens)
         new = tuple(tokens[at:])
-        partial = Partial(take, at, new, text_of(new), rolling_hash("", tokens))
+        partial = Partial(take, at, new, text_of(new), rolling_hash("", tokens), fallback)
         return await self.send(partial_answer(self.parsed.identity, partial))
 
     async def complete(
-        self, tokens: Sequence[int], *, take: int = 1, reason: FinishReason = "length"
+        self,
+        tokens: Sequence[int],
+        *,
+        take: int = 1,
+        reason: FinishReason = "length",
+        fallback: bool = False,
     ) -> None:
         told = Completion(take, tuple(tokens), text_of(tokens), rolling_hash("", tokens), reason, 5)
-        await self.send(answer_ok(self.parsed.identity, completion_body(told)))
+        body = completion_body(told)
+        await self.send(answer_ok(self.parsed.identity, body, fallback=fallback))
 
-    async def result(self, value: object) -> None:
-        await self.send(answer_ok(self.parsed.identity, json.dumps(value).encode()))
+    async def result(self, value: object, *, fallback: bool = False) -> None:
+        body = json.dumps(value).encode()
+        await self.send(answer_ok(self.parsed.identity, body, fallback=fallback))
 
     async def fail(self, code: str, sentence: str = "it went wrong") -> None:
         await self.send(answer_error(self.parsed.identity, Failure(code, sentence)))

@@ -377,3 +377,40 @@ def test_what_a_caller_needs_to_name_is_the_packages() -> None:
         assert name in dsi_mqtt.__all__
     with pytest.raises(AttributeError, match="no attribute 'Generation'"):
         _ = dsi_mqtt.Generation
+
+
+async def test_a_text_of_the_fallback_says_so_while_it_comes_and_as_a_whole(
+    client: Client, door: SimulatedDoor
+) -> None:
+    async def smaller(asked: Asked) -> None:
+        """Another door takes over, whose deployment has fallen back meanwhile."""
+        await asked.tell([3], take=1)
+        await asked.tell([3], index=0, take=2, fallback=True)
+        await asked.tell([3, 1], take=2, fallback=True)
+        await asked.complete([3, 1], take=2, fallback=True)
+
+    door.script = smaller
+    generation = client.generate("chat", "Tell me")
+    pieces = [piece async for piece in generation]
+    assert pieces[-1].fallback
+    assert generation.completion.fallback
+    assert generation.completion.text == text_of([3, 1])
+
+
+async def test_a_text_of_the_own_model_says_that(client: Client) -> None:
+    generation = client.generate("chat", "Tell me", max_tokens=2)
+    assert not any([piece.fallback async for piece in generation])
+    assert not generation.completion.fallback
+
+
+@pytest.mark.parametrize("fallback", [False, True])
+async def test_an_answer_tells_whether_its_result_is_of_the_fallback(
+    client: Client, door: SimulatedDoor, *, fallback: bool
+) -> None:
+    async def answers(asked: Asked) -> None:
+        await asked.result([1], fallback=fallback)
+
+    door.script = answers
+    answer = await client.infer_answer("chat", "x")
+    assert (answer.result, answer.fallback) == ([1], fallback)
+    assert await client.infer("chat", "x") == [1]

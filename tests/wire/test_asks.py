@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from dsi_mqtt.core.deployment import Generation
 from dsi_mqtt.core.generation import Ask, Completion, Partial, Sampling, Turn, rolling_hash
+from dsi_mqtt.core.request import Answer
 from dsi_mqtt.errors import InvalidInputError, RequestError
 from dsi_mqtt.wire.asks import (
     completion_body,
@@ -123,18 +125,23 @@ def test_a_completion_as_its_answer_tells_it() -> None:
         "finish_reason": "stop",
         "usage": {"prompt_tokens": 3, "completion_tokens": 2},
     }
-    assert read_completion(told) == completion
+    assert read_completion(Answer(told)) == completion
+    assert read_completion(Answer(told, fallback=True)) == replace(completion, fallback=True)
     rubbish: object
     for rubbish in (None, [], {}, told | {"usage": 3}, told | {"take": "x"}):
         with pytest.raises(RequestError, match="no generation's"):
-            read_completion(rubbish)
+            read_completion(Answer(rubbish))
 
 
 def test_a_partial_comes_back_as_it_was() -> None:
     partial = Partial(4, 2, (5, 6), " \ud83d é", "ab")
     payload = partial_answer("q", partial)
     assert json.loads(payload)["id"] == "q"
+    assert "fallback" not in json.loads(payload)
     assert read_partial(payload) == partial
+    marked = replace(partial, fallback=True)
+    assert json.loads(partial_answer("q", marked))["fallback"] is True
+    assert read_partial(partial_answer("q", marked)) == marked
 
 
 @pytest.mark.parametrize(

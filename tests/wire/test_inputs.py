@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsi_mqtt.core.message import Failure
-from dsi_mqtt.core.request import ParsedInput
+from dsi_mqtt.core.request import Answer, ParsedInput
 from dsi_mqtt.errors import REQUEST_ERRORS, InvalidInputError, OverloadedError, RequestError
 from dsi_mqtt.wire.inputs import (
+    FALLBACK,
     RETRY_AFTER_MAX_S,
     answer_error,
     answer_ok,
@@ -47,7 +48,7 @@ def test_any_json_value_is_an_input(value: Any) -> None:
 def test_a_result_comes_back_as_it_was_made(value: Any, identity: str | None) -> None:
     answer = answer_ok(identity, json.dumps(value).encode())
     assert json.loads(answer) == {"id": identity, "status": "ok", "result": value}
-    assert read_answer(answer) == value
+    assert read_answer(answer).result == value
 
 
 @pytest.mark.parametrize(
@@ -147,7 +148,14 @@ def test_a_priority_that_is_none_is_a_complaint(given: bytes) -> None:
 def test_a_result_of_the_fallback_is_marked_and_read_like_any_other() -> None:
     answer = answer_ok("a", b"[1]", fallback=True)
     assert json.loads(answer) == {"id": "a", "status": "ok", "fallback": True, "result": [1]}
-    assert read_answer(answer) == [1]
+    assert read_answer(answer) == Answer([1], fallback=True)
+    assert read_answer(answer_ok("a", b"[1]")) == Answer([1])
+
+
+def test_a_result_that_is_no_json_is_marked_beside_it() -> None:
+    plain = read_answer(b"cat", "text/plain", [("status", "ok")])
+    marked = read_answer(b"cat", "text/plain", [("status", "ok"), FALLBACK])
+    assert (plain, marked) == (Answer(b"cat"), Answer(b"cat", fallback=True))
 
 
 def test_a_refusal_says_when_to_try_again() -> None:
@@ -248,4 +256,4 @@ def test_an_answer_that_cannot_be_read_is_an_error_too(payload: bytes) -> None:
 
 
 def test_a_result_that_is_no_json_is_read_as_bytes() -> None:
-    assert read_answer(b"\x89PNG", "image/png") == b"\x89PNG"
+    assert read_answer(b"\x89PNG", "image/png") == Answer(b"\x89PNG")

@@ -12,7 +12,7 @@ from typing import Any, Final
 import pytest_asyncio
 
 from dsi_mqtt.core import events as ev
-from dsi_mqtt.core.deployment import Generation
+from dsi_mqtt.core.deployment import FALLBACK_MARK, Generation
 from dsi_mqtt.core.effects import ForgetText, ReadPrompt, WriteText
 from dsi_mqtt.core.generation import Prompt
 from dsi_mqtt.core.request import ParsedInput
@@ -71,9 +71,9 @@ class Texts:
     def silent(self) -> bool:
         return self._told.empty()
 
-    def read(self, request: bytes, prompt: str = '"a prompt"') -> None:
+    def read(self, request: bytes, prompt: str = '"a prompt"', model: str = NAME) -> None:
         parsed = ParsedInput(None, "application/json", prompt.encode())
-        self.host.read(ReadPrompt(NAME, request, parsed, Generation()))
+        self.host.read(ReadPrompt(model, request, parsed, Generation()))
 
     async def written(self, request: bytes, *tokens: int, last: bool = False) -> ev.Event:
         self.host.write(WriteText(NAME, request, tokens, last))
@@ -189,3 +189,16 @@ async def test_a_model_that_is_open_again_reads_with_its_own_tokenizer(texts: Te
     assert isinstance(read, ev.PromptRead)
     assert read.tokens == (4, 5, 3, 6)
     assert await texts.written(b"r", 1) == text(b"r", 1, "[2]")
+
+
+async def test_token_ids_are_none_of_the_fallback_s(texts: Texts) -> None:
+    model = NAME + FALLBACK_MARK
+    texts.read(b"1", "[5, 6]", model)
+    refused = await texts.told()
+    assert isinstance(refused, ev.PromptRefused)
+    assert (refused.deployment, refused.failure.code) == (model, "unavailable")
+    assert "send a text" in refused.failure.message
+    texts.read(b"2", '"a prompt"', model)
+    assert isinstance(await texts.told(), ev.PromptRead)
+    texts.read(b"3", "[5, 6]")
+    assert isinstance(await texts.told(), ev.PromptRead)
