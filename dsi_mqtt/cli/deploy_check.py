@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -15,6 +16,7 @@ from rich.table import Table as RichTable
 
 from dsi_mqtt.cli.common import size, waiting
 from dsi_mqtt.core.deployment import Deployment
+from dsi_mqtt.core.fallback import asked
 from dsi_mqtt.core.model import ModelGraph, ModelSpec, UnitRange
 from dsi_mqtt.core.node import Capabilities, NodeStatus
 from dsi_mqtt.core.plan import Infeasible, Plan, plan
@@ -27,6 +29,7 @@ from dsi_mqtt.engine.base import Engine
 from dsi_mqtt.engine.select import TierFactory
 from dsi_mqtt.errors import (
     ConfigError,
+    DsiError,
     InfeasibleError,
     SplitError,
     one_sentence,
@@ -43,24 +46,54 @@ def check_deployment(
     or InfeasibleError with the planner's own sentence.
     """
     sys.path.insert(0, str(file.parent.resolve()))  # where `up` looks for a factory, too
-    with waiting(Console(stderr=True), f"{deployment.name}: opening the model") as say:
-        engine = opened(deployment, TierFactory())
-        _check_repeats(deployment.model, engine.graph)
-        _try(engine, deployment.name, say)
-    contradictions = check(deployment, engine.graph)
+    name = deployment.name
+    graph = _tried(deployment, name)
+    contradictions = check(deployment, graph)
     if contradictions:
         raise ConfigError(f"{file.name}: {contradictions[0]}")
-    found = None
-    if nodes:
-        found = planned(deployment, engine.graph, nodes, nodes_file)
-        for note in _strangers(deployment, nodes, nodes_file.name):
-            print(one_sentence(f"note: {deployment.name}: {note}"), file=sys.stderr)
+    found = planned(deployment, graph, nodes, nodes_file) if nodes else None
+    other = _fallback_checked(deployment, nodes, nodes_file)
+    for note in _strangers(deployment, nodes, nodes_file.name) if nodes else ():
+        print(one_sentence(f"note: {name}: {note}"), file=sys.stderr)
     console = Console()
-    console.print(_units(engine.graph))
-    if found is not None:
-        console.print(f"\non the nodes in {nodes_file.name}, as long as nothing else runs there:")
-        console.print(_chain(found))
-    print(f"{deployment.name} can be deployed")
+    _show(console, graph, found, nodes_file)
+    if other is not None:
+        console.print("\nits fallback, where that cannot serve:")
+        _show(console, *other, nodes_file)
+    print(f"{name} can be deployed")
+
+
+def _fallback_checked(
+    deployment: Deployment, nodes: tuple[SiteNode, ...], nodes_file: Path
+) -> tuple[ModelGraph, Plan | None] | None:
+    """The fallback as it serves while the model cannot, and alone on `nodes`; None: there is none.
+
+    Raises what is wrong with it, by its fields.
+    """
+    other = deployment.falls_back_to
+    if other is None:
+        return None
+    name = f"the fallback of {deployment.name}"
+    try:
+        graph = _tried(other, name)
+        wanted = replace(asked(deployment, other, graph), name=name)
+        return graph, planned(wanted, graph, nodes, nodes_file) if nodes else None
+    except InfeasibleError:
+        raise
+    except DsiError as error:
+        told = str(error).replace("model.path", "fallback.model")
+        told = told.replace("model.options", "fallback.options")
+        told = told if "fallback" in told else f"fallback: {told}"
+        raise type(error)(one_sentence(told)) from None
+
+
+def _tried(deployment: Deployment, name: str) -> ModelGraph:
+    """Its model, opened as a worker would, and tried. name: what it is called meanwhile."""
+    with waiting(Console(stderr=True), f"{name}: opening the model") as say:
+        engine = opened(deployment, TierFactory())
+        _check_repeats(deployment.model, engine.graph)
+        _try(engine, name, say)
+    return engine.graph
 
 
 def planned(
@@ -139,6 +172,13 @@ def _strangers(deployment: Deployment, nodes: tuple[SiteNode, ...], file: str) -
 
 
 # --- what is shown ----------------------------------------------------------------------------
+
+
+def _show(console: Console, graph: ModelGraph, found: Plan | None, nodes_file: Path) -> None:
+    console.print(_units(graph))
+    if found is not None:
+        console.print(f"\non the nodes in {nodes_file.name}, as long as nothing else runs there:")
+        console.print(_chain(found))
 
 
 def _units(graph: ModelGraph) -> RichTable:

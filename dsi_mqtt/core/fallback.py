@@ -52,10 +52,10 @@ class Fallback:
 
         The deployment's own chain is disregarded: it is of no use any more.
         """
-        asked = self._asked()
-        if asked is None or isinstance(asked, str):
-            return asked
-        spec, graph = asked
+        wanted = self._asked()
+        if wanted is None or isinstance(wanted, str):
+            return wanted
+        spec, graph = wanted
         self.outlook.sharing.takes(self._name, {})
         try:
             found = self.outlook.best(spec, graph, None, without=without)
@@ -68,17 +68,17 @@ class Fallback:
 
     def suits(self, serve: Table) -> bool:
         """Whether a table of the fallback may serve on."""
-        asked = self._asked()
-        if not serve.is_fallback or asked is None or isinstance(asked, str):
+        wanted = self._asked()
+        if not serve.is_fallback or wanted is None or isinstance(wanted, str):
             return False
-        return self.outlook.may_go_on(*asked, serve)
+        return self.outlook.may_go_on(*wanted, serve)
 
     def tells(self, serve: Table) -> None:
         """What serves keeps its nodes busy, whoever has placed it."""
-        asked = self._asked()
-        if asked is None or isinstance(asked, str):
+        wanted = self._asked()
+        if wanted is None or isinstance(wanted, str):
             return
-        spec, graph = asked
+        spec, graph = wanted
         present = self.outlook.present(spec, graph, serve)
         shares = {} if present is None else present.shares(spec.rate_per_s)
         self.outlook.sharing.takes(self._name, shares)
@@ -120,11 +120,22 @@ class Fallback:
         graph = self.outlook.graph()
         if graph is None:
             return self.outlook.why_no_graph()
-        zones = [set(named) for named in spec.privacy.units.values()]
-        if not zones:
-            return other, graph
-        common = tuple(sorted(set.intersection(*zones)))
-        if not common:
-            return "no zone is allowed for all units, which those of the fallback would need"
-        privacy = replace(other.privacy, units={str(graph.whole): common})
-        return replace(other, privacy=privacy), graph
+        try:
+            return asked(spec, other, graph), graph
+        except ConfigError as error:
+            return str(error)
+
+
+def asked(spec: Deployment, other: Deployment, graph: ModelGraph) -> Deployment:
+    """The fallback of `spec` as it is to be planned, by the zones that its rules leave. Raises
+    ConfigError where these leave none.
+    """
+    zones = [set(named) for named in spec.privacy.units.values()]
+    if not zones:
+        return other
+    common = tuple(sorted(set.intersection(*zones)))
+    if not common:
+        raise ConfigError(
+            "no zone is allowed for all units, which those of the fallback would need"
+        )
+    return replace(other, privacy=replace(other.privacy, units={str(graph.whole): common}))

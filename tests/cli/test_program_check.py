@@ -170,3 +170,43 @@ def test_check_opens_the_model_as_its_kind(run: Run, tmp_path: Path) -> None:
     file.write_text(f"{layers}kind: generation\n")
     ended = run("deploy", file, "--check")
     assert "deploy it with kind: one-pass" in ended.sentence()
+
+
+def fallback(options: str, rules: str = "") -> str:
+    return f"{DEPLOYMENT}fallback: {{model: ./tiny, options: {options}}}\n{rules}{NODES}"
+
+
+@pytest.mark.parametrize("kind", ["one-pass", "generation"])
+def test_check_tries_the_fallback_as_well(run: Run, tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "echo.yaml"
+    limits = "generation: {kv_mib_max: 1}\n" if kind == "generation" else ""
+    file.write_text(fallback("{units: 3}", f"kind: {kind}\n{limits}"))
+    ended = run("deploy", file, "--check")
+    assert (ended.code, ended.err) == (0, "")
+    own, other = ended.out.split("its fallback, where that cannot serve:")
+    assert (own.count("block."), other.count("block.")) == (4, 1)
+    assert re.search(r"^s0 +0:3 +\w+ *$", other, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("options", "rules", "code", "sentence"),
+    [
+        ("{refuse: a second tensor crosses}", "", 4, "fallback: "),
+        ("{untis: 3}", "", 3, "fallback.options has unknown untis"),
+        ("{units: 2, weight_mib: 9}", "", 5, "the fallback of echo cannot be served on the nodes"),
+        (
+            "{units: 2}",
+            'privacy: {units: {"0:1": [city], "2:3": [roadside]}}\n',
+            3,
+            "no zone is allowed for all units, which those of the fallback would need",
+        ),
+    ],
+)
+def test_check_refuses_a_fallback_by_its_own_fields(
+    run: Run, tmp_path: Path, *, options: str, rules: str, code: int, sentence: str
+) -> None:
+    file = tmp_path / "echo.yaml"
+    file.write_text(fallback(options, rules))
+    ended = run("deploy", file, "--check")
+    assert ended.code == code
+    assert sentence in ended.sentence()
