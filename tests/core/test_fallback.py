@@ -9,11 +9,12 @@ from dsi_mqtt.core.deployment import (
     FALLBACK_MARK,
     Deployment,
     Fallback,
+    Generation,
     Policy,
     Privacy,
     without_effect,
 )
-from dsi_mqtt.core.model import ModelGraph, Unit
+from dsi_mqtt.core.model import ModelGraph, Unit, Vocabulary
 from dsi_mqtt.core.table import Table, TableDocument
 from tests.core.orchestra import GRAPH, MIB, SPEC, Node, Site, placed
 
@@ -154,6 +155,31 @@ def test_without_a_fallback_nothing_of_that_happens() -> None:
     site.until(lambda: "hazards" in site.documents)
     assert site.run(20.0).serve.state == "unavailable"
     assert "fallback" not in site.kinds()
+
+
+def test_a_model_that_generates_falls_back_and_comes_back_without_its_caches() -> None:
+    """Beside its part each node keeps 5 MiB for caches, by the limits of the one file."""
+    vocabulary = Vocabulary(256, 100)
+
+    def generates(graph: ModelGraph) -> ModelGraph:
+        units = tuple(replace(unit, state_bytes=1024) for unit in graph.units)
+        return replace(graph, units=units, vocabulary=vocabulary)
+
+    def node(name: str, room: int) -> Node:
+        models = {"graph": generates(GRAPH), "small": generates(SMALL)}
+        return Node(name, f"{name}1", room=room, **models)
+
+    limits = Generation(context=256, kv_mib_max=5)
+    site = Site(node("big", 7), node("a", 3), check=no_gap)
+    site.deploy(replace(WITH, kind="generation", generation=limits))
+    site.until(site.serves).run(10.0)
+    site.kill("big")
+    site.until(lambda: falls(site))
+    assert (model_of(site.serve), placed(site.serve)) == ("sha256:2", [("a", "0:2")])
+    assert site.serve.transfers == ()
+    site.join(replace(node("big", 7), incarnation="big2"))
+    site.until(lambda: site.serves("big"))
+    assert site.serve.transfers == ()
 
 
 def test_another_orchestrator_goes_on_with_it() -> None:
