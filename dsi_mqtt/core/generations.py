@@ -47,9 +47,8 @@ from dsi_mqtt.core.recovery import Recovery
 from dsi_mqtt.core.request import Reply
 from dsi_mqtt.core.runs import Calls, Runs, TextEvent
 from dsi_mqtt.core.schedule import Schedule
-from dsi_mqtt.core.session import Session, Text, noise_seed
+from dsi_mqtt.core.session import Session
 from dsi_mqtt.core.steps import Step, Steps
-from dsi_mqtt.core.stops import StopFinder
 from dsi_mqtt.core.table import Stamp, Table
 
 FULL: Final = Failure("overloaded", "all sessions and places in the queue are taken; try later")
@@ -216,33 +215,14 @@ class Generations(Runs):
     ) -> Effects:
         if session.state != "reading" or self._graph is None:
             return []
-        vocabulary = self._graph.vocabulary
-        context = min(self._limits.context, vocabulary.context if vocabulary else 0)
-        if len(tokens) >= context:
-            return self._calls.give_up(session.request, self._too_long(len(tokens), context), now)
-        session.ask, session.tokens = ask, list(tokens)
-        session.prompt_tokens = len(tokens)
-        session.ends = vocabulary.ends if vocabulary else ()
-        session.max_tokens = min(ask.max_tokens, context - len(tokens))
-        session.sampling = ask.sampling(noise_seed(session.request.given))
-        if session.request.suspect:
-            session.request.suspect_to = max(session.request.suspect_to, len(tokens))
-        if ask.alive_s is not None:
-            self._promises.made(session.request.id, session.request.given.device, ask.alive_s, now)
-        session.text = Text(session, StopFinder(ask.stop))
-        refusal = self._comes_too_late(session, now)
+        refusal = session.begins(ask, tokens, self._graph.vocabulary, self._limits.context)
+        refusal = refusal or self._comes_too_late(session, now)
         if refusal is not None:
             return self._calls.give_up(session.request, refusal, now)
+        if ask.alive_s is not None:
+            self._promises.made(session.request.id, session.request.given.device, ask.alive_s, now)
         self._schedule.wait(session)
         return self.pump(now)
-
-    def _too_long(self, tokens: int, context: int) -> Failure:
-        """The prompt of a session. Of one that is too long for the fallback alone nobody knows."""
-        sentence = f"the prompt has {tokens} tokens; with room for one more the context"
-        if self._fallback:
-            told = f"{sentence} of the fallback, which serves now, takes {context - 1}; try later"
-            return Failure("unavailable", told)
-        return Failure("invalid_input", f"{sentence} takes {context - 1}; send less")
 
     def _comes_too_late(self, session: Session, now: float) -> Failure | None:
         """Its deadline would pass before its first step."""
@@ -286,7 +266,7 @@ class Generations(Runs):
             unbegun = session.state in ("reading", "waiting")
             if session.state == "ended" or not (running or unbegun):
                 continue
-            if session.text is not None and session.text.shown:
+            if session.is_told:
                 effects += self._calls.give_up(request, OTHER_MODEL, now)
             else:
                 effects += self._calls.settle(request, now)
@@ -465,7 +445,7 @@ class Generations(Runs):
         for step in self._steps:
             effects += self._steps.drop(step)
         for id_, session in list(self._sessions.items()):
-            if session.text is not None and session.text.shown:
+            if session.is_told:
                 effects += self._calls.give_up(session.request, OTHER_MODEL, now)
             elif session.state != "reading":
                 effects += [

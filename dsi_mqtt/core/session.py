@@ -17,6 +17,8 @@ from typing import Final, Literal
 from dsi_mqtt.core.activation import Row
 from dsi_mqtt.core.generation import Ask, Completion, FinishReason, Partial, Sampling, rolling_hash
 from dsi_mqtt.core.line import Request
+from dsi_mqtt.core.message import Failure
+from dsi_mqtt.core.model import Vocabulary
 from dsi_mqtt.core.request import Input
 from dsi_mqtt.core.stops import StopFinder
 from dsi_mqtt.core.table import Stamp, Table
@@ -84,6 +86,37 @@ class Session:
     def is_decoding(self) -> bool:
         """Whether one position is all there is to feed."""
         return len(self.tokens) - self.fed == 1
+
+    @property
+    def is_told(self) -> bool:
+        """Whether its device has been shown a part of the text, which cannot be taken back."""
+        return self.text is not None and self.text.shown > 0
+
+    def begins(
+        self, ask: Ask, tokens: tuple[int, ...], vocabulary: Vocabulary | None, context: int
+    ) -> Failure | None:
+        """Its prompt is read, into `tokens`; or why it cannot run. context: positions that the
+        deployment lets a session have; the model may have less.
+        """
+        context = min(context, vocabulary.context if vocabulary else 0)
+        if len(tokens) >= context:
+            return self._too_long(len(tokens), context)
+        self.ask, self.tokens = ask, list(tokens)
+        self.prompt_tokens = len(tokens)
+        self.ends = vocabulary.ends if vocabulary else ()
+        self.max_tokens = min(ask.max_tokens, context - len(tokens))
+        self.sampling = ask.sampling(noise_seed(self.request.given))
+        if self.request.suspect:
+            self.request.suspect_to = max(self.request.suspect_to, len(tokens))
+        self.text = Text(self, StopFinder(ask.stop))
+        return None
+
+    def _too_long(self, tokens: int, context: int) -> Failure:
+        sentence = f"the prompt has {tokens} tokens; with room for one more the context"
+        if self.fallback:  # the own model may take it
+            told = f"{sentence} of the fallback, which serves now, takes {context - 1}; try later"
+            return Failure("unavailable", told)
+        return Failure("invalid_input", f"{sentence} takes {context - 1}; send less")
 
     def row(self) -> Row:
         """What to feed next."""
