@@ -172,7 +172,13 @@ def room_for(holdings: Holdings, incarnation: str, header: Header) -> HeldRoom |
         for segment in table.segments
         if any(replica.incarnation == incarnation for replica in segment.replicas)
     ]
-    return held_room(spec, graph, own, holdings.tables(name))
+    # Those of another model, which it replaced or falls back to, let in no session of this one.
+    tables = [
+        known
+        for known in holdings.tables(name)
+        if known.model is not None and known.model.digest == graph.digest
+    ]
+    return held_room(spec, graph, own, tables)
 
 
 def _to_door(header: Header, kind: MessageKind, rows: tuple[Row, ...] = ()) -> Transmit:

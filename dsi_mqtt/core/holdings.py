@@ -102,7 +102,7 @@ class Holdings:
         return model.tables.get(stamp) if model else None
 
     def tables(self, deployment: str) -> tuple[Table, ...]:
-        """All of them."""
+        """All of them, of whichever model of the deployment."""
         model = self._models.get(deployment)
         return tuple(model.tables.values()) if model else ()
 

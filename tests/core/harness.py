@@ -53,6 +53,7 @@ class Site:
         settle_s: float = 0.0,
         node: type[Node] | None = None,
         client: type[SimClient] = SimClient,
+        maker: type[TableMaker] = TableMaker,
     ) -> None:
         self.rng = Random(seed)
         self.now = 0.0
@@ -70,7 +71,7 @@ class Site:
         self.nodes = {f"n{i}": (node or Node)(self, f"n{i}") for i in range(nodes)}
         self.broker = IngressBroker(self)
         self.client = client(self)
-        self.maker = TableMaker(self)
+        self.maker = maker(self)
         for each in self.nodes.values():
             each.start()
         self.every(TICK_S, self.maker.reconsider)

@@ -19,10 +19,10 @@ from dsi_mqtt.core import events as ev
 from dsi_mqtt.core.activation import TOKENS, Row, Tensor
 from dsi_mqtt.core.attempts import POISON_AT
 from dsi_mqtt.core.client import SendInput
-from dsi_mqtt.core.deployment import Deployment, Generation, InputLimits, Sla
+from dsi_mqtt.core.deployment import FALLBACK_MARK, Deployment, Generation, InputLimits, Sla
 from dsi_mqtt.core.generation import Partial, Sampling, rolling_hash
 from dsi_mqtt.core.message import Failure
-from dsi_mqtt.core.model import ModelSpec, UnitRange
+from dsi_mqtt.core.model import ModelSpec
 from dsi_mqtt.core.request import Reply
 from dsi_mqtt.core.two_models import TwoModels
 from dsi_mqtt.engine.fake import FakeEngine, FakeFactory
@@ -44,17 +44,20 @@ SPEC = Deployment(
     generation=GENERATION,
 )
 END = 3
+# Of the deployment's own model, and of its fallback where it has one.
+DIGESTS = {NAME: "m1", NAME + FALLBACK_MARK: "m2"}
 
 
-def opened(generation: Generation = GENERATION) -> FakeEngine:
-    model = replace(SPEC.model, options={**(SPEC.model.options or {}), "ends": [END]})
+def opened(generation: Generation = GENERATION, units: int = UNITS) -> FakeEngine:
+    options = {**(SPEC.model.options or {}), "ends": [END], "units": units}
+    model = replace(SPEC.model, options=options)
     return FakeFactory(sleep=lambda _: None).open(model, generation)
 
 
 @cache
-def expected_tokens(prompt: str, seed: int, max_tokens: int) -> tuple[int, ...]:
+def expected_tokens(prompt: str, seed: int, max_tokens: int, units: int = UNITS) -> tuple[int, ...]:
     """What one engine alone makes of it, step by step."""
-    engine = opened()
+    engine = opened(units=units)
     engine.load(engine.graph.whole)
     fed = list(FakeText(16).read(prompt))
     position = 0
@@ -90,7 +93,7 @@ class GeneratingNode(Node):
 
     def __init__(self, site: Site, name: str) -> None:
         super().__init__(site, name)
-        self.model = opened()
+        self.models = self.engines()
         self.texts: dict[bytes, FakeTextStream] = {}
         self.positions = 0
         self.imported = 0
@@ -100,9 +103,13 @@ class GeneratingNode(Node):
 
     def start(self) -> None:
         if self.worker is None:
-            self.model = opened()
+            self.models = self.engines()
             self.texts = {}
         super().start()
+
+    def engines(self) -> dict[str, FakeEngine]:
+        """By the name of their model."""
+        return {NAME: opened()}
 
     def performers(self) -> dict[str, Callable[[Any], None]]:
         return {
@@ -115,32 +122,40 @@ class GeneratingNode(Node):
             "ForgetText": self._forget,
             "PublishPartial": self._partial,
             "EchoHearing": lambda e: self.soon(2 * LINK_S, ev.HearingProven(NAME, e.asked_at)),
-            "DropUnits": lambda e: self._thread(0.0, lambda: self._drop(e.units)),
+            "OpenModel": lambda e: self._thread(0.02, lambda: self._opened(e.deployment.name)),
+            "LoadUnits": lambda e: self._thread(0.05, lambda: self._loaded(e)),
+            "DropUnits": lambda e: self._thread(
+                0.0, lambda: self.models[e.deployment].drop(e.units)
+            ),
         }
 
     @property
     def sessions(self) -> set[str]:
         """Those that the engine keeps anything of."""
-        return {name for name in self.model._sessions._states if self.model.state_bytes(name)}
+        return {
+            name
+            for model in self.models.values()
+            for name in model._sessions._states
+            if model.state_bytes(name)
+        }
 
-    def _open(self) -> None:
-        self.handle(ev.ModelOpened(NAME, replace(self.model.graph, digest="m1")))
+    def _opened(self, name: str) -> None:
+        digest = DIGESTS[name]
+        self.handle(ev.ModelOpened(name, replace(self.models[name].graph, digest=digest)))
 
-    def _load(self, units: UnitRange) -> None:
-        self.model.load(units)
-        super()._load(units)
-
-    def _drop(self, units: UnitRange) -> None:
-        self.model.drop(units)
-        self.engine.difference_update(range(*units))
+    def _loaded(self, effect: fx.LoadUnits) -> None:
+        self.models[effect.deployment].load(effect.units)
+        self.handle(ev.UnitsLoaded(effect.deployment, effect.units, 1.0))
 
     def _close(self, effect: fx.CloseSessions) -> None:
         for session in effect.sessions:
-            self.model.close(session)
+            self.models[effect.deployment].close(session)
 
     def _export(self, job: fx.ExportState) -> None:
         try:
-            blob = self.model.export_state(job.session, job.units, job.first, job.last)
+            blob = self.models[job.deployment].export_state(
+                job.session, job.units, job.first, job.last
+            )
         except ModelFailedError:
             self.handle(ev.StateStale(job.job))
         else:
@@ -148,7 +163,7 @@ class GeneratingNode(Node):
 
     def _import(self, job: fx.ImportState) -> None:
         try:
-            self.model.import_state(job.session, job.blob)
+            self.models[job.deployment].import_state(job.session, job.blob)
         except SessionStaleError as error:
             self.handle(ev.StateStale(job.job, error.have[job.session]))
         except WireError:
@@ -170,7 +185,8 @@ class GeneratingNode(Node):
         self.computed += 1
         self.positions += sum(row.tokens for row in job.rows)
         try:
-            out = self.model.forward(job.units, job.rows, job.tensors, sampling=job.sampling)
+            model = self.models[job.deployment]
+            out = model.forward(job.units, job.rows, job.tensors, sampling=job.sampling)
         except SessionStaleError as error:
             self.handle(ev.ComputeStale(job.job, error.have))
         else:
@@ -182,17 +198,17 @@ class GeneratingNode(Node):
             ask = read_ask(effect.parsed.body, effect.limits)
             tokens = FakeText(16).read(ask.prompt)
         except InvalidInputError as error:
-            refused = ev.PromptRefused(NAME, request, Failure("invalid_input", str(error)))
-            self.soon(0.001, refused)
+            failure = Failure("invalid_input", str(error))
+            self.soon(0.001, ev.PromptRefused(effect.deployment, request, failure))
         else:
-            self.soon(0.001, ev.PromptRead(NAME, request, ask, tokens))
+            self.soon(0.001, ev.PromptRead(effect.deployment, request, ask, tokens))
 
     def _write(self, effect: fx.WriteText) -> None:
         stream = self.texts.setdefault(effect.request, FakeTextStream())
         text = stream.push(effect.tokens)
-        self.soon(
-            0.001, ev.TextWritten(NAME, effect.request, len(effect.tokens), text, effect.last)
-        )
+        count = len(effect.tokens)
+        told = ev.TextWritten(effect.deployment, effect.request, count, text, effect.last)
+        self.soon(0.001, told)
 
     def _forget(self, effect: fx.ForgetText) -> None:
         self.texts.pop(effect.request, None)
@@ -234,7 +250,8 @@ class GeneratingClient(SimClient):
             for node in self.site.alive()
             for door in node.machine._doors.values()
             if isinstance(door._runs, TwoModels)
-            for name, session in door._runs.own._schedule.running.items()
+            for runs in (door._runs.own, door._runs.other)
+            for name, session in runs._schedule.running.items()
         }
         for row in job.rows:
             at = self.deadly.get(running.get(row.session) or b"", -1)
@@ -267,6 +284,7 @@ class GeneratingClient(SimClient):
         assert completion.hash == rolling_hash("", completion.tokens)
         assert completion.text == text_of(completion.tokens)
         outcome.results.append(completion.text)
+        assert reply.fallback == completion.fallback
         self.completed[reply.correlation] = completion.take, completion.tokens
 
     def check(self, *, errors: frozenset[str] = frozenset()) -> None:
@@ -277,16 +295,16 @@ class GeneratingClient(SimClient):
         for id_, outcome in self.outcomes.items():
             assert len(outcome.results) + len(outcome.errors) == 1, f"{outcome}"
             if outcome.results:
-                asked = json.loads(outcome.text)
-                most = asked.get("max_tokens", GENERATION.max_tokens)
-                assert self.completed[id_][1] == expected_tokens(
-                    asked["prompt"], asked["seed"], most
-                )
+                assert self.completed[id_][1] == self.expected(id_, json.loads(outcome.text))
             else:
                 deaths = self.site.alone.ended_in_death(outcome.text)
                 deserved = id_ in self.deadly or deaths >= POISON_AT
                 allowed = errors | {"poison"} if deserved else errors
                 assert set(outcome.errors) <= allowed, f"{outcome}, {deaths} deaths alone"
+
+    def expected(self, id_: bytes, asked: dict[str, Any]) -> tuple[int, ...]:
+        most = asked.get("max_tokens", GENERATION.max_tokens)
+        return expected_tokens(asked["prompt"], asked["seed"], most)
 
 
 def generating_site(seed: int, **options: Any) -> Site:

@@ -59,7 +59,7 @@ class TableMaker:
         serve, prepare = (shown.serve, shown.prepare) if shown else (None, None)
         if prepare is not None and self._whole(prepare):
             if self._ready(prepare):
-                self.site.publish_document(document(replace(prepare, state="serving")))
+                self.site.publish_document(document(self._serving(prepare)))
             return
         broken = serve is None or not self._whole(serve)
         if (broken or self.moving or prepare is not None) and self.alive and self._enough():
@@ -67,6 +67,9 @@ class TableMaker:
             drawn, mode = self._draw(), self._rng.choice(self.modes)
             moved = transfers(serve, drawn, mode)
             self.site.publish_document(document(serve, replace(drawn, transfers=moved)))
+
+    def _serving(self, table: Table) -> Table:
+        return replace(table, state="serving")
 
     def _enough(self) -> bool:
         """At the start everybody is waited for."""
