@@ -47,7 +47,9 @@ _RARE: Final = math.log(1e-6)
 _MIDDLE: Final = 0.5
 # Prompts leave steps some time, however many come.
 _LEAST_FREE: Final = 0.02
-_LEAST: Final = 1e-12
+_LEAST: Final = 1e-12  # seconds
+# Where events come more seldom, differences between them are lost to rounding.
+_SELDOM: Final = 1e-6
 _ROUNDS: Final = 8
 
 Stations = NDArray[np.float64]
@@ -93,7 +95,8 @@ class Cadence:
 class Rhythm:
     """A chain. prompt: of a whole prompt. step: by width. nodes: how many it has. ways: that
     sessions go, where segments have replicas; a step goes one of them, and how long stations are
-    busy is the mean of all. meeting: how likely two sessions share a node.
+    busy is the mean of all. meeting: how likely two sessions share a node. coming: by station, the
+    share of the sessions that come there; None: all.
     """
 
     texts: Texts
@@ -103,6 +106,7 @@ class Rhythm:
     sessions_max: int
     ways: int = 1
     meeting: float = 1.0
+    coming: Stations | None = None
 
     def cadence(self, rate_per_s: float, share: float) -> Cadence:
         """share: of the texts, and of tokens, that the longer times hold for."""
@@ -152,10 +156,10 @@ def _turns(free: float, passes: float, rate_per_s: float) -> _Turns:
     late = max(0.0, passes - free)  # a step that starts later than that meets it nowhere
     if not rate_per_s or not late:
         return _Turns(free, ((free, 0.0), (free, 0.0)))
-    first = passes - _age(rate_per_s, min(free, late))
-    next_ = passes - _age(rate_per_s, late)
-    begins = -math.expm1(-rate_per_s * min(free, late))
-    again = -math.expm1(-rate_per_s * min(next_, late))
+    after_free = min(free, late)
+    after_held = min(late, passes - _age(rate_per_s, late))
+    first, next_ = (passes - _age(rate_per_s, since) for since in (after_free, after_held))
+    begins, again = (-math.expm1(-rate_per_s * since) for since in (after_free, after_held))
     held = begins / (begins + 1 - again)
     return _Turns(free, ((first, held * (1 - again)), (next_, held * again)), begins, again)
 
@@ -163,7 +167,7 @@ def _turns(free: float, passes: float, rate_per_s: float) -> _Turns:
 def _age(rate_per_s: float, most: float) -> float:
     """How long ago the newest of random events was, if it was less than `most`."""
     came = -math.expm1(-rate_per_s * most)
-    return 1 / rate_per_s - most * (1 - came) / came if came > _LEAST else most / 2
+    return 1 / rate_per_s - most * (1 - came) / came if came > _SELDOM else most / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +191,7 @@ class _Round:
     depth: int
 
     def cadence(self, rate_per_s: float, share: float) -> Cadence:
-        chain, most = self.chain, self._most
+        chain, most = self.chain, self._places
         bearable = self._rate()
         crowds = [self._crowd(0, rate_per_s)]
         likely = [0.0]  # as logarithms
@@ -199,7 +203,7 @@ class _Round:
         chances = np.exp(np.array(likely) - max(likely))
         # Behind the last place others wait: one as often as that is taken, each further one less
         # so by the load.
-        leaves_s = chain.texts.steps * crowds[-1].token / most if len(crowds) > most else 0.0
+        leaves_s = self._leaves_s if len(crowds) > most else 0.0
         borne = rate_per_s < bearable
         chances[-1] /= 1 - rate_per_s * leaves_s if borne else 1.0
         chances /= chances.sum()
@@ -208,7 +212,7 @@ class _Round:
         told = float(chances @ (numbers / [crowd.token for crowd in crowds]))  # tokens a second
         first = chain.prompt.trip + float(chances @ [crowd.met for crowd in crowds])
         behind = float(chances @ [crowd.behind for crowd in crowds])
-        met_per_s = rate_per_s * chain.meeting
+        met_per_s = rate_per_s * self._coming
         wait = middle = waiting_s(met_per_s, behind, _MIDDLE)
         if borne:
             full = float(chances[-1]) if leaves_s else 0.0
@@ -226,8 +230,24 @@ class _Round:
         )
 
     @property
-    def _most(self) -> int:
+    def _places(self) -> int:
         return min(self.chain.sessions_max, self.depth * BATCH_MAX)
+
+    @property
+    def _leaves_s(self) -> float:
+        """From one text that ends to the next, while all places are taken."""
+        return self.chain.texts.steps * self._crowd(self._places).token / self._places
+
+    @property
+    def _slowest(self) -> int:
+        """The station that is busiest with prompts."""
+        return int(self.chain.prompt.busy.argmax()) if self.chain.prompt.busy.size else -1
+
+    @property
+    def _coming(self) -> float:
+        """The share of the sessions whose prompts come there."""
+        coming = self.chain.coming
+        return 1.0 if coming is None or self._slowest < 0 else float(coming[self._slowest])
 
     def _crowd(self, sessions: int, rate_per_s: float | None = None) -> _Crowd:
         """rate_per_s: of texts; None: so many that there are as many sessions all the time."""
@@ -235,13 +255,13 @@ class _Round:
         width = max(1, math.ceil(sessions / self.depth))
         steps = math.ceil(sessions / width)
         step = self.step(width)
-        between = steps * _most(step.busy) if sessions else 0.0
-        behind = _most(prompt.busy) / self.chain.meeting + between
+        between = steps * _busiest(step.busy) if sessions and self.chain.texts.steps else 0.0
+        behind = _busiest(prompt.busy) / self._coming + between
         free = max(step.trip, between, _LEAST)
         others, token = self.chain.meeting * max(0, sessions - 1), free
         for _ in range(_ROUNDS):
             rate = others / (steps_of_text * token)
-            queue = rate if rate_per_s is None else rate_per_s * self.chain.meeting
+            queue = rate if rate_per_s is None else rate_per_s * self._coming
             load = min(queue * behind, 1 - _LEAST_FREE)
             passes = prompt.trip + behind * load / (2 * (1 - load))
             turns = _turns(free, passes, rate)
@@ -252,15 +272,15 @@ class _Round:
 
     def _rate(self) -> float:
         """Texts a second that keep no station busy all the time, with all sessions there may be."""
-        steps, width = self.chain.texts.steps, math.ceil(self._most / self.depth)
+        steps, width = self.chain.texts.steps, math.ceil(self._places / self.depth)
         each = self.chain.prompt.busy + steps * self.step(width).busy / width
-        stay = steps * self._crowd(self._most).token / self._most
-        return 1 / max(_most(each), stay, _LEAST)
+        behind = self._crowd(self._places).behind * self._coming
+        return 1 / max(_busiest(each), self._leaves_s, behind, _LEAST)
 
 
 def _place_s(full: float, rate_per_s: float, leaves_s: float, share: float) -> float:
     """What `share` of the texts wait at most for a place. full: how many find all taken. leaves_s:
-    from one that is left to the next; texts are about as long as each other (`queueing`).
+    from one that is left to the next, at random: so many servers of a queue (M/M/s).
     """
     if full <= 1 - share:
         return 0.0
@@ -268,7 +288,7 @@ def _place_s(full: float, rate_per_s: float, leaves_s: float, share: float) -> f
     return leaves_s * math.log(full / (1 - share)) / (1 - load)
 
 
-def _most(stations: Stations) -> float:
+def _busiest(stations: Stations) -> float:
     return float(stations.max(initial=0.0))
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from dsi_mqtt.core.aim import Texts
 from dsi_mqtt.core.cadence import Cadence, Rhythm, Times
 from tests.core.rhythms import Chain, Played, played, within
+from tests.thoroughness import examples
 
 SHARE = 0.95
 LOADS = (0.1, 0.4, 0.7)
@@ -90,6 +91,34 @@ def test_tokens_come_as_forecast(load: float) -> None:
     assert max(map(abs, errors.values())) <= 0.25, errors
 
 
+@settings(max_examples=examples(100))
+@given(
+    work=st.lists(st.tuples(st.floats(1e-4, 0.5), st.floats(1e-4, 0.1)), min_size=1, max_size=5),
+    each=st.floats(1e-5, 0.02),
+    hop_s=st.sampled_from([0.0, 0.001, 0.05]),
+    new_tokens=st.integers(2, 200),
+    places=st.integers(1, 64),
+    load=st.sampled_from([0.0, 0.3, 0.8, 0.95, 0.999, 1.001, 3.0]),
+)
+def test_figures_of_any_chain_make_sense(
+    *,
+    work: list[tuple[float, float]],
+    each: float,
+    hop_s: float,
+    new_tokens: int,
+    places: int,
+    load: float,
+) -> None:
+    prompts, steps = zip(*work, strict=True)
+    asked = rhythm(Chain(prompts, reading(steps, each), hop_s, new_tokens, places))
+    told = asked.cadence(load * asked.cadence(1e-9, SHARE).rate_per_s, SHARE)
+    assert told.sustained == (load < 1)
+    assert 0 < told.first_s <= told.first_within_s
+    assert 0 < told.token_s < math.inf
+    assert 0 < told.token_within_s < math.inf
+    assert 0 <= told.sessions <= places + 1e-9
+
+
 def test_sessions_that_go_different_ways_hold_each_other_up_less() -> None:
     def halved(times: Times) -> Times:
         return Times(times.trip, np.repeat(times.busy, 2) / 2)
@@ -103,6 +132,7 @@ def test_sessions_that_go_different_ways_hold_each_other_up_less() -> None:
         sessions_max=64,
         ways=2,
         meeting=0.5,
+        coming=np.array([0.5, 0.5]),
     )
     one, two = alone.cadence(0.7, SHARE), apart.cadence(1.4, SHARE)
     assert two.rate_per_s == pytest.approx(2 * one.rate_per_s, rel=0.1)
