@@ -15,6 +15,7 @@ from dsi_mqtt.core.effects import Effects
 from dsi_mqtt.core.message import Activation, Header
 from dsi_mqtt.core.model import Vocabulary
 from dsi_mqtt.core.node import Capabilities
+from dsi_mqtt.core.sizes import MIB
 from dsi_mqtt.core.table import DOOR, BrokerUrls, ModelRef, Table
 from dsi_mqtt.core.worker import Worker
 from tests.core.build import NAME, A, document, make_done, make_graph, make_input, make_spec
@@ -154,7 +155,7 @@ def test_with_the_deployment_both_are_closed() -> None:
 
 def test_caches_of_either_model_are_counted_on_its_own_tables() -> None:
     """The own model has units that the fallback has not, and both have tables in use here."""
-    node = Node()
+    node = Node(room=10 * MIB)
     limits = Generation(context=64, kv_mib_max=1)
     node.on(ev.SpecArrived(replace(SPEC, kind="generation", generation=limits)))
     for name, graph in ((NAME, make_graph(6)), (SMALL, make_graph(2, digest="m2"))):
