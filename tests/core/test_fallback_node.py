@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TypeVar
 
+import numpy as np
+
 from dsi_mqtt.core import effects as fx
 from dsi_mqtt.core import events as ev
-from dsi_mqtt.core.activation import pack_body
-from dsi_mqtt.core.deployment import FALLBACK_MARK, Fallback
+from dsi_mqtt.core.activation import TOKENS, Row, Tensor, pack_body
+from dsi_mqtt.core.deployment import FALLBACK_MARK, Fallback, Generation
 from dsi_mqtt.core.effects import Effects
-from dsi_mqtt.core.message import Header
+from dsi_mqtt.core.message import Activation, Header
+from dsi_mqtt.core.model import Vocabulary
 from dsi_mqtt.core.node import Capabilities
-from dsi_mqtt.core.table import BrokerUrls, ModelRef, Table
+from dsi_mqtt.core.sizes import MIB
+from dsi_mqtt.core.table import DOOR, BrokerUrls, ModelRef, Table
 from dsi_mqtt.core.worker import Worker
 from tests.core.build import NAME, A, document, make_done, make_graph, make_input, make_spec
 from tests.core.build import make_table as table_of
@@ -147,3 +151,34 @@ def test_with_the_deployment_both_are_closed() -> None:
     node = Node().ready()
     node.on(ev.SpecGone(NAME))
     assert {e.deployment for e in node.took(fx.CloseModel)} == {NAME, SMALL}
+
+
+def test_caches_of_either_model_are_counted_on_its_own_tables() -> None:
+    """The own model has units that the fallback has not, and both have tables in use here."""
+    node = Node(room=10 * MIB)
+    limits = Generation(context=64, kv_mib_max=1)
+    node.on(ev.SpecArrived(replace(SPEC, kind="generation", generation=limits)))
+    for name, graph in ((NAME, make_graph(6)), (SMALL, make_graph(2, digest="m2"))):
+        units = tuple(replace(unit, state_bytes=16) for unit in graph.units)
+        generates = replace(graph, units=units, vocabulary=Vocabulary(64, 100))
+        node.on(ev.ModelOpened(name, generates))
+    node.serve(own(1)).serve(own(1), fallback(2))
+    node.on(ev.ActivationArrived(prefill(fallback(2)))).on(ev.ActivationArrived(prefill(own(1))))
+    assert [e.deployment for e in node.took(fx.Compute)] == [SMALL, NAME]
+
+
+def prefill(table: Table) -> Activation:
+    header = Header(
+        "prefill",
+        table.model_name,
+        table.stamp,
+        DOOR,
+        table.segments[0].id,
+        bytes(16),
+        1,
+        door="a",
+        rows=(Row("a1.1", 0, 2),),
+        sampling=(None,),
+    )
+    tokens = np.array([[5, 6]], "<i8")
+    return Activation(header, (Tensor(TOKENS, "int64", tokens.shape, tokens.tobytes()),))

@@ -228,10 +228,10 @@ def test_a_planned_move_changes_no_text(seed: int) -> None:
 class EndlessNode(GeneratingNode):
     """Its model knows no end of a text."""
 
-    def _open(self) -> None:
+    def _opened(self, name: str) -> None:
         vocabulary = Vocabulary(GENERATION.context, 16)
-        graph = replace(self.model.graph, digest="m1", vocabulary=vocabulary)
-        self.handle(ev.ModelOpened(NAME, graph))
+        graph = replace(self.models[name].graph, digest="m1", vocabulary=vocabulary)
+        self.handle(ev.ModelOpened(name, graph))
 
 
 def test_all_segments_compute_at_once() -> None:
