@@ -492,7 +492,7 @@ class Served:
             if self._outlook.still_held() or self._fallback.outlook.still_held():
                 return []
             self.removed = True
-            return [ClearDocument(self.name)]
+            return [ClearDocument(self.name, self._issuer.known_session)]
         table = self._issuer.unavailable(
             self.document, "this deployment was removed", None, authority
         )

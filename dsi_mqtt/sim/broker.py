@@ -142,7 +142,8 @@ class Broker:
         if name != "control":
             self._away["data"] += 1
             for node in self.nodes.values():
-                node.data_gone()
+                if node.hears_data:
+                    node.connections.data_gone()
 
     def comes(self, name: BrokerName) -> None:
         """It may be connected to again."""
@@ -167,7 +168,7 @@ class Broker:
         for listener in self.listeners.values():
             listener.broker_gone(forgets=forgets)
         for node in connected:
-            node.control_gone()
+            node.connections.control_gone()
         if forgets:
             self._forget()
 
@@ -212,8 +213,10 @@ class Broker:
         self.desired[node] = desired
         self.nodes[node].told(ev.DesiredArrived(desired), PACKET_BYTES)
 
-    def clear_document(self, deployment: str) -> None:
-        """Nodes go on with the one they have."""
+    def clear_document(self, deployment: str, session: str | None) -> None:
+        """Nodes go on with the one they have. The deployment's session is ended with it."""
+        if session is not None:
+            self.forget_session(deployment, session)
         if self.documents.pop(deployment, None) is not None:
             self.journal.write(self._clock.now, "cleared", deployment=deployment)
         for watcher in list(self.watchers):

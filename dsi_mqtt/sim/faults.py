@@ -7,6 +7,7 @@ from typing import Final
 
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.node import Desired
+from dsi_mqtt.orchestrator.strays import RETURN_S
 from dsi_mqtt.sim.broker import Broker
 from dsi_mqtt.sim.clock import Clock
 from dsi_mqtt.sim.journal import Journal
@@ -98,10 +99,15 @@ class Operator:
         self._journal.write(self._clock.now, "deployed", deployment=spec.name)
 
     def undeploy(self, deployment: str) -> None:
-        if self._must_wait(self.undeploy, deployment):
+        """What a broker has forgotten is unknown there until the leader has told it again."""
+        known = deployment in self._broker.specs or deployment in self._broker.documents
+        returns = self._clock.now < self._broker.back_at + RETURN_S
+        if self._must_wait(self.undeploy, deployment, unless=known or not returns):
             return
-        self._broker.clear_spec(deployment)
-        self._journal.write(self._clock.now, "undeployed", deployment=deployment)
+        if known:
+            self._broker.clear_spec(deployment)
+        event = "undeployed" if known else "unknown"
+        self._journal.write(self._clock.now, event, deployment=deployment)
 
     def drain(self, node: str, drain: bool = True) -> None:
         if self._must_wait(self.drain, node, drain):
@@ -109,9 +115,9 @@ class Operator:
         self._broker.publish_desired(node, Desired(drain=drain))
         self._journal.write(self._clock.now, "drain" if drain else "undrain", node=node)
 
-    def _must_wait(self, act: Callable[..., None], *given: object) -> bool:
-        """Whether there is no broker to tell; then it is tried again."""
-        if self._broker.is_there("control"):
+    def _must_wait(self, act: Callable[..., None], *given: object, unless: bool = True) -> bool:
+        """Whether there is no broker to tell, or not yet; then it is tried again."""
+        if unless and self._broker.is_there("control"):
             return False
         self._clock.after(AGAIN_S, act, *given)
         return True

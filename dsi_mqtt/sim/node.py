@@ -7,70 +7,50 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from random import Random
 from typing import Any, Final
 
 from dsi_mqtt.core import effects as fx
 from dsi_mqtt.core import events as ev
 from dsi_mqtt.core.activation import OCTETS
-from dsi_mqtt.core.node import NodeStatus, Telemetry
+from dsi_mqtt.core.node import Telemetry
 from dsi_mqtt.core.problem import HOP_S
 from dsi_mqtt.core.request import Input, ParsedInput
 from dsi_mqtt.core.table import BrokerUrls
 from dsi_mqtt.core.worker import Worker
-from dsi_mqtt.sim.broker import PACKET_BYTES, SILENT_S, Broker, Delivery
-from dsi_mqtt.sim.clock import TICKS_PER_S, Clock, tick_behind, tick_not_before
-from dsi_mqtt.sim.connecting import Tries
+from dsi_mqtt.sim.broker import PACKET_BYTES, SILENT_S, Delivery
+from dsi_mqtt.sim.clock import TICKS_PER_S, tick_behind, tick_not_before
+from dsi_mqtt.sim.connections import BOTH, RECONNECTS_S, Connections
 from dsi_mqtt.sim.copying import CopyQueue
 from dsi_mqtt.sim.doorway import Doorway
-from dsi_mqtt.sim.engine import Graphs, Processor, zeros
+from dsi_mqtt.sim.engine import Processor, zeros
 from dsi_mqtt.sim.engines import Engines
-from dsi_mqtt.sim.journal import Journal
 from dsi_mqtt.sim.links import Link, Passage
-from dsi_mqtt.sim.scenario import BrokerName
+from dsi_mqtt.sim.place import Place
 from dsi_mqtt.sim.vitals import Vitals
 
 # A node listens for others of its name before its first word.
 LISTENS_S: Final = 1.2
-# Before a lost connection is opened again.
-RECONNECTS_S: Final = 1.0
 # The first chunk's header of an activation, with its topic; one without tensors.
 HEADER_BYTES: Final = 420
 SIGNAL_BYTES: Final = 300
 BROKERS: Final = BrokerUrls("mqtt://control", "mqtt://data")
-BOTH: Final[tuple[BrokerName, ...]] = ("control", "data")
 # What also those hear that no table names.
 FOR_ALL: Final = (ev.SpecArrived, ev.SpecGone, ev.DesiredArrived)
 
 
-@dataclass(slots=True)
-class Place:
-    """What a node shares with the others. random: of a purpose."""
-
-    clock: Clock
-    broker: Broker
-    journal: Journal
-    graphs: Graphs
-    open_s: float
-    number: Callable[[], int]
-    random: Callable[[str], Random]
-
-
 class Node:
-    """One node, through all its lives. connected, hears_data: to the control and data brokers."""
+    """One node, through all its lives. life: which. connected, hears_data: by `connections`."""
 
     def __init__(self, place: Place, name: str, link: Link, processor: Processor) -> None:
         self.name = name
         self.link = link
         self.connected = self.hears_data = False
+        self.control_number = self.data_number = 0
         self.machine: Worker | None = None
         self._place = place
         self._clock = place.clock
         self._broker = place.broker
-        self._life = 0
-        self._connection = self._data = 0
-        self._tries: dict[BrokerName, Tries] = {}
+        self.life = 0
         self._awake = False
         self._frozen_at: float | None = None
         self._inbox: list[ev.Event] = []
@@ -80,6 +60,7 @@ class Node:
         self._copies = CopyQueue(place.clock, link.up, self._transmit_now)
         self._vitals = Vitals(link, place.clock, place.broker.telemetry_bytes)
         self._doorway = Doorway(self, place.clock, place.broker)
+        self.connections = Connections(self, place)
         self._told_since = 0
         self.told_bytes = 0
         self._perform = self._performers()
@@ -104,6 +85,10 @@ class Node:
         return self.machine is not None
 
     @property
+    def frozen(self) -> bool:
+        return self._frozen_at is not None
+
+    @property
     def processor(self) -> Processor:
         return self.engines.processor
 
@@ -113,11 +98,11 @@ class Node:
         """A new life of it, under another incarnation."""
         if self.machine is not None:
             return
-        self._life += 1
+        self.life += 1
         group = self.processor.group
         self.machine = Worker(
             self.name,
-            f"{self.name}.{self._life}",
+            f"{self.name}.{self.life}",
             zone=group.zone,
             capabilities=self.processor.capabilities,
             brokers=BROKERS,
@@ -129,16 +114,16 @@ class Node:
         self._awake = self._status_due = False
         self._vitals.begin()
         self._inbox.clear()
-        self._clock.after(LISTENS_S, self._connect, self._life, *BOTH)
+        self._clock.after(LISTENS_S, self.connections.open, self.life, *BOTH)
 
     def kill(self) -> None:
         """Its process ends, and the broker notices at once."""
         machine, self.machine, self._frozen_at = self.machine, None, None
         if machine is not None:
-            self._lose_connections(machine.will())
+            self.connections.lose(machine.will())
 
     def freeze(self) -> None:
-        if self.machine is not None and self._frozen_at is None:
+        if self.machine is not None and not self.frozen:
             self._frozen_at = self._clock.now
             self.engines.freeze()
             self._copies.halt()
@@ -170,105 +155,47 @@ class Node:
         mute = self._frozen_at == since or self.link.is_cut_since(since, self._clock.now)
         if self.machine is None or not mute or not (self.connected or self.hears_data):
             return
-        self._lose_connections(self.machine.will())
-        if self._frozen_at is None:
+        self.connections.lose(self.machine.will())
+        if not self.frozen:
             self._notice_loss()
 
     # --- connections --------------------------------------------------------------------------
-
-    def control_gone(self) -> None:
-        """The broker has gone."""
-        self._end_control()
-        if self._frozen_at is None:
-            self._notice_control_loss()
-            self._retry("control")
-
-    def data_gone(self) -> None:
-        if self.hears_data:
-            self._end_data()
-            if self._frozen_at is None:
-                self._retry("data")
 
     def _notice_loss(self) -> None:
         if self.machine is None:
             return
         if not self.connected:
-            self._notice_control_loss()
-        self._clock.after(RECONNECTS_S, self._connect, self._life, *BOTH)
+            self.misses_control()
+        self._clock.after(RECONNECTS_S, self.connections.open, self.life, *BOTH)
 
-    def _notice_control_loss(self) -> None:
+    def misses_control(self) -> None:
+        """It notices that this connection has ended."""
         for load in self.machine.door_loads() if self.machine is not None else ():
             self.handle(ev.HearingChanged(load.deployment, hears=False))
             self.handle(ev.IngressLost(load.deployment))
 
-    def _lose_connections(self, will: NodeStatus) -> None:
-        if self.hears_data:
-            self._end_data()
-        if self.connected:
-            self._end_control()
-            self._broker.lost(self, will)
+    def data_opened(self) -> None:
+        self._vitals.connected(self._clock.now)
 
-    def _end_control(self) -> None:
-        self.connected = False
-        self._connection += 1
-        self.told_bytes += self._broker.told_bytes - self._told_since
-        self._place.journal.write(self._clock.now, "lost", node=self.name)
-
-    def _end_data(self) -> None:
-        self.hears_data = False
-        self._data += 1
+    def data_ended(self) -> None:
         self._copies.clear()
 
-    def _retry(self, name: BrokerName) -> None:
-        tries = self._tries_of(name)
-        self._clock.after(tries.wait_s(self._clock.now), self._connect, self._life, name)
+    def control_ended(self) -> None:
+        self.told_bytes += self._broker.told_bytes - self._told_since
 
-    def _tries_of(self, name: BrokerName) -> Tries:
-        if name not in self._tries:
-            self._tries[name] = Tries(self._place.random(f"node {self.name} {name}"))
-        return self._tries[name]
-
-    def _connect(self, life: int, *wanted: BrokerName) -> None:
-        there = {"control": self.connected, "data": self.hears_data}
-        missing = [name for name in wanted if not there[name]]
-        if self.machine is None or life != self._life or not missing:
-            return
-        if self.link.is_cut(self._clock.now) or self._frozen_at is not None:
-            self._clock.after(RECONNECTS_S, self._connect, life, *missing)
-            return
-        for name in missing:
-            if not self._broker.is_there(name):
-                self._retry(name)
-        self._open([name for name in missing if self._broker.is_there(name)])
-
-    def _open(self, names: list[BrokerName]) -> None:
-        now = self._clock.now
-        if not (self.connected or self.hears_data):
-            self.link.up.reset(now)
-            self.link.down.reset(now)
-        for name in names:
-            self._tries_of(name).connected(now)
-        if "data" in names:
-            self.hears_data = True
-            self._data += 1
-            self._vitals.connected(now)
-        if "control" in names:
-            self._control_opened()
-        if "data" in names:
-            self.handle(ev.DataReconnected())
-
-    def _control_opened(self) -> None:
-        self.connected = True
-        self._connection += 1
+    def control_opened(self) -> None:
+        """All that is retained comes at once."""
         self._told_since = self._broker.told_bytes
-        self._place.journal.write(self._clock.now, "connected", node=self.name, life=self._life)
+        self.handle(ev.ControlReconnected())
         for spec in list(self._broker.specs.values()):
             self.handle(ev.SpecArrived(spec))
         if self.name in self._broker.desired:
             self.handle(ev.DesiredArrived(self._broker.desired[self.name]))
         if self._awake:
             self._read_retained()
-        self.handle(ev.ControlReconnected())
+        elif self.name in self._broker.statuses:
+            self.handle(ev.StatusArrived(self._broker.statuses[self.name]))
+        self.handle(ev.RetainedRead())
         self._doorway.connected()
 
     def wake(self) -> None:
@@ -294,7 +221,7 @@ class Node:
         machine = self.machine
         if machine is None:
             return
-        if self._frozen_at is not None:
+        if self.frozen:
             self._inbox.append(event)
             return
         self._vitals.changed()
@@ -312,7 +239,7 @@ class Node:
             return
         self._tick = None
         machine, now = self.machine, self._clock.now
-        if machine is None or self._frozen_at is not None:
+        if machine is None or self.frozen:
             return
         for effect in machine.handle(ev.Ticked(), now):
             self._vitals.changed()
@@ -331,13 +258,14 @@ class Node:
 
     def receive_aside(self, event: ev.Event, nbytes: int = PACKET_BYTES) -> None:
         at = self.link.down.send_aside(nbytes, self._clock.now)
-        self._clock.at(at, self._delivered, self._connection, event)
+        self._clock.at(at, self._delivered, self.control_number, event)
 
     def receive(self, event: ev.Event, nbytes: int, begins: float) -> None:
         """From the broker, which passes it on at `begins`."""
         passage = self.link.down.send(nbytes, begins)
         self._measure_in(nbytes, passage)
-        number = self._data if isinstance(event, ev.ActivationArrived) else self._connection
+        data = isinstance(event, ev.ActivationArrived)
+        number = self.data_number if data else self.control_number
         self._clock.at(passage.arrives, self._delivered, number, event)
 
     def receive_input(self, deployment: str, receipt: int, delivery: Delivery) -> None:
@@ -359,7 +287,7 @@ class Node:
     def _delivered(self, connection: int, event: ev.Event) -> None:
         """Of a connection that has ended, nothing is."""
         data = isinstance(event, ev.ActivationArrived)
-        if connection == (self._data if data else self._connection):
+        if connection == (self.data_number if data else self.control_number):
             self._doorway.hears(event)
             self.handle(event)
 
@@ -378,11 +306,11 @@ class Node:
     def _transmit_now(self, effect: fx.Transmit) -> None:
         size = effect.activation.nbytes
         nbytes = size + HEADER_BYTES if size else SIGNAL_BYTES
-        at, data = self.sends(nbytes), self._data
+        at, number = self.sends(nbytes), self.data_number
         given = effect.receiver, effect.activation, nbytes
 
         def arrive() -> None:
-            if data == self._data:
+            if number == self.data_number:
                 self._broker.forward(*given)
 
         self._clock.at(at, arrive)
@@ -422,10 +350,10 @@ class Node:
 
     def at_broker(self, time: float, act: Callable[..., None], *given: object) -> None:
         """By the control connection, if that is still there."""
-        connection = self._connection
+        connection = self.control_number
 
         def arrive() -> None:
-            if connection == self._connection:
+            if connection == self.control_number:
                 act(*given)
 
         self._clock.at(time, arrive)
@@ -436,10 +364,10 @@ class Node:
         self.engines.load(effect)
 
     def in_life(self, act: Callable[..., None]) -> Callable[..., None]:
-        life = self._life
+        life = self.life
 
         def run(*given: object) -> None:
-            if life == self._life and self.machine is not None:
+            if life == self.life and self.machine is not None:
                 act(*given)
 
         return run
@@ -449,7 +377,7 @@ class Node:
     def telemetry(self) -> Telemetry | None:
         """What it says of itself now; None: nobody hears it."""
         now = self._clock.now
-        if self.machine is None or not self.connected or self._frozen_at is not None:
+        if self.machine is None or not self.connected or self.frozen:
             return None
         if self.link.is_cut(now):
             return None

@@ -56,7 +56,7 @@ class SimOrchestrator:
             PublishLeader: lambda e: broker.publish_leader(e.leader),
             PublishDocument: lambda e: broker.publish_document(e.deployment, e.document),
             PublishSpec: lambda e: broker.publish_spec(e.spec),
-            ClearDocument: lambda e: broker.clear_document(e.deployment),
+            ClearDocument: lambda e: broker.clear_document(e.deployment, e.session),
             PublishExplanations: lambda _: None,  # nobody reads them here
             Decided: told,
             Noticed: told,

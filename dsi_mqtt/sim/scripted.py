@@ -54,7 +54,7 @@ class FreeNode(Node):
             self.receive_aside(event, nbytes)
 
     def receive_aside(self, event: ev.Event, nbytes: int = PACKET_BYTES) -> None:  # noqa: ARG002 - they cost nothing
-        self._clock.after(0.0, self._delivered, self._connection, event)
+        self._clock.after(0.0, self._delivered, self.control_number, event)
 
     def heard_bytes(self) -> int:
         return 0

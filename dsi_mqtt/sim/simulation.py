@@ -25,8 +25,9 @@ from dsi_mqtt.sim.engine import Graphs, Processor
 from dsi_mqtt.sim.faults import Faults, Operator
 from dsi_mqtt.sim.journal import Journal
 from dsi_mqtt.sim.links import Disturbance, Figures, Link
-from dsi_mqtt.sim.node import Node, Place
+from dsi_mqtt.sim.node import Node
 from dsi_mqtt.sim.orchestrator import SimOrchestrator
+from dsi_mqtt.sim.place import Place
 from dsi_mqtt.sim.scenario import Group, Requests, Scenario
 from dsi_mqtt.sim.scripted import FreeBroker, FreeNode, Script, ScriptedOrchestrator
 from dsi_mqtt.sim.strays import Strays
