@@ -65,7 +65,8 @@ def test_weights_wait_for_the_leader_while_the_table_is_retained() -> None:
     assert node.worker.status().holdings
     over = make_table(epoch=2, door=None)
     node.serve(replace(over, state="unavailable", segments=(), hops=(), model=None))
-    assert node.worker.status().holdings == node.worker.status().models == ()
+    status = node.worker.status()
+    assert (status.holdings, status.models) == ((), ())
 
 
 def test_it_can_be_deployed_again() -> None:

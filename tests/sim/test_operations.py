@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsi_mqtt.core.deployment import Deployment
+from dsi_mqtt.core.deployment import Deployment, Fallback
 from dsi_mqtt.core.draft import places
-from dsi_mqtt.core.table import TableDocument
+from dsi_mqtt.core.table import Stamp, TableDocument
 from dsi_mqtt.sim.journal import Journal
 from dsi_mqtt.sim.scenario import BrokerName, Fault, Operation, Requests, Scenario
 from dsi_mqtt.sim.simulation import Simulation
@@ -105,10 +105,10 @@ def test_a_node_that_died_while_the_broker_was_away_is_missed() -> None:
 
 
 def test_a_drained_node_is_left_and_takes_part_again() -> None:
-    before = placed(run(scenario(rate_per_s=4.0, duration_s=20.0)))
+    before = placed(run(scenario(rate_per_s=4.0, duration_s=20.0, nodes=8)))
     operations = tuple(Operation(20.0, 20.0, drain=name) for name in before)
-    chosen = replace(scenario(rate_per_s=4.0, duration_s=60.0), operations=operations)
-    made = Simulation(chosen)
+    chosen = scenario(rate_per_s=4.0, duration_s=60.0, nodes=8)
+    made = Simulation(replace(chosen, operations=operations))
     made.clock.run(35.0)
     assert not placed(made) & before
     assert {made.broker.statuses[name].state for name in before} == {"draining"}
@@ -161,6 +161,18 @@ def test_the_model_of_a_deployment_changes_while_it_is_asked() -> None:
     assert answers.asked == len(answers.latencies_s)
 
 
+def test_a_fallback_serves_while_the_model_does_not_fit() -> None:
+    small = {"units": 2, "unit_ms": 10.0, "weight_mib": 8.0, "hidden": 4096}
+    spec = replace(deployment(rate_per_s=3.0), fallback=Fallback("small", small))
+    chosen = scenario(
+        Fault(20.0, 15.0, kill="gw-1"), memory_mib=22.0, nodes=3, rate_per_s=3.0, duration_s=60.0
+    )
+    made = run(replace(chosen, deployments=(spec,)))
+    answers = made.outcome.answers[NAME]
+    assert [decision.kind for decision in made.outcome.decisions] == ["place", "fallback", "place"]
+    assert answers.asked == len(answers.latencies_s)
+
+
 # --- what holds whatever happens --------------------------------------------------------------
 
 # By then everything is as it was, and by then the site has come to rest.
@@ -204,6 +216,7 @@ def scenarios(draw: st.DrawFn) -> Scenario:
     one_pass = draw(st.booleans())
     base = scenario(rate_per_s=3.0, spread=0.2, seed=seed) if one_pass else chat(seed=seed)
     (spec,), (asked,) = base.deployments, base.requests
+    assert spec.model.options is not None
     units = {**spec.model.options, "units": 5 if one_pass else 7}
     versions = spec, replace(spec, model=replace(spec.model, options=units))
     early = draw(st.lists(faults(11.0, 40.0, forgets=True), max_size=5))
@@ -229,12 +242,13 @@ class Watched(Simulation):
     def __init__(self, chosen: Scenario) -> None:
         self.told = io.StringIO()
         super().__init__(chosen, journal=Journal(self.told))
-        self._published, self._order = self.broker.publish_document, None
+        self._published = self.broker.publish_document
+        self._orders: list[tuple[Stamp, Stamp]] = []
         self.broker.publish_document = self._publishes  # type: ignore[method-assign]  # watched
 
     def _publishes(self, deployment: str, document: TableDocument) -> None:
-        assert self._order is None or document.order >= self._order, "epochs only grow"
-        self._order = document.order
+        assert not self._orders or document.order >= self._orders[-1], "epochs only grow"
+        self._orders.append(document.order)
         self._published(deployment, document)
 
 
