@@ -52,7 +52,8 @@ async def _drain(node: str, url: str, topics: Topics, *, undo: bool, timeout_s: 
         known = await watch(connection, topics, lambda _: True, marker(topics))
         if node not in known.statuses:
             raise ConfigError(f"node: there is no node {node!r}; `dsi-mqtt status` lists them")
-        payload = b"" if undo else topics.desired.payload.encode(Desired(drain=True))
+        # Not cleared: a node that is away would not hear that, and go on draining.
+        payload = topics.desired.payload.encode(Desired(drain=not undo))
         name = topics.desired.name(node=node)
         await connection.publish(Message(name, payload, qos=1, retain=True))
         if undo:

@@ -20,9 +20,13 @@ class PublishDocument:
 
 @dataclass(frozen=True, slots=True)
 class ClearDocument:
-    """The deployment is gone and released everywhere: nothing is retained any more."""
+    """The deployment is gone and released everywhere: nothing is retained any more.
+
+    session: of its inputs, to be ended, where that is known: its last door may have died.
+    """
 
     deployment: str
+    session: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

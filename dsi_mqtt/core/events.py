@@ -223,6 +223,11 @@ class ControlReconnected:
 
 
 @dataclass(frozen=True, slots=True)
+class RetainedRead:
+    """All that the broker retained when the control connection came has arrived."""
+
+
+@dataclass(frozen=True, slots=True)
 class IngressOpened:
     deployment: str
 
@@ -300,6 +305,7 @@ Event = (
     | DataReconnected
     | BrokersMoved
     | ControlReconnected
+    | RetainedRead
     | IngressOpened
     | IngressLost
     | NonceReturned

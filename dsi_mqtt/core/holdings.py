@@ -253,6 +253,17 @@ class Holdings:
                 self._want(model, table, segment)
         return [*self._settle(deployment, model), ReportStatus()]
 
+    def tables_over(self, deployment: str) -> Effects:
+        """Its table is not retained any more: what it named is not to be held."""
+        effects: Effects = []
+        for name in (deployment + FALLBACK_MARK, deployment):
+            model = self._models.get(name)
+            if model is not None:
+                model.document = None
+                model.tables.clear()
+                effects += self._settle(name, model)
+        return effects
+
     def oldest_in_use(self, deployment: str, stamp: Stamp) -> Effects:
         """No request uses a table older than `stamp` any more, say the doors."""
         fallback = self._let_go_below(deployment + FALLBACK_MARK, stamp)

@@ -52,14 +52,22 @@ class Ingress:
     def named(self, door: DoorPlace, now: float) -> Effects:
         """The serving table names this node and incarnation."""
         self._door = door
-        if self.is_connected and self._session != (door.ingress, door.session):
-            return self._open()  # the session has another name or place now
+        if self.is_other_than(door):  # the session has another name or place now
+            former: Effects = [CloseIngress(self._deployment, forget=True)]
+            self._session = None
+            return [*former, *(self._open() if self.is_connected else [])]
         if self.state == "absent":
             self.state = "waiting"
             self._due = now + HAND_OVER_S
         if self.state == "waiting" and door.orphaned:
             self._due = now
         return self._open_if_free(now)
+
+    def is_other_than(self, door: DoorPlace) -> bool:
+        """Whether it was opened, and as another session: that one gets every input as well, and
+        nobody will read them.
+        """
+        return self._session not in (None, (door.ingress, door.session))
 
     def finishing(self) -> None:
         """Named no more, while requests are held: what is connected stays, nothing is sought."""

@@ -45,6 +45,10 @@ class Issuer:
         authority.epochs[self._name] = newest + 1
         return Stamp(authority.term, authority.nonce, newest + 1)
 
+    @property
+    def known_session(self) -> str | None:
+        return self._session
+
     def decision(self, authority: Authority) -> str:
         return f"{self._name}-{authority.nonce}-{next(authority.numbers)}"
 

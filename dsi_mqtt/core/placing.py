@@ -343,7 +343,7 @@ class Placing:
             if self._outlook.still_held() or self._fallback.outlook.still_held():
                 return []
             self._known.removed = True
-            return [ClearDocument(self._name)]
+            return [ClearDocument(self._name, self._issuer.known_session)]
         table = self._issuer.unavailable(
             self._known.document, "this deployment was removed", None, authority
         )

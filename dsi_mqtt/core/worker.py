@@ -39,6 +39,7 @@ from dsi_mqtt.core.relay import Relay
 from dsi_mqtt.core.runs import TextEvent
 from dsi_mqtt.core.sizes import MIB
 from dsi_mqtt.core.table import DOOR, BrokerUrls, Table
+from dsi_mqtt.core.withdrawals import Withdrawals
 
 # Of what a door may hold, beside what runs and what may wait: windows, so that what is sent again
 # finds room, and inputs that are being refused, or none would be read while one has as many.
@@ -90,6 +91,7 @@ class Worker:
         self._relay = Relay(incarnation, self._holdings)
         self._peers = Peers()
         self._namesake = Namesake(incarnation)
+        self._withdrawals = Withdrawals(incarnation)
         self._numbers = count(1)
         self._doors: dict[str, Door] = {}
         self._ingresses: dict[str, Ingress] = {}
@@ -115,6 +117,7 @@ class Worker:
             ev.StatusArrived: self._status_arrived,
             ev.StatusRemoved: self._status_removed,
             ev.DesiredArrived: self._desired_arrived,
+            ev.RetainedRead: self._retained_read,
         }
 
     def _of_engines(self) -> Handlers:
@@ -213,6 +216,7 @@ class Worker:
 
     def _spec_arrived(self, event: ev.SpecArrived, now: float) -> Effects:
         name = event.deployment.name
+        self._withdrawals.spec_arrived(name)
         effects = self._holdings.spec_arrived(event.deployment)
         door = self._doors.get(name)
         if door is not None:
@@ -224,8 +228,17 @@ class Worker:
         effects = self._holdings.spec_gone(event.deployment)
         return effects + self._keep_door(event.deployment, now)
 
+    def _retained_read(self, _event: ev.RetainedRead, now: float) -> Effects:
+        effects: Effects = []
+        for name, is_over in self._withdrawals.read(self._holdings.deployments()).items():
+            effects += self._holdings.spec_gone(name)
+            effects += self._holdings.tables_over(name) if is_over else []
+            effects += self._keep_door(name, now)
+        return effects
+
     def _table_arrived(self, event: ev.TableArrived, now: float) -> Effects:
         name = event.deployment
+        self._withdrawals.table_arrived(name)
         effects = self._holdings.document_arrived(name, event.document)
         keeper = self._keeper(name)
         last = self._keepers.get(name, (None, 0.0))[0]
@@ -277,7 +290,14 @@ class Worker:
             return effects + door.replaced(self._serving(name), now)
         effects += door.forget_deaths() if undeployed else []
         del self._doors[name], self._ingresses[name]
-        return [*effects, *ingress.not_named(forget=undeployed), ReportStatus()]
+        forget = undeployed or self._has_other_session(name, ingress)
+        return [*effects, *ingress.not_named(forget=forget), ReportStatus()]
+
+    def _has_other_session(self, name: str, ingress: Ingress) -> bool:
+        """Whether inputs wait elsewhere, or will: a leader that knew of none has begun one."""
+        document = self._holdings.document(name)
+        table = (document.serve or document.prepare) if document is not None else None
+        return table is not None and table.door is not None and ingress.is_other_than(table.door)
 
     @property
     def _me(self) -> Member:
@@ -351,6 +371,7 @@ class Worker:
     def _status_arrived(self, event: ev.StatusArrived, now: float) -> Effects:
         status = event.status
         if status.node == self.node:
+            self._withdrawals.heard(status)
             return self._namesake.heard(status)
         if not self._peers.heard(status):
             return []
@@ -374,6 +395,7 @@ class Worker:
 
     def _control_reconnected(self, _event: ev.ControlReconnected, _now: float) -> Effects:
         self._namesake.connected()
+        self._withdrawals.connected()
         return [ReportStatus()]
 
     def _note_oldest(self, name: str, now: float) -> Effects:

@@ -39,6 +39,7 @@ from dsi_mqtt.transport.base import (
     Will,
 )
 from dsi_mqtt.transport.lasting import Backoff, keep_connected, log_wait
+from dsi_mqtt.transport.sessions import end_session
 from dsi_mqtt.wire.topics import Topic, Topics, check_document, check_topic_name
 
 log = logging.getLogger(__name__)
@@ -77,6 +78,7 @@ class OrchestratorProcess:
             stopwatch=time.perf_counter,
         )
         self._lead: asyncio.Task[None] | None = None
+        self._ending: set[asyncio.Task[None]] = set()
         self._outgoing = Outgoing(self._machine.published)
         self._explained: dict[str, tuple[bytes, Explanations]] = {}  # as sent last
         self._complaints: dict[str, str] = {}
@@ -98,7 +100,7 @@ class OrchestratorProcess:
             ),
             PublishSpec: lambda e: self._publish(self._topics.spec, e.spec, deployment=e.spec.name),
             PublishExplanations: self._explain,
-            ClearDocument: lambda e: self._clear(e.deployment),
+            ClearDocument: self._clear,
             Decided: self._decided,
             Noticed: lambda e: log.warning("%s: %s", e.deployment, e.sentence),
         }
@@ -113,9 +115,10 @@ class OrchestratorProcess:
                 group.create_task(self._observe(), name="observe")
                 group.create_task(self._tick(), name="tick")
         finally:
-            if self._lead is not None:
-                self._lead.cancel()
-                await asyncio.gather(self._lead, return_exceptions=True)
+            ending = [*self._ending, *([self._lead] if self._lead is not None else [])]
+            for task in ending:
+                task.cancel()
+            await asyncio.gather(*ending, return_exceptions=True)
 
     # --- events -------------------------------------------------------------------------------
 
@@ -285,11 +288,22 @@ class OrchestratorProcess:
             self._explained[effect.deployment] = bytes(told.payload), effect.document
             self._outgoing.put_behind(told)
 
-    def _clear(self, deployment: str) -> None:
+    def _clear(self, effect: ClearDocument) -> None:
+        deployment = effect.deployment
         self._explained.pop(deployment, None)
         for topic in (self._topics.table, self._topics.explanations):
             name = topic.name(deployment=deployment)
             self._outgoing.put(Message(name, b"", qos=1, retain=True))
+        if effect.session is not None:
+            task = asyncio.create_task(self._end_session(effect.session), name="end a session")
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
+
+    async def _end_session(self, session: str) -> None:
+        try:
+            await end_session(self._transport, self._url, session)
+        except TransportError as error:
+            log.info("session %s is left to expire: %s", session, error)
 
 
 def _message(topic: Topic[Any], value: object, **parts: str) -> Message | None:

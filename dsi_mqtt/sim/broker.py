@@ -1,14 +1,16 @@
-"""The simulated broker: retained state, wills, durable ingress sessions; QoS 1 where it matters.
+"""The simulated brokers: retained state, wills, durable ingress sessions; QoS 1 where it matters.
 
-It passes on values instead of bytes. Orchestrators and devices sit beside it; nodes are a link
-away. What a node reads of others' statuses is who lives, as which incarnation, and what their
-doors say (`core.peers`), so a status goes to the other nodes when one of these is new. And a node
-that no table names keeps what it hears for later (`Node.wake`).
+They pass on values instead of bytes. Orchestrators and devices sit beside them; nodes are a link
+away. Two of them are one object here: activations go over the data broker, the rest over control,
+and each may be away for itself. What a node reads of others' statuses is who lives, as which
+incarnation, and what their doors say (`core.peers`), so a status goes to the other nodes when one
+of these is new. And a node that no table names keeps what it hears for later (`Node.wake`).
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -16,13 +18,15 @@ from dsi_mqtt.core import events as ev
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.effects import PublishPartial
 from dsi_mqtt.core.generation import Partial
+from dsi_mqtt.core.leadership import GONE
 from dsi_mqtt.core.message import Activation
-from dsi_mqtt.core.node import Leader, NodeStatus, Telemetry
+from dsi_mqtt.core.node import Desired, Leader, NodeStatus, Telemetry
 from dsi_mqtt.core.problem import HOP_S
 from dsi_mqtt.core.request import Redelivery, Reply
 from dsi_mqtt.core.table import TableDocument
 from dsi_mqtt.sim.clock import Clock
 from dsi_mqtt.sim.journal import Journal
+from dsi_mqtt.sim.scenario import BrokerName
 from dsi_mqtt.sim.texts import Wanted
 from dsi_mqtt.wire.topics import Topics
 
@@ -46,11 +50,17 @@ class Watcher(Protocol):
 
     def spec(self, spec: Deployment) -> None: ...
 
+    def spec_gone(self, deployment: str) -> None: ...
+
     def document(self, deployment: str, document: TableDocument) -> None: ...
+
+    def document_gone(self, deployment: str) -> None: ...
 
     def leader(self, leader: Leader) -> None: ...
 
     def lead_lost(self) -> None: ...
+
+    def broker_gone(self) -> None: ...
 
 
 class Listener(Protocol):
@@ -59,6 +69,14 @@ class Listener(Protocol):
     def answered(self, reply: Reply) -> None: ...
 
     def told(self, correlation: bytes, part: Partial) -> None: ...
+
+    def broker_gone(self, *, forgets: bool) -> None: ...
+
+
+class Stray(Protocol):
+    """Who answers what no door will see."""
+
+    def came(self, deployment: str, delivery: Delivery) -> None: ...
 
 
 @dataclass(slots=True)
@@ -74,11 +92,10 @@ class Delivery:
 
 @dataclass(slots=True)
 class Session:
-    """The durable MQTT session of one deployment's inputs."""
+    """A durable MQTT session that subscribes to a deployment's inputs."""
 
     queue: deque[Delivery] = field(default_factory=deque)
     unacknowledged: dict[int, Delivery] = field(default_factory=dict)
-    records: dict[str, Redelivery] = field(default_factory=dict)
     holder: Node | None = None
     hold_count: int = 0
 
@@ -96,12 +113,74 @@ class Broker:
         self.statuses: dict[str, NodeStatus] = {}
         self.documents: dict[str, TableDocument] = {}
         self.specs: dict[str, Deployment] = {}
+        self.desired: dict[str, Desired] = {}
+        self.records: dict[str, dict[str, Redelivery]] = {}
         self.leader: Leader | None = None
-        self.sessions: dict[str, Session] = {}
+        # Of each deployment, by their client ids.
+        self.sessions: dict[str, dict[str, Session]] = {}
+        self.strays: Stray | None = None
+        self.back_at = 0.0  # since when the control broker is there
+        self._away: Counter[str] = Counter()
         self.told_bytes = 0  # of statuses, to each node
         self._words: dict[str, Word] = {}
         self._lead: Watcher | None = None
         self._receipts = 0
+
+    # --- coming and going ---------------------------------------------------------------------
+
+    def is_there(self, name: BrokerName) -> bool:
+        return not self._away[name]
+
+    def goes(self, name: BrokerName, *, forgets: bool = False, stops: bool = False) -> None:
+        """Every connection ends. Killed, a broker publishes no will; stopped, it does all of them.
+
+        What it retains, and the ingress sessions with all that was not acknowledged, is saved at
+        every change (`broker/control.conf`), so it is there again unless it `forgets`.
+        """
+        if name != "data":
+            self._control_goes(forgets=forgets, stops=stops)
+        if name != "control":
+            self._away["data"] += 1
+            for node in self.nodes.values():
+                if node.hears_data:
+                    node.connections.data_gone()
+
+    def comes(self, name: BrokerName) -> None:
+        """It may be connected to again."""
+        for one in ("control", "data") if name == "both" else (name,):
+            self._away[one] -= 1
+        if self.is_there("control") and name != "data":
+            self.back_at = self._clock.now
+
+    def _control_goes(self, *, forgets: bool, stops: bool) -> None:
+        connected = [node for node in self.nodes.values() if node.connected]
+        self._away["control"] += 1
+        if stops:
+            for node in connected:
+                self._will(node)
+            if self._lead is not None and self.leader is not None:
+                self.publish_leader(replace(self.leader, beat=GONE))
+        self._lead = None
+        for session in self._all_sessions():
+            self._release(session)
+        for watcher in list(self.watchers):
+            watcher.broker_gone()
+        for listener in self.listeners.values():
+            listener.broker_gone(forgets=forgets)
+        for node in connected:
+            node.connections.control_gone()
+        if forgets:
+            self._forget()
+
+    def _will(self, node: Node) -> None:
+        if node.machine is not None:
+            self.publish_status(node.machine.will())
+
+    def _forget(self) -> None:
+        kept = (self.statuses, self.documents, self.specs, self.desired, self.records)
+        for retained in (*kept, self.sessions, self._words):
+            retained.clear()
+        self.leader = None
 
     # --- retained state -----------------------------------------------------------------------
 
@@ -122,6 +201,26 @@ class Broker:
         nbytes = PACKET_BYTES + len(self._topics.spec.payload.encode(spec))
         for node in self.nodes.values():
             node.told(ev.SpecArrived(spec), nbytes)
+
+    def clear_spec(self, deployment: str) -> None:
+        self.specs.pop(deployment, None)
+        for watcher in list(self.watchers):
+            watcher.spec_gone(deployment)
+        for node in self.nodes.values():
+            node.told(ev.SpecGone(deployment), PACKET_BYTES)
+
+    def publish_desired(self, node: str, desired: Desired) -> None:
+        self.desired[node] = desired
+        self.nodes[node].told(ev.DesiredArrived(desired), PACKET_BYTES)
+
+    def clear_document(self, deployment: str, session: str | None) -> None:
+        """Nodes go on with the one they have. The deployment's session is ended with it."""
+        if session is not None:
+            self.forget_session(deployment, session)
+        if self.documents.pop(deployment, None) is not None:
+            self.journal.write(self._clock.now, "cleared", deployment=deployment)
+        for watcher in list(self.watchers):
+            watcher.document_gone(deployment)
 
     def publish_document(self, deployment: str, document: TableDocument) -> None:
         self.documents[deployment] = document
@@ -164,6 +263,12 @@ class Broker:
         if before is not None and before is not taker:
             before.lead_lost()
 
+    def drop_lead(self, watcher: Watcher, leader: Leader) -> None:
+        """A farewell, where it still has the connection."""
+        if self._lead is watcher:
+            self._lead = None
+            self.publish_leader(leader)
+
     def publish_leader(self, leader: Leader) -> None:
         self.leader = leader
         for watcher in list(self.watchers):
@@ -171,17 +276,18 @@ class Broker:
 
     def watcher_gone(self, watcher: Watcher) -> None:
         """Its connections end; the leader's will is published."""
-        self.watchers.remove(watcher)
+        if watcher in self.watchers:
+            self.watchers.remove(watcher)
         if self._lead is watcher:
             self._lead = None
             if self.leader is not None:
-                self.publish_leader(replace(self.leader, beat=0))
+                self.publish_leader(replace(self.leader, beat=GONE))
 
     # --- connections --------------------------------------------------------------------------
 
     def lost(self, node: Node, will: NodeStatus) -> None:
         """A node's connections have ended: its will is published, its sessions are free."""
-        for session in self.sessions.values():
+        for session in self._all_sessions():
             if session.holder is node:
                 self._release(session)
         self.publish_status(will)
@@ -189,44 +295,56 @@ class Broker:
     def forward(self, receiver: str, activation: Activation, nbytes: int) -> None:
         """An activation is at the broker; who is not connected does not get it."""
         node = self.nodes[receiver]
-        if node.connected:
+        if node.hears_data:
             node.receive(ev.ActivationArrived(activation), nbytes, self._clock.now + HOP_S)
 
     # --- inputs and answers -------------------------------------------------------------------
 
     def publish_input(self, deployment: str, delivery: Delivery) -> None:
         """Nobody keeps it before a first door has made the session."""
-        session = self.sessions.get(deployment)
-        if session is not None:
+        for session in self.sessions.get(deployment, {}).values():
             session.queue.append(delivery)
             self._push(deployment, session)
+        if self.strays is not None:
+            self.strays.came(deployment, delivery)
 
-    def open_session(self, deployment: str, node: Node, hold_count: int) -> None:
-        """Whoever connects has it, and is told what is retained of suspects."""
-        session = self.sessions.setdefault(deployment, Session())
+    def open_session(self, deployment: str, name: str, node: Node, hold_count: int) -> None:
+        """Whoever connects has it, and is told what is retained of suspects.
+
+        name: its client id. A connection that the node has to another one of this deployment ends.
+        """
+        sessions = self.sessions.setdefault(deployment, {})
+        session = sessions.setdefault(name, Session())
         before = session.holder
         if before is not None and before is not node:
             before.receive_aside(ev.IngressLost(deployment))
+        self.close_session(deployment, node)
         self._release(session)
         session.holder, session.hold_count = node, hold_count
-        for record in session.records.values():
+        for record in self.records.get(deployment, {}).values():
             node.receive_aside(ev.RecordFound(deployment, record))
         node.receive_aside(ev.IngressOpened(deployment))
         node.receive_aside(ev.HearingChanged(deployment, hears=True))
         self._push(deployment, session)
 
     def close_session(self, deployment: str, node: Node) -> None:
-        session = self.sessions.get(deployment)
-        if session is not None and session.holder is node:
-            self._release(session)
+        for session in self.sessions.get(deployment, {}).values():
+            if session.holder is node:
+                self._release(session)
+
+    def forget_session(self, deployment: str, name: str) -> None:
+        """With all that waits in it. Whoever holds it loses it."""
+        session = self.sessions.get(deployment, {}).pop(name, None)
+        if session is not None and session.holder is not None:
+            session.holder.receive_aside(ev.IngressLost(deployment))
 
     def acknowledged(self, deployment: str, node: Node, receipt: int) -> None:
-        session = self.sessions[deployment]
-        if session.holder is node and session.unacknowledged.pop(receipt, None) is not None:
-            self._push(deployment, session)
+        for session in self.sessions.get(deployment, {}).values():
+            if session.holder is node and session.unacknowledged.pop(receipt, None) is not None:
+                self._push(deployment, session)
 
     def record(self, deployment: str, node: Node, record: Redelivery) -> None:
-        records = self.sessions.setdefault(deployment, Session()).records
+        records = self.records.setdefault(deployment, {})
         if record.void:
             records.pop(record.key, None)
         else:
@@ -235,8 +353,11 @@ class Broker:
 
     def answer(self, deployment: str, node: Node, request: bytes, reply: Reply) -> None:
         """Devices sit beside the broker: they have the answer when it has."""
-        self.listeners[reply.device].answered(reply)
+        self.tell_device(reply)
         node.receive_aside(ev.ReplyPublished(deployment, request))
+
+    def tell_device(self, reply: Reply) -> None:
+        self.listeners[reply.device].answered(reply)
 
     def stream(self, node: Node, effect: PublishPartial) -> None:
         """A part of a text, which devices have when the broker has it."""
@@ -246,6 +367,10 @@ class Broker:
         if effect.ask:
             taken = ev.PartialTaken(effect.deployment, effect.request, heard=True)
             node.receive_aside(taken)
+
+    def _all_sessions(self) -> Iterator[Session]:
+        for sessions in self.sessions.values():
+            yield from sessions.values()
 
     def _release(self, session: Session) -> None:
         """What nobody has acknowledged is the next door's, marked as given out before."""

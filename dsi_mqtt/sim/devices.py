@@ -7,6 +7,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from random import Random
 from typing import Final
 
 from dsi_mqtt.core.client import Abandon, ClientEffects, PendingInputs, SendInput
@@ -15,10 +16,13 @@ from dsi_mqtt.core.generation import Completion, Partial
 from dsi_mqtt.core.request import Reply
 from dsi_mqtt.sim.broker import Broker, Delivery
 from dsi_mqtt.sim.clock import TICKS_PER_S, Clock, tick_behind, tick_not_before
+from dsi_mqtt.sim.connecting import Tries
 from dsi_mqtt.sim.texts import Wanted
 
 # A client waits longer than its door may take, or an answer could be on its way.
 WAITS_BEYOND_S: Final = 15.0
+# For so long the broker keeps the MQTT session of a client that is away (`client/delivery.py`).
+SESSION_S: Final = 10.0
 
 
 @dataclass(slots=True)
@@ -78,7 +82,14 @@ class Device:
     """One client, with the inputs of one stream."""
 
     def __init__(
-        self, name: str, stream: Stream, answers: Answers, *, clock: Clock, broker: Broker
+        self,
+        name: str,
+        stream: Stream,
+        answers: Answers,
+        *,
+        clock: Clock,
+        broker: Broker,
+        random: Random,
     ) -> None:
         self.name = name
         self.answers = answers
@@ -88,6 +99,11 @@ class Device:
         self._journal = broker.journal
         self._machine = PendingInputs()
         self._machine.connected(0.0)
+        self._connected = True
+        self._tries = Tries(random)
+        # Until when the broker keeps what comes for it, and what it has kept.
+        self._kept_until = 0.0
+        self._missed: list[Reply] = []
         self._sent: dict[bytes, _Asked] = {}
         self._number = 0
         self._tick: int | None = None
@@ -110,7 +126,40 @@ class Device:
         self._plan_tick()
         self._await_next()
 
+    # --- its connection -----------------------------------------------------------------------
+
+    def broker_gone(self, *, forgets: bool) -> None:
+        if forgets:
+            self._kept_until = 0.0
+            self._missed.clear()
+        if not self._connected:
+            return
+        now = self._clock.now
+        if not forgets:
+            self._kept_until = now + SESSION_S
+        self._connected = False
+        self._machine.disconnected()
+        self._clock.after(self._tries.wait_s(now), self._connect)
+
+    def _connect(self) -> None:
+        now = self._clock.now
+        if not self._broker.is_there("control"):
+            self._clock.after(self._tries.wait_s(now), self._connect)
+            return
+        self._tries.connected(now)
+        self._connected = True
+        missed, self._missed = self._missed, []
+        for reply in missed if now <= self._kept_until else ():
+            self.answered(reply)
+        self._act(self._machine.connected(now))
+        self._plan_tick()
+
+    # --- what comes ---------------------------------------------------------------------------
+
     def answered(self, reply: Reply) -> None:
+        if not self._connected:
+            self._missed += [reply] if self._clock.now <= self._kept_until else []
+            return
         id_ = reply.correlation
         if id_ is None or not self._machine.answered(id_):
             self.answers.repeated += 1
@@ -131,7 +180,7 @@ class Device:
     def told(self, correlation: bytes, part: Partial) -> None:
         """Tokens of a stream. What a door tells once more is not news."""
         asked = self._sent.get(correlation)
-        if asked is not None:
+        if asked is not None and self._connected:
             self._machine.heard(correlation, self._clock.now)
             self._known(asked, part.index + len(part.tokens))
 

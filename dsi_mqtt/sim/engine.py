@@ -31,6 +31,20 @@ def graph_of(deployment: Deployment) -> ModelGraph:
     return describe(read_options(deployment.model.options), limits)
 
 
+class Graphs:
+    """Models as nodes describe them, each looked at once."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, ModelGraph] = {}
+
+    def of(self, deployment: Deployment) -> ModelGraph:
+        """Raises ConfigError where it is not a fake one."""
+        opening = deployment.opening
+        if opening not in self._known:
+            self._known[opening] = graph_of(deployment)
+        return self._known[opening]
+
+
 @cache
 def zeros(nbytes: int) -> bytes:
     return bytes(nbytes)

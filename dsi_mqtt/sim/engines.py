@@ -15,13 +15,14 @@ from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.model import ModelGraph
 from dsi_mqtt.sim.caches import Caches, Part
 from dsi_mqtt.sim.clock import Clock
-from dsi_mqtt.sim.engine import Processor, leaving, step_leaving, tokens_drawn
+from dsi_mqtt.sim.engine import Graphs, Processor, leaving, step_leaving, tokens_drawn
 
 
 @dataclass(slots=True)
 class _Engine:
     """One opening of a model. What was asked of it is void when it is closed."""
 
+    graph: ModelGraph
     caches: Caches = field(default_factory=Caches)
 
 
@@ -45,7 +46,7 @@ class Engines:
         self,
         clock: Clock,
         processor: Processor,
-        graphs: dict[str, ModelGraph],
+        graphs: Graphs,
         open_s: float,
         emit: Callable[[ev.Event], None],
     ) -> None:
@@ -84,19 +85,25 @@ class Engines:
         engine = self._engines.get(deployment)
         return len(engine.caches) if engine is not None else 0
 
+    def graph(self, deployment: str) -> ModelGraph | None:
+        """Of the model that is open under this name."""
+        engine = self._engines.get(deployment)
+        return engine.graph if engine is not None else None
+
     # --- effects ------------------------------------------------------------------------------
 
     def open(self, deployment: Deployment) -> None:
         name = deployment.name
-        self._engines[name] = _Engine()
-        opened = ev.ModelOpened(name, self._graphs[name])
+        graph = self._graphs.of(deployment)
+        self._engines[name] = _Engine(graph)
+        opened = ev.ModelOpened(name, graph)
         self._finish(self._clock.now + self._open_s, name, opened)
 
     def close(self, deployment: str) -> None:
         self._engines.pop(deployment, None)
 
     def load(self, effect: fx.LoadUnits, *, at_once: bool = False) -> None:
-        name, graph = effect.deployment, self._graphs[effect.deployment]
+        name, graph = effect.deployment, self._engines[effect.deployment].graph
         warm_s = self.processor.cost_s(graph, effect.units)
         loaded = ev.UnitsLoaded(name, effect.units, warm_s * 1e3)
         takes_s = self.processor.load_s(graph, effect.units) + warm_s
@@ -120,8 +127,7 @@ class Engines:
         exported: ev.Event = ev.StateStale(job.job)
         if engine.caches.has(job.session, job.units) >= job.last:
             part = Part(job.units, job.first, job.last)
-            graph = self._graphs[job.deployment]
-            exported = ev.StateExported(job.job, part.written(graph))
+            exported = ev.StateExported(job.job, part.written(engine.graph))
         self._finish_in_turn(job.deployment, exported)
 
     def import_state(self, job: fx.ImportState) -> None:
@@ -138,7 +144,7 @@ class Engines:
 
     def compute(self, job: fx.Compute) -> None:
         """In its turn. Turns come in the order of asking, so caches are looked at here and now."""
-        graph = self._graphs[job.deployment]
+        graph = self._engines[job.deployment].graph
         if graph.vocabulary is not None:
             self._step(job, graph, graph.vocabulary.size)
             return

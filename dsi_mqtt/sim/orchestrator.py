@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from random import Random
 from typing import Any, Final
 
 from dsi_mqtt.core.decisions import (
@@ -14,12 +15,13 @@ from dsi_mqtt.core.decisions import (
     PublishSpec,
 )
 from dsi_mqtt.core.deployment import Deployment
-from dsi_mqtt.core.leadership import DropLead, PublishLeader, TakeLead
+from dsi_mqtt.core.leadership import GONE, DropLead, PublishLeader, TakeLead
 from dsi_mqtt.core.node import Leader, NodeStatus, Telemetry
 from dsi_mqtt.core.orchestrator import Orchestrator, OrchestratorEffects
 from dsi_mqtt.core.table import TableDocument
 from dsi_mqtt.sim.broker import Broker
 from dsi_mqtt.sim.clock import TICKS_PER_S, Clock, tick_behind
+from dsi_mqtt.sim.connecting import Tries
 
 # To open a connection to the broker beside it.
 CONNECTS_S: Final = 0.005
@@ -36,21 +38,25 @@ class SimOrchestrator:
         clock: Clock,
         broker: Broker,
         told: Callable[[Decided | Noticed], None],
+        random: Random,
     ) -> None:
         self.name = name
         self._clock = clock
         self._broker = broker
         self._machine = Orchestrator(name, secrets(name).__next__)
         self._alive = True
+        self._ticks = False
+        self._tries = Tries(random)
+        self._farewell: Leader | None = None
         self._stopwatch: Callable[[], float] | None = None
         self._spent: list[float] = []
         self._perform: dict[type, Callable[[Any], object]] = {
-            TakeLead: lambda _: clock.after(CONNECTS_S, self._take_lead),
-            DropLead: lambda _: None,
+            TakeLead: lambda e: clock.after(CONNECTS_S, self._take_lead, e),
+            DropLead: lambda _: self._drop_lead(),
             PublishLeader: lambda e: broker.publish_leader(e.leader),
             PublishDocument: lambda e: broker.publish_document(e.deployment, e.document),
             PublishSpec: lambda e: broker.publish_spec(e.spec),
-            ClearDocument: lambda _: None,
+            ClearDocument: lambda e: broker.clear_document(e.deployment, e.session),
             PublishExplanations: lambda _: None,  # nobody reads them here
             Decided: told,
             Noticed: told,
@@ -72,6 +78,12 @@ class SimOrchestrator:
     def _connect(self) -> None:
         """All that is retained comes at once."""
         machine, broker, now = self._machine, self._broker, self._clock.now
+        if not self._alive:
+            return
+        if not broker.is_there("control"):
+            self._clock.after(self._tries.wait_s(now), self._connect)
+            return
+        self._tries.connected(now)
         machine.connected(now)
         broker.watchers.append(self)
         for status in list(broker.statuses.values()):
@@ -83,7 +95,9 @@ class SimOrchestrator:
         if broker.leader is not None:
             self._act(machine.leader_seen(broker.leader, now))
         machine.retained_read(now)
-        self._tick(tick_behind(now))
+        if not self._ticks:
+            self._ticks = True
+            self._tick(tick_behind(now))
 
     def _tick(self, number: int) -> None:
         if self._alive:
@@ -95,10 +109,19 @@ class SimOrchestrator:
             self._act(effects)
             self._clock.at((number + 1) / TICKS_PER_S, self._tick, number + 1)
 
-    def _take_lead(self) -> None:
-        if self._alive:
-            self._broker.take_lead(self)
-            self._act(self._machine.lead_taken(self._clock.now))
+    def _take_lead(self, effect: TakeLead) -> None:
+        if not self._alive:
+            return
+        if not self._broker.is_there("control"):
+            self.lead_lost()
+            return
+        self._farewell = Leader(effect.term, effect.nonce, GONE)
+        self._broker.take_lead(self)
+        self._act(self._machine.lead_taken(self._clock.now))
+
+    def _drop_lead(self) -> None:
+        if self._farewell is not None:
+            self._broker.drop_lead(self, self._farewell)
 
     def _act(self, effects: OrchestratorEffects) -> None:
         for effect in effects:
@@ -115,6 +138,12 @@ class SimOrchestrator:
     def spec(self, spec: Deployment) -> None:
         self._machine.spec_arrived(spec)
 
+    def spec_gone(self, deployment: str) -> None:
+        self._machine.spec_gone(deployment)
+
+    def document_gone(self, deployment: str) -> None:
+        self._machine.document_lost(deployment, self._clock.now)
+
     def document(self, deployment: str, document: TableDocument) -> None:
         self._act(self._machine.document_seen(deployment, document, self._clock.now))
 
@@ -123,6 +152,13 @@ class SimOrchestrator:
 
     def lead_lost(self) -> None:
         self._act(self._machine.lead_lost(self._clock.now))
+
+    def broker_gone(self) -> None:
+        """Both connections have ended."""
+        self._broker.watchers.remove(self)
+        self._machine.disconnected()
+        self.lead_lost()
+        self._clock.after(self._tries.wait_s(self._clock.now), self._connect)
 
 
 def secrets(name: str) -> Iterator[str]:

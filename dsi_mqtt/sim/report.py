@@ -106,7 +106,7 @@ def report_of(run: Simulation) -> Report:
         run.clock.now,
         run.clock.happened,
         run.journal.digest,
-        tuple(_deployment(run, spec.name) for spec in run.scenario.deployments),
+        tuple(_deployment(run, name) for name in run.outcome.answers),
         tuple(_node(run, name) for name in run.nodes),
         tuple(run.outcome.decisions),
         tuple(run.outcome.notices),

@@ -1,4 +1,4 @@
-"""A scenario: the nodes, links, deployments, requests and faults of one simulation.
+"""A scenario: the nodes, links, deployments, requests, faults and operations of one simulation.
 
 The dataclasses here are the file format (`schema: dsi.scenario/1`); `scenario_file` validates
 YAML into them.
@@ -14,6 +14,7 @@ from dsi_mqtt.core.deployment import Deployment
 SCHEMA: Final = "dsi.scenario/1"
 
 Pattern = Literal["poisson", "bursts", "diurnal"]
+BrokerName = Literal["control", "data", "both"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +84,12 @@ class Requests:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Exactly one of `kill`, `freeze`, `cut`, `throttle` (a node) and `orchestrator`.
+    """Exactly one of `kill`, `freeze`, `cut`, `throttle` (a node), `orchestrator` and `broker`.
 
     kill: its process ends, and begins anew after `for_s` (never, where it is not given); freeze: it
     stands still; cut: nothing passes its link; throttle: its link has `factor` of its rate.
-    orchestrator: the one that leads ends.
+    orchestrator: the one that leads ends. broker: it is killed, and there again after `for_s`;
+    forgets: without all that it kept; stops: it is stopped, so that it publishes all wills first.
     """
 
     at_s: float
@@ -98,31 +100,64 @@ class Fault:
     throttle: str | None = None
     factor: float = 0.1
     orchestrator: bool = False
+    broker: BrokerName | None = None
+    forgets: bool = False
+    stops: bool = False
 
     @property
     def kind(self) -> str:
-        named = (name for name in ("kill", "freeze", "cut", "throttle") if getattr(self, name))
-        return next(named, "orchestrator")
+        kinds = ("kill", "freeze", "cut", "throttle", "broker")
+        return next((name for name in kinds if getattr(self, name)), "orchestrator")
 
     @property
     def node(self) -> str:
-        """The one it befalls; empty: the orchestrator."""
+        """The one it befalls; empty: none of them."""
         return self.kill or self.freeze or self.cut or self.throttle or ""
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What an operator does: exactly one of `drain`, `deploy` and `undeploy`.
+
+    drain: a node, and that is undone after `for_s` (never, where it is not given). deploy: what
+    comes, or takes the place of the deployment of its name. undeploy: a deployment's name.
+    """
+
+    at_s: float
+    for_s: float | None = None
+    drain: str | None = None
+    deploy: Deployment | None = None
+    undeploy: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """duration_s: of the requests; what is in the chain then is still answered.
 
-    orchestrators: one leads, the others stand by. open_s: a node takes to look at a model.
+    deployments: those that are there from the beginning. orchestrators: one leads, the others stand
+    by. open_s: a node takes to look at a model.
     """
 
     nodes: tuple[Group, ...]
     deployments: tuple[Deployment, ...]
     requests: tuple[Requests, ...] = ()
     faults: tuple[Fault, ...] = ()
+    operations: tuple[Operation, ...] = ()
     duration_s: float = 60.0
     seed: int = 1
     orchestrators: int = 1
     open_s: float = 0.5
     schema: str = SCHEMA
+
+    def all_deployments(self) -> tuple[Deployment, ...]:
+        """Those from the beginning and all that operations deploy, in the order of their coming."""
+        later = sorted(self.operations, key=lambda operation: operation.at_s)
+        deployed = (each.deploy for each in later if each.deploy is not None)
+        return (*self.deployments, *deployed)
+
+    def first_deployments(self) -> dict[str, Deployment]:
+        """By name, as each is deployed first."""
+        found: dict[str, Deployment] = {}
+        for spec in self.all_deployments():
+            found.setdefault(spec.name, spec)
+        return found

@@ -15,12 +15,13 @@ from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.rules import check
 from dsi_mqtt.errors import ConfigError
 from dsi_mqtt.sim.engine import graph_of
-from dsi_mqtt.sim.scenario import SCHEMA, Fault, Requests, Scenario
+from dsi_mqtt.sim.scenario import SCHEMA, Fault, Operation, Requests, Scenario
 from dsi_mqtt.wire.files import FORBID, deployment_of, read_yaml, validated
 from dsi_mqtt.wire.topics import check_name
 
 NODES_MAX: Final = 10_000
-_FAULTS: Final = "kill, freeze, cut, throttle and orchestrator"
+_FAULTS: Final = "kill, freeze, cut, throttle, orchestrator and broker"
+_OPERATIONS: Final = "drain, deploy and undeploy"
 # Between which bounds a figure lies, and whether the lower one is out.
 _BOUNDS: Final[Mapping[str, tuple[float, float, bool]]] = {
     "duration_s": (0.0, 1e7, True),
@@ -68,19 +69,27 @@ def read_scenario(path: Path) -> Scenario:
 
 def scenario_of(document: dict[str, Any], path: Path) -> Scenario:
     """Validates one YAML document. Deployments in it are as in a file of their own."""
-    given = document.get("deployments")
+    given, operations = document.get("deployments"), document.get("operations")
     if isinstance(given, list):
-        deployments = [_deployment(each, number, path) for number, each in enumerate(given)]
+        deployments = [_deployment(each, f"deployments[{i}]", path) for i, each in enumerate(given)]
         document = {**document, "deployments": deployments}
+    if isinstance(operations, list):
+        read = [_operation(each, f"operations[{i}]", path) for i, each in enumerate(operations)]
+        document = {**document, "operations": read}
     return validated(document, path.name, SCHEMA, _scenarios(), _check)
 
 
-def _deployment(given: object, number: int, path: Path) -> object:
+def _operation(given: object, field_name: str, path: Path) -> object:
+    if not isinstance(given, dict) or "deploy" not in given:
+        return given
+    return {**given, "deploy": _deployment(given["deploy"], f"{field_name}.deploy", path)}
+
+
+def _deployment(given: object, field_name: str, path: Path) -> object:
     if not isinstance(given, dict):
         return given
     named = {"schema": deployment_schema.SCHEMA, **given}
-    place = path.with_name(f"{path.name}: deployments[{number}]")
-    return deployment_of(named, place)
+    return deployment_of(named, path.with_name(f"{path.name}: {field_name}"))
 
 
 def _check(scenario: Scenario) -> None:
@@ -103,6 +112,8 @@ def _check(scenario: Scenario) -> None:
     known = [deployment.name for deployment in scenario.deployments]
     if len(set(known)) < len(known):
         raise ConfigError("deployments: two of them have the same name")
+    for i, operation in enumerate(scenario.operations):
+        _check_operation(f"operations[{i}]", operation, scenario, frozenset(names))
     for i, requests in enumerate(scenario.requests):
         _check_requests(f"requests[{i}]", requests, scenario)
     for i, fault in enumerate(scenario.faults):
@@ -136,7 +147,7 @@ def _check_deployment(path: str, deployment: Deployment) -> None:
 
 def _check_requests(path: str, requests: Requests, scenario: Scenario) -> None:
     _check_figures(f"{path}.", requests)
-    known = {deployment.name: deployment for deployment in scenario.deployments}
+    known = scenario.first_deployments()
     if requests.deployment not in known:
         raise ConfigError(f"{path}.deployment: there is no deployment {requests.deployment!r:.40}")
     spec = known[requests.deployment]
@@ -155,10 +166,48 @@ def _check_requests(path: str, requests: Requests, scenario: Scenario) -> None:
 
 def _check_fault(path: str, fault: Fault, nodes: frozenset[str]) -> None:
     _check_figures(f"{path}.", fault)
-    told = [fault.kill, fault.freeze, fault.cut, fault.throttle, fault.orchestrator or None]
-    if sum(each is not None for each in told) != 1:
+    told = [fault.kill, fault.freeze, fault.cut, fault.throttle, fault.broker]
+    if sum(each is not None for each in (*told, fault.orchestrator or None)) != 1:
         raise ConfigError(f"{path}: give exactly one of {_FAULTS}")
-    if not fault.orchestrator and fault.node not in nodes:
+    if fault.node not in nodes and fault.kind not in ("orchestrator", "broker"):
         raise ConfigError(f"{path}.{fault.kind}: there is no node {fault.node!r:.40}")
-    if fault.for_s is None and fault.kind in ("freeze", "cut", "throttle"):
+    if fault.for_s is None and fault.kind in ("freeze", "cut", "throttle", "broker"):
         raise ConfigError(f"{path}.for_s: is missing; say for how long, in seconds")
+    for name in ("forgets", "stops"):
+        if getattr(fault, name) and fault.broker is None:
+            raise ConfigError(f"{path}.{name}: is about a broker; leave it out")
+        if getattr(fault, name) and fault.broker == "data":
+            raise ConfigError(f"{path}.{name}: the data broker keeps nothing; leave it out")
+
+
+def _check_operation(
+    path: str, operation: Operation, scenario: Scenario, nodes: frozenset[str]
+) -> None:
+    _check_figures(f"{path}.", operation)
+    told = [operation.drain, operation.deploy, operation.undeploy]
+    if sum(each is not None for each in told) != 1:
+        raise ConfigError(f"{path}: give exactly one of {_OPERATIONS}")
+    if operation.drain is None and operation.for_s is not None:
+        raise ConfigError(f"{path}.for_s: only a drain is undone; leave it out")
+    if operation.drain is not None and operation.drain not in nodes:
+        raise ConfigError(f"{path}.drain: there is no node {operation.drain!r:.40}")
+    known = scenario.first_deployments()
+    if operation.undeploy is not None and operation.undeploy not in known:
+        raise ConfigError(f"{path}.undeploy: there is no deployment {operation.undeploy!r:.40}")
+    if operation.deploy is not None:
+        _check_deployment(f"{path}.deploy", operation.deploy)
+        _check_answers_alike(f"{path}.deploy", operation.deploy, known[operation.deploy.name])
+
+
+def _check_answers_alike(path: str, spec: Deployment, first: Deployment) -> None:
+    """Devices ask all that bear one name in the same way, and know what they are to get."""
+    if spec.kind != first.kind:
+        raise ConfigError(f"{path}.kind: {spec.name} was deployed as {first.kind}; give that")
+    if spec.kind != "generation":
+        return
+    now, before = (graph_of(each).vocabulary for each in (spec, first))
+    if now is not None and before is not None and now.size != before.size:
+        raise ConfigError(
+            f"{path}.model.options.hidden: {spec.name} was deployed with {before.size} tokens; "
+            "give that"
+        )

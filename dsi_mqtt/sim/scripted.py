@@ -26,7 +26,7 @@ from dsi_mqtt.sim.broker import PACKET_BYTES, Broker, Delivery, Session
 from dsi_mqtt.sim.clock import Clock
 from dsi_mqtt.sim.journal import Journal
 from dsi_mqtt.sim.links import Passage
-from dsi_mqtt.sim.node import Node
+from dsi_mqtt.sim.node import FOR_ALL, Node
 
 # When the first table is made, by which all nodes have come; and how often it is looked at again.
 BEGINS_S: Final = 5.0
@@ -50,11 +50,11 @@ class FreeNode(Node):
         self.arrived: set[int] = set()
 
     def told(self, event: ev.Event, nbytes: int) -> None:
-        if self.connected and (self._awake or isinstance(event, ev.SpecArrived)):
+        if self.connected and (self._awake or isinstance(event, FOR_ALL)):
             self.receive_aside(event, nbytes)
 
     def receive_aside(self, event: ev.Event, nbytes: int = PACKET_BYTES) -> None:  # noqa: ARG002 - they cost nothing
-        self._clock.after(0.0, self._delivered, self._connection, event)
+        self._clock.after(0.0, self._delivered, self.control_number, event)
 
     def heard_bytes(self) -> int:
         return 0
@@ -65,12 +65,12 @@ class FreeNode(Node):
     def _measure_out(self, nbytes: int, passage: Passage) -> None:
         """The same."""
 
-    def _aside(self, nbytes: int, act: Callable[..., None], *given: object) -> None:  # noqa: ARG002 - as above
+    def aside(self, nbytes: int, act: Callable[..., None], *given: object) -> None:  # noqa: ARG002 - as above
         if self.connected:
-            self._at_broker(self._clock.now, act, *given)
+            self.at_broker(self._clock.now, act, *given)
 
-    def _open_ingress(self, effect: fx.OpenIngress) -> None:
-        self._aside(0, self._broker.open_session, effect.deployment, self, effect.hold_count)
+    def ingress_s(self) -> float:
+        return 0.0
 
     def _load(self, effect: fx.LoadUnits) -> None:
         self.engines.load(effect, at_once=True)
@@ -117,21 +117,21 @@ class FreeBroker(Broker):
         super().publish_document(deployment, document)
         door = document.serve.door if document.serve else None
         if door is not None:
-            self._clock.after(0.0, self._give, deployment, self.nodes[door.node])
+            self._clock.after(0.0, self._give, deployment, door.session, self.nodes[door.node])
 
-    def _give(self, deployment: str, node: Node) -> None:
+    def _give(self, deployment: str, name: str, node: Node) -> None:
         """To a door that never noticed that another had it meanwhile."""
-        session = self.sessions.get(deployment)
+        session = self.sessions.get(deployment, {}).get(name)
         if session is None or session.holder is node or (deployment, node.name) not in self._open:
             return
-        self.open_session(deployment, node, session.hold_count)
+        self.open_session(deployment, name, node, session.hold_count)
 
-    def open_session(self, deployment: str, node: Node, hold_count: int) -> None:
-        session = self.sessions.setdefault(deployment, Session())
+    def open_session(self, deployment: str, name: str, node: Node, hold_count: int) -> None:
+        session = self.sessions.setdefault(deployment, {}).setdefault(name, Session())
         before = session.holder
         if before is not None and before is not node:
             self._leave(deployment, session, before)
-        super().open_session(deployment, node, hold_count)
+        super().open_session(deployment, name, node, hold_count)
 
     def _leave(self, deployment: str, session: Session, before: Node) -> None:
         """What has come to a door stays there; what is on its way goes to the next one."""
@@ -155,7 +155,7 @@ class FreeBroker(Broker):
     def lost(self, node: Node, will: NodeStatus) -> None:
         for (deployment, name), left in self._left.items():
             if name == node.name and left:
-                session = self.sessions[deployment]
+                (session,) = self.sessions[deployment].values()
                 again = [replace(delivery, duplicate=True) for delivery in left.values()]
                 session.queue.extendleft(reversed(again))
                 left.clear()
@@ -291,6 +291,15 @@ class ScriptedOrchestrator:
 
     def lead_lost(self) -> None:
         """There is none."""
+
+    def spec_gone(self, deployment: str) -> None:
+        """Where tables are dictated, nothing is undeployed."""
+
+    def document_gone(self, deployment: str) -> None:
+        """Nor cleared."""
+
+    def broker_gone(self) -> None:
+        """What it says is retained, wherever that may be."""
 
 
 def _same(table: Table, door: DoorPlace, chosen: Plan) -> bool:

@@ -21,13 +21,16 @@ from dsi_mqtt.sim.arrivals import arrivals
 from dsi_mqtt.sim.broker import Broker
 from dsi_mqtt.sim.clock import Clock
 from dsi_mqtt.sim.devices import WAITS_BEYOND_S, Answers, Device, Stream
-from dsi_mqtt.sim.engine import Processor, graph_of
+from dsi_mqtt.sim.engine import Graphs, Processor
+from dsi_mqtt.sim.faults import Faults, Operator
 from dsi_mqtt.sim.journal import Journal
 from dsi_mqtt.sim.links import Disturbance, Figures, Link
-from dsi_mqtt.sim.node import Node, Place
+from dsi_mqtt.sim.node import Node
 from dsi_mqtt.sim.orchestrator import SimOrchestrator
-from dsi_mqtt.sim.scenario import Fault, Group, Requests, Scenario
+from dsi_mqtt.sim.place import Place
+from dsi_mqtt.sim.scenario import Group, Requests, Scenario
 from dsi_mqtt.sim.scripted import FreeBroker, FreeNode, Script, ScriptedOrchestrator
+from dsi_mqtt.sim.strays import Strays
 from dsi_mqtt.sim.texts import lengths
 from dsi_mqtt.sim.traces import SYNTHETIC, Trace, made_up
 
@@ -102,24 +105,27 @@ class Simulation:
         self.orchestrators: list[SimOrchestrator] = []
         self._traces = traces or {}
         self._started = 0
-        graphs = {spec.name: graph_of(spec) for spec in scenario.deployments}
-        self._graphs = graphs
+        self._graphs = Graphs()
+        if scripts is not None and scenario.operations:
+            raise ConfigError("operations: are not played where a script dictates tables")
         numbers = count(1)
         place = Place(
             self.clock,
             self.broker,
             self.journal,
-            graphs,
+            self._graphs,
             scenario.open_s,
             lambda: next(numbers),
+            self.random,
         )
         for group in scenario.nodes:
             for name in group.names():
                 self.broker.nodes[name] = self._node(place, name, group)
+        self._operator = Operator(self.clock, self.broker, self.journal)
+        Strays(self.clock, self.broker)
         self._begin()
         self._add_devices()
-        for fault in scenario.faults:
-            self.clock.at(fault.at_s, self._befall, fault)
+        self._add_faults()
 
     @property
     def nodes(self) -> dict[str, Node]:
@@ -128,7 +134,7 @@ class Simulation:
     def run(self) -> Outcome:
         """To the end of the requests, and until each has its answer."""
         self.clock.run(self.scenario.duration_s)
-        longest = max((spec.deadline_s for spec in self.scenario.deployments), default=0.0)
+        longest = max((spec.deadline_s for spec in self.scenario.all_deployments()), default=0.0)
         end = self.clock.now + longest + 2 * WAITS_BEYOND_S
         while self.clock.now < end and self.unsettled:
             self.clock.run(min(self.clock.now + 1.0, end))
@@ -193,14 +199,13 @@ class Simulation:
         for name, script in (self._scripts or {}).items():
             self._add_script(name, script)
         for spec in self.scenario.deployments:
-            self.clock.at(START_S, self.broker.publish_spec, spec)
-            self.clock.at(START_S, self._deployed, spec.name)
+            self.clock.at(START_S, self._operator.deploy, spec)
         if self._scripts is None:
             self.clock.after(TELEMETRY_S, self._tell_telemetry)
 
     def _add_script(self, deployment: str, script: Script) -> None:
         spec = next(spec for spec in self.scenario.deployments if spec.name == deployment)
-        graph = self._graphs[deployment]
+        graph = self._graphs.of(spec)
         ScriptedOrchestrator(
             spec, graph, script, clock=self.clock, broker=self.broker, told=self._told
         )
@@ -208,15 +213,22 @@ class Simulation:
     def _add_orchestrator(self) -> None:
         self._started += 1
         name = f"orchestrator-{self._started}"
-        told = SimOrchestrator(name, self.clock, self.broker, self._told)
+        random = self.random(name)
+        told = SimOrchestrator(name, self.clock, self.broker, self._told, random)
         told.time_with(self._stopwatch, self.outcome.deciding_s)
         self.orchestrators.append(told)
 
-    def _deployed(self, deployment: str) -> None:
-        self.journal.write(self.clock.now, "deployed", deployment=deployment)
+    def _add_faults(self) -> None:
+        faults = Faults(
+            self.clock, self.broker, self.journal, self.orchestrators, self._add_orchestrator
+        )
+        for fault in self.scenario.faults:
+            faults.plan(fault)
+        for operation in self.scenario.operations:
+            self._operator.plan(operation)
 
     def _add_devices(self) -> None:
-        specs = {spec.name: spec for spec in self.scenario.deployments}
+        specs = self.scenario.first_deployments()
         for name in specs:
             self.outcome.answers[name] = Answers()
         for number, asked in enumerate(self.scenario.requests):
@@ -225,12 +237,13 @@ class Simulation:
             stream = self._stream(asked, specs[asked.deployment], times, number)
             answers = self.outcome.answers[asked.deployment]
             name = f"device-{number + 1}"
-            Device(name, stream, answers, clock=self.clock, broker=self.broker)
+            random = self.random(name)
+            Device(name, stream, answers, clock=self.clock, broker=self.broker, random=random)
 
     def _stream(
         self, asked: Requests, spec: Deployment, times: Iterator[float], number: int
     ) -> Stream:
-        graph, random = self._graphs[spec.name], self.random(f"texts {number}")
+        graph, random = self._graphs.of(spec), self.random(f"texts {number}")
         if graph.vocabulary is None:
             nbytes = graph.input_bytes if asked.bytes is None else asked.bytes
             return Stream(spec, nbytes, times)
@@ -268,32 +281,6 @@ class Simulation:
             reason=decision.reason,
             nodes=nodes,
         )
-
-    # --- faults -------------------------------------------------------------------------------
-
-    def _befall(self, fault: Fault) -> None:
-        self.journal.write(self.clock.now, fault.kind, node=fault.node, for_s=fault.for_s)
-        if fault.kind == "orchestrator":
-            self._end_leader(fault.for_s)
-            return
-        node = self.nodes[fault.node]
-        if fault.kind == "kill":
-            node.kill()
-            if fault.for_s is not None:
-                self.clock.after(fault.for_s, node.start)
-        elif fault.kind == "freeze":
-            node.freeze()
-            self.clock.after(fault.for_s or 0.0, node.thaw)
-        elif fault.kind == "cut":
-            node.link_cut()
-
-    def _end_leader(self, for_s: float | None) -> None:
-        leaders = [one for one in self.orchestrators if one.leading] or self.orchestrators
-        if leaders:
-            leaders[0].end()
-            self.orchestrators.remove(leaders[0])
-            if for_s is not None:
-                self.clock.after(for_s, self._add_orchestrator)
 
 
 def chain_of(plan: Plan) -> str:

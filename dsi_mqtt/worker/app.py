@@ -49,7 +49,7 @@ from dsi_mqtt.worker.echo import EVERY_S, Echo, probe_bytes
 from dsi_mqtt.worker.engines import EngineHost
 from dsi_mqtt.worker.home import Home
 from dsi_mqtt.worker.port import ActivationPort
-from dsi_mqtt.worker.reader import NONCE, ControlReader
+from dsi_mqtt.worker.reader import NONCE, READ, ControlReader
 from dsi_mqtt.worker.rhythm import phase_s, until_beat_s
 from dsi_mqtt.worker.texts import TextHost
 from dsi_mqtt.worker.vitals import Vitals, measure_capabilities, peak_rss_bytes
@@ -271,6 +271,7 @@ class WorkerProcess:
         try:
             for topic_filter in (*self._reader.filters(), *self._home.filters()):
                 await connection.subscribe(topic_filter, qos=1)
+            await connection.publish(Message(self._echo.topic, READ, qos=1))
             self._dispatch(ev.ControlReconnected())
             log.info(
                 "node %s in zone %s is at %s, tensors at %s",

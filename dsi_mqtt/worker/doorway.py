@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import xxhash
 
@@ -28,6 +28,7 @@ from dsi_mqtt.errors import (
 )
 from dsi_mqtt.transport.base import ConnectOptions, DataConnection, Message, Transport
 from dsi_mqtt.transport.retained import read_retained
+from dsi_mqtt.transport.sessions import end_session
 from dsi_mqtt.transport.together import first_of
 from dsi_mqtt.wire.inputs import parse_input
 from dsi_mqtt.wire.topics import Topics
@@ -86,14 +87,15 @@ class Doorway:
         self._end_ingress()
         self._answering.close()
 
-    async def forget(self) -> None:
-        """Ends the MQTT session at the broker."""
-        if self._door is None:
+    def forget(self) -> Coroutine[Any, Any, None]:
+        """Ends the MQTT session at the broker: that of now, for another may be opened behind."""
+        return self._forget(self._door)
+
+    async def _forget(self, door: DoorPlace | None) -> None:
+        if door is None:
             return
-        options = ConnectOptions(client_id=self._door.session)  # ends with the connection
         try:
-            connection = await self._transport.data(self._door.ingress, options)
-            await connection.close()
+            await end_session(self._transport, door.ingress, door.session)
         except TransportError as error:
             log.info("the session of %s is left to expire: %s", self._deployment, error)
 

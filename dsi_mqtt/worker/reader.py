@@ -11,6 +11,8 @@ from dsi_mqtt.transport.base import Message
 from dsi_mqtt.wire.topics import Topic, Topics, check_document, check_topic_name
 
 NONCE: Final = b"nonce:"
+# To oneself, behind all subscriptions: it comes back behind everything that is retained.
+READ: Final = b"all that is retained came before"
 
 Parts = dict[str, str]
 Read = Callable[[Parts, bytes], ev.Event | None]
@@ -74,6 +76,8 @@ class ControlReader:
         return ev.DesiredArrived(desired)
 
     def _echo(self, _parts: Parts, payload: bytes) -> ev.Event | None:
+        if payload == READ:
+            return ev.RetainedRead()
         if not payload.startswith(NONCE):
             return None
         return ev.NonceReturned(payload.removeprefix(NONCE).decode(errors="replace"))

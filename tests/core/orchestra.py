@@ -169,6 +169,7 @@ class Site:
         self.explained: list[PublishExplanations] = []
         self.decided: list[Decided] = []
         self.noticed: list[Noticed] = []
+        self.ended: list[str] = []
         self.wills: list[NodeStatus] = []
         self._check = check
         self._started = 0
@@ -283,6 +284,7 @@ class Site:
             elif isinstance(effect, PublishDocument):
                 self._publish(effect.deployment, effect.document)
             elif isinstance(effect, ClearDocument):
+                self.ended += [effect.session] if effect.session is not None else []
                 self.documents.pop(effect.deployment, None)
                 self.explanations.pop(effect.deployment, None)
                 machine.document_lost(effect.deployment, self.now)

@@ -121,8 +121,18 @@ def test_another_session_or_broker_is_opened_instead_and_a_window_changes_nothin
     held = opened()
     assert held.named(replace(DOOR, window=9), 1.0) == []
     moved = replace(DOOR, session="other")
-    assert held.named(moved, 2.0) == [OpenIngress(NAME, moved, 8, 1000)]
+    former = CloseIngress(NAME, forget=True)
+    assert held.named(moved, 2.0) == [former, OpenIngress(NAME, moved, 8, 1000)]
     assert not held.is_open
+
+
+def test_the_former_session_is_ended_once_also_while_none_is_open() -> None:
+    """It would get every input too, and nobody would read them."""
+    held, moved = opened(), replace(DOOR, session="other")
+    held.lost(1.0)
+    assert held.named(moved, 2.0) == [CloseIngress(NAME, forget=True)]
+    assert held.named(moved, 2.1) == []
+    assert held.nonce_returned() == [OpenIngress(NAME, moved, 8, 1000)]
 
 
 def act(held: Ingress, event: str, now: float) -> Effects:

@@ -140,11 +140,14 @@ def test_where_there_is_no_room_for_both_the_broken_chain_goes_first() -> None:
 
 def test_undeploying_ends_the_chain_and_then_clears_the_topic() -> None:
     site = serving(*three())
+    door = site.serve.door
+    session = door.session if door is not None else ""
     site.undeploy()
     site.run(0.05)
     assert (site.serve.state, site.serve.door, site.serve.segments) == ("unavailable", None, ())
     site.until(lambda: NAME not in site.documents)
     assert site.kinds()[-1] == "remove"
+    assert site.ended == [session], "its last door may have died"
 
 
 def test_undeploying_waits_until_everybody_has_released() -> None:

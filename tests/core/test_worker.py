@@ -213,6 +213,20 @@ def test_another_ingress_session_makes_old_receipts_void() -> None:
     assert not of(node.answer(header), fx.Acknowledge)
 
 
+@pytest.mark.parametrize("prepared", [False, True])
+@pytest.mark.parametrize("session", ["session", "other"])
+def test_a_door_that_is_left_ends_a_session_that_the_next_one_does_not_take(
+    session: str, prepared: bool
+) -> None:
+    node = Node().opened()
+    table = make_table((B, (0, 6)), epoch=2, door=B)
+    assert table.door is not None
+    table = replace(table, door=replace(table.door, session=session))
+    next_one = document(None, table) if prepared else document(table)
+    effects = node.on(ev.TableArrived(NAME, next_one))
+    assert of(effects, fx.CloseIngress) == [fx.CloseIngress(NAME, forget=session == "other")]
+
+
 def test_counts_of_an_earlier_door_reach_this_one() -> None:
     node = Node()
     node.serve(DOOR_HERE)

@@ -15,7 +15,7 @@ from dsi_mqtt.core.explanation import Explanation, Explanations
 from dsi_mqtt.core.node import LinkSample, NodeStatus, Telemetry
 from dsi_mqtt.core.orchestrator import OrchestratorEffects
 from dsi_mqtt.core.table import TableDocument
-from dsi_mqtt.errors import WireError
+from dsi_mqtt.errors import ConnectionLostError, WireError
 from dsi_mqtt.orchestrator.app import OrchestratorProcess
 from dsi_mqtt.transport.base import ConnectOptions, Message
 from dsi_mqtt.transport.lasting import keep_connected
@@ -113,6 +113,25 @@ def status(**changes: Any) -> bytes:
         }
         | changes
     ).encode()
+
+
+@pytest.mark.asyncio
+async def test_what_is_undeployed_leaves_no_session_that_inputs_wait_in() -> None:
+    """Its last door may have died, and a broker keeps a session for a week."""
+    async with site() as made:
+        await made.retain(SPEC_TOPIC, TOPICS.spec.payload.encode(SPEC))
+        await made.join(Node("x", "x1"))
+        await made.until(made.places)
+        document = made.document()
+        assert document is not None
+        assert document.prepare is not None
+        assert document.prepare.door is not None
+        kept = ConnectOptions(document.prepare.door.session, clean_start=False, session_expiry_s=60)
+        door = await made.transport.data("mem://site", kept)
+        await made.retain(SPEC_TOPIC, b"")
+        async with asyncio.timeout(PATIENCE_S):
+            with pytest.raises(ConnectionLostError):
+                await anext(aiter(door.messages()))
 
 
 RUBBISH = [

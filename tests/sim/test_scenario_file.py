@@ -100,6 +100,70 @@ def test_defaults_are_filled_in() -> None:
             {"faults": [{"at_s": 1, "for_s": 1, "kill": "gw-1", "cut": "gw-1"}]},
             "faults[0]: give exactly one of",
         ),
+        ({"faults": [{"at_s": 1, "broker": "data"}]}, "faults[0].for_s: is missing; say for how"),
+        (
+            {"faults": [{"at_s": 1, "for_s": 1, "broker": "third"}]},
+            "faults[0].broker: must be 'control', 'data' or 'both', not 'third'",
+        ),
+        (
+            {"faults": [{"at_s": 1, "for_s": 1, "kill": "gw-1", "forgets": True}]},
+            "faults[0].forgets: is about a broker; leave it out",
+        ),
+        (
+            {"faults": [{"at_s": 1, "for_s": 1, "broker": "data", "stops": True}]},
+            "faults[0].stops: the data broker keeps nothing; leave it out",
+        ),
+        (
+            {"operations": [{"at_s": 1}]},
+            "operations[0]: give exactly one of drain, deploy and undeploy",
+        ),
+        (
+            {"operations": [{"at_s": 1, "drain": "gw-1", "undeploy": "hazards"}]},
+            "operations[0]: give exactly one of drain, deploy and undeploy",
+        ),
+        ({"operations": [{"drain": "gw-1"}]}, "operations[0].at_s: is missing"),
+        ({"operations": [{"at_s": 1, "drain": "gw"}]}, "operations[0].drain: there is no node"),
+        (
+            {"operations": [{"at_s": 1, "for_s": 5, "undeploy": "hazards"}]},
+            "operations[0].for_s: only a drain is undone; leave it out",
+        ),
+        (
+            {"operations": [{"at_s": 1, "undeploy": "other"}]},
+            "operations[0].undeploy: there is no deployment 'other'",
+        ),
+        (
+            {"operations": [{"at_s": 1, "deploy": {"name": "hazards"}}]},
+            "operations[0].deploy: model: is missing",
+        ),
+        (
+            {"operations": [{"at_s": 1, "deploy": {"name": "a", "model": {"path": "x"}}}]},
+            "operations[0].deploy.model.tier: layer computes; a simulation takes tier fake",
+        ),
+        (
+            {
+                "operations": [
+                    {"at_s": 1, "deploy": {"name": "hazards", "model": MODEL, "kind": "generation"}}
+                ]
+            },
+            "operations[0].deploy.kind: hazards was deployed as one-pass; give that",
+        ),
+        (
+            {
+                "requests": ...,
+                "deployments": [{"name": "chat", "model": MODEL, "kind": "generation"}],
+                "operations": [
+                    {
+                        "at_s": 1,
+                        "deploy": {
+                            "name": "chat",
+                            "model": {"tier": "fake", "options": {"units": 4, "hidden": 8}},
+                            "kind": "generation",
+                        },
+                    }
+                ],
+            },
+            "operations[0].deploy.model.options.hidden: chat was deployed with 16 tokens",
+        ),
     ],
 )
 def test_what_is_wrong_is_one_sentence_that_names_the_field(
@@ -111,6 +175,17 @@ def test_what_is_wrong_is_one_sentence_that_names_the_field(
     assert sentence.startswith("site.yaml: ")
     assert told in sentence
     assert len(sentence) <= MESSAGE_MAX
+
+
+def test_a_deployment_may_come_later_and_be_asked_then() -> None:
+    later = {"name": "later", "model": MODEL}
+    asked = [{"deployment": "later", "from_s": 20}]
+    changed = {"name": "later", "model": MODEL, "sla": {"rate_per_s": 9}}
+    operations = [{"at_s": 40, "deploy": changed}, {"at_s": 10, "deploy": later}]
+    found = scenario_of(document(operations=operations, requests=asked), FILE)
+    assert [spec.name for spec in found.all_deployments()] == ["hazards", "later", "later"]
+    assert found.first_deployments()["later"].sla.rate_per_s is None
+    assert found.all_deployments()[-1].sla.rate_per_s == 9
 
 
 def test_a_file_holds_one_scenario(tmp_path: Path) -> None:

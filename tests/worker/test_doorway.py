@@ -237,6 +237,38 @@ async def test_more_inputs_that_wait_than_a_door_may_hold_do_not_keep_it_out(
     await device.close()
 
 
+async def test_the_session_that_is_forgotten_is_the_one_before_the_next_is_opened(
+    control_broker: str,
+) -> None:
+    name = f"renamed-{secrets.token_hex(4)}"
+    transport, topics = MqttTransport(), Topics()
+    told: asyncio.Queue[ev.Event] = asyncio.Queue()
+    doorway = Doorway(name, transport, topics, told.put_nowait)
+    before = DoorPlace("a", "a1", control_broker, f"before-{name}", HOLD)
+    after = DoorPlace("a", "a1", control_broker, f"after-{name}", HOLD)
+
+    async def opened(place: DoorPlace) -> None:
+        doorway.open(OpenIngress(name, place, HOLD, 1_000_000))
+        async with asyncio.timeout(PATIENCE_S):
+            while not isinstance(await told.get(), ev.IngressOpened):
+                pass
+
+    async def is_kept(place: DoorPlace) -> bool:
+        kept = ConnectOptions(place.session, clean_start=False, session_expiry_s=60)
+        connection = await transport.data(control_broker, kept)
+        await connection.close()
+        return connection.session_present
+
+    await opened(before)
+    doorway.close()
+    forgetting = doorway.forget()
+    await opened(after)
+    await forgetting
+    doorway.close()
+    assert not await is_kept(before)
+    assert await is_kept(after)
+
+
 @pytest.mark.parametrize(
     "payload",
     [

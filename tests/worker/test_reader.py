@@ -9,7 +9,7 @@ from dsi_mqtt.core.node import NodeStatus
 from dsi_mqtt.errors import WireError
 from dsi_mqtt.transport.base import Message
 from dsi_mqtt.wire.topics import Topics
-from dsi_mqtt.worker.reader import ControlReader
+from dsi_mqtt.worker.reader import NONCE, READ, ControlReader
 
 TOPICS = Topics()
 
@@ -28,6 +28,13 @@ def test_a_status_says_who_lives_and_its_removal_that_nobody_knows() -> None:
     assert isinstance(arrived, ev.StatusArrived)
     assert arrived.status.node == "b"
     assert read(topic, b"") == ev.StatusRemoved("b")
+
+
+def test_what_comes_back_to_the_node_is_its_nonce_or_the_end_of_what_is_retained() -> None:
+    topic = TOPICS.echo.name(node="a")
+    assert read(topic, NONCE + b"hazards") == ev.NonceReturned("hazards")
+    assert read(topic, READ) == ev.RetainedRead()
+    assert read(topic, b"echo:1:") is None
 
 
 @pytest.mark.parametrize("name", ["c", "", "x" * 100])
