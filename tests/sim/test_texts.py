@@ -80,7 +80,7 @@ def test_caches_are_copied_when_a_link_has_fallen() -> None:
     faults = [Fault(20.0, 15.0, factor=0.02, throttle=name) for name in ("gw-1", "gw-2")]
     made = run(chat(*faults, rate_per_s=0.6))
     answers = made.outcome.answers[NAME]
-    assert [decision.kind for decision in made.outcome.decisions] == ["place", "remap"]
+    assert "remap" in {decision.kind for decision in made.outcome.decisions}
     assert sum(node.engines.positions_copied for node in made.nodes.values()) > 100
     assert len(answers.latencies_s) == answers.asked
     assert answers.wrong == 0
