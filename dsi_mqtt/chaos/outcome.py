@@ -6,6 +6,7 @@ How long it took is held against the aims, and said apart.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,7 +21,9 @@ _REASONS: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class AimMet:
-    """met: None where there is no figure to hold against the aim."""
+    """value: infinite where it has not come to that in the time there was. met: None where there is
+    no figure to hold against the aim.
+    """
 
     aim: Aim
     value: float | None
@@ -73,8 +76,14 @@ class Row:
             base = self.normal_gap_s if self.ledger.kind == "one-pass" else 0.0
             pauses = [(i.gap_s - base) * 1e3 for i in self.ledger.injections]
             return max(pauses, default=None)
-        own = recoveries if aim.figure == "recovery_p95_s" else tables
-        return share(own(self.ledger.injections), 0.95)
+        recovers = aim.figure == "recovery_p95_s"
+        ends = [i.recovered_at if recovers else i.table_at for i in self.ledger.injections]
+        begins = [i.at for i in self.ledger.injections]
+        return share([_since(*each) for each in zip(begins, ends, strict=True)], 0.95)
+
+
+def _since(begin: float, end: float | None) -> float:
+    return math.inf if end is None else end - begin
 
 
 def share(values: Sequence[float], part: float) -> float | None:
@@ -99,7 +108,7 @@ def row_document(row: Row) -> dict[str, Any]:
 
     deliveries: answers that the plain subscriber saw; repeated: those beyond each input's first.
     foreign: answers that are no input's right one. unrecovered: faults after which nothing came by
-    the end of the patience there is. whole: whether as much was tried as a row should have.
+    the end of the patience there is; they make an aim whose figure is null one that is not met. whole: whether as much was tried as a row should have.
     """
     found, injections = row.ledger, row.ledger.injections
     deliveries = sum(found.tellings.values())
@@ -139,7 +148,7 @@ def row_document(row: Row) -> dict[str, Any]:
             {
                 "figure": each.aim.figure,
                 "at_most": each.aim.at_most,
-                "value": None if each.value is None else round(each.value, 3),
+                "value": _finite(each.value),
                 "met": each.met,
             }
             for each in row.aims()
@@ -148,6 +157,10 @@ def row_document(row: Row) -> dict[str, Any]:
         "whole": row.is_whole,
         "passed": row.passed,
     }
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or math.isinf(value) else round(value, 3)
 
 
 def document(

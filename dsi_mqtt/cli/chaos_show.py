@@ -48,6 +48,6 @@ def _seconds(value: float | None) -> str:
 
 def _aim(each: AimMet) -> str:
     unit = each.aim.figure.rpartition("_")[2]
-    value = "-" if each.value is None else f"{each.value:.3g}"
+    value = "-" if each.value is None else f"{each.value:.3g}".replace("inf", "never")
     said = {True: "met", False: "missed", None: "no figure"}[each.met]
     return f"{value} of {each.aim.at_most:g} {unit} {said}"

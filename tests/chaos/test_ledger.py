@@ -119,6 +119,16 @@ def test_a_pause_belongs_to_the_newest_fault() -> None:
     assert aim.met is False
 
 
+def test_a_fault_that_nothing_came_after_misses_the_aim() -> None:
+    ledger = Ledger("one-pass")
+    told(ledger, 1, 0.0, 1.0)
+    ledger.injected(Injection("worker_kill", "door", "city", "table", 2.0, BEFORE))
+    (aim,) = Row(KILL, ledger, 0.0).aims()
+    assert aim.met is False
+    (written,) = row_document(Row(KILL, ledger, 0.0))["aims"]
+    assert (written["value"], written["met"]) == (None, False)
+
+
 def test_what_a_plain_client_loses_with_the_broker_is_told_and_no_failure() -> None:
     ledger = Ledger("one-pass", acknowledged_lost=1)
     ledger.sent(1, 0.0)
