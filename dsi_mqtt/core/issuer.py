@@ -16,7 +16,7 @@ from dsi_mqtt.core.draft import WINDOW, Draft, draft_table
 from dsi_mqtt.core.model import ModelGraph
 from dsi_mqtt.core.outlook import Outlook
 from dsi_mqtt.core.table import EPOCH_MAX, DoorPlace, Stamp, Table, TableDocument, Transfer
-from dsi_mqtt.core.transfers import faster, pieces, transfers
+from dsi_mqtt.core.transfers import faster, hauls, transfers
 from dsi_mqtt.errors import one_sentence
 
 
@@ -74,7 +74,7 @@ class Issuer:
         texts = Texts.of(draft.spec)
         positions = texts.prompt_tokens + texts.new_tokens // 2
         mode = faster(
-            pieces(old, new, draft.graph, lane=0),
+            hauls(old, new, draft.graph, lane=0),
             links,
             positions=positions,
             sessions=max(1, ceil(cadence.sessions)),

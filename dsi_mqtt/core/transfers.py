@@ -18,8 +18,8 @@ from dsi_mqtt.core.model import ModelGraph, UnitRange
 from dsi_mqtt.core.node import LinkSample
 from dsi_mqtt.core.table import Replica, Segment, Table, Transfer, TransferEnd, TransferMode
 
-# Positions that are drawn while the last piece but one is on its way, about: what is copied while a
-# session waits.
+# Positions that are drawn while the last portion but one is on its way, about: what is copied while
+# a session waits.
 TAIL_POSITIONS: Final = 16
 # The old chain computes until all is copied; for longer nobody should wait to be let go.
 COPYING_MAX_S: Final = 20.0
@@ -27,8 +27,10 @@ _BYTES_OF_MBIT: Final = 125_000
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """Units that go from one node to another. position_bytes: that they keep of one position."""
+class Haul:
+    """Units whose caches go from one node to another. position_bytes: that they keep of one
+    position.
+    """
 
     units: UnitRange
     source: tuple[str, Replica]
@@ -36,7 +38,7 @@ class Piece:
     position_bytes: int
 
 
-def pieces(old: Table, new: Table, graph: ModelGraph, lane: int) -> tuple[Piece, ...]:
+def hauls(old: Table, new: Table, graph: ModelGraph, lane: int) -> tuple[Haul, ...]:
     """What of a session's caches goes elsewhere when it goes from one table to another."""
     before, after = _by_unit(old), _by_unit(new)
     gone = []
@@ -53,7 +55,7 @@ def pieces(old: Table, new: Table, graph: ModelGraph, lane: int) -> tuple[Piece,
         units = list(run)
         # What keeps nothing between two that do goes along.
         whole = UnitRange(units[0][0], units[-1][0] + 1)
-        found.append(Piece(whole, source_end, target_end, sum(part[1] for part in units)))
+        found.append(Haul(whole, source_end, target_end, sum(part[1] for part in units)))
     return tuple(found)
 
 
@@ -78,7 +80,7 @@ def transfers(old: Table | None, new: Table, mode: TransferMode) -> tuple[Transf
 
 
 def faster(
-    moved: tuple[Piece, ...],
+    moved: tuple[Haul, ...],
     links: Mapping[str, LinkSample],
     *,
     positions: int,
@@ -99,22 +101,22 @@ def faster(
     return "recompute" if wait_s > again_s or whole_s > max(COPYING_MAX_S, again_s) else "copy"
 
 
-def _position_s(moved: tuple[Piece, ...], links: Mapping[str, LinkSample]) -> float:
-    """Seconds for one position of all pieces: of the link that is busy longest."""
+def _position_s(moved: tuple[Haul, ...], links: Mapping[str, LinkSample]) -> float:
+    """Seconds for one position of all hauls: of the link that is busy longest."""
     leaving: dict[str, int] = {}
     coming: dict[str, int] = {}
-    for piece in moved:
-        source, target = piece.source[1].node, piece.target[1].node
-        leaving[source] = leaving.get(source, 0) + piece.position_bytes
-        coming[target] = coming.get(target, 0) + piece.position_bytes
+    for haul in moved:
+        source, target = haul.source[1].node, haul.target[1].node
+        leaving[source] = leaving.get(source, 0) + haul.position_bytes
+        coming[target] = coming.get(target, 0) + haul.position_bytes
     busy = [_seconds(n, _link(links, node).up_mbit_s) for node, n in leaving.items()]
     busy += [_seconds(n, _link(links, node).down_mbit_s) for node, n in coming.items()]
     return max(busy, default=0.0)
 
 
-def _trips_s(moved: tuple[Piece, ...], links: Mapping[str, LinkSample]) -> float:
+def _trips_s(moved: tuple[Haul, ...], links: Mapping[str, LinkSample]) -> float:
     """From the door's word to the answer: about a round trip of each end to its broker."""
-    ends = {node for piece in moved for node in (piece.source[1].node, piece.target[1].node)}
+    ends = {node for haul in moved for node in (haul.source[1].node, haul.target[1].node)}
     return sum((_link(links, node).rtt_ms or 0.0) / 1000 for node in ends)
 
 

@@ -13,7 +13,7 @@ _LABEL: Final = struct.Struct("<4I")
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Portion:
     """Positions `[first, last)` of some units, on their way to another engine."""
 
     units: UnitRange
@@ -55,13 +55,13 @@ class Caches:
             held = self._held.setdefault(row.session, {})
             held.update(dict.fromkeys(range(*units), row.position + row.tokens))
 
-    def put(self, session: str, part: Part) -> bool:
+    def put(self, session: str, portion: Portion) -> bool:
         """What is held already stays. False, and nothing is put, where some before are missing."""
-        if self.has(session, part.units) < part.first:
+        if self.has(session, portion.units) < portion.first:
             return False
         held = self._held.setdefault(session, {})
-        for unit in range(*part.units):
-            held[unit] = max(held.get(unit, 0), part.last)
+        for unit in range(*portion.units):
+            held[unit] = max(held.get(unit, 0), portion.last)
         return True
 
     def close(self, session: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 from dsi_mqtt.core.model import UnitRange
 from dsi_mqtt.core.node import LinkSample
 from dsi_mqtt.core.table import Replica, Table, Transfer, TransferEnd
-from dsi_mqtt.core.transfers import COPYING_MAX_S, Piece, faster, pieces, transfers
+from dsi_mqtt.core.transfers import COPYING_MAX_S, Haul, faster, hauls, transfers
 from tests.core.build import A, B, C, make_table
 from tests.core.desk_generation import GRAPH, ON_B, ON_C, STATE_BYTES
 
@@ -17,7 +17,7 @@ from tests.core.desk_generation import GRAPH, ON_B, ON_C, STATE_BYTES
 def ways(old: Table, new: Table, lane: int = 0) -> list[tuple[UnitRange, str, str, int]]:
     return [
         (p.units, p.source[1].node, p.target[1].node, p.position_bytes)
-        for p in pieces(old, new, GRAPH, lane)
+        for p in hauls(old, new, GRAPH, lane)
     ]
 
 
@@ -41,10 +41,10 @@ def test_what_keeps_nothing_does_not_go() -> None:
     units = tuple(
         replace(u, state_bytes=0 if n in (3, 5) else 7) for n, u in enumerate(GRAPH.units)
     )
-    (piece,) = pieces(ON_B, ON_C, replace(GRAPH, units=units), 0)
-    assert (piece.units, piece.position_bytes) == (UnitRange(4, 5), 7)
+    (haul,) = hauls(ON_B, ON_C, replace(GRAPH, units=units), 0)
+    assert (haul.units, haul.position_bytes) == (UnitRange(4, 5), 7)
     none = tuple(replace(unit, state_bytes=0) for unit in GRAPH.units)
-    assert pieces(ON_B, ON_C, replace(GRAPH, units=none), 0) == ()
+    assert hauls(ON_B, ON_C, replace(GRAPH, units=none), 0) == ()
 
 
 def test_each_lane_goes_from_its_replica_to_its_replica() -> None:
@@ -70,7 +70,7 @@ def test_a_table_names_what_others_compute() -> None:
 
 
 MIB = 1024 * 1024
-ONE = Piece(UnitRange(3, 6), ("s1", Replica(*B)), ("s1", Replica(*C)), MIB)
+ONE = Haul(UnitRange(3, 6), ("s1", Replica(*B)), ("s1", Replica(*C)), MIB)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_more_sessions_make_a_bulk_too_long() -> None:
     assert asked == {few: "copy", 2 * few: "recompute"}
 
 
-def test_pieces_that_share_a_link_are_counted_together() -> None:
+def test_hauls_that_share_a_link_are_counted_together() -> None:
     links = {"b": LinkSample(up_mbit_s=100.0)}
     again_s = 16 * MIB * 8 / 1e8 * 1.5
     other = replace(ONE, target=("s2", Replica("d", "d1")))

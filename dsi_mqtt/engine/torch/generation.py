@@ -120,7 +120,7 @@ class GenerationEngine:
             raise WireError(f"the head got {len(rows)} rows and {len(sampling)} samplings")
         drawn = np.full(len(rows), NOT_SAMPLED, np.int64)
         if all(how is None for how in sampling):
-            # Of a piece of a prompt nobody reads the logits, and they cost as much as many blocks.
+            # Of a slice of a prompt nobody reads the logits, and they cost as much as many blocks.
             if units.start < self._head:
                 self._compute(UnitRange(units.start, self._head), rows, entered)
             return (_tokens(drawn),)

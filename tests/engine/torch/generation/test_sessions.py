@@ -288,7 +288,7 @@ def test_damaged_states_are_refused(blob: bytes, engine: GenerationEngine) -> No
         engine.import_state("s", blob)
 
 
-def test_of_a_piece_that_is_not_sampled_no_logits_are_made(
+def test_of_a_slice_that_is_not_sampled_no_logits_are_made(
     engine: GenerationEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model: Any = engine._model.module
