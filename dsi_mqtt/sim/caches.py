@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final
 
 from dsi_mqtt.core.activation import Row
 from dsi_mqtt.core.model import ModelGraph, UnitRange
@@ -27,11 +27,6 @@ class Portion:
         """As long as a cache of them is."""
         kept = graph.state_bytes(self.units) * (self.last - self.first)
         return _LABEL.pack(*self.units, self.first, self.last) + bytes(kept)
-
-    @classmethod
-    def read(cls, blob: bytes | memoryview) -> Self:
-        start, stop, first, last = _LABEL.unpack_from(blob)
-        return cls(UnitRange(start, stop), first, last)
 
 
 class Caches:

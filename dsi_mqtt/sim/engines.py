@@ -128,9 +128,11 @@ class Engines:
         engine = self._engines.get(job.deployment)
         if engine is None:
             return
-        portion = Portion.read(job.blob)
+        portion = Portion(job.units, job.first, job.last)
         imported: ev.Event = ev.StateImported(job.job)
-        if engine.caches.put(job.session, portion):
+        if portion.written(self._graphs[job.deployment]) != job.blob:
+            imported = ev.StateStale(job.job)
+        elif engine.caches.put(job.session, portion):
             self.positions_copied += len(portion)
         else:
             imported = ev.StateStale(job.job, engine.caches.has(job.session, portion.units))

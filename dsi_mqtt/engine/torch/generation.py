@@ -144,8 +144,10 @@ class GenerationEngine:
     def export_state(self, session: str, units: UnitRange, first: int, last: int) -> bytes:
         return exported(self._sessions, session, units, first, last)
 
-    def import_state(self, session: str, blob: bytes | memoryview) -> None:
-        imported(self._sessions, session, blob)
+    def import_state(
+        self, session: str, units: UnitRange, first: int, last: int, blob: bytes | memoryview
+    ) -> None:
+        imported(self._sessions, session, units, first, last, blob)
 
     def text(self) -> TextCodec:
         return self._text()
