@@ -123,7 +123,8 @@ def test_each_way_that_sessions_go_is_looked_at() -> None:
     (stays, goes) = sorted(
         transits(ON_B, replace(ON_C, segments=(first, both)), GRAPH), key=lambda t: len(t.hauls)
     )
-    assert (stays.share, stays.hauls) == (pytest.approx(0.75, abs=0.05), ())
+    assert stays.share == pytest.approx(0.75, abs=0.05)
+    assert not stays.hauls
     assert goes.share == pytest.approx(0.25, abs=0.05)
     assert [(haul.source[1].node, haul.target[1].node) for haul in goes.hauls] == [("b", "c")]
     (all_,) = transits(ON_B, ON_C, GRAPH)

@@ -153,7 +153,7 @@ def test_a_state_of_anything_else_than_is_told_is_refused(
 def test_a_state_that_is_packed_is_refused() -> None:
     """Few bytes may hold many."""
     blob = io.BytesIO()
-    np.savez_compressed(blob, **{"0@0": np.zeros((2, 16), np.float32)})
+    np.savez_compressed(blob, allow_pickle=False, **{"0@0": np.zeros((2, 16), np.float32)})
     with pytest.raises(WireError, match="packed"):
         generating().import_state("s", UnitRange(0, 1), 0, 2, blob.getvalue())
 

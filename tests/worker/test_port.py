@@ -182,7 +182,7 @@ class CopyingPort:
 
 async def published(connection: DataConnection, many: int) -> list[tuple[str, int]]:
     """The kind of each message, and the number of its order."""
-    told = []
+    told: list[tuple[str, int]] = []
     async for message in connection.messages():
         header = header_of(decode(message.payload)[0])
         told.append((header.kind, int.from_bytes(header.request, "big")))

@@ -22,7 +22,7 @@ _OF_LAYER: Final = ("keys", "values")
 
 def exported(sessions: Sessions, session: str, units: UnitRange, first: int, last: int) -> bytes:
     """Positions `[first, last)` of `units`. Raises ModelFailedError where not all are held."""
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for unit in sessions.keeping(units):
         held = sessions.length(session, unit)
         if not 0 <= first <= last <= held:
