@@ -108,7 +108,8 @@ def row_document(row: Row) -> dict[str, Any]:
 
     deliveries: answers that the plain subscriber saw; repeated: those beyond each input's first.
     foreign: answers that are no input's right one. unrecovered: faults after which nothing came by
-    the end of the patience there is; they make an aim whose figure is null one that is not met. whole: whether as much was tried as a row should have.
+    the end of the patience there is; where there are too many an aim has no value, and is not met.
+    whole: whether as much was tried as a row should have.
     """
     found, injections = row.ledger, row.ledger.injections
     deliveries = sum(found.tellings.values())

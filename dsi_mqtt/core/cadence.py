@@ -67,10 +67,11 @@ class Times:
 
 @dataclass(frozen=True, slots=True)
 class Cadence:
-    """first_s: until the first token, for one that waits for no other prompt; first_within_s: most
-    stay within. token_s: of one token after the other; token_within_s: most stay within.
-    sessions: that decode at once, on average. width: of a step, as sessions see it. rate_per_s: the
-    most texts that can be served for long.
+    """first_s: until the first token, with a wait for other prompts and for a place that half the
+    texts stay within; first_within_s: most do. prompt_s: the same of a prompt that waits for steps
+    alone. token_s: of one token after the other; token_within_s: most stay within. sessions: that
+    decode at once, on average. width: of a step, as sessions see it. rate_per_s: the most texts
+    that can be served for long.
     """
 
     first_s: float
@@ -80,6 +81,7 @@ class Cadence:
     sessions: float
     width: float
     rate_per_s: float
+    prompt_s: float
 
     def meets(self, sla: Sla) -> bool:
         """Whether most texts and tokens come within what the deployment asks for, if it does."""
@@ -227,6 +229,7 @@ class _Round:
             sessions,
             max(1.0, min(sessions + 1, most) / self.depth),
             bearable,
+            first,
         )
 
     @property

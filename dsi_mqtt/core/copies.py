@@ -1,8 +1,8 @@
 """A door's copies of caches: how its sessions go from the nodes of one table to those of the next.
 
-A session whose layers go elsewhere stays on its table while the bulk of its caches is copied, piece
-after piece, and decodes on. When little is missing it waits at a token boundary for the last
-piece, and goes on with the next table. Layers that stay with their node do not move.
+A session whose layers go elsewhere stays on its table while the bulk of its caches is copied,
+portion after portion, and decodes on. When little is missing it waits at a token boundary for the
+last portion, and goes on with the next table. Layers that stay with their node do not move.
 
     bulk ──(little is missing, between two steps)──► tail ──(all is there)──► on the next table
       └────────────── refused, late, torn, a node gone ──┴──► fed again, on the next table
@@ -28,10 +28,10 @@ from dsi_mqtt.core.session import Session
 from dsi_mqtt.core.sizes import KIB
 from dsi_mqtt.core.steps import attempt_id
 from dsi_mqtt.core.table import DOOR, Stamp, Table
-from dsi_mqtt.core.transfers import COPYING_MAX_S, TAIL_POSITIONS, Piece, pieces
+from dsi_mqtt.core.transfers import COPYING_MAX_S, TAIL_POSITIONS, Haul, hauls
 
-# Of one piece, and how many are under way at once, so that steps pass between them on a slow link.
-PIECE_BYTES: Final = 256 * KIB
+# Of one order, and how many are under way at once, so that steps pass between them on a slow link.
+PORTION_BYTES: Final = 256 * KIB
 ORDERS_MAX: Final = 4
 # What may be missing when a session begins to wait.
 TAIL_BYTES: Final = 64 * KIB
@@ -49,10 +49,12 @@ class _Order:
 
 
 @dataclass(slots=True, eq=False)
-class _Part:
-    """copied: positions that the target holds. failed: orders in a row that came to nothing."""
+class _Hauling:
+    """How far a haul is. copied: positions that the target holds. failed: orders in a row that came
+    to nothing.
+    """
 
-    piece: Piece
+    haul: Haul
     copied: int = 0
     failed: int = 0
     not_before: float = -inf
@@ -60,7 +62,7 @@ class _Part:
 
     def is_nearly_there(self, fed: int) -> bool:
         missing = fed - self.copied
-        few = missing <= TAIL_POSITIONS or missing * self.piece.position_bytes <= TAIL_BYTES
+        few = missing <= TAIL_POSITIONS or missing * self.haul.position_bytes <= TAIL_BYTES
         return few and self.order is None
 
 
@@ -70,12 +72,12 @@ class _Copying:
 
     session: Session
     table: Table
-    parts: list[_Part]
+    haulings: list[_Hauling]
     since: float
     waits_since: float = field(default=inf)
 
     def is_late(self, now: float) -> bool:
-        failed = any(part.failed >= FAILED_MAX for part in self.parts)
+        failed = any(hauling.failed >= FAILED_MAX for hauling in self.haulings)
         late = now - self.since >= COPYING_MAX_S or now - self.waits_since >= PAUSE_MAX_S
         return failed or late
 
@@ -88,7 +90,7 @@ class Copies:
         self._numbers = numbers
         self._schedule = schedule
         self._copyings: dict[str, _Copying] = {}
-        self._orders: dict[bytes, _Part] = {}
+        self._orders: dict[bytes, _Hauling] = {}
 
     def __len__(self) -> int:
         return len(self._copyings)
@@ -103,17 +105,22 @@ class Copies:
 
     # --- a session's way ----------------------------------------------------------------------
 
-    def go_over(self, session: Session, table: Table, graph: ModelGraph, now: float) -> None:
-        """A session that is due goes to `table`, or is copied there first; see above."""
+    def go_over(
+        self, session: Session, table: Table, graph: ModelGraph, now: float, *, whole: bool
+    ) -> None:
+        """A session that is due goes to `table`, or is copied there first; see above.
+
+        whole: no node of its own table is gone, as far as is known.
+        """
         before = self._copyings.get(session.name)
         if before is not None and before.table.stamp == table.stamp:
             return
-        moved = pieces(session.table, table, graph, session.lane) if session.table else ()
+        moved = hauls(session.table, table, graph, session.lane) if session.table else ()
         self.forget(session)
-        if moved and self._may_copy(session, table, again=before is not None):
-            known = {part.piece: part.copied for part in before.parts} if before else {}
-            parts = [_Part(piece, _known(piece, known)) for piece in moved]
-            self._copyings[session.name] = _Copying(session, table, parts, now)
+        if moved and whole and self._may_copy(session, table, again=before is not None):
+            known = {hauling.haul: hauling.copied for hauling in before.haulings} if before else {}
+            haulings = [_Hauling(haul, _known(haul, known)) for haul in moved]
+            self._copyings[session.name] = _Copying(session, table, haulings, now)
             return
         session.table = table
         if moved:
@@ -142,11 +149,11 @@ class Copies:
         if copying is None or copying.session is not session:
             return
         del self._copyings[session.name]
-        for part in copying.parts:
-            self._over(part)
+        for hauling in copying.haulings:
+            self._over(hauling)
 
     def table_changed(self, table: Table) -> None:
-        """Who waited for the last piece goes on meanwhile, and is copied to `table`."""
+        """Who waited for the last portion goes on meanwhile, and is copied to `table`."""
         for copying in self._copyings.values():
             if copying.table.stamp != table.stamp and copying.session.state == "moving":
                 copying.waits_since = inf
@@ -160,25 +167,25 @@ class Copies:
             self._look(copying, now)
         effects: Effects = []
         for copying in sorted(self._copyings.values(), key=lambda c: c.waits_since):
-            for part in copying.parts:
-                if len(self._orders) < ORDERS_MAX and self._is_due(copying, part, now):
-                    effects.append(self._ordered(copying, part, now))
+            for hauling in copying.haulings:
+                if len(self._orders) < ORDERS_MAX and self._is_due(copying, hauling, now):
+                    effects.append(self._ordered(copying, hauling, now))
         return effects
 
     def came(self, header: Header, now: float) -> bool:
         """Whether a message is about an order, and what follows from it."""
-        part = self._orders.get(header.request)
-        if part is None:
+        hauling = self._orders.get(header.request)
+        if hauling is None:
             return False
-        order = part.order
-        self._over(part)
+        order = hauling.order
+        self._over(hauling)
         have = next((row.position for row in header.rows), None)
         if header.kind == "done" and order is not None:
-            part.copied, part.failed = order.last, 0
+            hauling.copied, hauling.failed = order.last, 0
         else:
-            part.copied = min(part.copied, have) if have is not None else part.copied
-            part.not_before = now + AGAIN_S * 2**part.failed
-            part.failed += 1
+            hauling.copied = min(hauling.copied, have) if have is not None else hauling.copied
+            hauling.not_before = now + AGAIN_S * 2**hauling.failed
+            hauling.failed += 1
         return True
 
     # --- parts --------------------------------------------------------------------------------
@@ -192,39 +199,39 @@ class Copies:
 
     def _look(self, copying: _Copying, now: float) -> None:
         session = copying.session
-        for part in copying.parts:
-            if part.order is not None and part.order.until <= now:
-                self._over(part)
-                part.failed += 1
+        for hauling in copying.haulings:
+            if hauling.order is not None and hauling.order.until <= now:
+                self._over(hauling)
+                hauling.failed += 1
         if copying.is_late(now):
             self.give_up(session)
             return
-        nearly = all(part.is_nearly_there(session.fed) for part in copying.parts)
+        nearly = all(hauling.is_nearly_there(session.fed) for hauling in copying.haulings)
         if nearly and session.state == "ready":
             self._schedule.hold(session)
             copying.waits_since = now
-        if session.state == "moving" and all(p.copied >= session.fed for p in copying.parts):
+        if session.state == "moving" and all(h.copied >= session.fed for h in copying.haulings):
             self.forget(session)
             session.table = copying.table
             self._schedule.line_up(session, first=True)
 
-    def _is_due(self, copying: _Copying, part: _Part, now: float) -> bool:
+    def _is_due(self, copying: _Copying, hauling: _Hauling, now: float) -> bool:
         fed = copying.session.fed
-        if part.order is not None or part.copied >= fed or part.not_before > now:
+        if hauling.order is not None or hauling.copied >= fed or hauling.not_before > now:
             return False
         # The last of it is copied once, at the boundary.
-        return copying.session.state == "moving" or not part.is_nearly_there(fed)
+        return copying.session.state == "moving" or not hauling.is_nearly_there(fed)
 
-    def _ordered(self, copying: _Copying, part: _Part, now: float) -> Transmit:
-        session, piece = copying.session, part.piece
-        most = max(1, PIECE_BYTES // piece.position_bytes)
-        last = min(session.fed, part.copied + most)
+    def _ordered(self, copying: _Copying, hauling: _Hauling, now: float) -> Transmit:
+        session, haul = copying.session, hauling.haul
+        most = max(1, PORTION_BYTES // haul.position_bytes)
+        last = min(session.fed, hauling.copied + most)
         order = _Order(attempt_id(self._door, next(self._numbers)), last, now + PATIENCE_S)
-        part.order = order
-        self._orders[order.id] = part
+        hauling.order = order
+        self._orders[order.id] = hauling
         used = session.table
         assert used is not None  # noqa: S101 - who is copied comes from somewhere
-        segment, source = piece.source
+        segment, source = haul.source
         header = Header(
             "state",
             used.model_name,
@@ -234,27 +241,27 @@ class Copies:
             order.id,
             1,
             door=self._door[0],
-            rows=(Row(session.name, part.copied, last - part.copied, session.take),),
+            rows=(Row(session.name, hauling.copied, last - hauling.copied, session.take),),
             edge=EdgeMark(self._door[1], source.incarnation, 0, 0),
             lane=session.lane,
-            copy=Copy(piece.units, copying.table.stamp, piece.target[0]),
+            copy=Copy(haul.units, copying.table.stamp, haul.target[0]),
         )
         return Transmit(source.node, Activation(header))
 
-    def _over(self, part: _Part) -> None:
-        if part.order is not None:
-            self._orders.pop(part.order.id, None)
-            part.order = None
+    def _over(self, hauling: _Hauling) -> None:
+        if hauling.order is not None:
+            self._orders.pop(hauling.order.id, None)
+            hauling.order = None
 
 
-def _known(piece: Piece, known: dict[Piece, int]) -> int:
+def _known(haul: Haul, known: dict[Haul, int]) -> int:
     """What of it is at its target already, by other orders."""
-    ends = piece.source[1].incarnation, piece.target[1].incarnation
+    ends = haul.source[1].incarnation, haul.target[1].incarnation
     found = [
         copied
         for other, copied in known.items()
         if (other.source[1].incarnation, other.target[1].incarnation) == ends
-        and other.units.start <= piece.units.start
-        and piece.units.stop <= other.units.stop
+        and other.units.start <= haul.units.start
+        and haul.units.stop <= other.units.stop
     ]
     return max(found, default=0)

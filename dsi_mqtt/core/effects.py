@@ -92,13 +92,16 @@ class ExportState:
 
 @dataclass(frozen=True, slots=True)
 class ImportState:
-    """Put what another engine exported into a session's cache; answer with StateImported or
-    StateStale and the same job number.
+    """Put positions `[first, last)`, as another engine exported them, into a session's cache;
+    answer with StateImported or StateStale and the same job number.
     """
 
     job: int
     deployment: str
     session: str
+    units: UnitRange
+    first: int
+    last: int
     blob: bytes | memoryview
 
 

@@ -170,7 +170,7 @@ class Generations(Runs):
 
     def data_reconnected(self, now: float) -> Effects:
         effects, silent = self._steps.probe(now, all_=True)
-        return [*effects, *self._break_off(silent, now)]
+        return [*effects, *self._break_off(silent, now), *self.pump(now)]
 
     # --- a session's beginning ----------------------------------------------------------------
 
@@ -415,8 +415,11 @@ class Generations(Runs):
 
         def go_over() -> None:
             for session in list(self._schedule.due):
-                if session.table is not None and session.table.stamp != table.stamp:
-                    self._copies.go_over(session, table, graph, now)
+                used = session.table
+                if used is not None and used.stamp != table.stamp:
+                    # On a chain that lacks a node it would be taken for what ended that.
+                    whole = not self._peers.lacks(used)
+                    self._copies.go_over(session, table, graph, now, whole=whole)
 
         go_over()
         effects = self._copies.pump(now)
@@ -501,7 +504,7 @@ class Generations(Runs):
             effects += self._steps.drop(step)
             for session in sessions:
                 effects += self._recovery.again(session, now)
-        return [*effects, *self.pump(now)]
+        return effects
 
     def _leave(self, session: Session) -> None:
         """It is fed no more, and its caches may go."""

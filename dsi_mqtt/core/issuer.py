@@ -16,7 +16,7 @@ from dsi_mqtt.core.draft import WINDOW, Draft, draft_table
 from dsi_mqtt.core.model import ModelGraph
 from dsi_mqtt.core.outlook import Outlook
 from dsi_mqtt.core.table import EPOCH_MAX, DoorPlace, Stamp, Table, TableDocument, Transfer
-from dsi_mqtt.core.transfers import faster, pieces, transfers
+from dsi_mqtt.core.transfers import faster, transfers, transits
 from dsi_mqtt.errors import one_sentence
 
 
@@ -78,11 +78,11 @@ class Issuer:
         texts = Texts.of(draft.spec)
         positions = texts.prompt_tokens + texts.new_tokens // 2
         mode = faster(
-            pieces(old, new, draft.graph, lane=0),
+            transits(old, new, draft.graph),
             links,
             positions=positions,
             sessions=max(1, ceil(cadence.sessions)),
-            recompute_s=cadence.first_s * positions / texts.prompt_tokens,
+            recompute_s=cadence.prompt_s * positions / texts.prompt_tokens,
         )
         return transfers(old, new, mode)
 

@@ -104,11 +104,15 @@ class Engine(Protocol):
         where not all of it is held.
         """
 
-    def import_state(self, session: str, blob: bytes | memoryview) -> None:
-        """Puts what `export_state` made elsewhere behind what is held; what is held already stays.
+    def import_state(
+        self, session: str, units: UnitRange, first: int, last: int, blob: bytes | memoryview
+    ) -> None:
+        """Puts what `export_state` made of the same elsewhere behind what is held; what is held
+        already stays.
 
         Raises, and then nothing is kept of it, SessionStaleError where positions before it are
-        missing, WireError where it cannot be read or is of another model.
+        missing, WireError where it cannot be read, is of another model, or is anything else than
+        the positions `[first, last)` of these units.
         """
 
     def text(self) -> TextCodec:
@@ -129,8 +133,10 @@ class OnePass:
         del units, first, last
         no_sessions(session)
 
-    def import_state(self, session: str, blob: bytes | memoryview) -> None:
-        del blob
+    def import_state(
+        self, session: str, units: UnitRange, first: int, last: int, blob: bytes | memoryview
+    ) -> None:
+        del units, first, last, blob
         no_sessions(session)
 
     def text(self) -> TextCodec:

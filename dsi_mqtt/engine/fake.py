@@ -176,10 +176,12 @@ class FakeEngine:
             no_sessions(session)
         return self._sessions.exported(session, units, first, last)
 
-    def import_state(self, session: str, blob: bytes | memoryview) -> None:
+    def import_state(
+        self, session: str, units: UnitRange, first: int, last: int, blob: bytes | memoryview
+    ) -> None:
         if not self._generates:
             no_sessions(session)
-        self._sessions.imported(session, blob)
+        self._sessions.imported(session, units, first, last, blob)
 
     def text(self) -> FakeText:
         if not self._generates:

@@ -68,24 +68,28 @@ class FakeSessions:
                     f"session {session}: unit {unit} holds {len(states)} positions, "
                     f"not {first}:{last}"
                 )
-            arrays[f"{unit}@{first}"] = states[first:last]
+            arrays[_name(unit, first)] = states[first:last]
         blob = io.BytesIO()
         np.savez(blob, allow_pickle=False, **arrays)
         return blob.getvalue()
 
-    def imported(self, session: str, blob: bytes | memoryview) -> None:
+    def imported(
+        self, session: str, units: UnitRange, first: int, last: int, blob: bytes | memoryview
+    ) -> None:
         try:
             placed = _read_states(blob)
         except (ValueError, zipfile.BadZipFile) as error:
             raise WireError(f"session {session}: the state is not readable: {error}") from error
+        if placed.keys() != {_name(unit, first) for unit in range(*units)}:
+            raise WireError(f"session {session}: the state is not of units {units} from {first} on")
         fresh: dict[int, Floats] = {}
-        for unit, first, part in placed:
-            before = self._of(session, unit)
-            if part.shape[1:] != before.shape[1:]:
-                raise WireError(f"session {session}: the state of unit {unit} is of another model")
+        for unit in range(*units):
+            part, before = placed[_name(unit, first)], self._of(session, unit)
+            if part.shape != (last - first, self._hidden):
+                raise WireError(f"session {session}: the state of unit {unit} is {part.shape}")
             if len(before) < first:
                 raise SessionStaleError({session: len(before)})
-            if len(before) < first + len(part):
+            if len(before) < last:
                 fresh[unit] = np.concatenate([before[:first], part])
         if fresh:
             self._states.setdefault(session, {}).update(fresh)
@@ -153,12 +157,18 @@ def draw(
     return drawn
 
 
-def _read_states(blob: bytes | memoryview) -> list[tuple[int, int, Floats]]:
-    """Unit, first position and states, as `exported` wrote them."""
-    found = []
+def _name(unit: int, first: int) -> str:
+    """Of its states from a position on, where they are on their way."""
+    return f"{unit}@{first}"
+
+
+def _read_states(blob: bytes | memoryview) -> dict[str, Floats]:
+    """By `_name`, as `exported` wrote them."""
+    found = {}
     with zipfile.ZipFile(io.BytesIO(blob)) as archive:
-        for name in archive.namelist():
-            unit, first = map(int, name.removesuffix(".npy").split("@"))
-            states = npy.read_array(io.BytesIO(archive.read(name)))
-            found.append((unit, first, states.astype(np.float32)))
+        for part in archive.infolist():
+            if part.compress_type != zipfile.ZIP_STORED:
+                raise ValueError("it is packed, and what is in it may be of any size")
+            states = npy.read_array(io.BytesIO(archive.read(part)))
+            found[part.filename.removesuffix(".npy")] = states.astype(np.float32)
     return found

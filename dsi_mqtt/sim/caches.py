@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final
 
 from dsi_mqtt.core.activation import Row
 from dsi_mqtt.core.model import ModelGraph, UnitRange
@@ -13,7 +13,7 @@ _LABEL: Final = struct.Struct("<4I")
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Portion:
     """Positions `[first, last)` of some units, on their way to another engine."""
 
     units: UnitRange
@@ -27,11 +27,6 @@ class Part:
         """As long as a cache of them is."""
         kept = graph.state_bytes(self.units) * (self.last - self.first)
         return _LABEL.pack(*self.units, self.first, self.last) + bytes(kept)
-
-    @classmethod
-    def read(cls, blob: bytes | memoryview) -> Self:
-        start, stop, first, last = _LABEL.unpack_from(blob)
-        return cls(UnitRange(start, stop), first, last)
 
 
 class Caches:
@@ -55,13 +50,13 @@ class Caches:
             held = self._held.setdefault(row.session, {})
             held.update(dict.fromkeys(range(*units), row.position + row.tokens))
 
-    def put(self, session: str, part: Part) -> bool:
+    def put(self, session: str, portion: Portion) -> bool:
         """What is held already stays. False, and nothing is put, where some before are missing."""
-        if self.has(session, part.units) < part.first:
+        if self.has(session, portion.units) < portion.first:
             return False
         held = self._held.setdefault(session, {})
-        for unit in range(*part.units):
-            held[unit] = max(held.get(unit, 0), part.last)
+        for unit in range(*portion.units):
+            held[unit] = max(held.get(unit, 0), portion.last)
         return True
 
     def close(self, session: str) -> None:

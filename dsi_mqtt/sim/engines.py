@@ -13,7 +13,7 @@ from dsi_mqtt.core import effects as fx
 from dsi_mqtt.core import events as ev
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.model import ModelGraph
-from dsi_mqtt.sim.caches import Caches, Part
+from dsi_mqtt.sim.caches import Caches, Portion
 from dsi_mqtt.sim.clock import Clock
 from dsi_mqtt.sim.engine import Graphs, Processor, leaving, step_leaving, tokens_drawn
 
@@ -126,20 +126,22 @@ class Engines:
             return  # the machine that closed it answers
         exported: ev.Event = ev.StateStale(job.job)
         if engine.caches.has(job.session, job.units) >= job.last:
-            part = Part(job.units, job.first, job.last)
-            exported = ev.StateExported(job.job, part.written(engine.graph))
+            portion = Portion(job.units, job.first, job.last)
+            exported = ev.StateExported(job.job, portion.written(engine.graph))
         self._finish_in_turn(job.deployment, exported)
 
     def import_state(self, job: fx.ImportState) -> None:
         engine = self._engines.get(job.deployment)
         if engine is None:
             return
-        part = Part.read(job.blob)
+        portion = Portion(job.units, job.first, job.last)
         imported: ev.Event = ev.StateImported(job.job)
-        if engine.caches.put(job.session, part):
-            self.positions_copied += len(part)
+        if portion.written(engine.graph) != job.blob:
+            imported = ev.StateStale(job.job)
+        elif engine.caches.put(job.session, portion):
+            self.positions_copied += len(portion)
         else:
-            imported = ev.StateStale(job.job, engine.caches.has(job.session, part.units))
+            imported = ev.StateStale(job.job, engine.caches.has(job.session, portion.units))
         self._finish_in_turn(job.deployment, imported)
 
     def compute(self, job: fx.Compute) -> None:

@@ -299,7 +299,8 @@ class Node:
             self._clock.after(0.0, self.in_life(self.handle), ev.ActivationArrived(activation))
         elif self.hears_data and effect.receiver in self._broker.nodes:
             if activation.header.copy is not None and activation.tensors:
-                self._copies.put(effect)
+                for told in self._copies.put(effect):
+                    self._transmit(told)
             else:
                 self._transmit_now(effect)
 

@@ -155,7 +155,7 @@ class EngineHost:
 
     def import_state(self, job: ImportState) -> None:
         def imported(engine: Engine) -> ev.Event:
-            engine.import_state(job.session, job.blob)
+            engine.import_state(job.session, job.units, job.first, job.last, job.blob)
             return ev.StateImported(job.job)
 
         self._answer(job.deployment, lambda e: _moved(imported, e, job), ev.StateStale(job.job))

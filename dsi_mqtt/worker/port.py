@@ -2,8 +2,9 @@
 
 Small messages are written at once; large ones go out chunk by chunk from one task, so that the
 socket's back-pressure is felt and chunks of one edge keep their order. Copies of caches go when
-nothing else waits, and whatever comes meanwhile passes between their chunks. What is sent while the
-connection is away is lost, as on any QoS 0 edge: the door finds out by its probes.
+nothing else waits, and whatever comes meanwhile passes between their chunks; one that its door
+waits for no longer ends where it is (`core/outgoing.py`). What is sent while the connection is away
+is lost, as on any QoS 0 edge: the door finds out by its probes.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from dsi_mqtt.core.effects import Transmit
 from dsi_mqtt.core.link import LinkMeter
 from dsi_mqtt.core.message import Activation, Header
+from dsi_mqtt.core.outgoing import OutgoingCopies
 from dsi_mqtt.core.sizes import KIB
 from dsi_mqtt.errors import ConnectionLostError, WireError
 from dsi_mqtt.transport.base import DataConnection, Message
@@ -69,8 +72,9 @@ class ActivationPort:
         self._names: dict[tuple[str, str, str], str] = {}
         self._connection: DataConnection | None = None
         self._waiting: deque[tuple[str, Activation]] = deque()
-        self._copies: deque[tuple[str, Activation]] = deque()
-        self._copying: Iterator[Message] | None = None
+        self._copies = OutgoingCopies()
+        # The chunks of one that are left, and when its door waits no longer.
+        self._copying: tuple[Iterator[Message], float] | None = None
         self._wake = asyncio.Event()
         self.unreadable = 0
 
@@ -97,6 +101,25 @@ class ActivationPort:
         if connection is None:
             return
         header = activation.header
+        if header.copy is not None and activation.tensors:
+            for told in self._copies.put(Transmit(receiver, activation), self._clock()):
+                self.send(told.receiver, told.activation)
+            self._wake.set()
+            return
+        topic = self._name(receiver, header)
+        if not self._waiting and activation.nbytes <= INLINE_MAX:
+            try:
+                for payload in encode(activation, chunk_bytes=self._chunk_bytes):
+                    self._write(connection, Message(topic, payload))
+                self._behind(connection, activation.nbytes, self._clock())
+            except ConnectionLostError:
+                log.debug("lost with the connection: %s for %s", header.kind, receiver)
+            return
+        self._waiting.append((topic, activation))
+        self._wake.set()
+
+    def _name(self, receiver: str, header: Header) -> str:
+        """Of the topic."""
         key = (receiver, header.deployment, header.kind)
         topic = self._names.get(key)
         if topic is None:
@@ -108,20 +131,7 @@ class ActivationPort:
                 deployment=header.deployment,
                 kind=header.kind,
             )
-        if header.copy is not None and activation.tensors:
-            self._copies.append((topic, activation))
-            self._wake.set()
-            return
-        if not self._waiting and activation.nbytes <= INLINE_MAX:
-            try:
-                for payload in encode(activation, chunk_bytes=self._chunk_bytes):
-                    self._write(connection, Message(topic, payload))
-                self._behind(connection, activation.nbytes, self._clock())
-            except ConnectionLostError:
-                log.debug("lost with the connection: %s for %s", header.kind, receiver)
-            return
-        self._waiting.append((topic, activation))
-        self._wake.set()
+        return topic
 
     async def send_waiting(self, connection: DataConnection) -> None:
         """Runs while `connection` lives: writes large activations as the socket takes them."""
@@ -142,11 +152,17 @@ class ActivationPort:
 
     async def _write_copy(self, connection: DataConnection) -> None:
         """The next chunk of a copy."""
+        now = self._clock()
         if self._copying is None:
-            topic, activation = self._copies.popleft()
+            taken = self._copies.take(now)
+            if taken is None:
+                return
+            receiver, activation = taken.copy.receiver, taken.copy.activation
+            topic = self._name(receiver, activation.header)
             payloads = encode(activation, chunk_bytes=self._chunk_bytes)
-            self._copying = (Message(topic, payload) for payload in payloads)
-        message = next(self._copying, None)
+            self._copying = (Message(topic, payload) for payload in payloads), taken.until
+        chunks, until = self._copying
+        message = next(chunks, None) if now < until else None
         if message is None:
             self._copying = None
         else:

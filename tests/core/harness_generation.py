@@ -163,7 +163,9 @@ class GeneratingNode(Node):
 
     def _import(self, job: fx.ImportState) -> None:
         try:
-            self.models[job.deployment].import_state(job.session, job.blob)
+            self.models[job.deployment].import_state(
+                job.session, job.units, job.first, job.last, job.blob
+            )
         except SessionStaleError as error:
             self.handle(ev.StateStale(job.job, error.have[job.session]))
         except WireError:

@@ -12,7 +12,7 @@ from dsi_mqtt.core.effects import CloseSessions, Effects, ExportState, ImportSta
 from dsi_mqtt.core.events import StateExported, StateImported, StateStale
 from dsi_mqtt.core.holdings import Holdings
 from dsi_mqtt.core.message import Activation, Copy, EdgeMark, Header
-from dsi_mqtt.core.model import UnitRange
+from dsi_mqtt.core.model import ModelGraph, UnitRange
 from dsi_mqtt.core.relay import Relay
 from dsi_mqtt.core.table import DOOR, TableDocument
 from tests.core.build import NAME, A, B, make_table
@@ -28,10 +28,10 @@ ID = bytes(15) + b"\7"
 class Bench:
     """The relay of one node, holding its parts of both tables."""
 
-    def __init__(self, me: tuple[str, str], **limits: object) -> None:
+    def __init__(self, me: tuple[str, str], *, graph: ModelGraph = GRAPH, **limits: object) -> None:
         self.holdings = Holdings(*me, 10**12)
         self.holdings.spec_arrived(spec(**limits))
-        self.holdings.model_opened(NAME, GRAPH)
+        self.holdings.model_opened(NAME, graph)
         self.holdings.document_arrived(NAME, TableDocument(OLD, NEW))
         for table in (OLD, NEW):
             for segment in table.segments:
@@ -93,7 +93,7 @@ def test_a_copy_is_read_by_the_engine_and_sent_to_who_computes_the_units_next() 
 def test_what_has_come_is_taken_in_and_the_door_is_told_how_far() -> None:
     bench = Bench(A)
     (taken,) = bench.asked(copy(2, 5), STATE)
-    assert taken == ImportState(1, NAME, "a1.1", b"kept")
+    assert taken == ImportState(1, NAME, "a1.1", UNITS, 2, 7, b"kept")
     (told,) = bench.caches.imported(StateImported(1))
     assert isinstance(told, Transmit)
     header = told.activation.header
@@ -140,6 +140,16 @@ def test_what_is_no_state_is_lost() -> None:
     assert only(Bench(A).asked(copy(), replace(STATE, name="h"))).kind == "lost"
 
 
+def test_what_is_longer_than_it_says_is_lost() -> None:
+    """Its room is charged by its positions."""
+    bench, nbytes = Bench(A), caches.copy_bytes_max(GRAPH, UNITS, 5)
+    state = replace(STATE, shape=(nbytes,), data=bytes(nbytes))
+    assert isinstance(bench.asked(copy(), state)[-1], ImportState)
+    longer = replace(STATE, shape=(nbytes + 1,), data=bytes(nbytes + 1))
+    assert only(bench.asked(copy(), longer)).kind == "lost"
+    assert only(bench.asked(copy(0, 0), STATE)).kind == "stale"
+
+
 def test_copies_take_no_more_room_than_steps() -> None:
     bench = Bench(A, kv_mib_max=1, sessions_max=1)
     told: Effects = []
@@ -181,6 +191,22 @@ def test_few_are_in_the_engines_hands_at_once() -> None:
     for _ in range(caches.JOBS_MAX):
         assert isinstance(bench.asked(order())[0], ExportState)
     assert only(bench.asked(order())).kind == "stale"
+
+
+def test_little_is_in_the_engines_hands_at_once() -> None:
+    bench, most = Bench(B), caches.COPY_BYTES_MAX // 1024 // 3
+    orders = [bench.asked(order(0, most)) for _ in range(4)]
+    assert [type(effect) for (effect,) in orders] == [ExportState] * 2 + [Transmit] * 2
+    bench.caches.exported(StateExported(1, b"kept"))
+    assert isinstance(bench.asked(order(0, most))[0], ExportState)
+
+
+def test_a_single_position_may_be_large_where_nothing_else_is() -> None:
+    large = replace(GRAPH.units[3], state_bytes=2 * caches.COPY_BYTES_MAX)
+    bench = Bench(B, graph=replace(GRAPH, units=(*GRAPH.units[:3], large, *GRAPH.units[4:])))
+    assert only(bench.asked(order(0, 2))).kind == "stale"
+    assert isinstance(bench.asked(order(0, 1))[0], ExportState)
+    assert only(bench.asked(order(1, 1))).kind == "stale"
 
 
 def test_when_the_model_closes_who_waits_is_told() -> None:

@@ -153,7 +153,18 @@ def test_a_text_that_is_alone_takes_what_its_trips_take() -> None:
         hops = (len(chain.prompt_s) + 1) * chain.hop_s
         assert told.token_s == pytest.approx(sum(chain.step_s(1)) + hops, rel=1e-3)
         assert told.first_s == pytest.approx(sum(chain.prompt_s) + hops, rel=1e-3)
+        assert told.prompt_s == pytest.approx(told.first_s, rel=1e-3)
         assert told.width == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("load", [0.5, 0.9, 2.0])
+def test_a_prompt_alone_waits_for_steps_and_for_no_other(load: float) -> None:
+    for name, chain in {**CHAINS, **FULL}.items():
+        asked = rhythm(chain)
+        told = asked.cadence(load * asked.cadence(0.01, SHARE).rate_per_s, SHARE)
+        steps_s = sum(chain.step_s(math.ceil(asked.sessions_max)))
+        assert asked.prompt.trip < told.prompt_s <= asked.prompt.trip + steps_s / 2, name
+        assert told.prompt_s <= told.first_s, name
 
 
 def test_nothing_is_promised_of_more_texts_than_can_be_borne() -> None:

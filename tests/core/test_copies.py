@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from dsi_mqtt.core.activation import Row
 from dsi_mqtt.core.copies import FAILED_MAX, ORDERS_MAX, PATIENCE_S, PAUSE_MAX_S
 from dsi_mqtt.core.deployment import Sla
@@ -12,7 +14,7 @@ from dsi_mqtt.core.message import Activation, Header
 from dsi_mqtt.core.table import DOOR, Table
 from dsi_mqtt.core.transfers import COPYING_MAX_S, transfers
 from tests.core.build import A, B, make_table
-from tests.core.desk_generation import ON_B, ON_C, Desk2, asking, places, spec, started
+from tests.core.desk_generation import ON_B, ON_C, Desk2, asking, places, records_of, spec, started
 
 COPIED = replace(ON_C, transfers=transfers(ON_B, ON_C, "copy"))
 D = ("d", "d1")
@@ -32,7 +34,7 @@ def orders(desk: Desk2) -> list[Header]:
     return found
 
 
-def parts(found: list[Header]) -> list[tuple[int, int]]:
+def portions(found: list[Header]) -> list[tuple[int, int]]:
     return [(h.rows[0].position, h.rows[0].position + h.rows[0].tokens) for h in found]
 
 
@@ -66,7 +68,7 @@ def between_steps(prompt: int = 2) -> Desk2:
 def test_a_short_session_waits_for_its_copy_and_goes_on_where_it_was() -> None:
     desk = between_steps()
     (order,) = orders(desk)
-    assert parts([order]) == [(0, 3)]
+    assert portions([order]) == [(0, 3)]
     assert (order.stamp, order.target, order.edge and order.edge.receiver) == (
         ON_B.stamp, "s1", "b1",
     )  # fmt: skip
@@ -84,7 +86,7 @@ def test_the_bulk_is_copied_while_tokens_come_and_the_rest_at_a_boundary() -> No
     taken = 0
     while True:
         (order,) = orders(desk)
-        ((first, last),) = parts([order])
+        ((first, last),) = portions([order])
         assert first == taken
         if last == fed:
             break
@@ -137,10 +139,10 @@ def test_what_the_target_lacks_is_copied_again_from_there() -> None:
     (order,) = orders(desk)
     copied(desk, order)
     (order,) = orders(desk)
-    assert parts([order])[0][0] > 0
+    assert portions([order])[0][0] > 0
     refused(desk, order, 0)
     desk.wait(0.1)
-    assert parts(orders(desk))[0][0] == 0
+    assert portions(orders(desk))[0][0] == 0
 
 
 def test_who_waits_too_long_for_a_copy_is_computed_again() -> None:
@@ -244,3 +246,18 @@ def test_where_all_layers_stay_nothing_is_copied_or_computed_again() -> None:
     desk.drawn(step, 41)
     assert not orders(desk)
     assert places(desk.step()) == [(3, 1)]
+
+
+@pytest.mark.parametrize("table", [COPIED, replace(ON_D, transfers=transfers(ON_B, ON_D, "copy"))])
+def test_who_is_due_when_its_node_has_gone_is_no_suspect(table: Table) -> None:
+    """Three deaths would end a text that has killed nobody."""
+    desk = Desk2()
+    (step,) = started(desk, 1)
+    desk.hear(B, "offline")
+    desk.drawn(step, 41)
+    assert not desk.steps(), "nothing begins on a chain that lacks a node"
+    desk.serve(table)
+    assert not orders(desk)
+    step = desk.step()
+    assert (step.header.stamp, places(step)) == (table.stamp, [(0, 4)])
+    assert not records_of(desk)

@@ -90,7 +90,7 @@ def test_a_forecast_is_of_the_plan_and_of_waits_at_its_busiest_station(
 
 
 def test_of_generations_first_tokens_and_tokens_are_forecast() -> None:
-    cadence = Cadence(0.5, 1.5, 0.05, 0.08, 2.0, 3.0, 0.7)
+    cadence = Cadence(0.5, 1.5, 0.05, 0.08, 2.0, 3.0, 0.7, 0.4)
     spec = replace(SPEC, kind="generation", sla=replace(SPEC.sla, deadline_ms=5000.0))
     told = drafted(spec, plan=replace(PLAN, cadence=cadence)).forecast
     assert told == Forecast(500.0, 1500.0, 0.7, 50.0, 80.0)

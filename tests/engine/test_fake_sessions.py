@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
 from dsi_mqtt.core.activation import JSON, TOKENS, Row, Tensor, Tensors, pack_body
+from dsi_mqtt.core.caches import copy_bytes_max
 from dsi_mqtt.core.deployment import Generation
 from dsi_mqtt.core.generation import Sampling, Turn
 from dsi_mqtt.core.model import ModelSpec, UnitRange, Vocabulary
@@ -72,10 +74,16 @@ def test_noise_is_keyed_by_seed_and_position() -> None:
     assert drawn(1, 0)[2:] == drawn(1, 2)[:6]
 
 
+def move(source: FakeEngine, target: FakeEngine, units: UnitRange, first: int, last: int) -> None:
+    state = source.export_state("s", units, first, last)
+    assert len(state) <= copy_bytes_max(source.graph, units, last - first)
+    target.import_state("s", units, first, last, state)
+
+
 def test_a_sessions_state_moves() -> None:
     engine, other = generating(), generating()
     step(engine, [[5, 6, 7]], ("s", 0))
-    other.import_state("s", engine.export_state("s", engine.graph.whole, 0, 3))
+    move(engine, other, engine.graph.whole, 0, 3)
     assert other.state_bytes("s") == engine.state_bytes("s") == 6 * 3 * 16 * 4
     assert step(other, [[9]], ("s", 3)) == step(engine, [[9]], ("s", 3))
 
@@ -98,7 +106,7 @@ def test_state_of_part_of_the_units_and_positions() -> None:
         step(one, [[1, 2]], ("s", 0))
     step(engine, [[3, 4]], ("s", 2))
     for units in (UnitRange(0, 3), UnitRange(3, 6)):
-        other.import_state("s", engine.export_state("s", units, 2, 4))
+        move(engine, other, units, 2, 4)
     assert step(other, [[5]], ("s", 4)) == step(engine, [[5]], ("s", 4))
     with pytest.raises(ModelFailedError, match="holds 5 positions"):
         engine.export_state("s", UnitRange(0, 1), 0, 9)
@@ -122,7 +130,32 @@ def test_a_closed_session_leaves_nothing() -> None:
 @pytest.mark.parametrize("blob", [b"", b"junk", b"PK\x03\x04junk"])
 def test_damaged_states_are_refused(blob: bytes) -> None:
     with pytest.raises(WireError, match="session s"):
-        generating().import_state("s", blob)
+        generating().import_state("s", UnitRange(0, 1), 0, 2, blob)
+
+
+@pytest.mark.parametrize(
+    ("units", "first", "last"),
+    [(UnitRange(0, 1), 0, 2), (UnitRange(0, 3), 0, 2), (UnitRange(0, 2), 0, 1),
+     (UnitRange(0, 2), 0, 3), (UnitRange(0, 2), 1, 3), (UnitRange(1, 3), 0, 2)],
+)  # fmt: skip
+def test_a_state_of_anything_else_than_is_told_is_refused(
+    units: UnitRange, first: int, last: int
+) -> None:
+    engine, other = generating(), generating()
+    for one in (engine, other):
+        step(one, [[1, 2, 3]], ("s", 0))
+    before = other.state_bytes("s")
+    with pytest.raises(WireError, match="session s"):
+        other.import_state("s", units, first, last, engine.export_state("s", UnitRange(0, 2), 0, 2))
+    assert other.state_bytes("s") == before
+
+
+def test_a_state_that_is_packed_is_refused() -> None:
+    """Few bytes may hold many."""
+    blob = io.BytesIO()
+    np.savez_compressed(blob, allow_pickle=False, **{"0@0": np.zeros((2, 16), np.float32)})
+    with pytest.raises(WireError, match="packed"):
+        generating().import_state("s", UnitRange(0, 1), 0, 2, blob.getvalue())
 
 
 def test_a_state_that_does_not_follow_is_stale() -> None:
@@ -130,16 +163,15 @@ def test_a_state_that_does_not_follow_is_stale() -> None:
     step(engine, [[1, 2, 3]], ("s", 0))
     step(other, [[1]], ("s", 0))
     with pytest.raises(SessionStaleError) as raised:
-        other.import_state("s", engine.export_state("s", UnitRange(0, 2), 2, 3))
+        move(engine, other, UnitRange(0, 2), 2, 3)
     assert raised.value.have == {"s": 1}
 
 
 def test_a_state_that_comes_again_or_late_takes_nothing_away() -> None:
     engine, other = generating(), generating()
     step(engine, [[1, 2, 3]], ("s", 0))
-    early, late = (engine.export_state("s", engine.graph.whole, *part) for part in ((0, 2), (2, 3)))
-    for state in (early, late, early):
-        other.import_state("s", state)
+    for first, last in ((0, 2), (2, 3), (0, 2)):
+        move(engine, other, engine.graph.whole, first, last)
     assert step(other, [[9]], ("s", 3)) == step(engine, [[9]], ("s", 3))
 
 

@@ -13,7 +13,7 @@ from dsi_mqtt.core.activation import Row
 from dsi_mqtt.core.aim import Texts
 from dsi_mqtt.core.deployment import Deployment, Generation, Sla
 from dsi_mqtt.core.model import ModelSpec, UnitRange
-from dsi_mqtt.sim.caches import Caches, Part
+from dsi_mqtt.sim.caches import Caches, Portion
 from dsi_mqtt.sim.engine import graph_of
 from dsi_mqtt.sim.journal import Journal
 from dsi_mqtt.sim.report import report_of
@@ -132,21 +132,20 @@ def test_caches_say_what_a_session_lacks_in_any_of_the_units() -> None:
     assert not len(caches)
 
 
-def test_a_part_is_put_behind_what_is_held() -> None:
+def test_a_portion_is_put_behind_what_is_held() -> None:
     caches, units = Caches(), UnitRange(0, 4)
     caches.grow((Row("s", 0, 5, 0),), units)
-    assert not caches.put("s", Part(units, 6, 8))
-    assert not caches.put("new", Part(units, 1, 2))
-    assert caches.put("s", Part(units, 5, 8))
-    assert caches.put("s", Part(units, 0, 2))
+    assert not caches.put("s", Portion(units, 6, 8))
+    assert not caches.put("new", Portion(units, 1, 2))
+    assert caches.put("s", Portion(units, 5, 8))
+    assert caches.put("s", Portion(units, 0, 2))
     assert caches.has("s", units) == 8
 
 
-def test_a_part_is_as_long_as_what_is_kept() -> None:
-    graph, part = graph_of(chat().deployments[0]), Part(UnitRange(2, 5), 10, 26)
-    written = part.written(graph)
-    assert Part.read(written) == part
-    assert len(written) - len(Part(UnitRange(2, 5), 10, 10).written(graph)) == 16 * sum(
+def test_a_portion_is_as_long_as_what_is_kept() -> None:
+    graph, portion = graph_of(chat().deployments[0]), Portion(UnitRange(2, 5), 10, 26)
+    written = portion.written(graph)
+    assert len(written) - len(Portion(UnitRange(2, 5), 10, 10).written(graph)) == 16 * sum(
         unit.state_bytes for unit in graph.units[2:5]
     )
 

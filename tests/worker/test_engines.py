@@ -202,13 +202,13 @@ async def test_a_cache_goes_from_one_engine_to_another() -> None:
     assert isinstance(await source.told(), ev.Computed)
     exported = await source.told()
     assert isinstance(exported, ev.StateExported)
-    target.host.import_state(ImportState(3, NAME, "s", exported.blob))
+    target.host.import_state(ImportState(3, NAME, "s", UnitRange(0, 2), 1, 5, exported.blob))
     assert await target.told() == ev.StateStale(3, 0)
     source.host.export_state(ExportState(4, NAME, "s", UnitRange(0, 2), 0, 1))
     first = await source.told()
     assert isinstance(first, ev.StateExported)
-    for number, blob in ((5, first.blob), (6, exported.blob)):
-        target.host.import_state(ImportState(number, NAME, "s", blob))
+    for number, part, blob in ((5, (0, 1), first.blob), (6, (1, 5), exported.blob)):
+        target.host.import_state(ImportState(number, NAME, "s", UnitRange(0, 2), *part, blob))
         assert await target.told() == ev.StateImported(number)
     engine = target.host.engine(NAME)
     assert engine is not None
@@ -223,8 +223,8 @@ async def test_what_cannot_be_copied_harms_nobody() -> None:
     await made.told()
     made.host.export_state(ExportState(1, NAME, "s", UnitRange(0, 2), 0, 5))
     assert await made.told() == ev.StateStale(1)
-    made.host.import_state(ImportState(2, NAME, "s", b"junk"))
+    made.host.import_state(ImportState(2, NAME, "s", UnitRange(0, 2), 0, 5, b"junk"))
     assert await made.told() == ev.StateStale(2)
     made.host.close(NAME)
-    made.host.import_state(ImportState(3, NAME, "s", b"junk"))
+    made.host.import_state(ImportState(3, NAME, "s", UnitRange(0, 2), 0, 5, b"junk"))
     assert await made.told() == ev.StateStale(3)

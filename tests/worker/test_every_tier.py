@@ -182,7 +182,7 @@ def check_sessions(case: Case, engine: Engine) -> None:
     with pytest.raises(ModelFailedError, match="keeps no sessions"):
         engine.export_state("s", engine.graph.whole, 0, 1)
     with pytest.raises(ModelFailedError, match="keeps no sessions"):
-        engine.import_state("s", b"")
+        engine.import_state("s", engine.graph.whole, 0, 1, b"")
 
 
 @pytest.mark.parametrize("case", ONE_PASS, indirect=True)

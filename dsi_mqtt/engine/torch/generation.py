@@ -120,7 +120,7 @@ class GenerationEngine:
             raise WireError(f"the head got {len(rows)} rows and {len(sampling)} samplings")
         drawn = np.full(len(rows), NOT_SAMPLED, np.int64)
         if all(how is None for how in sampling):
-            # Of a piece of a prompt nobody reads the logits, and they cost as much as many blocks.
+            # Of a slice of a prompt nobody reads the logits, and they cost as much as many blocks.
             if units.start < self._head:
                 self._compute(UnitRange(units.start, self._head), rows, entered)
             return (_tokens(drawn),)
@@ -144,8 +144,10 @@ class GenerationEngine:
     def export_state(self, session: str, units: UnitRange, first: int, last: int) -> bytes:
         return exported(self._sessions, session, units, first, last)
 
-    def import_state(self, session: str, blob: bytes | memoryview) -> None:
-        imported(self._sessions, session, blob)
+    def import_state(
+        self, session: str, units: UnitRange, first: int, last: int, blob: bytes | memoryview
+    ) -> None:
+        imported(self._sessions, session, units, first, last, blob)
 
     def text(self) -> TextCodec:
         return self._text()

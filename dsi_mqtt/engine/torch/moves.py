@@ -5,7 +5,6 @@ One tensor for the keys and one for the values of a layer, named `unit@first.lay
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Final
 
 from safetensors import SafetensorError
@@ -18,12 +17,12 @@ from dsi_mqtt.errors import ModelFailedError, SessionStaleError, WireError
 if TYPE_CHECKING:
     import torch
 
-_NAME: Final = re.compile(r"(\d{1,6})@(\d{1,9})\.\d{1,6}\.(?:keys|values)", re.ASCII)
+_OF_LAYER: Final = ("keys", "values")
 
 
 def exported(sessions: Sessions, session: str, units: UnitRange, first: int, last: int) -> bytes:
     """Positions `[first, last)` of `units`. Raises ModelFailedError where not all are held."""
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for unit in sessions.keeping(units):
         held = sessions.length(session, unit)
         if not 0 <= first <= last <= held:
@@ -34,49 +33,53 @@ def exported(sessions: Sessions, session: str, units: UnitRange, first: int, las
             continue
         for layer in sessions.layers(unit):
             keys, values = sessions.get(session, layer, first, last)
-            tensors[f"{unit}@{first}.{layer}.keys"] = keys.contiguous()
-            tensors[f"{unit}@{first}.{layer}.values"] = values.contiguous()
+            names = _names(unit, first, layer)
+            tensors.update(zip(names, (keys.contiguous(), values.contiguous()), strict=True))
     return bytes(save(tensors))
 
 
-def imported(sessions: Sessions, session: str, blob: bytes | memoryview) -> None:
-    """Puts a state behind what is held; what is held already stays.
+def imported(  # noqa: PLR0917 - as the engine's own
+    sessions: Sessions,
+    session: str,
+    units: UnitRange,
+    first: int,
+    last: int,
+    blob: bytes | memoryview,
+) -> None:
+    """Puts positions `[first, last)` of `units` behind what is held; what is held already stays.
 
     Raises WireError or SessionStaleError, and then nothing is kept.
     """
     try:
-        tensors = load(bytes(blob))
-        placed = _placed(sessions, session, tensors)
+        placed = _placed(sessions, units, first, last, load(bytes(blob)))
     except (SafetensorError, ValueError, KeyError) as error:
         raise WireError(f"session {session}: the state is not readable: {error}") from error
-    for (unit, first), parts in placed.items():
-        count = next(iter(parts.values()))[0].shape[2]
-        if sessions.length(session, unit) < first + count:
+    held = {unit: sessions.length(session, unit) for unit in placed}
+    if min(held.values(), default=first) < first:
+        raise SessionStaleError({session: min(held.values())})
+    for unit, parts in placed.items():
+        if held[unit] < last:
             sessions.put(session, unit, first, parts)
 
 
 def _placed(
-    sessions: Sessions, session: str, tensors: dict[str, torch.Tensor]
-) -> dict[tuple[int, int], dict[int, Part]]:
-    """By unit and first position, the parts by layer."""
-    placed: dict[tuple[int, int], dict[int, Part]] = {}
+    sessions: Sessions, units: UnitRange, first: int, last: int, tensors: dict[str, torch.Tensor]
+) -> dict[int, dict[int, Part]]:
+    """By unit, the parts by layer. Raises ValueError or KeyError where they are anything else."""
+    placed: dict[int, dict[int, Part]] = {}
     expected: set[str] = set()
-    for name in tensors:
-        match = _NAME.fullmatch(name)
-        if match is None:
-            raise ValueError(f"no unit is called {name:.40}")
-        unit, first = int(match[1]), int(match[2])
-        if (unit, first) in placed or not sessions.keeping(UnitRange(unit, unit + 1)):
-            continue
-        parts = placed[unit, first] = {}
+    for unit in sessions.keeping(units):
+        parts = placed[unit] = {}
         for layer in sessions.layers(unit):
-            names = f"{unit}@{first}.{layer}.keys", f"{unit}@{first}.{layer}.values"
-            parts[layer] = tensors[names[0]], tensors[names[1]]
+            keys, values = names = _names(unit, first, layer)
+            parts[layer] = tensors[keys], tensors[values]
             expected.update(names)
-        sessions.fit(first, parts)
-        held = sessions.length(session, unit)
-        if held < first:
-            raise SessionStaleError({session: held})
+        sessions.fit(first, last, parts)
     if expected != tensors.keys():
-        raise ValueError(f"it holds {min(tensors.keys() - expected):.40}, which no layer keeps")
+        raise ValueError(f"it holds {min(tensors.keys() - expected):.40}, which is not asked for")
     return placed
+
+
+def _names(unit: int, first: int, layer: int) -> tuple[str, str]:
+    keys, values = (f"{unit}@{first}.{layer}.{what}" for what in _OF_LAYER)
+    return keys, values

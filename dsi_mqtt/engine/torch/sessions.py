@@ -159,15 +159,16 @@ class Sessions:
             for unit in keeping:
                 self._sessions[row.session].lengths[unit] = row.position + row.tokens
 
-    def fit(self, first: int, parts: Mapping[int, Part]) -> None:
-        """Raises ValueError where parts from elsewhere are not what their layers keep."""
-        count = next(iter(parts.values()))[0].shape[-2:-1]
-        if not count or first + count[0] > self._context:
+    def fit(self, first: int, last: int, parts: Mapping[int, Part]) -> None:
+        """Raises ValueError where parts from elsewhere are not what their layers keep of positions
+        `[first, last)`.
+        """
+        if not 0 <= first <= last <= self._context:
             raise ValueError(f"it does not fit into the {self._context} positions of the context")
         for layer, part in parts.items():
             slot = self.layout[layer]
             for states, (heads, width) in zip(part, (slot.keys, slot.values), strict=True):
-                if states.dtype != slot.dtype or states.shape != (1, heads, *count, width):
+                if states.dtype != slot.dtype or states.shape != (1, heads, last - first, width):
                     raise ValueError(f"layer {layer} has {states.dtype} {tuple(states.shape)}")
 
     def put(self, session: str, unit: int, first: int, parts: Mapping[int, Part]) -> None:

@@ -2,7 +2,7 @@
 
 A tiny model of the same kind with random weights runs whole, by its own forward with its own
 cache, and as three segments that hold nothing but their own units and sessions: prompts in
-pieces, steps of sessions at different positions beyond a sliding window, a session cut back.
+slices, steps of sessions at different positions beyond a sliding window, a session cut back.
 Logits must agree to the rounding of another order of summation, and the likeliest tokens be equal.
 """
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from transformers.modeling_utils import PreTrainedModel
 
 _SEED: Final = 20_240_607
-# Of the tiny model's prompts, in the pieces in which they are read; its windows are 4.
+# Of the tiny model's prompts, in the slices in which they are read; its windows are 4.
 _PROMPTS: Final = ((5, 5, 3), (9,), (1,))
 _STEPS: Final = 6
 _CONTEXT: Final = 32
@@ -69,7 +69,7 @@ def _try_tiny(cls: type[PreTrainedModel], config: PretrainedConfig, dtype: torch
     for tiny in shrunk(config):
         try:
             whole = random_model(cls, tiny, dtype)
-            told = [_told(whole, sum(pieces), seed) for seed, pieces in enumerate(_PROMPTS)]
+            told = [_told(whole, sum(slices), seed) for seed, slices in enumerate(_PROMPTS)]
         except Exception as error:  # noqa: BLE001 - an invalid small configuration fails in its own way
             reasons.append(f"{type(error).__name__}: {error}")
             continue
@@ -186,12 +186,12 @@ def _schedule(told: list[Told]) -> Iterator[tuple[tuple[Row, ...], list[list[int
         tokens = told[session].tokens[first : first + count]
         return Row(str(session), first, count), tokens
 
-    for session, pieces in enumerate(_PROMPTS):
-        for at, count in enumerate(pieces):
-            one, tokens = row(session, sum(pieces[:at]), count)
+    for session, slices in enumerate(_PROMPTS):
+        for at, count in enumerate(slices):
+            one, tokens = row(session, sum(slices[:at]), count)
             yield (one,), [tokens]
     for step in range(_STEPS):
-        together = [row(at, sum(pieces) + step, 1) for at, pieces in enumerate(_PROMPTS)]
+        together = [row(at, sum(slices) + step, 1) for at, slices in enumerate(_PROMPTS)]
         yield tuple(one for one, _ in together), [tokens for _, tokens in together]
     # Two sessions go back together, by several tokens at once, and one of them goes on.
     together = [row(at, first, 3) for at, first in enumerate(_CUT_BACK)]

@@ -256,7 +256,7 @@ def test_code_in_a_folder_is_never_run(bert: Path) -> None:
     "call",
     [
         lambda engine: engine.export_state("s", UnitRange(0, 1), 0, 1),
-        lambda engine: engine.import_state("s", b""),
+        lambda engine: engine.import_state("s", UnitRange(0, 1), 0, 1, b""),
         lambda engine: engine.forward(engine.graph.whole, (Row("s"),), pack_body(JSON, b'"a"')),
     ],
 )

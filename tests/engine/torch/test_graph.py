@@ -346,7 +346,7 @@ def test_sessions_are_refused(engines: Any) -> None:
         engine.forward(UnitRange(0, 1), (Row("s"),), pack_body(JSON, b"[1]"))
     calls: list[Callable[[], object]] = [
         lambda: engine.export_state("s", UnitRange(0, 1), 0, 1),
-        lambda: engine.import_state("s", b""),
+        lambda: engine.import_state("s", UnitRange(0, 1), 0, 1, b""),
     ]
     for call in calls:
         with pytest.raises(ModelFailedError, match="keeps no sessions"):

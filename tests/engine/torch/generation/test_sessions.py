@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load, save
 
 from dsi_mqtt.core.activation import JSON, Row, Tensor, pack_body
+from dsi_mqtt.core.caches import copy_bytes_max
 from dsi_mqtt.core.generation import Sampling
 from dsi_mqtt.core.model import UnitRange
 from dsi_mqtt.engine.base import NOT_SAMPLED
@@ -202,11 +203,19 @@ def test_a_segment_without_blocks_keeps_nothing_and_is_never_stale(
     assert ends.state_bytes("s") == 0
 
 
+def move(
+    source: GenerationEngine, target: GenerationEngine, units: UnitRange, first: int, last: int
+) -> None:
+    state = source.export_state("s", units, first, last)
+    assert len(state) <= copy_bytes_max(source.graph, units, last - first)
+    target.import_state("s", units, first, last, state)
+
+
 def test_a_moved_session_continues_to_the_bit(engine: GenerationEngine, folder: Any) -> None:
     other = opened(folder("mistral"))
     other.load(other.graph.whole)
     begin(engine, "s", PROMPT)
-    other.import_state("s", engine.export_state("s", engine.graph.whole, 0, 40))
+    move(engine, other, engine.graph.whole, 0, 40)
     for position in range(40, 48):
         assert torch.equal(follow(other, "s", position, 7), follow(engine, "s", position, 7))
 
@@ -216,7 +225,7 @@ def test_some_units_and_some_positions_move(engine: GenerationEngine) -> None:
     begin(engine, "s", PROMPT)
     begin(other, "s", PROMPT[:30])
     for units in (UnitRange(0, 2), UnitRange(2, 5)):
-        other.import_state("s", engine.export_state("s", units, 25, 40))
+        move(engine, other, units, 25, 40)
     assert torch.equal(follow(other, "s", 40, 7), follow(engine, "s", 40, 7))
     with pytest.raises(ModelFailedError, match="unit 1 holds 41 positions, not 0:99"):
         engine.export_state("s", UnitRange(0, 2), 0, 99)
@@ -226,7 +235,7 @@ def test_a_state_that_does_not_follow_is_stale(engine: GenerationEngine) -> None
     begin(engine, "s", PROMPT)
     other = beside(engine)
     with pytest.raises(SessionStaleError) as raised:
-        other.import_state("s", engine.export_state("s", engine.graph.whole, 10, 20))
+        move(engine, other, engine.graph.whole, 10, 20)
     assert raised.value.have == {"s": 0}
     assert other.state_bytes("s") == 0
 
@@ -236,8 +245,8 @@ def test_a_state_that_comes_again_or_late_takes_nothing_away(engine: GenerationE
     begin(engine, "s", PROMPT)
     whole = engine.graph.whole
     early, late = (engine.export_state("s", whole, *part) for part in ((0, 25), (25, 40)))
-    for state in (early, late, memoryview(early)):
-        other.import_state("s", state)
+    for first, last, state in ((0, 25, early), (25, 40, late), (0, 25, memoryview(early))):
+        other.import_state("s", whole, first, last, state)
     assert torch.equal(follow(other, "s", 40, 7), follow(engine, "s", 40, 7))
 
 
@@ -278,17 +287,33 @@ def test_a_state_of_another_shape_is_refused_whole(wrong: Any, engine: Generatio
     state = load(engine.export_state("s", engine.graph.whole, 0, 40))
     other = beside(engine)
     with pytest.raises(WireError, match="session s: the state is not readable"):
-        other.import_state("s", save(wrong(state)))
+        other.import_state("s", engine.graph.whole, 0, 40, save(wrong(state)))
+    assert other.state_bytes("s") == 0
+
+
+@pytest.mark.parametrize(
+    ("units", "first", "last"),
+    [(UnitRange(0, 2), 0, 40), (UnitRange(0, 5), 0, 39), (UnitRange(0, 5), 0, 41),
+     (UnitRange(0, 5), 1, 40), (UnitRange(0, 5), 40, 80)],
+)  # fmt: skip
+def test_a_state_of_anything_else_than_is_told_is_refused(
+    engine: GenerationEngine, units: UnitRange, first: int, last: int
+) -> None:
+    begin(engine, "s", PROMPT)
+    other = beside(engine)
+    state = engine.export_state("s", engine.graph.whole, 0, 40)
+    with pytest.raises(WireError, match="session s: the state is not readable"):
+        other.import_state("s", units, first, last, state)
     assert other.state_bytes("s") == 0
 
 
 @pytest.mark.parametrize("blob", [b"", b"junk", pickle.dumps({"1@0.0.keys": 1})])
 def test_damaged_states_are_refused(blob: bytes, engine: GenerationEngine) -> None:
     with pytest.raises(WireError, match="session s: the state is not readable"):
-        engine.import_state("s", blob)
+        engine.import_state("s", engine.graph.whole, 0, 40, blob)
 
 
-def test_of_a_piece_that_is_not_sampled_no_logits_are_made(
+def test_of_a_slice_that_is_not_sampled_no_logits_are_made(
     engine: GenerationEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model: Any = engine._model.module
