@@ -2,14 +2,14 @@
 
 A *step* of decoding carries one position of several sessions; how many is its *width*. As many
 steps as the chain has nodes at most, its *depth*, go round at once. While n sessions decode, a
-token takes a turn of a step, and what prompts hold it up:
+step takes a *turn*, its trip or as long as all of them take at the busiest station,
 
     turn(n)  = max(trip(n / depth), depth · busiest(n / depth))
-    token(n) = turn(n) + rate · token(n) · held(n)
 
-A step that comes behind a prompt passes it nowhere, so that it is held up for as long as the prompt
-takes through the whole chain, less what its own way there takes; the prompts right behind that one
-cost the busiest station's time each.
+or one that a prompt holds up. A step passes a prompt nowhere: one that starts when the newest
+prompt has been on its way for y, and would catch it up, comes back when that does. So whether a
+turn is held up depends on whether prompts came during the turn before, which was long itself if
+that was held up: two states, in which a step goes round.
 
 The number of sessions is that of a queue that is served in turns, with rates that depend on it:
 each new text adds one, `n / (steps · token(n))` end in a second, and what texts are like matters
@@ -17,9 +17,13 @@ only by its mean (Kelly, "Reversibility and Stochastic Networks", 1979, on symme
 
     p(n) / p(n - 1) = rate · steps · token(n) / n
 
-A prompt waits for steps in service, and for prompts before it (`core/queueing.py`), between which
-the steps that they held up pass. The depth is the one that gives the quickest tokens, as the door
-finds by trial (`core/depth.py`).
+Such a queue looks the same backwards: where one of n sessions meets n - 1 others, these came within
+the time of a text, however many come on average. So many prompts hold up its steps. Where all
+places are taken texts wait for one, and the number of those falls as in any queue with so many
+servers. A prompt then waits for steps in service, and for prompts before it (`core/queueing.py`),
+between which the steps that they held up pass.
+
+The depth is the one that gives the quickest tokens, as the door finds by trial (`core/depth.py`).
 """
 
 from __future__ import annotations
@@ -44,6 +48,7 @@ _MIDDLE: Final = 0.5
 # Prompts leave steps some time, however many come.
 _LEAST_FREE: Final = 0.02
 _LEAST: Final = 1e-12
+_ROUNDS: Final = 8
 
 Stations = NDArray[np.float64]
 
@@ -86,13 +91,18 @@ class Cadence:
 
 @dataclass(frozen=True, slots=True)
 class Rhythm:
-    """A chain. prompt: of a whole prompt. step: by width. nodes: how many it has."""
+    """A chain. prompt: of a whole prompt. step: by width. nodes: how many it has. ways: that
+    sessions go, where segments have replicas; a step goes one of them, and how long stations are
+    busy is the mean of all. meeting: how likely two sessions share a node.
+    """
 
     texts: Texts
     prompt: Times
     step: Callable[[int], Times]
     nodes: int
     sessions_max: int
+    ways: int = 1
+    meeting: float = 1.0
 
     def cadence(self, rate_per_s: float, share: float) -> Cadence:
         """share: of the texts, and of tokens, that the longer times hold for."""
@@ -103,18 +113,67 @@ class Rhythm:
         return replace(quickest, rate_per_s=max(one.rate_per_s for one in found))
 
     def _depths(self) -> range:
-        return range(1, max(1, min(self.nodes, self.sessions_max)) + 1)
+        return range(self.ways, max(self.ways, min(self.nodes, self.sessions_max)) + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Turns:
+    """Of a step, in seconds. free: that no prompt holds up. held: by one, after a free turn and
+    after a held one, each with the share of all turns that are like it. begins, again: that a turn
+    is held behind a free one, and behind a held one.
+    """
+
+    free: float
+    held: tuple[tuple[float, float], tuple[float, float]]
+    begins: float = 0.0
+    again: float = 0.0
+
+    @property
+    def mean(self) -> float:
+        (first, often), (next_, seldom) = self.held
+        return (1 - often - seldom) * self.free + often * first + seldom * next_
+
+    def behind_own(self, turns: int) -> float:
+        """How much longer the first so many take together that come right behind a prompt."""
+        (first, often), (next_, seldom) = self.held
+        held = often + seldom
+        if not held:
+            return 0.0
+        lasts = self.again - self.begins
+        more = (1 - held) * lasts * (1 - lasts**turns) / (1 - lasts)
+        return more * ((often * first + seldom * next_) / held - self.free)
+
+
+def _turns(free: float, passes: float, rate_per_s: float) -> _Turns:
+    """passes: seconds that a prompt is on its way. A step that starts when the newest prompt did so
+    y ago, and would catch it up, is back when that is: after `passes - y`. So what counts are the
+    prompts that came within the turn before.
+    """
+    late = max(0.0, passes - free)  # a step that starts later than that meets it nowhere
+    if not rate_per_s or not late:
+        return _Turns(free, ((free, 0.0), (free, 0.0)))
+    first = passes - _age(rate_per_s, min(free, late))
+    next_ = passes - _age(rate_per_s, late)
+    begins = -math.expm1(-rate_per_s * min(free, late))
+    again = -math.expm1(-rate_per_s * min(next_, late))
+    held = begins / (begins + 1 - again)
+    return _Turns(free, ((first, held * (1 - again)), (next_, held * again)), begins, again)
+
+
+def _age(rate_per_s: float, most: float) -> float:
+    """How long ago the newest of random events was, if it was less than `most`."""
+    came = -math.expm1(-rate_per_s * most)
+    return 1 / rate_per_s - most * (1 - came) / came if came > _LEAST else most / 2
 
 
 @dataclass(frozen=True, slots=True)
 class _Crowd:
-    """While so many sessions decode, in seconds. token: of one, prompts between them counted in;
-    held: of which one prompt holds up a step. behind: that a prompt keeps the next one waiting.
+    """While so many sessions decode, in seconds. token: of one, prompts that hold it up counted in.
+    behind: that a prompt keeps the next one waiting. met: that it waits for steps.
     """
 
-    turn: float
+    turns: _Turns
     token: float
-    held: float
     behind: float
     met: float
 
@@ -128,9 +187,8 @@ class _Round:
     depth: int
 
     def cadence(self, rate_per_s: float, share: float) -> Cadence:
-        chain = self.chain
-        most = min(chain.sessions_max, self.depth * BATCH_MAX)
-        bearable = self._rate(most)
+        chain, most = self.chain, self._most
+        bearable = self._rate()
         crowds = [self._crowd(0, rate_per_s)]
         likely = [0.0]  # as logarithms
         while len(likely) <= most and likely[-1] > max(likely) + _RARE:
@@ -139,80 +197,92 @@ class _Round:
             each = rate_per_s * chain.texts.steps * crowds[-1].token
             likely.append(likely[-1] + math.log(each / number) if each else -math.inf)
         chances = np.exp(np.array(likely) - max(likely))
+        # Behind the last place others wait: one as often as that is taken, each further one less
+        # so by the load.
+        leaves_s = chain.texts.steps * crowds[-1].token / most if len(crowds) > most else 0.0
+        borne = rate_per_s < bearable
+        chances[-1] /= 1 - rate_per_s * leaves_s if borne else 1.0
         chances /= chances.sum()
         numbers = np.arange(len(likely))
         sessions = float(chances @ numbers)
         told = float(chances @ (numbers / [crowd.token for crowd in crowds]))  # tokens a second
         first = chain.prompt.trip + float(chances @ [crowd.met for crowd in crowds])
         behind = float(chances @ [crowd.behind for crowd in crowds])
-        borne = rate_per_s < bearable
-        wait = waiting_s(rate_per_s, behind, share) if borne else math.inf
-        middle = min(wait, waiting_s(rate_per_s, behind, _MIDDLE))
+        met_per_s = rate_per_s * chain.meeting
+        wait = middle = waiting_s(met_per_s, behind, _MIDDLE)
+        if borne:
+            full = float(chances[-1]) if leaves_s else 0.0
+            wait = waiting_s(met_per_s, behind, share)
+            wait = max(wait, middle + _place_s(full, rate_per_s, leaves_s, share))
+            middle += _place_s(full, rate_per_s, leaves_s, _MIDDLE)
         return Cadence(
-            first + (middle if borne else 0.0),
-            first + wait,
-            sessions / told if told else crowds[0].turn,
-            _tokens_within(chances, crowds, rate_per_s, share),
+            first + middle if borne else first,
+            first + wait if borne else math.inf,
+            sessions / told if told else crowds[0].turns.free,
+            _tokens_within(chances, crowds, share),
             sessions,
             max(1.0, min(sessions + 1, most) / self.depth),
             bearable,
         )
 
-    def _crowd(self, sessions: int, rate_per_s: float) -> _Crowd:
-        prompt = self.chain.prompt
-        trip, busy = self._at(max(1.0, sessions / self.depth))
-        steps = max(1, min(self.depth, sessions))
-        slowest, longest = float(busy.max(initial=0.0)), float(prompt.busy.max(initial=0.0))
-        turn = max(trip, steps * slowest)
-        between = steps * slowest if sessions else 0.0
-        behind = longest + between
-        free = max(0.0, 1 - rate_per_s * behind)
-        held = longest + max(0.0, prompt.trip - longest - trip) * free
-        # Texts that come close to each other: the prompts behind its own all hold it up.
-        queue = rate_per_s * behind / (2 * max(1 - rate_per_s * behind, _LEAST_FREE))
-        followers = rate_per_s * (prompt.trip + queue * behind)
-        after = followers * held / max(1, self.chain.texts.steps)
-        token = max((turn + after) / max(1 - rate_per_s * held, _LEAST_FREE), _LEAST)
-        taken = np.minimum(1.0, steps * busy / token) * (sessions > 0)
-        return _Crowd(turn, token, held, behind, float((taken * busy).sum()) / 2)
+    @property
+    def _most(self) -> int:
+        return min(self.chain.sessions_max, self.depth * BATCH_MAX)
 
-    def _at(self, width: float) -> tuple[float, Stations]:
-        """Between whole widths in a line."""
-        below, above = math.floor(width), math.ceil(width)
-        one, other = self.step(below), self.step(above)
-        share = width - below
-        return (
-            one.trip + share * (other.trip - one.trip),
-            one.busy + share * (other.busy - one.busy),
-        )
+    def _crowd(self, sessions: int, rate_per_s: float | None = None) -> _Crowd:
+        """rate_per_s: of texts; None: so many that there are as many sessions all the time."""
+        prompt, steps_of_text = self.chain.prompt, max(1, self.chain.texts.steps)
+        width = max(1, math.ceil(sessions / self.depth))
+        steps = math.ceil(sessions / width)
+        step = self.step(width)
+        between = steps * _most(step.busy) if sessions else 0.0
+        behind = _most(prompt.busy) / self.chain.meeting + between
+        free = max(step.trip, between, _LEAST)
+        others, token = self.chain.meeting * max(0, sessions - 1), free
+        for _ in range(_ROUNDS):
+            rate = others / (steps_of_text * token)
+            queue = rate if rate_per_s is None else rate_per_s * self.chain.meeting
+            load = min(queue * behind, 1 - _LEAST_FREE)
+            passes = prompt.trip + behind * load / (2 * (1 - load))
+            turns = _turns(free, passes, rate)
+            found = turns.mean + turns.behind_own(steps_of_text) / steps_of_text
+            token = math.sqrt(token * max(found, _LEAST))
+        taken = np.minimum(1.0, steps * step.busy / token)
+        return _Crowd(turns, token, behind, float((taken * step.busy).sum()) / 2)
 
-    def _rate(self, most: int) -> float:
+    def _rate(self) -> float:
         """Texts a second that keep no station busy all the time, with all sessions there may be."""
-        width = max(1.0, most / self.depth)
-        steps = self.chain.texts.steps
-        trip, busy = self._at(width)
-        each = self.chain.prompt.busy + steps * busy / width
-        stations = float(each.max(initial=0.0))
-        turn = max(trip, self.depth * float(busy.max(initial=0.0)))
-        # Of all sessions that there may be, while prompts take their share.
-        prompts = float(self.chain.prompt.busy.max(initial=0.0))
-        stay = steps * turn / most + prompts
-        return 1 / max(stations, stay, _LEAST)
+        steps, width = self.chain.texts.steps, math.ceil(self._most / self.depth)
+        each = self.chain.prompt.busy + steps * self.step(width).busy / width
+        stay = steps * self._crowd(self._most).token / self._most
+        return 1 / max(_most(each), stay, _LEAST)
 
 
-def _tokens_within(
-    chances: Stations, crowds: list[_Crowd], rate_per_s: float, share: float
-) -> float:
-    """What most of the tokens stay within: some are held up by a prompt, the others by none."""
+def _place_s(full: float, rate_per_s: float, leaves_s: float, share: float) -> float:
+    """What `share` of the texts wait at most for a place. full: how many find all taken. leaves_s:
+    from one that is left to the next; texts are about as long as each other (`queueing`).
+    """
+    if full <= 1 - share:
+        return 0.0
+    load = rate_per_s * leaves_s
+    return leaves_s * math.log(full / (1 - share)) / (1 - load)
+
+
+def _most(stations: Stations) -> float:
+    return float(stations.max(initial=0.0))
+
+
+def _tokens_within(chances: Stations, crowds: list[_Crowd], share: float) -> float:
+    """What most of the tokens stay within."""
     told = []
     for number, (chance, crowd) in enumerate(zip(chances, crowds, strict=True)):
-        tokens = chance * number / crowd.token
-        held = min(1.0, rate_per_s * crowd.token)
-        told.append((crowd.turn, tokens * (1 - held)))
-        told.append((crowd.turn + crowd.held, tokens * held))
+        tokens, turns = chance * number / crowd.token, crowd.turns
+        free = 1 - sum(part for _, part in turns.held)
+        told += [(turns.free, tokens * free)]
+        told += [(seconds, tokens * part) for seconds, part in turns.held]
     left = share * sum(tokens for _, tokens in told)
     for seconds, tokens in sorted(told):
         left -= tokens
         if left <= 0:
             return seconds
-    return crowds[0].turn
+    return crowds[0].turns.free

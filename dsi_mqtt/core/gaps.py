@@ -82,7 +82,7 @@ def newcomers(
                 new = _newcomer(rules, span, nodes, added, weight_bytes)
                 added[new.view.node] = new
     if not _is_door(rules, joined(nodes, tuple(added.values()))):
-        new = _unnamed(rules, rules.door_zones(), nodes, weight_bytes)
+        new = _unnamed(rules, rules.door_zones(), nodes, added, weight_bytes)
         added[new.view.node] = new
     closed = tuple(added.values())
     return closed if first_gap(rules, joined(nodes, closed)) is None else None
@@ -151,7 +151,7 @@ def _newcomer(
 ) -> Newcomer:
     zones, hosts = rules.home_zones(span), rules.hosts(span)
     if not hosts:
-        return _unnamed(rules, zones, nodes, weight_bytes)
+        return _unnamed(rules, zones, nodes, added, weight_bytes)
     present = {node.node: node for node in nodes}
 
     def effort(host: str) -> tuple[bool, bool, int]:
@@ -169,11 +169,19 @@ def _moves(node: NodeView | None, zones: Zones) -> bool:
     return node is not None and zones is not None and node.zone not in zones
 
 
-def _unnamed(rules: Rules, zones: Zones, nodes: Sequence[NodeView], weight_bytes: int) -> Newcomer:
+def _unnamed(
+    rules: Rules,
+    zones: Zones,
+    nodes: Sequence[NodeView],
+    added: Mapping[str, Newcomer],
+    weight_bytes: int,
+) -> Newcomer:
+    """A node that is down, if there is one; not one that closes another gap, perhaps elsewhere."""
     down = [
         node
         for node in nodes
         if node.node not in rules.forbidden
+        and node.node not in added
         and not node.usable
         and (zones is None or node.zone in zones)
     ]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Final
 
 from dsi_mqtt.core.aim import Aim, Texts
@@ -122,9 +123,16 @@ def promised(
 
 
 def _placed(
-    every: Situation, deployment: Deployment, expansions: int, basis: Question
+    every: Situation,
+    deployment: Deployment,
+    expansions: int,
+    basis: Question,
+    *,
+    share: bool = False,
 ) -> Plan | Infeasible:
-    """The best by the trips of its question, as they are. basis: by which it is told."""
+    """The best by the trips of its question, as they are. basis: by which it is told. share: of
+    texts, also where one chain bears what comes.
+    """
     core = replace(every, nodes=tuple(node for node in every.nodes if not node.spare))
     complete = True
     for situation in (core, every) if len(core.nodes) < len(every.nodes) else (every,):
@@ -133,7 +141,7 @@ def _placed(
             whole = replace(situation, rules=situation.rules.without_split())
             free = whole.problem() if situation.rules.parts else problem
             alone = free.alone(free.latency)
-            planned = _Asked(situation, deployment, basis).best(problem, found)
+            planned = _Asked(situation, deployment, basis, share).best(problem, found)
             return replace(
                 planned,
                 # Spares take part only where they must; replicas are found by descent alone.
@@ -181,11 +189,12 @@ def _found(situation: Situation, expansions: int) -> tuple[Problem, Outcome]:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """basis: by whose load and prices a plan is told."""
+    """basis: by whose load and prices a plan is told. share: texts, though one chain bears them."""
 
     situation: Situation
     deployment: Deployment
     basis: Question
+    share: bool = False
 
     def told(self, problem: Problem, found: Outcome, weights: tuple[Weights, ...] = ()) -> Plan:
         route = Route.of(problem, found, self.situation.question, weights)
@@ -202,7 +211,10 @@ class _Asked:
         """
         planned, most = self.told(problem, found), self.deployment.policy.replicas
         question, enough = self.situation.question, planned.meets_sla and planned.sustained
-        if enough or most == 1 or question.texts is not None or self.situation.rules.parts:
+        if question.texts is not None:
+            # Whether their times are kept depends on how wide steps are, which is asked elsewhere.
+            enough = planned.sustained and not self.share
+        if enough or most == 1 or self.situation.rules.parts:
             return planned
         assert found.path is not None  # noqa: S101 - it is planned
         # What bears most was looked for by that alone: replicas are chosen by all that is asked.
@@ -228,25 +240,42 @@ def _paced(
     every: Situation, deployment: Deployment, expansions: int, basis: Question
 ) -> Plan | Infeasible:
     """The best for texts: see above. Where times are a condition, none that misses them."""
+    found, refused = _by_width(every, deployment, expansions, basis)
+    if found and deployment.policy.replicas != 1 and not any(plan.meets_sla for plan in found):
+        found += _by_width(every, deployment, expansions, basis, share=True)[0]
+    if not found:
+        return refused[-1]
+    chosen = min(
+        found, key=lambda one: (not one.meets_sla, one.score_s(basis.aim), -one.rate_per_s)
+    )
+    if chosen.meets_sla or not every.question.trip_max_s:
+        return chosen
+    return unpunctual(chosen, deployment.sla, every.question)
+
+
+def _by_width(
+    every: Situation,
+    deployment: Deployment,
+    expansions: int,
+    basis: Question,
+    *,
+    share: bool = False,
+) -> tuple[list[Plan], list[Infeasible]]:
+    """For steps of one session, and for those that the placements found would have."""
     found: list[Plan] = []
     refused: list[Infeasible] = []
     tried, width, most = set[int](), 1, every.question.width_max
     while width not in tried:
         tried.add(width)
         situation = replace(every, question=every.question.wider(width))
-        answer = _placed(situation, deployment, expansions, basis)
+        answer = _placed(situation, deployment, expansions, basis, share=share)
         if isinstance(answer, Infeasible):
             refused.append(answer)
             width = most if answer.constraint == "rate" else width
             continue
         found.append(_with_cadence(answer, replace(every, question=basis), deployment))
         width = _width_of(found[-1], most)
-    if not found:
-        return refused[-1]
-    chosen = min(found, key=lambda one: (not one.meets_sla, one.score_s(basis.aim)))
-    if chosen.meets_sla or not every.question.trip_max_s:
-        return chosen
-    return unpunctual(chosen, deployment.sla, every.question)
+    return found, refused
 
 
 def _width_of(planned: Plan, most: int) -> int:
@@ -306,7 +335,20 @@ class _Rhythms:
             both = self._times(replace(texts, new_tokens=2), width)
             return Times(both.trip - prompt.trip, (both.busy - prompt.busy) * width)
 
-        return Rhythm(texts, prompt, step, self._computing(), deployment.limits.sessions_max)
+        sessions_max = deployment.limits.sessions_max
+        ways = [(way.share, {step.node for step in way.path[1]}) for way in self._ways()]
+        meeting = sum(
+            share * others
+            for (share, nodes), (others, beside) in product(ways, repeat=2)
+            if nodes & beside
+        )
+        return Rhythm(texts, prompt, step, self._computing(), sessions_max, len(ways), meeting)
+
+    def _ways(self) -> tuple[Way, ...]:
+        problem = self.situation.problem(every=True)
+        path = path_of(problem, self.chain, self.situation.question)
+        assert path is not None  # noqa: S101 - it is one of this problem
+        return ways_of(path, weights_of(problem, self.chain))
 
     def _computing(self) -> int:
         beside = (node for replicas in self.chain.replicas for node, _ in replicas)

@@ -9,7 +9,7 @@ from typing import Final
 
 from hypothesis import event, given, settings
 
-from dsi_mqtt.core.deployment import Deployment
+from dsi_mqtt.core.deployment import Deployment, Policy, Privacy
 from dsi_mqtt.core.model import ModelGraph, ModelSpec, Unit
 from dsi_mqtt.core.plan import Infeasible, Plan, check, plan
 from dsi_mqtt.core.profile import Link, NodeView
@@ -36,6 +36,26 @@ def test_remedy_is_true(case: Case) -> None:
     if isinstance(found, Plan) or found.remedy.endswith("…"):
         return
     event(re.sub(r"[\d.]+|node [a-d]|zone \w", "_", found.remedy))
+    assert oracle(remedied(case, found.remedy)) is not None
+
+
+def test_a_node_that_must_move_closes_no_gap_where_it_was() -> None:
+    """It is the only one in its zone, and pinned to units of another."""
+    units = tuple(Unit(f"u{i}", 0, 0.0, 1000) for i in range(3))
+    down = Link(0.0, 100.0, 2.0)
+    nodes = (
+        NodeView("a", "1", "x", MIB, (0.01,) * 3, down),
+        NodeView("b", "1", "y", MIB, (0.01,) * 3),
+    )
+    deployment = Deployment(
+        "case",
+        ModelSpec(tier="fake"),
+        privacy=Privacy({"1:2": ("y",), "2:3": ("x",)}),
+        policy=Policy(pin={"0:2": "a"}),
+    )
+    case = Case(deployment, ModelGraph("sha256:00", "fake", units), nodes, {})
+    found = case.planned()
+    assert isinstance(found, Infeasible)
     assert oracle(remedied(case, found.remedy)) is not None
 
 

@@ -118,6 +118,29 @@ def test_where_many_texts_come_the_model_is_split_between_nodes() -> None:
     assert few.rate_per_s < 0.28 < many.rate_per_s
 
 
+def test_where_one_chain_does_not_bear_the_texts_several_nodes_serve_a_segment() -> None:
+    nodes = [node(f"n{i}", each_ms=8, mib=1600) for i in range(4)]
+    spec = chat(rate_per_s=0.7)
+    alone = planned(replace(spec, policy=Policy(replicas=1)), *nodes)
+    assert alone.cadence is not None
+    assert not alone.cadence.sustained
+    found = planned(spec, *nodes)
+    assert found.cadence is not None
+    assert found.cadence.sustained
+    assert any(found.chain.replicas)
+    told = promised(spec, GRAPH, nodes, found.chain, question=question_of(spec))
+    assert told is not None
+    assert told.cadence == found.cadence
+    assert not any(planned(chat(rate_per_s=0.01), *nodes).chain.replicas)
+
+
+def test_of_placements_that_bear_too_little_the_one_that_bears_most_is_chosen() -> None:
+    nodes = [node(f"n{i}", each_ms=8, mib=1600) for i in range(2)]
+    found = planned(chat(rate_per_s=5.0), *nodes)
+    alone = planned(replace(chat(rate_per_s=5.0), policy=Policy(replicas=1)), *nodes)
+    assert found.rate_per_s >= alone.rate_per_s
+
+
 def test_what_serves_is_promised_the_same_as_when_it_was_planned() -> None:
     spec = chat(rate_per_s=0.28)
     nodes = node("a", each_ms=8), node("b", each_ms=8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -83,6 +84,30 @@ def test_caches_are_copied_when_a_link_has_fallen() -> None:
     assert sum(node.engines.positions_copied for node in made.nodes.values()) > 100
     assert len(answers.latencies_s) == answers.asked
     assert answers.wrong == 0
+
+
+def test_a_load_that_one_chain_does_not_bear_is_shared() -> None:
+    base = chat(rate_per_s=4.0, spread=0.0)
+    (spec,) = base.deployments
+    few = {"units": 4, "unit_ms": 1.0, "weight_mib": 50.0, "hidden": 256}
+    spec = replace(spec, model=ModelSpec(tier="fake", options=few))
+    asked = (Requests(NAME, rate_per_s=7.0, from_s=10.0),)
+    spec = replace(spec, sla=replace(spec.sla, rate_per_s=7.0))
+    made = run(
+        replace(
+            base, nodes=(Group("gw", 4, memory_mib=3000.0),), deployments=(spec,), requests=asked
+        )
+    )
+    table, answers = made.outcome.serving(NAME), made.outcome.answers[NAME]
+    assert table is not None
+    assert table.forecast is not None
+    assert max(len(segment.replicas) for segment in table.segments) > 1
+    found = report_of(made).deployments[0].texts
+    assert found is not None
+    assert answers.wrong == 0
+    assert len(answers.latencies_s) == answers.asked
+    assert found.token is not None
+    assert found.token.p50_ms == pytest.approx(table.forecast.token_p50_ms, rel=0.25)
 
 
 def test_caches_are_let_go_when_texts_are_told() -> None:
