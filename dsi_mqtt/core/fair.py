@@ -29,7 +29,7 @@ _Share = tuple[str, Priority]
 @dataclass(slots=True, eq=False)
 class _Queue(Generic[T]):
     """Of one device and priority. start: the clock when the first of `costs` came to be that, or
-    less; total: of the costs; alike: all that have joined cost the same.
+    less; number: of that first; total: of the costs; alike: all that have joined cost the same.
 
     order: tells equals apart: a queue that has begun goes before one that goes on, or a device that
     asks again when it has its answer would have half of its share; then who is first for longer.
@@ -38,24 +38,32 @@ class _Queue(Generic[T]):
     start: int
     order: tuple[bool, int]
     costs: OrderedDict[T, int] = field(default_factory=OrderedDict)
+    number: int = 0
     total: int = 0
     alike: bool = True
-
-    @property
-    def number(self) -> int:
-        return self.start + self.costs[self.first]
 
     @property
     def first(self) -> T:
         return next(iter(self.costs))
 
     def join(self, item: T, cost: int) -> None:
-        self.alike = self.alike and (not self.costs or self.costs[self.first] == cost)
+        if self.costs:
+            self.alike = self.alike and self.costs[self.first] == cost
+        else:
+            self.number = self.start + cost
         self.costs[item] = cost
         self.total += cost
 
     def leave(self, item: T) -> None:
         self.total -= self.costs.pop(item)
+
+    def goes_on(self, start: int, clock: int, order: int) -> None:
+        """Another is first: from `start` on, but its number is not below the clock."""
+        if self.costs:
+            cost = self.costs[self.first]
+            self.start = max(start, clock - cost)
+            self.number = self.start + cost
+            self.order = (True, order)
 
     def before(self, number: int) -> int:
         """How many of it bear, or will, a lower number."""
@@ -113,10 +121,8 @@ class FairQueue(Generic[T]):
         was_first = queue.first is item
         queue.leave(item)
         if was_first:
+            queue.goes_on(queue.start, self._clock, next(self._orders))
             self._turn = None
-            if queue.costs:
-                queue.start += max(0, self._clock - queue.number)
-                queue.order = (queue.order[0], next(self._orders))
         self._close(share)
 
     def first(self) -> T | None:
@@ -131,10 +137,10 @@ class FairQueue(Generic[T]):
             raise IndexError("nothing waits")
         queue = self._queues[share]
         item, self._clock = queue.first, queue.number
-        queue.start, queue.order = self._clock, (True, next(self._orders))
-        self._turn = None
         queue.leave(item)
+        queue.goes_on(self._clock, self._clock, next(self._orders))
         del self._shares[item]
+        self._turn = None
         self._close(share)
         return item
 
@@ -147,21 +153,10 @@ class FairQueue(Generic[T]):
         number = start + max(1, cost) * COSTS[priority]
         return found + sum(q.before(number) for q in self._queues.values() if q is not own)
 
-    def newest(self, device: str) -> T | None:
-        """Of that device, and of the lowest of its priorities."""
-        for priority in sorted(COSTS, key=COSTS.__getitem__, reverse=True):
-            queue = self._queues.get((device, priority))
-            if queue is not None:
-                return next(reversed(queue.costs))
-        return None
-
     def _next(self) -> _Share | None:
         if self._turn is None:
-            self._turn = min(
-                self._queues,
-                key=lambda share: (self._queues[share].number, self._queues[share].order),
-                default=None,
-            )
+            numbers = ((q.number, q.order, share) for share, q in self._queues.items())
+            self._turn = min(numbers, default=(0, (True, 0), None))[2]
         return self._turn
 
     def _close(self, share: _Share) -> None:
