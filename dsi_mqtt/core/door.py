@@ -106,6 +106,11 @@ class Door:
         return not self._requests
 
     @property
+    def answering(self) -> bool:
+        """Whether an answer is on its way to the broker."""
+        return any(request.reply is not None for request in self._requests.values())
+
+    @property
     def leaving(self) -> bool:
         """Named no more: this door only finishes what it holds."""
         return self._leaving
