@@ -6,6 +6,7 @@ One segment at a time, in the order of asking; the fixed cost of a segment is th
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from random import Random
@@ -29,6 +30,12 @@ def graph_of(deployment: Deployment) -> ModelGraph:
     """The model as nodes describe it. Raises ConfigError where it is not a fake one."""
     limits = deployment.limits if deployment.kind == "generation" else None
     return describe(read_options(deployment.model.options), limits)
+
+
+def graphs_of(deployments: Iterable[Deployment]) -> dict[str, ModelGraph]:
+    """Of each, and of what it falls back to, by the names by which nodes know them."""
+    models = (m for spec in deployments for m in (spec, spec.falls_back_to) if m is not None)
+    return {model.name: graph_of(model) for model in models}
 
 
 @cache

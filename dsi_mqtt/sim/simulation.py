@@ -21,7 +21,7 @@ from dsi_mqtt.sim.arrivals import arrivals
 from dsi_mqtt.sim.broker import Broker
 from dsi_mqtt.sim.clock import Clock
 from dsi_mqtt.sim.devices import WAITS_BEYOND_S, Answers, Device, Stream
-from dsi_mqtt.sim.engine import Processor, graph_of
+from dsi_mqtt.sim.engine import Processor, graphs_of
 from dsi_mqtt.sim.journal import Journal
 from dsi_mqtt.sim.links import Disturbance, Figures, Link
 from dsi_mqtt.sim.node import Node, Place
@@ -102,7 +102,7 @@ class Simulation:
         self.orchestrators: list[SimOrchestrator] = []
         self._traces = traces or {}
         self._started = 0
-        graphs = {spec.name: graph_of(spec) for spec in scenario.deployments}
+        graphs = graphs_of(scenario.deployments)
         self._graphs = graphs
         numbers = count(1)
         place = Place(
