@@ -236,7 +236,7 @@ def test_a_model_that_generates_falls_back_and_comes_back_without_its_caches() -
         return replace(graph, units=units, vocabulary=vocabulary)
 
     def node(name: str, room: int) -> Node:
-        models = {"graph": generates(GRAPH), "small": generates(SMALL)}
+        models: dict[str, Any] = {"graph": generates(GRAPH), "small": generates(SMALL)}
         return Node(name, f"{name}1", room=room, **models)
 
     limits = Generation(context=256, kv_mib_max=5)

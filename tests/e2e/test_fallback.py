@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pytest
 
-from dsi_mqtt.client import Client, Completion, TextGeneration
+from dsi_mqtt.client import Client, Completion, Piece, TextGeneration
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.generation import Sampling
 from dsi_mqtt.core.site import SiteNode
@@ -120,7 +120,7 @@ async def test_a_generation_is_told_anew_by_the_fallback_and_the_model_comes_bac
         assert (first.tokens, first.fallback) == (told(1, spec, 5), False)
 
         running = asked(client, LONG)
-        pieces = []
+        pieces: list[Piece] = []
         async for piece in running:
             if not pieces:  # its chain, and its door, go in the middle of the text
                 await site.kill("large")

@@ -165,7 +165,7 @@ def test_lengths_fit_the_context(seed: int, spread: float, context: int) -> None
 def test_texts_begin_anew_on_the_fallback_and_none_is_wrong() -> None:
     site = chat(Fault(30.0, kill="big"))
     (spec,) = site.deployments
-    options = {**spec.model.options, "units": 2}
+    options = {**(spec.model.options or {}), "units": 2}
     groups = (Group("big", memory_mib=600.0), Group("gw", memory_mib=310.0))
     site = replace(
         site,
