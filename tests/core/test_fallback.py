@@ -236,8 +236,8 @@ def test_a_model_that_generates_falls_back_and_comes_back_without_its_caches() -
         return replace(graph, units=units, vocabulary=vocabulary)
 
     def node(name: str, room: int) -> Node:
-        models: dict[str, Any] = {"graph": generates(GRAPH), "small": generates(SMALL)}
-        return Node(name, f"{name}1", room=room, **models)
+        own, other = generates(GRAPH), generates(SMALL)
+        return Node(name, f"{name}1", room=room, graph=own, small=other)
 
     limits = Generation(context=256, kv_mib_max=5)
     site = Site(node("big", 7), node("a", 3), check=no_gap)
