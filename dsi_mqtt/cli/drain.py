@@ -20,11 +20,15 @@ from dsi_mqtt.cli.common import (
     waiting,
 )
 from dsi_mqtt.cli.watching import Picture, watch
+from dsi_mqtt.core.deployment import FALLBACK_MARK, Deployment
+from dsi_mqtt.core.fallback import Fallback, Instead
 from dsi_mqtt.core.membership import Membership
 from dsi_mqtt.core.node import Desired
 from dsi_mqtt.core.outlook import Outlook
 from dsi_mqtt.core.plan import Plan
+from dsi_mqtt.core.sharing import Sharing
 from dsi_mqtt.core.sizes import MIB
+from dsi_mqtt.core.table import Table
 from dsi_mqtt.errors import ConfigError, InfeasibleError, one_sentence
 from dsi_mqtt.transport.base import Message
 from dsi_mqtt.transport.loop import run
@@ -97,7 +101,8 @@ def outlook(picture: Picture, node: str) -> list[str]:
 def _served_by(picture: Picture, node: str) -> list[str]:
     """The deployments of which the node has a part, or is to have one."""
     status = picture.statuses.get(node)
-    held = {report.deployment for report in status.holdings} if status else set()
+    holdings = status.holdings if status else ()
+    held = {report.deployment.removesuffix(FALLBACK_MARK) for report in holdings}
     doors = {report.deployment for report in status.doors} if status else set()
     named = {
         name
@@ -111,8 +116,11 @@ def _served_by(picture: Picture, node: str) -> list[str]:
 
 def _held(picture: Picture, node: str, name: str) -> str:
     status = picture.statuses[node]
-    nbytes = {h.units: h.weight_bytes for h in status.holdings if h.deployment == name}
-    what = [f"units {units} ({size / MIB:.1f} MiB)" for units, size in sorted(nbytes.items())]
+    what = []
+    for model, whose in ((name, ""), (name + FALLBACK_MARK, " of the fallback")):
+        nbytes = {h.units: h.weight_bytes for h in status.holdings if h.deployment == model}
+        sizes = sorted(nbytes.items())
+        what += [f"units {units}{whose} ({size / MIB:.1f} MiB)" for units, size in sizes]
     what += ["the door" for door in status.doors if door.deployment == name]
     return f"{' and '.join(what) or 'a part'} of {name}"
 
@@ -130,13 +138,24 @@ def _elsewhere(picture: Picture, node: str, name: str) -> Plan | str:
     graph = asked.graph()
     if spec is None:
         return "it is being removed"
+    serve = document.serve if document else None
+    by_fallback = serve is not None and serve.is_fallback
     if graph is None:
-        return asked.why_no_graph()
+        return _fallback_elsewhere(spec, members, serve) if by_fallback else asked.why_no_graph()
     try:
-        found = asked.best(spec, graph, document.serve if document else None)
+        found = asked.best(spec, graph, None if by_fallback else serve)
     except ConfigError as error:
         return str(error)
-    return found if isinstance(found, Plan) else found.sentence
+    if isinstance(found, Plan):
+        return found
+    return _fallback_elsewhere(spec, members, serve) if by_fallback else found.sentence
+
+
+def _fallback_elsewhere(spec: Deployment, members: Membership, serve: Table | None) -> Plan | str:
+    fallback = Fallback(spec.name, members, Sharing())
+    fallback.spec_is(spec)
+    found = fallback.best((), serve)
+    return found.plan if isinstance(found, Instead) else found or "it has no fallback any more"
 
 
 def _is_empty(picture: Picture, node: str) -> bool:

@@ -36,11 +36,12 @@ from dsi_mqtt.core.effects import Effects, Transmit
 from dsi_mqtt.core.line import Line, Request
 from dsi_mqtt.core.message import Activation, Failure, Header
 from dsi_mqtt.core.model import ModelGraph
-from dsi_mqtt.core.overload import WAITING_BYTES_MAX, Pace, surplus
+from dsi_mqtt.core.overload import WAITING_BYTES_MAX, Pace
 from dsi_mqtt.core.peers import Member, Peers
 from dsi_mqtt.core.request import Input, Reply
 from dsi_mqtt.core.runs import Calls, Runs, TextEvent
 from dsi_mqtt.core.table import Stamp, Table
+from dsi_mqtt.core.tally import Tally
 from dsi_mqtt.errors import WireError, one_sentence
 
 POISON_AT: Final = 3
@@ -67,6 +68,7 @@ class Attempts(Runs):
         self._calls = calls
         self._table: Table | None = None
         self._line = Line()
+        self._unbegun = Tally()
         self._running: dict[bytes, Request] = {}
         self._budget = RetryBudget()
         self._pace = Pace()
@@ -154,6 +156,7 @@ class Attempts(Runs):
             )
             if refusal is not None:
                 return self._calls.give_up(request, refusal, now)
+            self._unbegun.add(request)
         self._line.join(request)
         return [*self.pump(now), *self._make_room(request, now)]
 
@@ -163,9 +166,11 @@ class Attempts(Runs):
         self._line.join(request, first=True)
         return self.pump(now)
 
-    def end(self, request: Request, *, cancel: bool) -> Effects:
+    def end(self, request: Request, now: float, *, cancel: bool) -> Effects:
         self._line.leave(request)
-        self._running.pop(request.id, None)
+        self._unbegun.discard(request)
+        if self._running.pop(request.id, None) is not None:
+            self._pace.through(now, others_wait=bool(self._line.fresh))
         attempt, request.attempt = request.attempt, None
         return attempt.cancel() if cancel and attempt is not None else []
 
@@ -201,13 +206,10 @@ class Attempts(Runs):
             reply = Reply.error(request.given, header.failure)
         else:
             return []
-        effects = self.end(request, cancel=not present)
-        effects += [*self._calls.conclude(request, reply, now), *self.pump(now)]
+        effects = self.end(request, now, cancel=not present)
         if request.suspect:
             self._pace.interrupted()
-        else:
-            self._pace.through(now, others_wait=bool(self._line.fresh))
-        return effects
+        return [*effects, *self._calls.conclude(request, reply, now), *self.pump(now)]
 
     def broke(self, header: Header, now: float) -> Effects:
         request = self._present(header)
@@ -252,6 +254,7 @@ class Attempts(Runs):
         effects: Effects = []
         window = table.door.window
         while (request := self._line.next_up(self._running.values(), window, now)) is not None:
+            self._unbegun.discard(request)
             # A first attempt is always worth it; another only if the forecast fits what is left.
             if request.attempts and request.deadline - now < _forecast_s(table):
                 effects += self._calls.give_up(request, NO_TIME, now)
@@ -267,14 +270,15 @@ class Attempts(Runs):
 
     def _make_room(self, came: Request, now: float) -> Effects:
         """Refuses what is too much, of what has never been in the chain."""
-        fresh = self._line.fresh
+        unbegun = self._unbegun
         effects: Effects = []
-        while len(fresh) > self._limits.queue_max or (
-            len(fresh) > 1 and sum(r.given.nbytes for r in fresh) > WAITING_BYTES_MAX
+        while (many := len(unbegun) > self._limits.queue_max) or (
+            len(unbegun) > 1 and unbegun.nbytes > WAITING_BYTES_MAX
         ):
-            many = len(fresh) > self._limits.queue_max
-            one, own = surplus(fresh, came) if many else surplus(fresh, came, _nbytes)
-            effects += self._calls.give_up(one, self._pace.full(own), now)
+            found = unbegun.surplus(came, by_bytes=not many)
+            if found is None:
+                break
+            effects += self._calls.give_up(found[0], self._pace.full(found[1]), now)
         return effects
 
     def _present(self, header: Header) -> Request | None:
@@ -308,8 +312,8 @@ class Attempts(Runs):
         that no more comes of it than one attempt each. counted: what has a bound of its own spends
         no other.
         """
+        effects = [*self.end(request, now, cancel=True), *self._calls.settle(request, now)]
         self._pace.interrupted()
-        effects = [*self.end(request, cancel=True), *self._calls.settle(request, now)]
         request.broken += not counted
         if request.deaths >= POISON_AT:
             return effects + self._calls.give_up(request, POISON, now)
@@ -320,9 +324,9 @@ class Attempts(Runs):
 
     def _wait_for_table(self, request: Request, now: float) -> Effects:
         """A node refused it: it has left this table, or is behind it. Nothing is broken by that."""
-        self._pace.interrupted()
         used = request.attempt.table if request.attempt else None
-        effects = [*self.end(request, cancel=True), *self._calls.settle(request, now)]
+        effects = [*self.end(request, now, cancel=True), *self._calls.settle(request, now)]
+        self._pace.interrupted()
         wait_s = 0.0
         if used is not None and self._table is not None and used.stamp >= self._table.stamp:
             wait_s = min(STALE_FIRST_S * 2**request.stale, STALE_MAX_S)
@@ -359,10 +363,6 @@ def _result(given: Input, activation: Activation) -> Reply:
     except WireError as error:
         message = one_sentence(f"the head made no readable result: {error}")
         return Reply.error(given, Failure("model_failed", message))
-
-
-def _nbytes(request: Request) -> int:
-    return request.given.nbytes
 
 
 def _forecast_s(table: Table) -> float:

@@ -16,7 +16,7 @@ from dsi_mqtt.core.aim import Texts
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.draft import chain_of, does
 from dsi_mqtt.core.failures import NodeKey
-from dsi_mqtt.core.grounds import Grounds
+from dsi_mqtt.core.grounds import DRAINS, Grounds
 from dsi_mqtt.core.membership import Membership
 from dsi_mqtt.core.model import ModelGraph
 from dsi_mqtt.core.moving import NOISE, Move, has_fallen
@@ -255,8 +255,8 @@ class Choice:
         uses_spare = self._outlook.uses_spare
         frees_spare = uses_spare(n for n, _ in serve.members()) and not uses_spare(found.nodes)
         if self._outlook.drains(serve) or frees_spare:
-            drains = "a node of it drains"
-            self._weighed(move, drains if self._outlook.drains(serve) else "a spare is given back")
+            given_back = "a spare is given back"
+            self._weighed(move, DRAINS if self._outlook.drains(serve) else given_back)
             return False
         if does(serve, found):
             return True

@@ -106,6 +106,11 @@ class Door:
         return not self._requests
 
     @property
+    def answering(self) -> bool:
+        """Whether an answer is on its way to the broker."""
+        return any(request.reply is not None for request in self._requests.values())
+
+    @property
     def leaving(self) -> bool:
         """Named no more: this door only finishes what it holds."""
         return self._leaving
@@ -269,7 +274,7 @@ class Door:
         effects: Effects = []
         for request in list(self._requests.values()):
             if request.reply is None and self._runs.may_be_left(request):
-                effects += self._runs.end(request, cancel=False)
+                effects += self._runs.end(request, now, cancel=False)
                 effects += self._settle(request, now)
                 self._forget(request)
         return effects
@@ -443,7 +448,7 @@ class Door:
     def _give_up(self, request: Request, failure: Failure, now: float) -> Effects:
         """The request ends without a result, wherever it is."""
         self._refused += failure.code == "overloaded"
-        effects = self._runs.end(request, cancel=True)
+        effects = self._runs.end(request, now, cancel=True)
         return [*effects, *self._conclude(request, Reply.error(request.given, failure), now)]
 
     def _conclude(self, request: Request, reply: Reply, now: float) -> Effects:

@@ -4,7 +4,7 @@ Self-clocked fair queueing (Golestani, "A self-clocked fair queueing scheme for 
 applications", INFOCOM 1994). Whoever is first in a queue bears a number: the clock when it got
 there, and what it costs. The least is taken, and the clock is set to it. So a device that floods
 waits for itself; one that asks seldom comes behind what stands first in each other queue at most;
-and who waits is overtaken a bounded number of times, whatever comes.
+and who waits is overtaken a bounded number of times, whatever comes, and whoever leaves.
 
 A *priority* is what a turn costs: a high one a quarter of a normal one, a low one four times as
 much. Nothing starves: the clock comes to every number.
@@ -12,9 +12,10 @@ much. Nothing starves: the clock comes to every number.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import count
+from dataclasses import dataclass, field
+from itertools import accumulate, count, takewhile
 from typing import Final, Generic, TypeVar
 
 from dsi_mqtt.core.request import Priority
@@ -27,7 +28,8 @@ _Share = tuple[str, Priority]
 
 @dataclass(slots=True, eq=False)
 class _Queue(Generic[T]):
-    """Of one device and priority. start: the clock when the first of `costs` came to be that.
+    """Of one device and priority. start: the clock when the first of `costs` came to be that, or
+    less; number: of that first; total: of the costs; alike: all that have joined cost the same.
 
     order: tells equals apart: a queue that has begun goes before one that goes on, or a device that
     asks again when it has its answer would have half of its share; then who is first for longer.
@@ -35,20 +37,47 @@ class _Queue(Generic[T]):
 
     start: int
     order: tuple[bool, int]
-    costs: dict[T, int]
-
-    @property
-    def number(self) -> int:
-        return self.start + self.costs[self.first]
+    costs: OrderedDict[T, int] = field(default_factory=OrderedDict)
+    number: int = 0
+    total: int = 0
+    alike: bool = True
 
     @property
     def first(self) -> T:
         return next(iter(self.costs))
 
+    def join(self, item: T, cost: int) -> None:
+        if self.costs:
+            self.alike = self.alike and self.costs[self.first] == cost
+        else:
+            self.number = self.start + cost
+        self.costs[item] = cost
+        self.total += cost
+
+    def leave(self, item: T) -> None:
+        self.total -= self.costs.pop(item)
+
+    def goes_on(self, start: int, clock: int, order: int) -> None:
+        """Another is first: from `start` on, but its number is not below the clock."""
+        if self.costs:
+            cost = self.costs[self.first]
+            self.start = max(start, clock - cost)
+            self.number = self.start + cost
+            self.order = (True, order)
+
+    def before(self, number: int) -> int:
+        """How many of it bear, or will, a lower number."""
+        if self.start + self.total < number:
+            return len(self.costs)
+        if self.alike:
+            return max(0, number - self.start - 1) // self.costs[self.first]
+        reached = takewhile((number - self.start).__gt__, accumulate(self.costs.values()))
+        return sum(1 for _ in reached)
+
 
 class FairQueue(Generic[T]):
-    """Things that wait, told apart by identity. Invariants: no queue in it is empty, and the first
-    of each has a number above the clock.
+    """Things that wait, told apart by identity. Invariants: no queue in it is empty, the clock
+    never falls, and the first of each has a number that is not below it.
     """
 
     def __init__(self) -> None:
@@ -56,6 +85,7 @@ class FairQueue(Generic[T]):
         self._shares: dict[T, _Share] = {}
         self._clock = 0
         self._orders = count()
+        self._turn: _Share | None = None  # whose it is, where that is known
 
     def __len__(self) -> int:
         return len(self._shares)
@@ -74,15 +104,26 @@ class FairQueue(Generic[T]):
         self._shares[item] = share
         queue = self._queues.get(share)
         if queue is None:
-            queue = self._queues[share] = _Queue(self._clock, (False, next(self._orders)), {})
-        queue.costs[item] = max(1, cost) * COSTS[priority]
+            queue = self._queues[share] = _Queue(self._clock, (False, next(self._orders)))
+            self._turn = None
+        queue.join(item, max(1, cost) * COSTS[priority])
 
     def leave(self, item: T) -> None:
-        """It waits no more; nothing where it did not."""
+        """It waits no more; nothing where it did not.
+
+        Whoever is first then has waited behind it, and does not begin anew: but the clock has come
+        as far as it has, and a number below it would turn it back.
+        """
         share = self._shares.pop(item, None)
-        if share is not None:
-            del self._queues[share].costs[item]
-            self._close(share)
+        if share is None:
+            return
+        queue = self._queues[share]
+        was_first = queue.first is item
+        queue.leave(item)
+        if was_first:
+            queue.goes_on(queue.start, self._clock, next(self._orders))
+            self._turn = None
+        self._close(share)
 
     def first(self) -> T | None:
         """Whose turn it is."""
@@ -96,8 +137,10 @@ class FairQueue(Generic[T]):
             raise IndexError("nothing waits")
         queue = self._queues[share]
         item, self._clock = queue.first, queue.number
-        queue.start, queue.order = self._clock, (True, next(self._orders))
-        del queue.costs[item], self._shares[item]
+        queue.leave(item)
+        queue.goes_on(self._clock, self._clock, next(self._orders))
+        del self._shares[item]
+        self._turn = None
         self._close(share)
         return item
 
@@ -106,26 +149,15 @@ class FairQueue(Generic[T]):
         the other queues some that stand even with it may come before it as well.
         """
         own = self._queues.get((device, priority))
-        number = max(1, cost) * COSTS[priority]
-        number += self._clock if own is None else own.start + sum(own.costs.values())
-        found = 0 if own is None else len(own.costs)
-        for queue in self._queues.values():
-            if queue is own:
-                continue
-            reached = queue.start
-            for each in queue.costs.values():
-                reached += each
-                if reached >= number:
-                    break
-                found += 1
-        return found
+        start, found = (self._clock, 0) if own is None else (own.start + own.total, len(own.costs))
+        number = start + max(1, cost) * COSTS[priority]
+        return found + sum(q.before(number) for q in self._queues.values() if q is not own)
 
     def _next(self) -> _Share | None:
-        return min(
-            self._queues,
-            key=lambda share: (self._queues[share].number, self._queues[share].order),
-            default=None,
-        )
+        if self._turn is None:
+            numbers = ((q.number, q.order, share) for share, q in self._queues.items())
+            self._turn = min(numbers, default=(0, (True, 0), None))[2]
+        return self._turn
 
     def _close(self, share: _Share) -> None:
         if not self._queues[share].costs:

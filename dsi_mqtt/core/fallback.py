@@ -14,11 +14,13 @@ from dataclasses import dataclass, replace
 from dsi_mqtt.core.choosing import Alternatives
 from dsi_mqtt.core.decisions import Authority
 from dsi_mqtt.core.deployment import FALLBACK_MARK, Deployment
-from dsi_mqtt.core.draft import Draft
+from dsi_mqtt.core.draft import Draft, chain_of
 from dsi_mqtt.core.failures import NodeKey
+from dsi_mqtt.core.grounds import DRAINS, Grounds
 from dsi_mqtt.core.issuer import Issuer
 from dsi_mqtt.core.membership import Membership
 from dsi_mqtt.core.model import ModelGraph
+from dsi_mqtt.core.offered import Coming
 from dsi_mqtt.core.outlook import Outlook
 from dsi_mqtt.core.plan import Infeasible, Plan
 from dsi_mqtt.core.sharing import Sharing
@@ -28,11 +30,14 @@ from dsi_mqtt.errors import ConfigError, one_sentence
 
 @dataclass(frozen=True, slots=True)
 class Instead:
-    """A placement of the fallback. spec: as it was planned."""
+    """A placement of the fallback. spec: as it was planned. grounds: what it was held against, and
+    found better than, among fallbacks.
+    """
 
     spec: Deployment
     graph: ModelGraph
     plan: Plan
+    grounds: Grounds
 
 
 class Fallback:
@@ -47,10 +52,11 @@ class Fallback:
         self._spec, other = spec, spec.falls_back_to
         self.outlook.opening = "" if other is None else other.opening
 
-    def best(self, without: Iterable[NodeKey]) -> Instead | str | None:
+    def best(self, without: Iterable[NodeKey], beside: Table | None = None) -> Instead | str | None:
         """Where it can serve, or why it cannot; None: the deployment has none.
 
-        The deployment's own chain is disregarded: it is of no use any more.
+        beside: a table of it that serves until then. The deployment's own chain is disregarded: it
+        is of no use any more.
         """
         wanted = self._asked()
         if wanted is None or isinstance(wanted, str):
@@ -58,13 +64,19 @@ class Fallback:
         spec, graph = wanted
         self.outlook.sharing.takes(self._name, {})
         try:
-            found = self.outlook.best(spec, graph, None, without=without)
+            found = self.outlook.best(spec, graph, beside, without=without)
         except ConfigError as error:
             return str(error)
         if isinstance(found, Infeasible):
             return found.sentence
         self.outlook.sharing.takes(self._name, found.shares(spec.rate_per_s))
-        return Instead(spec, graph, found)
+        nodes, coming = self.outlook.nodes(spec, graph), Coming(spec.rate_per_s)
+        if beside is None:
+            return Instead(spec, graph, found, Grounds(nodes, coming, None, found, None))
+        present = self.outlook.present(spec, graph, beside)
+        verdict = DRAINS if self.outlook.drains(beside) else ""
+        grounds = Grounds(nodes, coming, chain_of(beside), found, present, verdict=verdict)
+        return Instead(spec, graph, found, grounds)
 
     def suits(self, serve: Table) -> bool:
         """Whether a table of the fallback may serve on."""

@@ -33,13 +33,12 @@ from dsi_mqtt.core.effects import (
     ReadPrompt,
     WriteText,
 )
+from dsi_mqtt.core.entrance import Entrance
 from dsi_mqtt.core.events import PartialTaken, PromptRead, PromptRefused, TextWritten
-from dsi_mqtt.core.generation import Ask
 from dsi_mqtt.core.leases import Living, Roll
 from dsi_mqtt.core.line import Request
 from dsi_mqtt.core.message import Activation, Failure, Header
 from dsi_mqtt.core.model import ModelGraph
-from dsi_mqtt.core.overload import Pace, surplus
 from dsi_mqtt.core.peers import Member, Peers
 from dsi_mqtt.core.places import Places
 from dsi_mqtt.core.promises import Promises
@@ -51,7 +50,6 @@ from dsi_mqtt.core.session import Session
 from dsi_mqtt.core.steps import Step, Steps
 from dsi_mqtt.core.table import Stamp, Table
 
-FULL: Final = Failure("overloaded", "all sessions and places in the queue are taken; try later")
 SILENT: Final = Failure("cancelled", "its device has not spoken for alive_s")
 UNHEARD: Final = Failure("cancelled", "nobody is subscribed to its answers")
 OTHER_MODEL: Final = Failure("unavailable", "the deployment has another model now; ask again")
@@ -88,10 +86,10 @@ class Generations(Runs):
         self._promises = Promises()
         self._steps = Steps(door, numbers)
         self._roll = Roll(self._model, door, numbers)
-        self._places = Places(spec.limits, self._schedule, self._roll, calls)
+        self._entrance = Entrance(spec.limits, self._schedule, self._promises, calls)
+        self._places = Places(spec.limits, self._schedule, self._roll, self._entrance, calls)
         self._copies = Copies(door, numbers, self._schedule)
         self._recovery = Recovery(self._schedule, self._copies, calls)
-        self._pace = Pace()
         self.starting = True
 
     # --- questions ----------------------------------------------------------------------------
@@ -127,7 +125,7 @@ class Generations(Runs):
     # --- tables, nodes, the model -------------------------------------------------------------
 
     def spec_changed(self, spec: Deployment) -> None:
-        self._limits = spec.limits
+        self._limits = self._entrance.limits = spec.limits
         self._places.limits_are(spec.limits)
 
     def model_is(
@@ -148,7 +146,7 @@ class Generations(Runs):
         if self._table is None or table.stamp != self._table.stamp:
             for session in self._schedule.running.values():
                 session.stale, session.not_before = 0, 0.0
-            self._pace.clear()
+            self._entrance.pace.clear()
             self._copies.table_changed(table)
         self._table = table
         asked, silent = self._steps.left(table, now)
@@ -165,6 +163,7 @@ class Generations(Runs):
             effects += self._steps.drop(step)
             for session, row in rows:
                 effects += self._recovery.died(session, row, now, alone=step.alone)
+            self._entrance.pace.interrupted()
         self._copies.give_up_on({t.stamp for t in self._copies.tables() if self._peers.lacks(t)})
         return [*effects, *self.pump(now)]
 
@@ -177,24 +176,10 @@ class Generations(Runs):
     def join(self, request: Request, now: float) -> Effects:
         session = Session(request, redelivered=request.suspect, fallback=self._fallback)
         self._sessions[request.id] = session
-        effects: Effects = []
-        if len(self._sessions) > self._limits.sessions_max + self._limits.queue_max:
-            effects += self._make_room(request, now)
+        effects = self._entrance.came(request, len(self._sessions), now)
         if request.id not in self._sessions or self._graph is None:
             return effects
         return [*effects, self._read(session)]
-
-    def _make_room(self, came: Request, now: float) -> Effects:
-        """Refuses one, of what has not begun."""
-        unbegun = [
-            session.request
-            for session in self._sessions.values()
-            if session.state in ("reading", "waiting") and not session.request.suspect
-        ]
-        if not unbegun:
-            return self._calls.give_up(came, FULL, now)
-        one, own = surplus(unbegun, came)
-        return self._calls.give_up(one, self._pace.full(own), now)
 
     def text_event(self, event: TextEvent, now: float) -> Effects:
         session = self._sessions.get(event.request)
@@ -202,7 +187,7 @@ class Generations(Runs):
             return []
         match event:
             case PromptRead():
-                return self._prompt_read(session, event.ask, event.tokens, now)
+                return self._prompt_read(session, event, now)
             case PromptRefused():
                 return self._calls.give_up(session.request, event.failure, now)
             case TextWritten():
@@ -210,29 +195,13 @@ class Generations(Runs):
             case PartialTaken():
                 return self._partial_taken(session, now, heard=event.heard)
 
-    def _prompt_read(
-        self, session: Session, ask: Ask, tokens: tuple[int, ...], now: float
-    ) -> Effects:
-        if session.state != "reading" or self._graph is None:
+    def _prompt_read(self, session: Session, event: PromptRead, now: float) -> Effects:
+        graph = self._graph
+        if session.state != "reading" or graph is None:
             return []
-        refusal = session.begins(ask, tokens, self._graph.vocabulary, self._limits.context)
-        refusal = refusal or self._comes_too_late(session, now)
-        if refusal is not None:
-            return self._calls.give_up(session.request, refusal, now)
-        if ask.alive_s is not None:
-            self._promises.made(session.request.id, session.request.given.device, ask.alive_s, now)
-        self._schedule.wait(session)
-        return self.pump(now)
-
-    def _comes_too_late(self, session: Session, now: float) -> Failure | None:
-        """Its deadline would pass before its first step."""
-        request, waiting = session.request, self._schedule.waiting
-        if request.suspect:
-            return None
-        device, priority, room = request.given.device, request.priority, session.room
-        return self._pace.refuses(
-            lambda: waiting.ahead(device, priority, room), len(waiting), request.deadline - now
-        )
+        ask, tokens = event.ask, event.tokens
+        effects = self._entrance.prompt_read(session, ask, tokens, graph.vocabulary, now)
+        return [*effects, *self.pump(now)]
 
     def retained(self, request: Request, now: float) -> Effects:
         session = self._sessions.get(request.id)
@@ -243,12 +212,13 @@ class Generations(Runs):
 
     # --- its end ------------------------------------------------------------------------------
 
-    def end(self, request: Request, *, cancel: bool) -> Effects:
+    def end(self, request: Request, now: float, *, cancel: bool) -> Effects:
         session = self._sessions.pop(request.id, None)
         if session is None:
             return []
         self._promises.over(request.id)
-        self._leave(session)
+        self._entrance.begun(request)
+        self._leave(session, now)
         effects: Effects = [ForgetText(self._model, request.id)]
         for step in self._steps if cancel else ():
             if not step.sessions:
@@ -270,10 +240,11 @@ class Generations(Runs):
                 effects += self._calls.give_up(request, OTHER_MODEL, now)
             else:
                 effects += self._calls.settle(request, now)
-                effects += self.end(request, cancel=True)
+                effects += self.end(request, now, cancel=True)
                 left.append(request)
         if running:
             self._places.clear()
+            self._entrance.pace.clear()
         return effects, left
 
     def earn(self) -> None:
@@ -304,7 +275,7 @@ class Generations(Runs):
             written.ended(event.text)
         if written.stops.found:
             session.finish = "stop"
-            self._leave(session)
+            self._leave(session, now)
         over = event.last or written.stops.found
         effects: Effects = []
         partial = written.partial(last=over) if session.ask.stream else None
@@ -315,7 +286,7 @@ class Generations(Runs):
             )
         if not over:
             return effects
-        effects += self.end(session.request, cancel=False)
+        effects += self.end(session.request, now, cancel=False)
         self._calls.told(session.prompt_tokens, session.generated)
         reply = Reply.completed(session.request.given, written.completion())
         return [*effects, *self._calls.conclude(session.request, reply, now), *self.pump(now)]
@@ -340,11 +311,13 @@ class Generations(Runs):
         failure = activation.header.failure
         drawn = step.drawn(activation) if failure is None else None
         if drawn is None:
-            return [*self._recovery.failed(step, failure or _NO_TOKENS, now), *self.pump(now)]
+            effects = self._recovery.failed(step, failure or _NO_TOKENS, now)
+            self._entrance.pace.interrupted()
+            return [*effects, *self.pump(now)]
         self._schedule.passed(step, now)
         if step.is_decode:
             self._calls.timed(now - step.started)
-        effects: Effects = []
+        effects = []
         texts: Effects = []
         for (session, row), token in zip(step.rows, drawn, strict=True):
             if session.state == "stepping":
@@ -369,6 +342,7 @@ class Generations(Runs):
             else:
                 session.fed = min(session.fed, have.get(session.name, session.fed))
                 effects += self._recovery.again(session, now)
+        self._entrance.pace.interrupted()
         return [*effects, *self.pump(now)]
 
     def alive(self, header: Header, now: float) -> None:
@@ -396,6 +370,7 @@ class Generations(Runs):
         if graph is None or table.model is None or table.model.digest != graph.digest:
             return []  # prompts are not read as this chain would; it, or the model here, is older
         if self._peers.lacks(table):
+            self._entrance.pace.interrupted()
             return []  # it will be replaced, or its node will speak again
         effects: Effects = []
         effects += self._places.let_in_all(table, graph, now)
@@ -404,6 +379,7 @@ class Generations(Runs):
         effects += self._move_on(table, graph, now)
         while chosen := self._schedule.choose(self._steps, table, now):
             if chosen[0].request.suspect and not chosen[0].request.recorded:
+                self._entrance.pace.interrupted()  # what comes is of a chain that it has to itself
                 return effects + self._recovery.record(chosen[0], now)
             effects.append(self._steps.start(chosen[0].table or table, chosen, now))
         return effects
@@ -456,11 +432,13 @@ class Generations(Runs):
                     ForgetText(self._model, id_),
                 ]
                 self._promises.over(id_)
-                self._leave(session)
+                self._leave(session, now)
+                self._entrance.begins_anew(session.request)
                 self._sessions[id_] = Session(
                     session.request, redelivered=session.redelivered, fallback=self._fallback
                 )
         self._places.clear()
+        self._entrance.pace.clear()
         return effects
 
     def _read(self, session: Session) -> ReadPrompt:
@@ -488,8 +466,7 @@ class Generations(Runs):
             last = session.finish is not None
             texts.append(WriteText(self._model, session.request.id, fresh, last))
         if session.finish is not None:
-            self._leave(session)
-            self._pace.through(now, others_wait=len(self._schedule.waiting) > 1)
+            self._leave(session, now)
             self._places.keep(session, now)
         else:
             # A suspect goes on: that it is in the chain is retained, of it alone.
@@ -504,10 +481,12 @@ class Generations(Runs):
             effects += self._steps.drop(step)
             for session in sessions:
                 effects += self._recovery.again(session, now)
+            self._entrance.pace.interrupted()
         return effects
 
-    def _leave(self, session: Session) -> None:
+    def _leave(self, session: Session, now: float) -> None:
         """It is fed no more, and its caches may go."""
         self._copies.forget(session)
         if self._schedule.leave(session):
             self._roll.changed = True
+            self._entrance.freed(now)

@@ -26,6 +26,8 @@ from dsi_mqtt.errors import one_sentence
 
 # Nodes beyond these are left out, but for those of the chains.
 NODES_MAX: Final = 64
+# A verdict.
+DRAINS: Final = "a node of it drains"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ back (the control broker is there, and hears us) and the table still names this 
     absent ──(table names us)──► waiting ──(no other holds it, is gone, or time is up)──► opening
     opening ──opened──► open ──lost──► proving ──(nonce back)──► opening
        └──lost: the nonce goes out a second later──► proving
+    open ──(is to hold more or less, and no answer is on its way)──► opening
     any ──(named no more, nothing held)──► absent
     opening, open ──(named no more, requests held)──► the same, but lost ──► absent
 """
@@ -22,6 +23,8 @@ from dsi_mqtt.core.table import DoorPlace
 
 HAND_OVER_S: Final = 5.0
 PROVE_S: Final = 1.0
+# How long an ingress that is to hold more waits for a moment in which no answer is on its way.
+CALM_S: Final = 5.0
 
 State = Literal["absent", "waiting", "opening", "open", "proving"]
 
@@ -39,6 +42,7 @@ class Ingress:
         self._session: tuple[str, str] | None = None
         self._held_elsewhere = False
         self._due = 0.0
+        self._anew_by = math.inf
         self.state: State = "absent"
 
     @property
@@ -68,6 +72,20 @@ class Ingress:
         nobody will read them.
         """
         return self._session not in (None, (door.ingress, door.session))
+
+    def holds(self, count: int, now: float) -> None:
+        """So many inputs it is to hold from now on, which a connection is told when it begins."""
+        if count != self._hold[0]:
+            self._hold = (count, self._hold[1])
+            self._anew_by = now + CALM_S if self.is_connected else math.inf
+
+    def anew(self, now: float, *, calm: bool) -> Effects:
+        """Opens it again, if it is to hold more or less. What it holds comes once more, and is
+        known. calm: no answer is on its way: what has one meanwhile would be new when it comes.
+        """
+        if self._door is None or not self.is_connected or self._anew_by == math.inf:
+            return []
+        return self._open() if calm or self._anew_by <= now else []
 
     def finishing(self) -> None:
         """Named no more, while requests are held: what is connected stays, nothing is sought."""
@@ -115,6 +133,8 @@ class Ingress:
 
     def next_tick(self) -> float:
         """The earliest time at which a tick does anything, unless an event comes before."""
+        if self._anew_by < math.inf and self.is_connected:
+            return -math.inf
         return self._due if self.state in ("waiting", "proving") else math.inf
 
     def _open_if_free(self, now: float) -> Effects:
@@ -125,6 +145,6 @@ class Ingress:
     def _open(self) -> Effects:
         if self._door is None:
             return []
-        self.state = "opening"
+        self.state, self._anew_by = "opening", math.inf
         self._session = (self._door.ingress, self._door.session)
         return [OpenIngress(self._deployment, self._door, *self._hold)]

@@ -41,12 +41,17 @@ class HopStamp:
     codec_us: int
 
 
+# More is told to nobody, and believed of nobody.
+RETRY_AFTER_MAX_S: Final = 3600
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """Why a request has no result.
 
     code: one of `errors.REQUEST_ERRORS`; where no door sees the input, `unknown_deployment` too.
-    retry_after_s: seconds after which it may be worth another try, where that can be told.
+    retry_after_s: seconds after which it may be worth another try, where that can be told; at most
+    `RETRY_AFTER_MAX_S`.
     """
 
     code: str

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import Final
 
 from dsi_mqtt.core.deployment import InputLimits
-from dsi_mqtt.core.fair import COSTS
-from dsi_mqtt.core.line import Request
-from dsi_mqtt.core.message import Failure
+from dsi_mqtt.core.message import RETRY_AFTER_MAX_S, Failure
 from dsi_mqtt.core.request import Input, Priority
 from dsi_mqtt.core.sizes import MIB
 
@@ -29,7 +27,6 @@ CLEARLY: Final = 1.25
 # Times that the estimate is made of: at least, and at most, the newest.
 TIMES_MIN: Final = 32
 TIMES_MAX: Final = 128
-RETRY_MAX_S: Final = 3600
 
 
 def priority_of(given: Input, limits: InputLimits) -> Priority:
@@ -96,21 +93,5 @@ class Pace:
         return Failure("overloaded", sentence, retry)
 
 
-def surplus(
-    waiting: Iterable[Request], came: Request, weigh: Callable[[Request], int] = lambda _: 1
-) -> tuple[Request, int]:
-    """Who is refused, of those that have not begun, and how many of its device wait.
-
-    It is the newest, of the lowest priority, of the device with most; where several have as much,
-    of the one that `came` is from. waiting: of each device and priority in their order.
-    """
-    own: dict[str, list[Request]] = {}
-    for request in waiting:
-        own.setdefault(request.given.device, []).append(request)
-    device = max(own, key=lambda name: (sum(map(weigh, own[name])), name == came.given.device))
-    newest = max(reversed(own[device]), key=lambda request: COSTS[request.priority])
-    return newest, len(own[device])
-
-
 def _whole_s(seconds: float) -> int:
-    return min(RETRY_MAX_S, max(1, math.ceil(seconds)))
+    return min(RETRY_AFTER_MAX_S, max(1, math.ceil(seconds)))

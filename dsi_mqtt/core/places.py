@@ -13,6 +13,7 @@ from typing import Final
 from dsi_mqtt.core.activation import Row
 from dsi_mqtt.core.deployment import Generation
 from dsi_mqtt.core.effects import Effects
+from dsi_mqtt.core.entrance import Entrance
 from dsi_mqtt.core.idle import IdleSession, IdleSessions
 from dsi_mqtt.core.leases import Roll
 from dsi_mqtt.core.model import ModelGraph
@@ -29,10 +30,18 @@ TAKES: Final = 1 << 20
 class Places:
     """limits: as the deployment says."""
 
-    def __init__(self, limits: Generation, schedule: Schedule, roll: Roll, calls: Calls) -> None:
+    def __init__(
+        self,
+        limits: Generation,
+        schedule: Schedule,
+        roll: Roll,
+        entrance: Entrance,
+        calls: Calls,
+    ) -> None:
         self._limits = limits
         self._schedule = schedule
         self._roll = roll
+        self._entrance = entrance
         self._calls = calls
         self._idle = IdleSessions()
         self._takes = count(1)
@@ -117,6 +126,7 @@ class Places:
             session.name, session.lane, session.table = reused.name, reused.lane, reused.table
             session.recomputes = table.stamp  # where it was, nobody waited for it
         self._roll.held[session.name] = session.most
+        self._entrance.begun(session.request)
         session.take = table.epoch * TAKES + next(self._takes) % TAKES
         self._schedule.start(session)
 

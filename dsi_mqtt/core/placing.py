@@ -23,6 +23,7 @@ from dsi_mqtt.core.draft import Draft, kind_of, same_chain
 from dsi_mqtt.core.explanation import DecisionKind
 from dsi_mqtt.core.failures import Failures, NodeKey
 from dsi_mqtt.core.fallback import Fallback, Instead
+from dsi_mqtt.core.grounds import DRAINS
 from dsi_mqtt.core.issuer import Issuer
 from dsi_mqtt.core.known import Known
 from dsi_mqtt.core.model import ModelGraph
@@ -186,7 +187,12 @@ class Placing:
         """The deployment's own model cannot serve: its fallback does, if that can."""
         serve = self._known.intact
         if serve is not None and self._fallback.suits(serve):
-            return self._keep(serve, None, authority)
+            drains = self._outlook.drains(serve)
+            return (
+                self._move_fallback(serve, authority)
+                if drains
+                else self._keep(serve, None, authority)
+            )
         found = self._fallback.best(self._failures.nodes())
         if not isinstance(found, Instead):
             beside = "" if found is None else f"; nor can its fallback: {found}"
@@ -194,17 +200,31 @@ class Placing:
         table = self._fallback.table(found, reason, self._issuer, self._known.document, authority)
         before = self._issuer.unavailable(self._known.document, reason, table.door, authority)
         before = replace(before, decision=table.decision)
-        decided = Decided(table.decision, self._name, "fallback", reason)
+        grounds = self._choice.grounds() or found.grounds
+        decided = Decided(table.decision, self._name, "fallback", reason, found.plan, grounds)
         return [
             decided,
             self._decide(TableDocument(before, replace(table, epoch=before.epoch + 1))),
         ]
 
+    def _move_fallback(self, serve: Table, authority: Authority) -> ServedEffects:
+        """Away from nodes that drain, where there is another place, beside what serves."""
+        found = self._fallback.best(self._failures.nodes(), serve)
+        if not isinstance(found, Instead):
+            self._fallback.tells(serve)
+            why = one_sentence(f"{DRAINS}, and the fallback has no other place: {found}")
+            return self._keep(serve, why, authority)
+        document, why = self._known.document, serve.reason or ""
+        table = self._fallback.table(found, why, self._issuer, document, authority)
+        reason = "the fallback leaves a node that drains"
+        told = Decided(table.decision, self._name, "fallback", reason, found.plan, found.grounds)
+        return [told, self._decide(TableDocument(serve, table))]
+
     def _come_back(
         self, spec: Deployment, graph: ModelGraph, reason: str, authority: Authority, now: float
     ) -> ServedEffects:
         """From the fallback, which is intact, to the deployment's own model, where that can serve
-        again.
+        again: behind the cooldown, unless a node of the fallback drains.
         """
         serve = self._known.intact
         try:
@@ -220,7 +240,8 @@ class Placing:
         found = choice.found
         if isinstance(found, Infeasible):
             return self._refuse(spec, graph, self._why(found), authority)
-        if serve is not None and self._must_cool(spec, now):
+        leaves = serve is not None and self._outlook.drains(serve)
+        if serve is not None and not leaves and self._must_cool(spec, now):
             return self._keep(serve, None, authority)
         self._choice.takes(spec, found)
         standbys = self._outlook.standbys(spec, graph, found, None)

@@ -100,7 +100,7 @@ class Runs(Protocol):
     def retained(self, request: Request, now: float) -> Effects:
         """Its deaths are retained: it is still its turn."""
 
-    def end(self, request: Request, *, cancel: bool) -> Effects:
+    def end(self, request: Request, now: float, *, cancel: bool) -> Effects:
         """It is over. cancel: what of it is in the chain is to be forgotten there."""
 
     def earn(self) -> None:

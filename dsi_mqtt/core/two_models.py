@@ -127,8 +127,8 @@ class TwoModels(Runs):
     def retained(self, request: Request, now: float) -> Effects:
         return self._of(request.id).retained(request, now)
 
-    def end(self, request: Request, *, cancel: bool) -> Effects:
-        return self._of(request.id).end(request, cancel=cancel)
+    def end(self, request: Request, now: float, *, cancel: bool) -> Effects:
+        return self._of(request.id).end(request, now, cancel=cancel)
 
     def earn(self) -> None:
         """Nothing is measured by answers here."""

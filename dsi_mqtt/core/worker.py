@@ -16,7 +16,7 @@ from itertools import count
 from typing import Any, Final, get_args
 
 from dsi_mqtt.core import events as ev
-from dsi_mqtt.core.deployment import FALLBACK_MARK
+from dsi_mqtt.core.deployment import FALLBACK_MARK, Deployment
 from dsi_mqtt.core.door import Door
 from dsi_mqtt.core.effects import CloseModel, Effects, ReportStatus
 from dsi_mqtt.core.holdings import Holdings
@@ -38,7 +38,7 @@ from dsi_mqtt.core.peers import Member, Peers
 from dsi_mqtt.core.relay import Relay
 from dsi_mqtt.core.runs import TextEvent
 from dsi_mqtt.core.sizes import MIB
-from dsi_mqtt.core.table import DOOR, BrokerUrls, Table
+from dsi_mqtt.core.table import DOOR, BrokerUrls, DoorPlace, Table
 from dsi_mqtt.core.withdrawals import Withdrawals
 
 # Of what a door may hold, beside what runs and what may wait: windows, so that what is sent again
@@ -259,11 +259,10 @@ class Worker:
             door = self._doors[name] = Door(
                 self.node, self.incarnation, spec, self._peers, self._numbers
             )
-            # What is too much is to be refused at once, so it has to be read.
-            hold = max(2, table.door.window * HOLD_WINDOWS) + HOLD_REFUSED + spec.may_wait
-            self._ingresses[name] = Ingress(name, hold, HOLD_BYTES)
+            self._ingresses[name] = Ingress(name, _hold(spec, table.door), HOLD_BYTES)
             self._tell_models(name, door, now)  # it holds nothing that would follow
         ingress = self._ingresses[name]
+        ingress.holds(_hold(spec, table.door), now)
         was_open = ingress.is_open
         effects: Effects = [ReportStatus()]
         effects += ingress.held_elsewhere(self._peers.has_ingress(name), now)
@@ -464,8 +463,19 @@ class Worker:
         for name, door in list(self._doors.items()):
             effects += door.tick(now)
             effects += self._ingresses[name].tick(now)
+            anew = self._ingresses[name].anew(now, calm=not door.answering)
+            effects += [*door.ingress_lost(now), *anew, ReportStatus()] if anew else []
             if door.leaving:
                 effects += self._keep_door(name, now)
         for name in self._holdings.deployments():
             effects += self._note_oldest(name, now)
         return effects
+
+
+def _hold(spec: Deployment, place: DoorPlace) -> int:
+    """Inputs that a door may hold. What is too much is to be refused at once, so it is read.
+
+    In powers of two: another number takes another connection.
+    """
+    count = max(2, place.window * HOLD_WINDOWS) + HOLD_REFUSED + spec.may_wait
+    return 1 << (count - 1).bit_length()

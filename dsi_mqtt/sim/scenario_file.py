@@ -143,6 +143,12 @@ def _check_deployment(path: str, deployment: Deployment) -> None:
     wrong = check(deployment, graph_of(deployment))
     if wrong:
         raise ConfigError(f"{path}: {wrong[0]}")
+    other = deployment.falls_back_to
+    if other is not None and graph_of(other).vocabulary != graph_of(deployment).vocabulary:
+        raise ConfigError(
+            f"{path}.fallback.options: devices check its texts as well; give it the hidden and "
+            "ends of the model itself"
+        )
 
 
 def _check_requests(path: str, requests: Requests, scenario: Scenario) -> None:

@@ -20,13 +20,12 @@ from dataclasses import replace
 from typing import Any, Final, get_args
 
 from dsi_mqtt.core.activation import JSON, media_type
-from dsi_mqtt.core.message import Failure
+from dsi_mqtt.core.message import RETRY_AFTER_MAX_S, Failure
 from dsi_mqtt.core.request import Answer, ParsedInput, Priority
 from dsi_mqtt.errors import InvalidInputError, request_error
 
 ID_MAX: Final = 128
 CONTENT_TYPE_MAX: Final = 128
-RETRY_AFTER_MAX_S: Final = 3600
 PRIORITY: Final = "priority"
 # The user property of an answer of the deployment's fallback.
 FALLBACK: Final = ("fallback", "true")

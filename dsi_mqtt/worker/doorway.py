@@ -59,21 +59,22 @@ class Doorway:
         self._connection: DataConnection | None = None
         self._held: dict[int, Message] = {}
         self._loose: dict[int, int] = {}
+        self._loose_bytes = 0
         self._loose_max = (0, 0)
         self._dropped = 0
         self._receipts = 0
 
     def open(self, effect: OpenIngress) -> None:
-        self._end_ingress()
+        before = self._end_ingress()
         self._door = effect.door
         self._loose_max = effect.hold_count, effect.hold_bytes
         self._answering.open(effect.door.ingress)
         self._ingress = asyncio.create_task(
-            self._receive(effect), name=f"ingress {self._deployment}"
+            self._receive(effect, before), name=f"ingress {self._deployment}"
         )
 
     def acknowledge(self, effect: Acknowledge) -> None:
-        self._loose.pop(effect.receipt, None)
+        self._loose_bytes -= self._loose.pop(effect.receipt, 0)
         message = self._held.pop(effect.receipt, None)
         if message is not None:
             self._acknowledge(message)
@@ -101,15 +102,21 @@ class Doorway:
 
     # --- ingress ------------------------------------------------------------------------------
 
-    def _end_ingress(self) -> None:
-        if self._ingress is not None:
-            self._ingress.cancel()
-            self._ingress = None
+    def _end_ingress(self) -> asyncio.Task[None] | None:
+        """The task that ends now, if there is one."""
+        ending, self._ingress = self._ingress, None
+        if ending is not None:
+            ending.cancel()
         self._held.clear()
         self._loose.clear()
+        self._loose_bytes = 0
+        return ending
 
-    async def _receive(self, effect: OpenIngress) -> None:
+    async def _receive(self, effect: OpenIngress, before: asyncio.Task[None] | None) -> None:
+        """before: what it acknowledges on its last connection is not to come again."""
         door = effect.door
+        if before is not None:
+            await asyncio.wait([before])
         options = ConnectOptions(
             client_id=door.session,
             clean_start=False,
@@ -196,6 +203,7 @@ class Doorway:
             self._held[self._receipts] = replace(message, payload=b"", user_properties=())
         else:
             self._loose[self._receipts] = len(payload)
+            self._loose_bytes += len(payload)
         given = Input(
             receipt=self._receipts,
             request=os.urandom(REQUEST_ID_BYTES),
@@ -218,7 +226,7 @@ class Doorway:
         QoS 0 means at most once.
         """
         count_max, bytes_max = self._loose_max
-        nbytes = sum(self._loose.values()) + len(message.payload)
+        nbytes = self._loose_bytes + len(message.payload)
         if len(self._loose) < count_max and nbytes <= bytes_max:
             return True
         self._dropped += 1

@@ -7,7 +7,8 @@ from dataclasses import replace
 from dsi_mqtt.cli.drain import outlook
 from dsi_mqtt.cli.watching import Picture
 from dsi_mqtt.core.deployment import Privacy
-from tests.core.orchestra import NAME, SPEC, UNITS, Node, Site, serving
+from tests.core.orchestra import NAME, SPEC, UNITS, Node, Site, placed, serving
+from tests.core.test_fallback import fallen, small
 
 CITY = replace(SPEC, privacy=Privacy({"0:2": ("city",)}))
 
@@ -40,6 +41,20 @@ def test_where_another_may_take_it_the_plan_is_said_that_then_serves() -> None:
     site.nodes["hall"].state = "draining"
     site.run(3)
     assert {node for node, _ in site.serve.members()} == {"tower"}
+
+
+def test_a_fallback_moves_as_well_and_its_units_are_told_apart() -> None:
+    site = fallen(small("hall"), small("tower"))
+    ((node, _),) = placed(site.serve)
+    (other,) = {"hall", "tower"} - {node}
+    first, second = outlook(picture_of(site), node)
+    assert first.startswith(f"{node} holds units 0:2 of the fallback (")
+    assert second == f"{NAME} can move: 0:2 on {other}, door on {other}"
+    site.nodes[node].state = "draining"
+    site.until(lambda: placed(site.serve) == [(other, "0:2")])
+    site.until(lambda: outlook(picture_of(site), node) == [])
+    (_, stays) = outlook(picture_of(site), other)
+    assert stays.startswith(f"{NAME} serves on, for it cannot move yet: ")
 
 
 def test_without_an_orchestrator_nothing_moves() -> None:

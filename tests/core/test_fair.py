@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dsi_mqtt.core.fair import COSTS, FairQueue
@@ -27,11 +27,11 @@ class Item:
         return self.cost * COSTS[self.priority]
 
 
-DEVICES = st.sampled_from("abcd")
-PRIORITIES = st.sampled_from(["low", "normal", "high"])
-ITEMS = st.builds(Item, DEVICES, PRIORITIES, st.integers(1, 50))
+DEVICES = st.sampled_from("aaabbc")
+PRIORITIES = st.sampled_from(["normal", "normal", "normal", "low", "high"])
+ITEMS = st.builds(Item, DEVICES, PRIORITIES, st.sampled_from([1, 3, 50]))
 # An item joins; the first is taken (None), or the one of that place leaves.
-STEPS = st.lists(ITEMS | st.none() | st.integers(0, 9), max_size=80)
+STEPS = st.lists(ITEMS | st.none() | st.integers(0, 2), min_size=10, max_size=80)
 
 
 def join(queue: FairQueue[Item], item: Item) -> None:
@@ -85,51 +85,96 @@ def test_within_a_device_high_goes_before_low() -> None:
     assert queue.take() is late
 
 
-@given(STEPS)
-def test_what_joins_is_taken_once_in_its_order_and_no_share_overtakes_without_bound(
-    steps: list[Item | int | None],
-) -> None:
+def test_who_stands_behind_one_that_leaves_goes_next_and_turns_no_clock_back() -> None:
     queue: FairQueue[Item] = FairQueue()
-    waiting: list[Item] = []
-    overtaken: dict[Item, list[Item]] = {}
+    large, small, waits = Item("a", cost=1000), Item("a"), Item("c", "low", 60)
+    for item in (large, small, waits):
+        join(queue, item)
+    for _ in range(200):
+        join(queue, Item("b"))
+        assert queue.take().device == "b"
+    queue.leave(large)
+    assert queue.take() is small
+    for newcomer in range(39):
+        join(queue, Item(f"n{newcomer}"))
+        assert queue.take().device == f"n{newcomer}"
+    join(queue, Item("late"))
+    assert queue.take() is waits
 
-    def taken(item: Item) -> None:
-        same = [each for each in waiting if each.share == item.share]
-        assert same[0] is item
-        waiting.remove(item)
-        overtaken.pop(item, None)
-        for each in waiting:
-            first = next(other for other in waiting if other.share == each.share)
-            if each is first:
-                overtaken.setdefault(each, []).append(item)
 
-    for step in [*steps, *[None] * len(steps)]:
-        if isinstance(step, Item):
-            join(queue, step)
-            waiting.append(step)
-        elif isinstance(step, int) and step < len(waiting):
-            gone = waiting.pop(step)
-            queue.leave(gone)
-            overtaken.clear()  # who stands first now did not stand there before
-        elif step is None and waiting:
-            assert queue.first() in waiting
-            taken(queue.take())
-        assert len(queue) == len(waiting)
-        assert set(queue) == set(waiting)
-        for each, by in overtaken.items():
-            for share in {other.share for other in by} - {each.share}:
+class Watched:
+    """A queue, and who has been taken past each that stands first, since it does."""
+
+    def __init__(self) -> None:
+        self.queue: FairQueue[Item] = FairQueue()
+        self.waiting: list[Item] = []
+        self.overtaken: dict[Item, list[Item]] = {}
+
+    def join(self, item: Item) -> None:
+        join(self.queue, item)
+        self.waiting.append(item)
+
+    def leave(self, place: int) -> None:
+        if place < len(self.waiting):
+            item = self.waiting.pop(place)
+            self.queue.leave(item)
+            self.overtaken.pop(item, None)
+
+    def take(self) -> None:
+        if not self.waiting:
+            return
+        clock = self.queue._clock
+        assert self.queue.first() in self.waiting
+        item = self.queue.take()
+        assert self.queue._clock >= clock
+        assert item in self.firsts()
+        self.waiting.remove(item)
+        self.overtaken.pop(item, None)
+        for each in self.firsts():
+            if each.share != item.share:
+                self.overtaken[each].append(item)
+
+    def firsts(self) -> list[Item]:
+        return list({item.share: item for item in reversed(self.waiting)}.values())
+
+    def look(self) -> None:
+        assert len(self.queue) == len(self.waiting)
+        assert set(self.queue) == set(self.waiting)
+        for each in self.firsts():
+            by = self.overtaken.setdefault(each, [])
+            for share in {other.share for other in by}:
                 passed = [other.weighs for other in by if other.share == share]
                 assert sum(passed[1:]) <= each.weighs
 
 
-@given(st.lists(ITEMS, max_size=40), st.integers(0, 20), ITEMS)
+@given(STEPS)
+@example([Item("a", cost=50), Item("a"), Item("b", cost=20), None, 0])
+def test_what_joins_is_taken_once_in_its_order_and_no_share_overtakes_without_bound(
+    steps: list[Item | int | None],
+) -> None:
+    """Nor does anybody's leaving: it makes nobody who stands first wait for longer."""
+    watched = Watched()
+    for step in [*steps, *[None] * len(steps)]:
+        if isinstance(step, Item):
+            watched.join(step)
+        elif isinstance(step, int):
+            watched.leave(step)
+        else:
+            watched.take()
+        watched.look()
+    assert not watched.queue
+
+
+@given(st.lists(ITEMS, max_size=40), st.sets(st.integers(0, 39)), st.integers(0, 20), ITEMS)
 def test_how_many_come_before_one_is_told_with_at_most_one_of_each_other_queue_left_out(
-    items: list[Item], gone: int, last: Item
+    items: list[Item], left: set[int], gone: int, last: Item
 ) -> None:
     queue: FairQueue[Item] = FairQueue()
     for item in items:
         join(queue, item)
-    for _ in range(min(gone, len(items))):
+    for place in left & set(range(len(items))):
+        queue.leave(items[place])
+    for _ in range(min(gone, len(queue))):
         queue.take()
     shares = len({item.share for item in queue} - {last.share})
     told = queue.ahead(last.device, last.priority, last.cost)

@@ -14,6 +14,7 @@ from dsi_mqtt.core.deployment import (
     Privacy,
     without_effect,
 )
+from dsi_mqtt.core.grounds import DRAINS
 from dsi_mqtt.core.model import ModelGraph, Unit, Vocabulary
 from dsi_mqtt.core.table import Table, TableDocument
 from tests.core.orchestra import GRAPH, MIB, SPEC, Node, Site, placed
@@ -121,6 +122,75 @@ def test_a_fallback_that_breaks_is_placed_anew() -> None:
     other = "b" if first == "a" else "a"
     site.kill(first)
     site.until(lambda: falls(site) and {name for name, _ in placed(site.serve)} == {other})
+
+
+def drained(site: Site) -> str:
+    """The node on which the fallback serves, and which drains from now on."""
+    (name,) = {node for node, _ in placed(site.serve)}
+    site.nodes[name].state = "draining"
+    return name
+
+
+def test_a_fallback_leaves_a_node_that_drains_and_nothing_is_given_up_before() -> None:
+    site = fallen(small("a"), small("b"))
+    reason, first = site.serve.reason, drained(site)
+    since = len(site.published)
+    site.until(lambda: falls(site) and first not in dict(placed(site.serve)))
+    assert [d.serve and d.serve.state for d in site.published[since:]] == ["fallback"] * 2
+    assert first not in {name for name, _ in site.serve.members()}
+    assert site.serve.reason == reason
+    assert (site.decided[-1].kind, site.decided[-1].reason) == (
+        "fallback",
+        "the fallback leaves a node that drains",
+    )
+    told = site.decided[-1].explanation
+    assert told is not None
+    assert [(each.what, each.why) for each in told.rejected[:1]] == [("present", DRAINS)]
+
+
+def test_a_fallback_stays_on_a_node_that_drains_until_there_is_another_place() -> None:
+    site = fallen(small("a"))
+    before = site.serve
+    drained(site)
+    assert site.run(20.0).serve == before
+    assert site.kinds()[-1] == "keep"
+    assert DRAINS in site.decided[-1].reason
+    site.join(small("b"))
+    site.until(lambda: falls(site) and dict(placed(site.serve)) == {"b": "0:2"})
+
+
+def test_a_draining_fallback_makes_way_before_the_cooldown_is_over() -> None:
+    site = fallen(small("a"), spec=replace(WITH, policy=Policy(cooldown_s=600.0)))
+    site.join(replace(large("big"), incarnation="big2"))
+    site.run(10.0)
+    assert falls(site)
+    drained(site)
+    site.until(lambda: site.serves("big"))
+
+
+def test_it_is_explained_why_the_fallback_serves_and_not_the_model_itself() -> None:
+    site = fallen(small("a"), small("b"))
+    told = site.decided[-1].explanation
+    assert (site.decided[-1].kind, told and told.kind) == ("fallback", "fallback")
+    assert told is not None
+    assert told.inputs is not None
+    assert {node.node for node in told.inputs.nodes} == {"a", "b"}
+    assert told.chosen is not None
+    assert [(p.node, str(p.units)) for p in told.chosen.segments] == placed(site.serve)
+    (other,) = told.rejected
+    assert (other.what, other.why) == ("others", site.serve.reason)
+
+
+def test_it_is_explained_also_where_the_model_could_not_even_be_planned() -> None:
+    site = Site(small("a", refuses="model.path: no such folder"))
+    site.deploy(WITH)
+    site.until(lambda: "hazards" in site.documents and falls(site), within=60.0)
+    (told,) = [d.explanation for d in site.decided if d.kind == "fallback"]
+    assert told is not None
+    assert told.inputs is not None
+    assert [node.node for node in told.inputs.nodes] == ["a"]
+    assert "no such folder" in told.reason
+    assert told.chosen is not None
 
 
 def test_where_it_fits_nowhere_either_both_reasons_are_told() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsi_mqtt.core.effects import CloseIngress, EchoNonce, Effects, OpenIngress
-from dsi_mqtt.core.ingress import HAND_OVER_S, PROVE_S, Ingress
+from dsi_mqtt.core.ingress import CALM_S, HAND_OVER_S, PROVE_S, Ingress
 from dsi_mqtt.core.table import DoorPlace
 from tests.core.build import NAME
 from tests.thoroughness import examples
@@ -169,3 +169,25 @@ def test_after_a_loss_nothing_is_opened_without_a_nonce(events: list[str]) -> No
         if any(isinstance(effect, OpenIngress) for effect in effects):
             assert proven
             assert held._door is not None
+
+
+def test_one_that_is_to_hold_more_is_opened_anew_when_no_answer_is_on_its_way() -> None:
+    held = opened()
+    held.holds(8, 1.0)
+    assert held.anew(1.0, calm=True) == []
+    held.holds(16, 1.0)
+    assert held.anew(1.0, calm=False) == []
+    assert held.next_tick() < 1.0
+    assert held.anew(2.0, calm=True) == [OpenIngress(NAME, DOOR, 16, 1000)]
+    assert held.anew(3.0, calm=True) == []
+    held.holds(32, 3.0)
+    assert held.anew(3.0 + CALM_S, calm=False) == [OpenIngress(NAME, DOOR, 32, 1000)]
+
+
+def test_one_that_is_not_connected_holds_as_many_as_it_is_told_when_it_is() -> None:
+    held = Ingress(NAME, 8, 1000)
+    held.holds(16, 0.0)
+    assert held.anew(CALM_S, calm=True) == []
+    assert held.named(replace(DOOR, orphaned=True), 0.0) == [
+        OpenIngress(NAME, replace(DOOR, orphaned=True), 16, 1000)
+    ]

@@ -1,4 +1,4 @@
-"""A device that floods a real broker: it is refused, and another hardly notices."""
+"""A device that floods a real broker: it is refused, and another is answered before it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,16 @@ QUEUE = 40
 
 
 async def test_a_flood_is_answered_whole_and_holds_nobody_else_up(calm_site: LiveSite) -> None:
-    options = {"weight_mib": 0.01, "unit_ms": 10}
-    spec = deployment("narrow", options=options, input={"queue_max": QUEUE}, privacy={"units": {}})
+    """The chain is too slow to serve a flood as fast as it comes, and no input's time is up before
+    the queue is served, however slow the machine is.
+    """
+    spec = deployment(
+        "narrow",
+        options={"weight_mib": 0.01, "unit_ms": 50},
+        input={"queue_max": QUEUE},
+        privacy={"units": {}},
+        sla={"deadline_ms": 600_000},
+    )
     await calm_site.deploy(spec)
     codes: dict[str, str] = {}
 
@@ -33,11 +41,11 @@ async def test_a_flood_is_answered_whole_and_holds_nobody_else_up(calm_site: Liv
         listening = asyncio.create_task(told(flood))
         asked = (json.dumps({"input": n, "id": n}).encode() for n in range(FLOOD))
         await asyncio.gather(*map(flood.tell, asked))
-        for number in range(5):
-            result = await client.infer("narrow", f"x{number}", timeout_s=PATIENCE_S)
-            assert result == unsplit(f"x{number}")
+        # What the chain holds already, and one of the flood, goes before it: not what waits.
+        assert await client.infer("narrow", "x", timeout_s=PATIENCE_S) == unsplit("x")
+        served_before = list(codes.values()).count("ok")
         async with asyncio.timeout(PATIENCE_S):
             await listening
     assert set(codes.values()) == {"ok", "overloaded"}
-    assert list(codes.values()).count("ok") >= QUEUE
+    assert list(codes.values()).count("ok") >= served_before + QUEUE // 2
     await calm_site.undeploy("narrow")

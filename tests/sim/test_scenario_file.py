@@ -65,6 +65,19 @@ def test_defaults_are_filled_in() -> None:
         ),
         (
             {
+                "deployments": [
+                    {
+                        "name": "hazards",
+                        "model": MODEL,
+                        "kind": "generation",
+                        "fallback": {"model": "./tiny", "options": {"units": 2, "hidden": 9}},
+                    }
+                ],
+            },
+            "deployments[0].fallback.options: devices check its texts as well; give it the hidden",
+        ),
+        (
+            {
                 "deployments": [{"name": "hazards", "model": MODEL, "kind": "generation"}],
                 "requests": [{"deployment": "hazards", "bytes": 8}],
             },

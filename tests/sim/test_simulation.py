@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsi_mqtt.core.deployment import SplitPart
+from dsi_mqtt.core.deployment import Fallback, SplitPart
 from dsi_mqtt.core.draft import places
 from dsi_mqtt.core.estimate import estimate_s
 from dsi_mqtt.core.model import ModelGraph, UnitRange
@@ -29,6 +29,7 @@ from dsi_mqtt.sim.broker import Broker
 from dsi_mqtt.sim.engine import Processor, graph_of
 from dsi_mqtt.sim.journal import Journal
 from dsi_mqtt.sim.node import Node
+from dsi_mqtt.sim.report import report_of
 from dsi_mqtt.sim.scenario import Fault, Group, Line, Requests, Scenario
 from dsi_mqtt.sim.simulation import Simulation
 from tests.sim.sites import NAME, deployment, other, run, scenario
@@ -337,3 +338,17 @@ def test_a_node_that_stands_still_loses_that_time_and_no_work() -> None:
     assert all(late[number] == 0 for number, at in before.items() if at < 20.0)
     assert all(0 <= seconds <= 2.2 for seconds in late.values())
     assert max(late.values()) > 0.5
+
+
+def test_a_fallback_serves_while_the_model_itself_fits_nowhere() -> None:
+    small = Fallback("/tiny", {"units": 2, "unit_ms": 10.0, "weight_mib": 10.0, "hidden": 4096})
+    groups = (Group("big", memory_mib=80.0), Group("gw", memory_mib=32.0))
+    site = scenario(Fault(20.0, kill="big", for_s=15.0), duration_s=60.0)
+    spec = replace(deployment(), fallback=small)
+    made = run(other(site, nodes=groups, deployments=(spec,)))
+    kinds = [decision.kind for decision in made.outcome.decisions]
+    assert kinds == ["place", "fallback", "place"]
+    (report,) = report_of(made).deployments
+    assert report.state == "serving"
+    assert report.results == report.inputs
+    assert made.nodes["gw"].processor.computed > 0

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dsi_mqtt.core.activation import Row
 from dsi_mqtt.core.aim import Texts
-from dsi_mqtt.core.deployment import Deployment, Generation, Sla
+from dsi_mqtt.core.deployment import Deployment, Fallback, Generation, Sla
 from dsi_mqtt.core.model import ModelSpec, UnitRange
 from dsi_mqtt.sim.caches import Caches, Portion
 from dsi_mqtt.sim.engine import graph_of
@@ -159,3 +159,22 @@ def test_lengths_fit_the_context(seed: int, spread: float, context: int) -> None
     assert found.new_tokens >= 1
     assert found.prompt_tokens + found.new_tokens <= context
     assert Wanted.read(found.written()) == found
+
+
+def test_texts_begin_anew_on_the_fallback_and_none_is_wrong() -> None:
+    site = chat(Fault(30.0, kill="big"))
+    (spec,) = site.deployments
+    options = {**(spec.model.options or {}), "units": 2}
+    groups = (Group("big", memory_mib=600.0), Group("gw", memory_mib=310.0))
+    site = replace(
+        site,
+        nodes=groups,
+        deployments=(replace(spec, fallback=Fallback("/tiny", options)),),
+    )
+    (found,) = report_of(run(site)).deployments
+    assert found.state == "fallback"
+    assert {part.node for part in found.segments} == {"gw"}
+    assert set(found.errors) <= {"unavailable"}
+    assert found.results > found.inputs / 2
+    assert found.texts is not None
+    assert found.texts.wrong == 0

@@ -9,12 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsi_mqtt.core.message import Failure
+from dsi_mqtt.core.message import RETRY_AFTER_MAX_S, Failure
 from dsi_mqtt.core.request import Answer, ParsedInput
 from dsi_mqtt.errors import REQUEST_ERRORS, InvalidInputError, OverloadedError, RequestError
 from dsi_mqtt.wire.inputs import (
     FALLBACK,
-    RETRY_AFTER_MAX_S,
     answer_error,
     answer_ok,
     parse_input,
