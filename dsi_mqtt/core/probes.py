@@ -7,7 +7,7 @@ nobody has subscribed to, so that its acknowledgement alone comes back: what tha
 needs for going up. Rounds and ups take turns.
 
     any second of probes <= the least of 64 KB and 1 % of what the link has been proven to carry
-    in a second; where that is less, 256 bytes, or two probes without payload; and two marks
+    in a second; where that is less, 256 bytes, or two probes without payload, and one mark
 
 A link is proven to carry what a round has shown in the last 10 s. So a probe begins small, and the
 next is twice as large only when the last one was at once there: one way in a hundredth of a second.
@@ -64,8 +64,7 @@ class Probes:
         self._out: dict[int, Probe] = {}
         self._spent = Window(1.0)
         self._carried = 0
-        self._turned_at = -math.inf
-        self._besides = Window(1.0)
+        self._turned_at = self._besides_at = -math.inf
         self._proven: list[tuple[float, float]] = []
         self.acknowledges = True
 
@@ -137,14 +136,14 @@ class Probes:
 
     def mark(self, now: float) -> Probe | None:
         """A beat besides, to go right behind a message, where the next one has room as well; and
-        two a second where it has none, of which the second tells what passed between the two: else
-        nothing might ever be proven.
+        one a second where nothing is proven, for without it nothing might ever be.
         """
-        if self._spent.total(now) + 2 * self._overhead <= self.limit(now):
+        limit = self.limit(now)
+        if self._spent.total(now) + 2 * self._overhead <= limit:
             return self._send("beat", self._overhead, now)
-        if self._besides.total(now) > self._overhead:
+        if limit > self._least or now < self._besides_at + 1.0:
             return None
-        self._besides.add(self._overhead, now)
+        self._besides_at = now
         return self._sent("beat", self._overhead, now)
 
     def _send(self, kind: Kind, nbytes: int, now: float) -> Probe | None:
