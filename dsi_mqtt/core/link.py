@@ -12,29 +12,23 @@
   less its way up.
 
 A probe is held against the beat that was sent just before it: what held up both says nothing of
-the link. As messages keep their order, only what came between the two can have held up the one
-alone, so that a link need not be idle to be probed. Larger probes say more than smaller ones: the
-first of twice the size begins the level anew.
-
-All that is measured lies within bounds, for beats differ from each other, and what is known already
-is no news where it lies within them too. Where noise alone may be why something took so long, there
-is no upper one. Lower bounds only ever raise a figure; those below 100 Mbit/s, which is what is
-assumed of a link that nobody has measured, are not told, but where there is nothing else for ten
-seconds, that assumption is. Nothing is told of the first few samples, of which one may be an
-accident.
+the link. Larger probes say more than smaller ones, which noise moves further: the first of twice
+the size begins the level anew. A probe that is there as soon as a beat, but for noise, has shown a
+lower bound as well. Lower bounds only ever raise a figure; those below 100 Mbit/s, which is what is
+assumed of a link that nobody has measured, are not told. Nothing is told of the first few samples,
+of which one may be an accident.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
 from statistics import median
 from typing import Final
 
 from dsi_mqtt.core.node import LinkSample
 from dsi_mqtt.core.passing import PASSING_BYTES, QUIET_S, Marks, Passed
-from dsi_mqtt.core.probes import AT_ONCE_S, NEAR_S, Probe, Probes
+from dsi_mqtt.core.probes import NEAR_S, Probe, Probes
 from dsi_mqtt.core.sizes import KIB, MIB
 from dsi_mqtt.core.way import Way
 
@@ -44,8 +38,6 @@ RESOLUTION_S: Final = 0.0002
 FULL_BYTES: Final = MIB
 FULL_S: Final = 0.005
 TRAIN_S: Final = 0.02
-# Within one message, by which its pieces may come late.
-PIECES_S: Final = 0.005
 LATE_S: Final = 0.1
 LATE_BYTES: Final = 32 * KIB
 SILENT_S: Final = 1.5
@@ -53,10 +45,7 @@ SILENT_S: Final = 1.5
 ACKNOWLEDGED_BYTES: Final = 60
 
 _LATE: Final = 4
-# Few beats differ from the usual one by more than so many times what three of four differ by.
-_NOISE: Final = 2
 _BEATS: Final = 8
-_BEATS_OF_NOISE: Final = 32
 _COUNTED: Final = 64
 _BEATS_KNOWN: Final = 4
 _TRAINS_MAX: Final = 64
@@ -70,11 +59,9 @@ class LinkMeter:
         self._overhead = overhead
         self._probes = Probes(overhead)
         self._beats: deque[float] = deque(maxlen=_BEATS)
-        self._before: deque[float] = deque(maxlen=_BEATS_OF_NOISE)  # the same, for longer
         self._up, self._down = Way(self._probes), Way(self._probes)
         self._missed = (0, 0.0)  # the beat that was last counted as late, and for how long
-        # Beat: when it was sent, what it took, and all that others had sent when it was back.
-        self._newest = (-1.0, 0.0, 0)
+        self._newest = (-1.0, 0.0)  # beat: when it was sent, and what it took
         self._up_probe: tuple[float, float] | None = None  # when, and seconds a byte
         self._back_at: float | None = None
         self._written = self._received = 0
@@ -209,7 +196,6 @@ class LinkMeter:
         written, received = self._counts.pop(number, (0, 0))
         known = self._probes.back(number)
         if known is None:
-            self._marks.forget(number)
             return
         probe, alone = known
         self._back_at = now
@@ -217,15 +203,16 @@ class LinkMeter:
         if probe.number in self._marks:
             self._marked(probe.number, self._received - received, now)
         elif probe.kind == "beat":
-            self._newest = probe.sent_at, seconds, self._received
+            self._newest = probe.sent_at, seconds
             waits = probe.number in self._waiting and seconds > self._base()
             self._beat(
                 seconds, self._written - written, self._received - received, now, waits=waits
             )
-        elif len(self._beats) >= _BEATS_KNOWN:
-            between = self._between(probe)
-            if alone or between is not None:
-                self._went(probe, seconds, between or 0, now)
+        elif alone and len(self._beats) >= _BEATS_KNOWN:
+            if probe.kind == "up":
+                self._went_up(probe, seconds, now)
+            else:
+                self._went_round(probe, seconds, now)
 
     def unacknowledged(self) -> None:
         """This broker does not let a node publish to nobody: there are rounds alone."""
@@ -249,26 +236,15 @@ class LinkMeter:
     def _base(self) -> float:
         return min(self._beats, default=NEAR_S)
 
-    def _usual(self) -> float:
-        """What a beat takes, in s."""
-        return median(self._beats)
-
-    def _noise_s(self, least: float = RESOLUTION_S) -> float:
-        """What may have other reasons than the link."""
-        return max(least, _NOISE * _differ(self._before))
+    def _usual(self) -> tuple[float, float]:
+        """What a beat takes, and by how much others differ from that; in s."""
+        middle = median(self._beats)
+        return middle, median(abs(seconds - middle) for seconds in self._beats)
 
     def _beside(self, probe: Probe) -> float:
         """What the beat took that was sent with this probe, or what one usually takes."""
-        sent_at, seconds, _ = self._newest
-        return seconds if sent_at == probe.sent_at else self._usual()
-
-    def _between(self, probe: Probe) -> int | None:
-        """Others' bytes that came behind its beat and before it; None: it had none.
-
-        Messages keep their order both ways, so that nothing else held up the one and not the other.
-        """
-        sent_at, _, received = self._newest
-        return self._received - received if sent_at == probe.sent_at else None
+        sent_at, seconds = self._newest
+        return seconds if sent_at == probe.sent_at else self._usual()[0]
 
     def _beat(
         self, seconds: float, written: int, received: int, now: float, *, waits: bool
@@ -278,26 +254,29 @@ class LinkMeter:
             self._waited(seconds, written, received, now)
         elif not waits:
             self._beats.append(seconds)
-            self._before.append(seconds)
 
     def _marked(self, number: int, received: int, now: float) -> None:
         """What was sent right before this beat has left."""
-        usual = self._usual() if self._beats else NEAR_S
+        usual, differ = self._usual() if self._beats else (NEAR_S, 0.0)
         passed = self._marks.back(number, now, usual)
         if passed is None or len(self._beats) < _BEATS_KNOWN:
             return
         if received > passed.nbytes // 4:  # behind which the beat may have waited on its way back
-            self._both_took(passed.seconds, passed.nbytes, received, now)
+            expected = self._up.seconds(passed.nbytes) + self._down.seconds(received)
+            if passed.seconds >= max(LATE_S, 2 * expected):
+                self._up.slowed(expected / passed.seconds, now)
+                self._down.slowed(expected / passed.seconds, now)
             return
-        self._up.within(*passed.bounds(usual, self._noise_s()), now)
+        self._up.passed(passed, usual, max(RESOLUTION_S, 2 * differ), now)
         self._prove(now)
 
     def _came_in(self, nbytes: int, seconds: float, now: float) -> None:
         if nbytes < PASSING_BYTES or not self._beats:
             return
         warm, self._came_at = now - self._came_at < QUIET_S, now
+        usual, differ = self._usual()
         passed = Passed(nbytes, seconds, warm)
-        self._down.within(*passed.bounds(self._usual(), self._noise_s(PIECES_S)), now)
+        self._down.passed(passed, usual, max(TRAIN_S, 2 * differ), now)
         self._prove(now)
 
     def _still_comes(self, nbytes: int, seconds: float, now: float) -> None:
@@ -324,44 +303,25 @@ class LinkMeter:
             self._down.carries(received / seconds, now)
         elif received <= written // 4:
             self._up.carries(written / seconds, now)
-        else:
-            self._both_took(seconds, written, received, now)
+        else:  # which way is slow it cannot tell, so that both are as much slower
+            expected = self._up.seconds(written) + self._down.seconds(received)
+            if seconds >= 2 * expected:
+                self._up.slowed(expected / seconds, now)
+                self._down.slowed(expected / seconds, now)
 
-    def _both_took(self, seconds: float, written: int, received: int, now: float) -> None:
-        """Which way is slow it cannot tell, so that both are as much slower than was thought."""
-        expected, noise = self._up.seconds(written) + self._down.seconds(received), self._noise_s()
-        if seconds - noise >= 2 * expected:
-            self._up.slowed(expected / (seconds - noise), now)
-            self._down.slowed(expected / (seconds - noise), now)
-        elif noise <= expected:
-            self._up.stays(now)
-            self._down.stays(now)
-
-    def _went(self, probe: Probe, seconds: float, between: int, now: float) -> None:
-        """between: as `_between`."""
-        extra, is_up = max(0.0, seconds - self._beside(probe)), probe.kind == "up"
-        one_way = extra if is_up else extra / 2
-        if not is_up:
-            # Beside the quickest beat, so that noise proves too little and not too much.
-            self._probes.proven(probe.nbytes / max(seconds - self._base(), RESOLUTION_S), now)
-        alone = between <= probe.nbytes // 4
-        if alone or one_way <= AT_ONCE_S:
-            self._probes.took(probe, one_way)
-        if not alone:
-            comes = ACKNOWLEDGED_BYTES if is_up else probe.nbytes
-            self._both_took(extra, probe.nbytes, between + comes, now)
-        elif is_up:
-            self._went_up(probe, extra, now)
-        else:
-            self._went_round(probe, extra, now)
-
-    def _went_up(self, probe: Probe, extra: float, now: float) -> None:
+    def _went_up(self, probe: Probe, seconds: float, now: float) -> None:
         # Its acknowledgement is shorter than a beat, which on a slow way down makes a difference.
-        extra += self._down.seconds(self._overhead - min(self._overhead, ACKNOWLEDGED_BYTES))
+        shorter_s = self._down.seconds(self._overhead - min(self._overhead, ACKNOWLEDGED_BYTES))
+        extra = max(0.0, seconds - self._beside(probe) + shorter_s)
+        self._probes.took(probe, extra)
         self._up_probe = now, extra / self._more(probe)
         self._saw(self._up, probe, extra, now)
 
-    def _went_round(self, probe: Probe, extra: float, now: float) -> None:
+    def _went_round(self, probe: Probe, seconds: float, now: float) -> None:
+        extra = max(0.0, seconds - self._beside(probe))
+        self._probes.took(probe, extra / 2)
+        # Beside the quickest beat, so that noise proves too little and not too much.
+        self._probes.proven(probe.nbytes / max(seconds - self._base(), RESOLUTION_S), now)
         if self._up_probe is None or self._up_probe[0] <= now - _FRESH_S:
             # One end alone cannot tell the directions apart.
             self._saw(self._up, probe, extra / 2, now)
@@ -388,13 +348,11 @@ class LinkMeter:
     def _saw(
         self, way: Way, probe: Probe, seconds: float, now: float, *, unsure_s: float = 0.0
     ) -> None:
-        """seconds: more than the beat. unsure_s: by how much they may be wrong, besides noise."""
-        noise, more = max(self._noise_s(), unsure_s), self._more(probe)
-        high = more / (seconds - noise) if seconds > noise else math.inf
-        way.within(more / (seconds + noise), high, now, probe.nbytes)
-
-
-def _differ(seconds: Sequence[float]) -> float:
-    """By how much three of four at most differ from the usual one."""
-    middle = median(seconds)
-    return sorted(abs(each - middle) for each in seconds)[3 * len(seconds) // 4]
+        """seconds: more than the beat. unsure_s: by how much they may be wrong, besides what beats
+        differ by.
+        """
+        noise, more = max(RESOLUTION_S, 2 * self._usual()[1], unsure_s), self._more(probe)
+        if seconds <= noise:
+            way.carries_at_least(more / noise, now, probe.nbytes)
+        else:
+            way.carries(more / seconds, now, probe.nbytes)

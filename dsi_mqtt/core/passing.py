@@ -22,7 +22,7 @@ from dsi_mqtt.core.probes import FLIGHT_BYTES
 from dsi_mqtt.core.sizes import KIB
 
 # A message of less says little: noise is a larger part of what it takes.
-PASSING_BYTES: Final = 4 * KIB
+PASSING_BYTES: Final = 16 * KIB
 # After so long without one, TCP begins anew.
 QUIET_S: Final = 1.0
 # Marks that never come back are forgotten when there are so many.
@@ -97,10 +97,6 @@ class Marks:
         seconds = left_at - max(mark.at, self._left_at)
         self._left_at = max(self._left_at, left_at)
         return Passed(mark.nbytes, max(0.0, seconds), mark.warm) if mark.nbytes else None
-
-    def forget(self, number: int) -> None:
-        """It took so long that nobody waits for it any more."""
-        self._out.pop(number, None)
 
     def lost(self) -> None:
         self._out.clear()

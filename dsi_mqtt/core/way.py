@@ -6,6 +6,7 @@ import math
 from typing import Final
 
 from dsi_mqtt.core.level import Level
+from dsi_mqtt.core.passing import Passed
 from dsi_mqtt.core.probes import PROVEN_S, Probes
 from dsi_mqtt.core.profile import DEFAULT_MBIT_S
 
@@ -14,13 +15,6 @@ BYTES_PER_MBIT: Final = 1e6 / 8
 WORTH_BYTE_S: Final = DEFAULT_MBIT_S * BYTES_PER_MBIT
 
 _NOISE_MAX: Final = 0.5
-# A level is kept as a logarithm.
-_NEARLY: Final = 1 - 1e-9
-# A lower bound that is further below what is known says nothing for it.
-_TELLS: Final = 3.0
-# What no sample has bounded from above for so long carries what is assumed, as far as anybody can
-# tell.
-_OPEN_S: Final = 10.0
 
 
 class Way:
@@ -31,7 +25,6 @@ class Way:
         self._level = Level()
         self._settled = False
         self._basis = 0  # bytes of the probes that the level is of
-        self._open_since: float | None = None  # since when samples have had no upper bound
         self._shown = (-math.inf, 0.0)  # when traffic passed last, and what it proved
         self.at: float | None = None
 
@@ -39,7 +32,7 @@ class Way:
     def mbit_s(self) -> float | None:
         """None until it is known by more than a few samples, of which one may be an accident."""
         value = self._level.value
-        if value is None or not (self._settled or value >= _NEARLY * WORTH_BYTE_S):
+        if value is None or not (self._settled or value >= WORTH_BYTE_S):
             return None
         return value / BYTES_PER_MBIT
 
@@ -82,37 +75,17 @@ class Way:
         self._settled = self._settled or self._level.steady
         return jumped
 
-    def within(self, low: float, high: float, now: float, probe: int = 0) -> None:
-        """It carries between so many bytes in a second: what was known already may be so, or the
-        nearer of these is. probe: as in `carries`.
-        """
-        if not probe:
-            self._shown = now, low
+    def passed(self, passed: Passed, rtt_s: float, noise_s: float, now: float) -> None:
+        """A message took so long: what was known already may be so, or one of the bounds is."""
+        low, high = passed.bounds(rtt_s, noise_s)
+        self._shown = now, low
         level = self._level.value
         if high == math.inf:
-            self.carries_at_least(low, now, probe)
-            self._is_open(now)
-            return
-        self._open_since = None
-        if level is None or (probe and probe >= 2 * self._basis):
-            self.carries(math.sqrt(low * high), now, probe)
-        elif not low <= level <= high:
-            self.carries(min(max(level, low), high), now, probe)
-        elif level <= _TELLS * low:
-            self.carries(level, now, probe)
-
-    def _is_open(self, now: float) -> None:
-        """Else it would be taken to be like others, of which the slow ones are known sooner."""
-        if self._open_since is None:
-            self._open_since = now
-        if self.mbit_s is None and now - self._open_since >= _OPEN_S:
-            self._level = Level()
-            self.carries(WORTH_BYTE_S, now)
-
-    def stays(self, now: float) -> None:
-        """What is known was found to be so."""
-        if self._level.value is not None:
-            self.carries(self._level.value, now)
+            self.carries_at_least(low, now)
+        elif level is None:
+            self.carries(math.sqrt(low * high), now)
+        else:
+            self.carries(min(max(level, low), high), now)
 
     def shown(self, now: float) -> float:
         """Bytes in a second that traffic has lately proven; 0: none has."""

@@ -80,7 +80,7 @@ def test_no_second_of_any_run_has_more_probes_than_the_budget(
             link.turn(after_s, full=what == "full")
     if link.sent:
         least = max(BYTES_MIN, 2 * overhead)
-        assert link.worst_second() <= min(BYTES_MAX, max(least, SHARE * best)) + overhead
+        assert link.worst_second() <= min(BYTES_MAX, max(least, SHARE * best))
 
 
 def test_on_a_quiet_link_probes_grow_to_a_hundredth_of_it() -> None:
@@ -146,15 +146,6 @@ def test_as_many_turns_as_a_second_has_room_for(byte_s: float, turns: int) -> No
     link.run(40, every_s=0.5)
     assert kinds(link.sent).count("beat") == 20 * turns
     assert kinds(link.sent).count("round") == kinds(link.sent).count("up") == 10 * turns
-
-
-def test_where_nothing_is_proven_one_mark_a_second_goes_all_the_same() -> None:
-    """Else what passes such a link would never be known, and so nothing be proven."""
-    link = Link(1e4)
-    link.turn()
-    assert [link.probes.mark(link.now) is not None for _ in range(3)].count(True) <= 2
-    assert link.probes.mark(link.now + 0.9) is None
-    assert link.probes.mark(link.now + 1.0) is not None
 
 
 def test_a_mark_leaves_room_for_the_next_beat() -> None:
