@@ -196,6 +196,7 @@ class LinkMeter:
         written, received = self._counts.pop(number, (0, 0))
         known = self._probes.back(number)
         if known is None:
+            self._marks.forget(number)
             return
         probe, alone = known
         self._back_at = now

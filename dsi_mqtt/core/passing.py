@@ -98,6 +98,10 @@ class Marks:
         self._left_at = max(self._left_at, left_at)
         return Passed(mark.nbytes, max(0.0, seconds), mark.warm) if mark.nbytes else None
 
+    def forget(self, number: int) -> None:
+        """It took so long that nobody waits for it any more."""
+        self._out.pop(number, None)
+
     def lost(self) -> None:
         self._out.clear()
         self._hidden = False

@@ -336,6 +336,18 @@ def test_a_link_that_is_hardly_there_is_not_taken_for_a_wide_one(mbit_s: float) 
     assert sample.up_mbit_s < 4 * mbit_s
 
 
+def test_a_mark_that_never_came_back_in_time_is_not_waited_for() -> None:
+    """Beats that are sent while one is out would say nothing of the round trip for ever."""
+    link = Link(up=20.0, down=20.0)
+    link.run(30)
+    mark = link.meter.behind(ACTIVATION, link.now, link.now)
+    assert mark is not None
+    link.run(12)
+    link.meter.back(mark.number, link.now)
+    link.rtt = 0.05
+    assert link.run(8).rtt_ms == pytest.approx(50.0, rel=0.1)
+
+
 # --- the budget, as a whole -------------------------------------------------------------------
 
 WHAT = st.tuples(
