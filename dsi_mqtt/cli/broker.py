@@ -20,9 +20,10 @@ from dsi_mqtt.cli.common import (
     marker,
     state_folder,
     until_stopped,
+    usable_folder,
 )
 from dsi_mqtt.core.node import DataBroker
-from dsi_mqtt.errors import PortInUseError, TransportError
+from dsi_mqtt.errors import ConfigError, PortInUseError, TransportError
 from dsi_mqtt.orchestrator.strays import StrayAnswerer
 from dsi_mqtt.transport.address import parse_broker_url
 from dsi_mqtt.transport.base import ConnectOptions, ControlConnection, Message
@@ -36,7 +37,6 @@ from dsi_mqtt.wire.topics import Topics
 log = logging.getLogger(__name__)
 
 CONTROL_PORT: Final = 1883
-DATA_PORT: Final = 1884
 WATCH_S: Final = 0.5
 # From somebody's overwriting of what is retained to writing it again.
 REWRITE_S: Final = 0.5
@@ -48,13 +48,27 @@ PortOption = Annotated[
     int, typer.Option(min=0, max=PORT_MAX, help="Port for control and inputs; 0: a free one.")
 ]
 DataPortOption = Annotated[
-    int, typer.Option(min=0, max=PORT_MAX, help="Port for tensors; 0: a free one.")
+    int | None,
+    typer.Option(
+        min=0,
+        max=PORT_MAX,
+        help="Port for tensors, by default the one behind --port; 0: a free one.",
+    ),
 ]
+
+
+def data_port_of(port: int, data_port: int | None) -> int:
+    """Raises ConfigError where no port is behind `port`."""
+    if data_port is not None or not port:
+        return data_port or 0
+    if port == PORT_MAX:
+        raise ConfigError(f"--data-port: there is none behind {port}; give one")
+    return port + 1
 
 
 def broker(
     port: PortOption = CONTROL_PORT,
-    data_port: DataPortOption = DATA_PORT,
+    data_port: DataPortOption = None,
     bind: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     open_to_network: Annotated[
         bool,
@@ -67,11 +81,12 @@ def broker(
 
     One is for control and inputs, the other for tensors.
     """
+    folder = usable_folder(state or state_folder() / f"broker-{port}", "--state")
+    tensors = data_port_of(port, data_port)
 
     async def serve() -> None:
-        folder = state or state_folder() / f"broker-{port}"
         async with site_brokers(
-            folder, port, data_port, root=root, bind=bind, open_to_network=open_to_network
+            folder, port, tensors, root=root, bind=bind, open_to_network=open_to_network
         ) as site:
             print(f"control and inputs  mqtt://{bind}:{site.control.port}")
             print(f"tensors             mqtt://{bind}:{site.data.port}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from rich.console import Console
 
 from dsi_mqtt.core.sizes import GIB, KIB, MIB
 from dsi_mqtt.core.table import BrokerUrls
-from dsi_mqtt.errors import ConfigError, WireError
+from dsi_mqtt.errors import ConfigError, WireError, one_sentence
 from dsi_mqtt.transport.address import parse_broker_url, where_tensors_go
 from dsi_mqtt.transport.base import Connection, ConnectOptions, ControlConnection, Message
 from dsi_mqtt.transport.mqtt import MqttTransport
@@ -46,16 +47,30 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.
 __all__ = ["DEFAULT_URL", "ROOT", "BrokerOption", "DataBrokerOption", "JsonOption", "RootOption"]
 
 
-async def until_stopped(work: Coroutine[Any, Any, T]) -> T | None:
+def usable_folder(folder: Path, option: str) -> Path:
+    """It is there by now. Raises ConfigError, which names the option, where it cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise ConfigError(
+            one_sentence(f"{option}: {folder} cannot be a folder ({why}); give another")
+        ) from None
+    return folder
+
+
+async def until_stopped(work: Coroutine[Any, Any, T], *, ending: str = "") -> T | None:
     """Runs `work` until it ends or this process is asked to stop; then `work` is cancelled.
 
-    Asked again, it is still let finish what it does to end cleanly.
+    Asked again, it is still let finish what it does to end cleanly. ending: what is said then.
     """
     loop = asyncio.get_running_loop()
     task = loop.create_task(work)
 
     def stop() -> None:
         if not task.cancelling():
+            if ending:
+                print(ending, file=sys.stderr, flush=True)
             task.cancel()
 
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,4 +1,4 @@
-"""`dsi-mqtt demo`: a real model, split over three gateways, judged by the unsplit one."""
+"""`dsi-mqtt demo`: a real model, split over gateways, judged by the unsplit one."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def demo(
         Path | None, typer.Option(help="Keep the brokers' state and the logs here.")
     ] = None,
 ) -> None:
-    """Run a real model over three gateways, and judge its answers.
+    """Run a real model over five gateways, and judge its answers.
 
     Matches incident reports from a city's roads to known hazards. In mid-run a gateway's link is
     throttled, and later a gateway dies.

@@ -53,6 +53,13 @@ def plan(
         site = read_nodes(nodes_file)
     if site is None or not site.nodes:
         raise ConfigError(f"{file.name}: names no nodes; give some with --nodes FILE")
+    for index, node in enumerate(site.nodes):  # before a model is opened, which takes long
+        if not node.compute:
+            where = f"{(nodes_file or file).name}: nodes[{index}].compute"
+            raise ConfigError(
+                f"{where}: is missing, nothing is known of its speed; give {{profile: FILE}} "
+                "(`dsi-mqtt profile`), or gflops and memory_gib_s"
+            )
     record = run_record("plan")
     sys.path.insert(0, str(file.parent.resolve()))  # where `up` looks for a factory, too
     profiles = site_profiles(site, nodes_file or file)

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from dsi_mqtt.cli import INTERRUPTED
-from dsi_mqtt.cli.broker import CONTROL_PORT, DATA_PORT, DataPortOption, PortOption
+from dsi_mqtt.cli.broker import CONTROL_PORT, DataPortOption, PortOption, data_port_of
 from dsi_mqtt.cli.child import Child
 from dsi_mqtt.cli.common import (
     ROOT,
@@ -24,6 +24,7 @@ from dsi_mqtt.cli.common import (
     marker,
     state_folder,
     until_stopped,
+    usable_folder,
     waiting,
 )
 from dsi_mqtt.cli.deploy import (
@@ -38,6 +39,7 @@ from dsi_mqtt.cli.site import Site, nodes_for, running_site
 from dsi_mqtt.cli.watching import watch
 from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.site import SiteFile, nodes_without_effect
+from dsi_mqtt.engine.found import found_here
 from dsi_mqtt.errors import ConfigError
 from dsi_mqtt.transport.address import parse_broker_url
 from dsi_mqtt.transport.loop import run
@@ -63,7 +65,7 @@ def up(
     file: Annotated[Path, typer.Argument(help="Deployments, and the nodes to run them on.")],
     nodes_file: NodesOption = None,
     port: PortOption = CONTROL_PORT,
-    data_port: DataPortOption = DATA_PORT,
+    data_port: DataPortOption = None,
     broker: ThereOption = None,
     state: StateOption = None,
     fresh: FreshOption = False,
@@ -80,21 +82,35 @@ def up(
     if nodes_file is not None:
         site = read_nodes(nodes_file)
     _say_without_effect(deployments, site)
-    folder = state or run_folder(file, port)
+    models = file.parent.resolve()
+    for deployment in deployments:
+        _look_for_models(deployment, models)
+    if broker is not None:
+        parse_broker_url(broker)
+    folder = usable_folder(state or run_folder(file, port), "--state")
     starting = running_site(
         nodes_for(deployments, site),
         root=root,
         port=port,
-        data_port=data_port,
+        data_port=data_port_of(port, data_port),
         state=folder,
         restart=True,
         broker=broker,
         ended=_say_ended,
-        models=file.parent.resolve(),
+        models=models,
         fresh=fresh,
     )
-    if not run(until_stopped(_serve(starting, deployments, Topics(root), folder))):
+    serving = _serve(starting, deployments, Topics(root), folder)
+    if not run(until_stopped(serving, ending="ending everything, which takes some seconds")):
         raise typer.Exit(INTERRUPTED)
+
+
+def _look_for_models(deployment: Deployment, models: Path) -> None:
+    """Said before anything is started. Raises CheckpointError where a folder is missing."""
+    found_here(deployment.model, models)
+    other = deployment.falls_back_to
+    if other is not None:
+        found_here(other.model, models, "fallback.model")
 
 
 def _say_without_effect(deployments: Sequence[Deployment], site: SiteFile | None) -> None:

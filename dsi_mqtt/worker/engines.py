@@ -15,8 +15,9 @@ from dsi_mqtt.core.deployment import Deployment
 from dsi_mqtt.core.effects import CloseSessions, Compute, ExportState, ImportState
 from dsi_mqtt.core.encoding import all_decoded, all_encoded
 from dsi_mqtt.core.message import Failure
-from dsi_mqtt.core.model import ModelSpec, UnitRange
+from dsi_mqtt.core.model import UnitRange
 from dsi_mqtt.engine.base import Engine, EngineFactory
+from dsi_mqtt.engine.found import found_here
 from dsi_mqtt.errors import (
     CheckpointError,
     DsiError,
@@ -68,7 +69,7 @@ class EngineHost:
         thread = self._threads.of(name)
 
         def work() -> tuple[Engine, dict[str, float]]:
-            here = replace(deployment, model=self._local(deployment.model))
+            here = replace(deployment, model=found_here(deployment.model, self._model_root))
             engine = opened(here, self._factory)
             engine.verify()
             errors = measured_errors(engine, deployment, self._model_root, self._weight_bytes)
@@ -187,22 +188,6 @@ class EngineHost:
             self.close(name)
 
     # --- parts --------------------------------------------------------------------------------
-
-    def _local(self, model: ModelSpec) -> ModelSpec:
-        """The model's folder as it is on this machine. Raises CheckpointError where it is not.
-
-        Told before an engine is imported, which takes long.
-        """
-        if model.path is None or Path(model.path).exists():
-            return model
-        missing = f"model.path: {model.path} does not exist on this machine"
-        if self._model_root is None:
-            advice = "copy it there, or start the worker with --models"
-            raise CheckpointError(one_sentence(f"{missing}; {advice}"))
-        here = self._model_root / Path(model.path).name
-        if not here.exists():
-            raise CheckpointError(one_sentence(f"{missing}, nor does {here} (--models); copy it"))
-        return replace(model, path=str(here))
 
     def _tell(self, thread: ThreadPoolExecutor, event: Told) -> None:
         """Unless the model was closed meanwhile: another may be open under its name."""

@@ -109,6 +109,40 @@ def test_a_wrong_file_option_or_name(run: Run, arguments: list[str], sentence: s
     assert "secret" not in ended.err
 
 
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ("model: {tier: layer, path: ./none}\n", "model.path: "),
+        ("model: {tier: fake}\nfallback: {model: ./tiny}\n", "fallback.model: "),
+    ],
+)
+def test_up_starts_nothing_where_a_model_is_missing(
+    run: Run, tmp_path: Path, more: str, sentence: str
+) -> None:
+    file = tmp_path / "echo.yaml"
+    file.write_text(f"schema: dsi.deployment/1\nname: echo\n{more}")
+    ended = run("up", file, "--port", 0)
+    assert ended.code in (3, 4)
+    assert ended.sentence().startswith(sentence)
+    assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize("command", [["broker"], ["up"]])
+def test_a_state_that_cannot_be_a_folder(run: Run, tmp_path: Path, command: list[str]) -> None:
+    file = tmp_path / "echo.yaml"
+    file.write_text(DEPLOYMENT)
+    given = [file] if command == ["up"] else []
+    ended = run(*command, *given, "--port", 0, "--state", file / "below")
+    assert ended.code == 3
+    assert ended.sentence().startswith("--state: ")
+
+
+def test_no_port_is_behind_the_last(run: Run) -> None:
+    ended = run("broker", "--port", 65535)
+    assert ended.code == 3
+    assert ended.sentence() == "--data-port: there is none behind 65535; give one"
+
+
 @pytest.mark.parametrize("command", ["up", "deploy"])
 @pytest.mark.parametrize(
     ("text", "sentence"),
