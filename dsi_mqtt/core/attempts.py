@@ -24,6 +24,7 @@ time left does not cover another attempt (`deadline`).
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import count
 from typing import Final
@@ -73,6 +74,7 @@ class Attempts(Runs):
         self._budget = RetryBudget()
         self._pace = Pace()
         self._lanes = count()
+        self._quickest_s = math.inf  # of attempts on this table
         self.starting = True
         self._retried = 0
 
@@ -122,6 +124,7 @@ class Attempts(Runs):
         """
         if self._table is None or table.stamp != self._table.stamp:
             self._pace.clear()
+            self._quickest_s = math.inf
         self._table = table
         if table.door is not None:
             self._budget.window_is(table.door.window)
@@ -207,6 +210,8 @@ class Attempts(Runs):
         else:
             return []
         effects = self.end(request, now, cancel=not present)
+        if present and header.failure is None:
+            self._quickest_s = min(self._quickest_s, now - request.started)
         if request.suspect:
             self._pace.interrupted()
         return [*effects, *self._calls.conclude(request, reply, now), *self.pump(now)]
@@ -255,8 +260,10 @@ class Attempts(Runs):
         window = table.door.window
         while (request := self._line.next_up(self._running.values(), window, now)) is not None:
             self._unbegun.discard(request)
-            # A first attempt is always worth it; another only if the forecast fits what is left.
-            if request.attempts and request.deadline - now < _forecast_s(table):
+            # A first attempt is always worth it; another only where what is left is enough for it,
+            # by the forecast or, as that may be wrong, by what one has taken.
+            needed_s = min(_forecast_s(table), self._quickest_s)
+            if request.attempts and request.deadline - now < needed_s:
                 effects += self._calls.give_up(request, NO_TIME, now)
             elif request.suspect and not request.recorded:
                 request.state = "recording"
@@ -297,6 +304,7 @@ class Attempts(Runs):
             request.id, request.attempts, table, self._door, next(self._lanes)
         )
         request.probe_at = now + probe_after_s(table)
+        request.started = now
         request.alone = not self._running
         for other in self._running.values():
             other.alone = False

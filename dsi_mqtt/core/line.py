@@ -39,7 +39,8 @@ class Request:
     suspect_to: of a generation: positions to compute before it is none. deaths: those that ended
     while it was alone. recorded: it is retained that this door has it in the chain, for the next
     death may be the door's. admitted: when; None: it was answered without being run. priority: that
-    it is treated as. on_fallback: attempts on tables of the fallback.
+    it is treated as. on_fallback: attempts on tables of the fallback. started: when
+    the newest attempt was.
     """
 
     id: bytes
@@ -58,6 +59,7 @@ class Request:
     recorded: bool = False
     not_before: float = 0.0
     probe_at: float = 0.0
+    started: float = 0.0
     probes: int = 0
     reply: Reply | None = None
     again_at: float = 0.0

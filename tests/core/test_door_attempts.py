@@ -322,6 +322,15 @@ def test_no_other_attempt_where_the_time_left_does_not_cover_the_forecast() -> N
     assert desk.codes() == ["deadline"]
 
 
+def test_but_one_where_others_have_taken_less_on_this_table() -> None:
+    """Of a link that was just away all sorts of things are forecast."""
+    desk = Desk(make_table(p50_ms=30_000.0)).give(make_input(1), make_input(2))
+    first, second = desk.sent()
+    desk.now = 0.2
+    desk.done(first)
+    assert numbers(desk.say("lost", second).sent()) == [2]
+
+
 def test_at_its_deadline_a_request_is_cancelled_and_answered() -> None:
     desk = Desk().give(make_input(1))
     desk.look()
