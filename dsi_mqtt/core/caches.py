@@ -222,15 +222,4 @@ def room_for(holdings: Holdings, incarnation: str, header: Header) -> HeldRoom |
 
 
 def to_door(header: Header, kind: MessageKind, rows: tuple[Row, ...] = ()) -> Transmit:
-    told = Header(
-        kind,
-        header.deployment,
-        header.stamp,
-        header.target,
-        DOOR,
-        header.request,
-        header.attempt,
-        door=header.door,
-        rows=rows,
-    )
-    return Transmit(header.door, Activation(told))
+    return Transmit(header.door, Activation(header.told_door(kind, rows)))

@@ -20,7 +20,7 @@ from typing import Final, Literal, get_args
 from dsi_mqtt.core.activation import Row, Tensors
 from dsi_mqtt.core.generation import Sampling
 from dsi_mqtt.core.model import UnitRange
-from dsi_mqtt.core.table import Stamp
+from dsi_mqtt.core.table import DOOR, Stamp
 
 VERSION: Final = 1
 
@@ -128,6 +128,29 @@ class Header:
     def try_key(self) -> tuple[bytes, int]:
         """What tells one attempt of one request from all others."""
         return self.request, self.attempt
+
+    def told_door(
+        self,
+        kind: MessageKind,
+        rows: tuple[Row, ...] = (),
+        *,
+        stamps: tuple[HopStamp, ...] = (),
+        failure: Failure | None = None,
+    ) -> Header:
+        """What its target tells the door about it."""
+        return Header(
+            kind,
+            self.deployment,
+            self.stamp,
+            self.target,
+            DOOR,
+            self.request,
+            self.attempt,
+            door=self.door,
+            rows=rows,
+            stamps=stamps,
+            failure=failure,
+        )
 
     # By hand, for `dataclasses.replace` takes twice the time, and these are made on every hop.
 

@@ -378,17 +378,6 @@ def _to_door(
     failure: Failure | None = None,
     rows: tuple[Row, ...] = (),
 ) -> Transmit:
-    told = Header(
-        kind,
-        header.deployment,
-        header.stamp,
-        header.target,
-        DOOR,
-        header.request,
-        header.attempt,
-        door=header.door,
-        rows=rows,
-        stamps=header.stamps,
-        failure=failure,
+    return Transmit(
+        header.door, Activation(header.told_door(kind, rows, stamps=header.stamps, failure=failure))
     )
-    return Transmit(header.door, Activation(told))
