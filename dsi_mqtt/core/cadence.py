@@ -194,7 +194,8 @@ class _Round:
 
     def cadence(self, rate_per_s: float, share: float) -> Cadence:
         chain, most = self.chain, self._places
-        bearable = self._rate()
+        crowded = self._crowd(most)
+        bearable = self._rate(crowded)
         crowds = [self._crowd(0, rate_per_s)]
         likely = [0.0]  # as logarithms
         while len(likely) <= most and likely[-1] > max(likely) + _RARE:
@@ -205,7 +206,7 @@ class _Round:
         chances = np.exp(np.array(likely) - max(likely))
         # Behind the last place others wait: one as often as that is taken, each further one less
         # so by the load.
-        leaves_s = self._leaves_s if len(crowds) > most else 0.0
+        leaves_s = self._leaves_s(crowded) if len(crowds) > most else 0.0
         borne = rate_per_s < bearable
         chances[-1] /= 1 - rate_per_s * leaves_s if borne else 1.0
         chances /= chances.sum()
@@ -236,10 +237,9 @@ class _Round:
     def _places(self) -> int:
         return min(self.chain.sessions_max, self.depth * BATCH_MAX)
 
-    @property
-    def _leaves_s(self) -> float:
+    def _leaves_s(self, crowded: _Crowd) -> float:
         """From one text that ends to the next, while all places are taken."""
-        return self.chain.texts.steps * self._crowd(self._places).token / self._places
+        return self.chain.texts.steps * crowded.token / self._places
 
     @property
     def _slowest(self) -> int:
@@ -273,12 +273,12 @@ class _Round:
         taken = np.minimum(1.0, steps * step.busy / token)
         return _Crowd(turns, token, behind, float((taken * step.busy).sum()) / 2)
 
-    def _rate(self) -> float:
+    def _rate(self, crowded: _Crowd) -> float:
         """Texts a second that keep no station busy all the time, with all sessions there may be."""
         steps, width = self.chain.texts.steps, math.ceil(self._places / self.depth)
         each = self.chain.prompt.busy + steps * self.step(width).busy / width
-        behind = self._crowd(self._places).behind * self._coming
-        return 1 / max(_busiest(each), self._leaves_s, behind, _LEAST)
+        behind = crowded.behind * self._coming
+        return 1 / max(_busiest(each), self._leaves_s(crowded), behind, _LEAST)
 
 
 def _place_s(full: float, rate_per_s: float, leaves_s: float, share: float) -> float:
