@@ -41,6 +41,11 @@ from dsi_mqtt.core.tree import Tree
 # half of the limit, and the first of it; not so where demands count, of which the least is known.
 ROUNDS: Final = 80
 _FIRST: Final = 8
+# Units times nodes of problems that are searched after a few rounds already: their trees are small
+# and their expansions quick. Where so many of those do not suffice, prices are tuned after all.
+_SMALL: Final = 128
+_BRIEFLY: Final = 4
+_SOON: Final = 128
 # Nodes of which so many are looked at half by half.
 _MANY: Final = 48
 # Expansions for fewer of which no tree is planted: its bounds cost as much as some.
@@ -153,10 +158,22 @@ class _Search:
             found = self.descended(nearest(root.roots()))
             if found.path is None and (not found.complete or self._free):
                 return found
-        bounds = root
-        if self.rounds and self.score > self.lower:
-            bounds = self._priced(root, low, weights if self.pressure.aim.busiest else None)
-        return self._searched(bounds)
+        return self._proven(root, low, weights if self.pressure.aim.busiest else None)
+
+    def _proven(self, root: Bounds, low: float, weights: Nanoseconds | None) -> Outcome:
+        """Prices and a search: the best placement. low, weights: as of `_priced`."""
+        tune = self.rounds > 0 and self.score > self.lower
+        if tune and self._is_small:
+            found = self._searched(self._priced(root, low, weights, _BRIEFLY), _SOON)
+            if found.complete:
+                return found
+            self.considered, self.lower = found.considered, found.lower
+        bounds = self._priced(root, low, weights, self.rounds) if tune else root
+        return self._searched(bounds, self.limit)
+
+    @property
+    def _is_small(self) -> bool:
+        return self.problem.units * len(self.problem.nodes) <= _SMALL
 
     @property
     def _free(self) -> bool:
@@ -287,7 +304,7 @@ class _Search:
         if high < _NARROWER * cap:
             self.problem = self.problem.capped(math.floor(high))
 
-    def _priced(self, root: Bounds, low: float, weights: Nanoseconds | None) -> Bounds:
+    def _priced(self, root: Bounds, low: float, weights: Nanoseconds | None, rounds: int) -> Bounds:
         """Bounds at prices under which they are high.
 
         Prices are tuned on few nodes, which is quicker; what the bound then is for all shows which
@@ -304,7 +321,7 @@ class _Search:
             bound, end, door = bounds.lowest()
             if not ascent.climb(bound, self._target, door, bounds.steps(end, door)):
                 return bounds
-        most = min(self.considered + self.rounds, self.limit)
+        most = min(self.considered + rounds, self.limit)
         while (left := most - self.considered) > 0 and self.lower < self._highest:
             best = self._climb(ascent, few, left if len(few) == nodes else (left + 1) // 2)
             whole = len(few) == nodes
@@ -378,9 +395,10 @@ class _Search:
             self._offer_chains(bounds, end, door)
         return bounds
 
-    def _searched(self, bounds: Bounds) -> Outcome:
-        """The best placement, or the best known once the limit is reached."""
-        left = self.limit - self.considered
+    def _searched(self, bounds: Bounds, expansions: int) -> Outcome:
+        """The best placement, or the best known after so many expansions, or at the limit."""
+        limit = min(self.limit, self.considered + expansions)
+        left = limit - self.considered
         if self.lower < self._highest and left >= (1 if self.rounds else _WORTHWHILE):
             bounds = self._told_apart(bounds)
         if left < _WORTHWHILE or self.lower > self.score:
@@ -395,7 +413,7 @@ class _Search:
         for row, end in enumerate(bounds.ends):
             for door in end.doors:
                 tree.plant(row, door)
-        while tree.heap and tree.considered < self.limit:
+        while tree.heap and tree.considered < limit:
             entry = tree.pop()
             if entry.stop == self.problem.units:
                 return Outcome(entry.path, entry.least, tree.considered, True, entry.least)
