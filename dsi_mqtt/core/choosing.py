@@ -19,7 +19,7 @@ from dsi_mqtt.core.failures import NodeKey
 from dsi_mqtt.core.grounds import DRAINS, Grounds
 from dsi_mqtt.core.membership import Membership
 from dsi_mqtt.core.model import ModelGraph
-from dsi_mqtt.core.moving import NOISE, Move
+from dsi_mqtt.core.moving import NOISE, Move, has_fallen
 from dsi_mqtt.core.node import Telemetry
 from dsi_mqtt.core.offered import Coming, Offered
 from dsi_mqtt.core.outlook import Outlook
@@ -78,6 +78,8 @@ class Choice:
         self._offered = Offered()
         self._announced: float | None = None
         self._moved_at = float("-inf")
+        self._chosen: Plan | None = None  # what serves or is prepared, as it promised to be
+        self._hurried_at = float("-inf")  # when a move last did not wait, for the chain had fallen
         self.looks = 0  # at placements, since it began
         self._look: Look | None = None
         self._told: set[str] = set()  # verdicts, since the last move
@@ -96,9 +98,19 @@ class Choice:
         self._moved_at = now
         self._told.clear()
 
+    def chose(self, plan: Plan) -> None:
+        """It is prepared. What was promised of links that nobody has measured is no promise."""
+        self._chosen = plan if self._sensing.measured(plan.nodes) else None
+
     def cools_until(self, spec: Deployment) -> float:
         """When another chain may follow that nobody waits for."""
         return self._moved_at + spec.policy.cooldown_s
+
+    def _may_hurry_at(self, spec: Deployment) -> float:
+        """When a chain that has fallen may be left again before it is time to move: so there are
+        two moves at most within one cooldown, whatever figures do.
+        """
+        return self._hurried_at + spec.policy.cooldown_s
 
     # --- sensing ------------------------------------------------------------------------------
 
@@ -253,7 +265,9 @@ class Choice:
             self._weighed(move, own or move.objection)
             return True
         wait = self.cools_until(spec)
-        if move.mends or now >= wait:
+        hurries = has_fallen(present, self._chosen, spec) and now >= self._may_hurry_at(spec)
+        if move.mends or hurries or now >= wait:
+            self._hurried_at = now if now < wait and not move.mends else self._hurried_at
             self._weighed(move, "")
             return False
         self._weighed(

@@ -12,7 +12,8 @@
   less its way up.
 
 A probe is held against the beat that was sent just before it: what held up both says nothing of
-the link. Larger probes say more than smaller ones, which noise moves further: the first of twice
+the link. As messages keep their order, only what came between the two can have held up the one
+alone, so that a link need not be idle to be probed. Larger probes say more than smaller ones, which noise moves further: the first of twice
 the size begins the level anew. A probe that is there as soon as a beat, but for noise, has shown a
 lower bound as well. Lower bounds only ever raise a figure; those below 100 Mbit/s, which is what is
 assumed of a link that nobody has measured, are not told. Nothing is told of the first few samples,
@@ -28,7 +29,7 @@ from typing import Final
 
 from dsi_mqtt.core.node import LinkSample
 from dsi_mqtt.core.passing import PASSING_BYTES, QUIET_S, Marks, Passed
-from dsi_mqtt.core.probes import NEAR_S, Probe, Probes
+from dsi_mqtt.core.probes import AT_ONCE_S, NEAR_S, Probe, Probes
 from dsi_mqtt.core.sizes import KIB, MIB
 from dsi_mqtt.core.way import Way
 
@@ -61,7 +62,8 @@ class LinkMeter:
         self._beats: deque[float] = deque(maxlen=_BEATS)
         self._up, self._down = Way(self._probes), Way(self._probes)
         self._missed = (0, 0.0)  # the beat that was last counted as late, and for how long
-        self._newest = (-1.0, 0.0)  # beat: when it was sent, and what it took
+        # Beat: when it was sent, what it took, and all that others had sent when it was back.
+        self._newest = (-1.0, 0.0, 0)
         self._up_probe: tuple[float, float] | None = None  # when, and seconds a byte
         self._back_at: float | None = None
         self._written = self._received = 0
@@ -204,16 +206,15 @@ class LinkMeter:
         if probe.number in self._marks:
             self._marked(probe.number, self._received - received, now)
         elif probe.kind == "beat":
-            self._newest = probe.sent_at, seconds
+            self._newest = probe.sent_at, seconds, self._received
             waits = probe.number in self._waiting and seconds > self._base()
             self._beat(
                 seconds, self._written - written, self._received - received, now, waits=waits
             )
-        elif alone and len(self._beats) >= _BEATS_KNOWN:
-            if probe.kind == "up":
-                self._went_up(probe, seconds, now)
-            else:
-                self._went_round(probe, seconds, now)
+        elif len(self._beats) >= _BEATS_KNOWN:
+            between = self._between(probe)
+            if alone or between is not None:
+                self._went(probe, seconds, between or 0, now)
 
     def unacknowledged(self) -> None:
         """This broker does not let a node publish to nobody: there are rounds alone."""
@@ -244,8 +245,16 @@ class LinkMeter:
 
     def _beside(self, probe: Probe) -> float:
         """What the beat took that was sent with this probe, or what one usually takes."""
-        sent_at, seconds = self._newest
+        sent_at, seconds, _ = self._newest
         return seconds if sent_at == probe.sent_at else self._usual()[0]
+
+    def _between(self, probe: Probe) -> int | None:
+        """Others' bytes that came behind its beat and before it; None: it had none.
+
+        Messages keep their order both ways, so that nothing else held up the one and not the other.
+        """
+        sent_at, _, received = self._newest
+        return self._received - received if sent_at == probe.sent_at else None
 
     def _beat(
         self, seconds: float, written: int, received: int, now: float, *, waits: bool
@@ -263,10 +272,8 @@ class LinkMeter:
         if passed is None or len(self._beats) < _BEATS_KNOWN:
             return
         if received > passed.nbytes // 4:  # behind which the beat may have waited on its way back
-            expected = self._up.seconds(passed.nbytes) + self._down.seconds(received)
-            if passed.seconds >= max(LATE_S, 2 * expected):
-                self._up.slowed(expected / passed.seconds, now)
-                self._down.slowed(expected / passed.seconds, now)
+            if passed.seconds >= LATE_S:
+                self._both_took(passed.seconds, passed.nbytes, received, now)
             return
         self._up.passed(passed, usual, max(RESOLUTION_S, 2 * differ), now)
         self._prove(now)
@@ -304,25 +311,42 @@ class LinkMeter:
             self._down.carries(received / seconds, now)
         elif received <= written // 4:
             self._up.carries(written / seconds, now)
-        else:  # which way is slow it cannot tell, so that both are as much slower
-            expected = self._up.seconds(written) + self._down.seconds(received)
-            if seconds >= 2 * expected:
-                self._up.slowed(expected / seconds, now)
-                self._down.slowed(expected / seconds, now)
+        else:
+            self._both_took(seconds, written, received, now)
 
-    def _went_up(self, probe: Probe, seconds: float, now: float) -> None:
-        # Its acknowledgement is shorter than a beat, which on a slow way down makes a difference.
-        shorter_s = self._down.seconds(self._overhead - min(self._overhead, ACKNOWLEDGED_BYTES))
-        extra = max(0.0, seconds - self._beside(probe) + shorter_s)
-        self._probes.took(probe, extra)
+    def _both_took(self, seconds: float, written: int, received: int, now: float) -> None:
+        """Which way is slow it cannot tell, so that both are as much slower than was thought."""
+        expected = self._up.seconds(written) + self._down.seconds(received)
+        if seconds >= 2 * expected:
+            self._up.slowed(expected / seconds, now)
+            self._down.slowed(expected / seconds, now)
+
+    def _went(self, probe: Probe, seconds: float, between: int, now: float) -> None:
+        """A probe took so long in all. between: as `_between`."""
+        more, is_up = seconds - self._beside(probe), probe.kind == "up"
+        if is_up:
+            # Its acknowledgement is shorter than a beat, which on a slow way down is a difference.
+            more += self._down.seconds(self._overhead - min(self._overhead, ACKNOWLEDGED_BYTES))
+        else:
+            # Beside the quickest beat, so that noise proves too little and not too much.
+            self._probes.proven(probe.nbytes / max(seconds - self._base(), RESOLUTION_S), now)
+        extra, alone = max(0.0, more), between <= probe.nbytes // 4
+        one_way = extra if is_up else extra / 2
+        if alone or one_way <= AT_ONCE_S:
+            self._probes.took(probe, one_way)
+        if not alone:
+            comes = ACKNOWLEDGED_BYTES if is_up else probe.nbytes
+            self._both_took(extra, probe.nbytes, between + comes, now)
+        elif is_up:
+            self._went_up(probe, extra, now)
+        else:
+            self._went_round(probe, extra, now)
+
+    def _went_up(self, probe: Probe, extra: float, now: float) -> None:
         self._up_probe = now, extra / self._more(probe)
         self._saw(self._up, probe, extra, now)
 
-    def _went_round(self, probe: Probe, seconds: float, now: float) -> None:
-        extra = max(0.0, seconds - self._beside(probe))
-        self._probes.took(probe, extra / 2)
-        # Beside the quickest beat, so that noise proves too little and not too much.
-        self._probes.proven(probe.nbytes / max(seconds - self._base(), RESOLUTION_S), now)
+    def _went_round(self, probe: Probe, extra: float, now: float) -> None:
         if self._up_probe is None or self._up_probe[0] <= now - _FRESH_S:
             # One end alone cannot tell the directions apart.
             self._saw(self._up, probe, extra / 2, now)

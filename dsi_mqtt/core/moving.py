@@ -30,6 +30,8 @@ LOADING: Final = 0.3
 LOAD_BYTE_S: Final = 100 * MIB
 # A gain that is less is an error of the figures, whatever it would bring.
 NOISE: Final = 0.05
+# A chain that would save so much if it still were as it was chosen has broken: no noise does that.
+FALLEN: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,11 @@ class Move:
         if self.saved_s <= self.paid_s:
             return "what was found saves less within policy.horizon_s than the way there costs"
         return ""
+
+
+def has_fallen(present: Plan, chosen: Plan | None, spec: Deployment) -> bool:
+    """Whether a chain promises so much less than when it was chosen that it should be left soon."""
+    return chosen is not None and gain(present, chosen, Aim.of(spec)) >= FALLEN
 
 
 def gain(old: Plan, new: Plan, aim: Aim) -> float:

@@ -22,7 +22,7 @@ from dsi_mqtt.core.probes import FLIGHT_BYTES
 from dsi_mqtt.core.sizes import KIB
 
 # A message of less says little: noise is a larger part of what it takes.
-PASSING_BYTES: Final = 16 * KIB
+PASSING_BYTES: Final = 4 * KIB
 # After so long without one, TCP begins anew.
 QUIET_S: Final = 1.0
 # Marks that never come back are forgotten when there are so many.

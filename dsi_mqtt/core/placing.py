@@ -289,6 +289,7 @@ class Placing:
             serve = replace(serve, decision=draft.decision)
             table = replace(table, epoch=serve.epoch + 1)
         self._choice.moved(now)
+        self._choice.chose(draft.plan)
         kind = kind_of(self._known.own_chain, draft.plan)
         return [
             self._told(draft.decision, kind, draft.reason, draft.plan),

@@ -7,7 +7,7 @@ nobody has subscribed to, so that its acknowledgement alone comes back: what tha
 needs for going up. Rounds and ups take turns.
 
     any second of probes <= the least of 64 KB and 1 % of what the link has been proven to carry
-    in a second; where that is less, 256 bytes, or two probes without payload
+    in a second; where that is less, 256 bytes, or two probes without payload; and two marks
 
 A link is proven to carry what a round has shown in the last 10 s. So a probe begins small, and the
 next is twice as large only when the last one was at once there: one way in a hundredth of a second.
@@ -65,6 +65,7 @@ class Probes:
         self._spent = Window(1.0)
         self._carried = 0
         self._turned_at = -math.inf
+        self._besides = Window(1.0)
         self._proven: list[tuple[float, float]] = []
         self.acknowledges = True
 
@@ -135,19 +136,28 @@ class Probes:
         return tuple(probe for probe in sent if probe is not None)
 
     def mark(self, now: float) -> Probe | None:
-        """A beat besides, to go right behind a message, where the next one has room as well."""
-        if self._spent.total(now) + 2 * self._overhead > self.limit(now):
+        """A beat besides, to go right behind a message, where the next one has room as well; and
+        two a second where it has none, of which the second tells what passed between the two: else
+        nothing might ever be proven.
+        """
+        if self._spent.total(now) + 2 * self._overhead <= self.limit(now):
+            return self._send("beat", self._overhead, now)
+        if self._besides.total(now) > self._overhead:
             return None
-        return self._send("beat", self._overhead, now)
+        self._besides.add(self._overhead, now)
+        return self._sent("beat", self._overhead, now)
 
     def _send(self, kind: Kind, nbytes: int, now: float) -> Probe | None:
         nbytes = max(nbytes, self._overhead)
         if self._spent.total(now) + nbytes > self.limit(now):
             return None
+        self._spent.add(nbytes, now)
+        return self._sent(kind, nbytes, now)
+
+    def _sent(self, kind: Kind, nbytes: int, now: float) -> Probe:
         self._number += 1
         probe = Probe(self._number, kind, nbytes, now, self._carried)
         self._out[probe.number] = probe
-        self._spent.add(nbytes, now)
         return probe
 
     def _turn(self) -> Kind:

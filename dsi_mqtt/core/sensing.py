@@ -33,9 +33,13 @@ Loads = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What a node has told. rates: up and down, in Mbit/s. compute_ms: of a request, by units."""
+    """What a node has told. rates: up and down, in Mbit/s. compute_ms: of a request, by units.
+
+    measured: one of the rates, or both.
+    """
 
     incarnation: str
+    measured: bool
     rtt_ms: float
     rates: tuple[float, float]
     compute_ms: Loads
@@ -46,6 +50,7 @@ class Figures:
         link = link_of(telemetry.link, usual)
         return cls(
             telemetry.incarnation,
+            telemetry.link.up_mbit_s is not None or telemetry.link.down_mbit_s is not None,
             link.rtt_ms,
             (link.up_mbit_s, link.down_mbit_s),
             {
@@ -84,6 +89,10 @@ class Sensing:
         self._usual = usual_link(telemetry.link for telemetry in told)
         self._known = {t.node: Figures.of(t, self._deployment, self._usual) for t in told}
         self._coming, self._at = coming, now
+
+    def measured(self, nodes: Iterable[str]) -> bool:
+        """Whether all these had measured their links when a placement was last thought about."""
+        return all(name in self._known and self._known[name].measured for name in nodes)
 
     def looks(self, now: float) -> None:
         """Somebody has begun to think about it."""

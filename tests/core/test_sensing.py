@@ -190,9 +190,38 @@ def test_no_move_whose_way_costs_more_than_the_horizon_brings() -> None:
 def test_what_the_cooldown_holds_back_comes_after_it() -> None:
     a, b = Node("a", "a1", link=FAST), Node("b", "b1", link=FAST)
     site = serving(a, b, spec=moving(cooldown_s=30.0))
-    a.link = LinkSample(400.0, 10.0, 10.0)
+    a.link = LinkSample(40.0, 100.0, 100.0)  # of about 100 ms, 40 more than before
     assert site.run(15.0).serves("a")
     site.until(lambda: site.serves("b"), within=20.0)
+
+
+FALLEN = LinkSample(400.0, 10.0, 10.0)
+
+
+def test_a_chain_that_has_fallen_is_left_without_waiting_for_the_cooldown() -> None:
+    a, b = Node("a", "a1", link=FAST), Node("b", "b1", link=FAST)
+    site = serving(a, b, spec=moving(cooldown_s=1000.0))
+    a.link = FALLEN
+    site.until(lambda: site.serves("b"), within=3.0)
+
+
+def test_one_chain_that_has_fallen_is_left_so_within_a_cooldown_and_no_second() -> None:
+    a, b = Node("a", "a1", link=FAST), Node("b", "b1", link=FAST)
+    site = serving(a, b, spec=moving(cooldown_s=30.0))
+    a.link = FALLEN
+    site.until(lambda: site.serves("b"), within=3.0)
+    a.link, b.link = FAST, FALLEN
+    assert site.run(20.0).serves("b")
+    site.until(lambda: site.serves("a"), within=15.0)
+
+
+def test_what_was_assumed_of_a_link_is_no_promise_that_it_has_fallen_from() -> None:
+    """Nobody had measured anything when the chain was chosen."""
+    unknown = LinkSample(2.0)
+    a, b = Node("a", "a1", link=unknown), Node("b", "b1", link=unknown)
+    site = serving(a, b, spec=moving(cooldown_s=30.0))
+    a.link, b.link = FALLEN, FAST
+    assert site.run(15.0).serves("a")
 
 
 def test_what_mends_the_target_waits_for_no_cooldown() -> None:
