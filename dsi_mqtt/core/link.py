@@ -84,6 +84,8 @@ class LinkMeter:
             self._down.mbit_s,
             None if self._up.at is None else now - self._up.at,
             None if self._down.at is None else now - self._down.at,
+            self._up.usual_mbit_s,
+            self._down.usual_mbit_s,
         )
 
     def age_s(self, now: float) -> float | None:

@@ -172,6 +172,7 @@ class LinkSample:
     """The link to the home broker. Rates are None until they are measured (`core/link.py`).
 
     up_age_s, down_age_s: since a transfer or a probe last said something of that rate.
+    up_usual_mbit_s, down_usual_mbit_s: the median of the last ten minutes.
     """
 
     rtt_ms: float | None = None
@@ -179,6 +180,8 @@ class LinkSample:
     down_mbit_s: float | None = None
     up_age_s: float | None = None
     down_age_s: float | None = None
+    up_usual_mbit_s: float | None = None
+    down_usual_mbit_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

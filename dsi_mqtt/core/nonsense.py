@@ -23,7 +23,8 @@ def nonsense(telemetry: Telemetry) -> tuple[str, ...]:
 
 def _found(telemetry: Telemetry) -> Iterator[str]:
     link = telemetry.link
-    for name, rate in (("up_mbit_s", link.up_mbit_s), ("down_mbit_s", link.down_mbit_s)):
+    for name in ("up_mbit_s", "down_mbit_s", "up_usual_mbit_s", "down_usual_mbit_s"):
+        rate = getattr(link, name)
         if rate is not None and not 0 <= rate < math.inf:
             yield f"link.{name}"
     if link.rtt_ms is not None and not 0 <= link.rtt_ms < math.inf:

@@ -272,7 +272,9 @@ def link_of(sample: LinkSample, usual: Link = Link()) -> Link:
 
 
 def usual_link(samples: Iterable[LinkSample]) -> Link:
-    """The median of what was measured of each figure."""
+    """The median of what each node's link is usually like: that one has fallen says nothing of
+    others.
+    """
     told = list(samples)
 
     def middle(figures: Iterable[float | None], default: float) -> float:
@@ -280,10 +282,15 @@ def usual_link(samples: Iterable[LinkSample]) -> Link:
         return median(known) if known else default
 
     return Link(
-        middle((s.up_mbit_s for s in told), DEFAULT_MBIT_S),
-        middle((s.down_mbit_s for s in told), DEFAULT_MBIT_S),
+        middle((_first(s.up_usual_mbit_s, s.up_mbit_s) for s in told), DEFAULT_MBIT_S),
+        middle((_first(s.down_usual_mbit_s, s.down_mbit_s) for s in told), DEFAULT_MBIT_S),
         middle((s.rtt_ms for s in told), DEFAULT_RTT_MS),
     )
+
+
+def _first(*figures: float | None) -> float | None:
+    """That is known."""
+    return next((figure for figure in figures if figure is not None), None)
 
 
 def _is_sound(figure: float) -> bool:

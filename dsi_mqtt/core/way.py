@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import deque
+from statistics import median
 from typing import Final
 
 from dsi_mqtt.core.level import Level
@@ -15,6 +17,9 @@ BYTES_PER_MBIT: Final = 1e6 / 8
 WORTH_BYTE_S: Final = DEFAULT_MBIT_S * BYTES_PER_MBIT
 
 _NOISE_MAX: Final = 0.5
+# What is usual is the median of so many levels, of which one is kept in so many seconds.
+_USUAL: Final = 60
+_USUAL_EACH_S: Final = 10.0
 
 
 class Way:
@@ -26,7 +31,10 @@ class Way:
         self._settled = False
         self._basis = 0  # bytes of the probes that the level is of
         self._shown = (-math.inf, 0.0)  # when traffic passed last, and what it proved
+        self._past: deque[float] = deque(maxlen=_USUAL)
+        self._kept_at = -math.inf
         self.at: float | None = None
+        self.usual_mbit_s: float | None = None
 
     @property
     def mbit_s(self) -> float | None:
@@ -73,7 +81,15 @@ class Way:
             self._basis = probe or self._basis
             self._probes.at_most(self._level.value)
         self._settled = self._settled or self._level.steady
+        self._keep(now)
         return jumped
+
+    def _keep(self, now: float) -> None:
+        """One that has been slow for a while is not usually slow."""
+        if self.mbit_s is not None and now >= self._kept_at + _USUAL_EACH_S:
+            self._kept_at = now
+            self._past.append(self.mbit_s)
+            self.usual_mbit_s = median(self._past)
 
     def passed(self, passed: Passed, rtt_s: float, noise_s: float, now: float) -> None:
         """A message took so long: what was known already may be so, or one of the bounds is."""

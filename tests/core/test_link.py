@@ -103,8 +103,8 @@ def test_what_no_probe_could_resolve_is_not_told_as_a_slow_link() -> None:
         for probe in meter.due(float(now)):
             late = 0.02 if probe.kind != "beat" else 0.05 * (now % 2)
             meter.back(probe.number, now + 0.001 + late)
-    told = meter.sample(100.0)
-    assert (told.up_mbit_s, told.down_mbit_s) == pytest.approx((100.0, 100.0))
+    assert meter.sample(100.0).up_mbit_s is None
+    assert meter.sample(100.0).down_mbit_s is None
 
 
 def test_an_accident_at_the_start_is_not_told() -> None:
@@ -470,13 +470,24 @@ def test_a_link_that_is_never_idle_is_known_and_its_fall_to_a_tenth_noticed(
     assert min(after.up_mbit_s or 20, after.down_mbit_s or 20) < 6.0
 
 
-def test_a_link_whose_width_noise_hides_is_told_to_be_as_is_assumed_of_others() -> None:
-    """Of a fall that is seen in spite of the noise it is told how far it goes."""
+def test_of_a_fall_that_is_seen_in_spite_of_noise_it_is_told_how_far_it_goes() -> None:
     link = Shared(10.0, 10.0, 8_192, 10.0, 60.0, seed=1, late_s=0.008)
     assert link.run(40).down_mbit_s is not None
     link.up = link.down = 1.0
     after = link.run(3.0)
     assert min(after.up_mbit_s or 100, after.down_mbit_s or 100) < 3.0
+
+
+def test_what_is_usual_is_not_what_a_link_has_fallen_to() -> None:
+    link = Link(up=40.0, down=40.0)
+    before = link.run(120)
+    link.up = link.down = 4.0
+    after = link.run(60)
+    assert (after.up_mbit_s or 40) < 10.0
+    assert after.up_usual_mbit_s == pytest.approx(before.up_mbit_s, rel=0.3)
+    assert after.down_usual_mbit_s == pytest.approx(before.down_mbit_s, rel=0.3)
+    later = link.run(600)
+    assert (later.up_usual_mbit_s or 40) < 10.0
 
 
 def test_a_mark_that_never_came_back_in_time_is_not_waited_for() -> None:

@@ -215,6 +215,13 @@ def test_one_chain_that_has_fallen_is_left_so_within_a_cooldown_and_no_second() 
     site.until(lambda: site.serves("a"), within=15.0)
 
 
+def test_where_the_one_link_that_is_known_has_fallen_others_are_not_taken_to_be_as_slow() -> None:
+    a, b = Node("a", "a1", link=FAST), Node("b", "b1", link=LinkSample(2.0))
+    site = serving(a, b, spec=moving(cooldown_s=30.0))
+    a.link = replace(FALLEN, up_usual_mbit_s=FAST.up_mbit_s, down_usual_mbit_s=FAST.down_mbit_s)
+    site.until(lambda: site.serves("b"), within=3.0)
+
+
 def test_what_was_assumed_of_a_link_is_no_promise_that_it_has_fallen_from() -> None:
     """Nobody had measured anything when the chain was chosen."""
     unknown = LinkSample(2.0)
