@@ -127,8 +127,8 @@ def main() -> None:
         for file, trace in sorted(traces.items()):
             for turn in range(args.each):
                 run = Run(trace, f"{file}{turn}", kib, args.seconds)
-                for errors, found in zip(both, run.errors, strict=True):
-                    errors += found
+                both[0].extend(run.errors[0])
+                both[1].extend(run.errors[1])
         print(f"{name + ', up':16} {_row(both[0])}", flush=True)
         print(f"{name + ', down':16} {_row(both[1])}", flush=True)
     for lag in (1, 2, 4):

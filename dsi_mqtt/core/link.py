@@ -13,11 +13,11 @@
 
 A probe is held against the beat that was sent just before it: what held up both says nothing of
 the link. As messages keep their order, only what came between the two can have held up the one
-alone, so that a link need not be idle to be probed. Larger probes say more than smaller ones, which noise moves further: the first of twice
-the size begins the level anew. A probe that is there as soon as a beat, but for noise, has shown a
-lower bound as well. Lower bounds only ever raise a figure; those below 100 Mbit/s, which is what is
-assumed of a link that nobody has measured, are not told. Nothing is told of the first few samples,
-of which one may be an accident.
+alone, so that a link need not be idle to be probed. Larger probes say more than smaller ones, which
+noise moves further: the first of twice the size begins the level anew. A probe that is there as
+soon as a beat, but for noise, has shown a lower bound as well. Lower bounds only ever raise a
+figure; those below 100 Mbit/s, which is what is assumed of a link that nobody has measured, are not
+told. Nothing is told of the first few samples, of which one may be an accident.
 """
 
 from __future__ import annotations
