@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Final
+from copy import copy, deepcopy
+from typing import Final, Self
 
 from dsi_mqtt.core.level import Level
 from dsi_mqtt.core.passing import Passed
@@ -27,6 +28,12 @@ class Way:
         self._basis = 0  # bytes of the probes that the level is of
         self._shown = (-math.inf, 0.0)  # when traffic passed last, and what it proved
         self.at: float | None = None
+
+    def kept(self) -> Self:
+        """As it is now, whatever is measured from here on."""
+        kept = copy(self)
+        kept._level = deepcopy(self._level)
+        return kept
 
     @property
     def mbit_s(self) -> float | None:
