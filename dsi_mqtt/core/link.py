@@ -18,8 +18,8 @@ lower bound as well. Lower bounds only ever raise a figure; those below 100 Mbit
 assumed of a link that nobody has measured, are not told. Nothing is told of the first few samples,
 of which one may be an accident.
 
-A link that is silent may be slow, or dead. What is concluded while nothing comes is told, and stands
-when something comes; where the connection ends first it was dead, which is no rate.
+A link that is silent may be slow, or dead. What is concluded while nothing comes is told, and
+stands when something comes; where the connection ends first it was dead, which is no rate.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from copy import copy, deepcopy
+from copy import deepcopy
 from typing import Final, Self
 
 from dsi_mqtt.core.level import Level
@@ -31,9 +31,7 @@ class Way:
 
     def kept(self) -> Self:
         """As it is now, whatever is measured from here on."""
-        kept = copy(self)
-        kept._level = deepcopy(self._level)
-        return kept
+        return deepcopy(self, {id(self._probes): self._probes})
 
     @property
     def mbit_s(self) -> float | None:
