@@ -142,6 +142,7 @@ def test_where_the_door_before_is_gone_nobody_is_waited_for() -> None:
     site.vanish("a")
     site.until(lambda: site.serves("b"))
     assert site.serve.door.orphaned
+    assert [node for node, _ in site.serve.gone] == ["a"]
 
 
 @pytest.mark.parametrize("victim", ["first", "last"])
