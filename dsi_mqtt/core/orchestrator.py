@@ -201,6 +201,10 @@ class Orchestrator:
                 if self._leadership.leading:
                     self._explainer.of(name).heard(served.document, telemetry)
 
+    def beat_arrived(self, node: str, incarnation: str, now: float) -> None:
+        """A node says that it lives, and nothing else."""
+        self._members.beat_arrived(node, incarnation, now)
+
     def tick(self, now: float, unix_s: int) -> OrchestratorEffects:
         """Due about every 50 ms; does next to nothing while nothing has changed."""
         effects: OrchestratorEffects = [*self._leadership.tick(now, unix_s)]
