@@ -224,15 +224,19 @@ class LinkMeter:
             else:
                 self._went_round(probe, seconds, now)
 
+    def was_dead(self) -> None:
+        """A connection has ended, of this node to whatever broker: a silence was no slow link."""
+        if self._before_silence is not None:
+            self._up, self._down = self._before_silence
+            self._before_silence = None
+
     def unacknowledged(self) -> None:
         """This broker does not let a node publish to nobody: there are rounds alone."""
         self._probes.acknowledges = False
 
     def lost(self) -> None:
         """The connection has ended."""
-        if self._before_silence is not None:
-            self._up, self._down = self._before_silence
-            self._before_silence = None
+        self.was_dead()
         self._probes.lost()
         self._counts.clear()
         self._trains.clear()

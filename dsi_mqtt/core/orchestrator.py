@@ -242,6 +242,8 @@ class Orchestrator:
         took_s = self._explainer.stopwatch() - began
         if served.looks > before:
             self._explainer.effort.looked(took_s)
+            for each in self._served.values():
+                each.looking_took(took_s, moment.now)
         try:
             return self._explainer.told(name, effects, moment, took_s)
         except Exception as error:  # noqa: BLE001 — whatever it is, what was decided stands

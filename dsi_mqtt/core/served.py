@@ -149,6 +149,12 @@ class Served:
         if self.spec is not None and self._known.serves:
             self._agenda.look(self._choice.others_moved(other, now))
 
+    def looking_took(self, seconds: float, now: float) -> None:
+        """A look that began at `now` did, at this deployment or another: figures wait for so long
+        that there is time to listen.
+        """
+        self._choice.looking_took(seconds, now)
+
     # --- deciding -----------------------------------------------------------------------------
 
     def reconsider(self, authority: Authority, now: float) -> ServedEffects:

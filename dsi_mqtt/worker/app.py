@@ -270,6 +270,7 @@ class WorkerProcess:
 
     async def _serve_control(self, connection: ControlConnection) -> None:
         await self._alone.check(connection)
+        self._link.was_dead()  # and that to the data broker is too, if it is silent: soon it ends
         self._control = connection
         try:
             for topic_filter in (*self._reader.filters(), *self._home.filters()):

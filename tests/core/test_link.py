@@ -271,6 +271,19 @@ def test_a_silence_in_which_the_connection_ends_is_no_rate(
     assert (after.up_mbit_s, after.down_mbit_s) == (before.up_mbit_s, before.down_mbit_s)
 
 
+def test_who_is_back_at_the_other_broker_does_not_tell_of_a_silence_that_goes_on() -> None:
+    """A half-open link ends both connections, one a little before the other."""
+    link = Link(up=20.0, down=20.0)
+    before = link.run(30)
+    falls_silent(link, written=0, arriving=(0, 0.0))
+    link.meter.was_dead()
+    for tenth in range(1, 31):
+        link.meter.watch(link.now + tenth / 10)
+    told = link.meter.sample(link.now + 3.0)
+    assert told.up_mbit_s == pytest.approx(before.up_mbit_s, rel=0.1)
+    assert told.down_mbit_s == pytest.approx(before.down_mbit_s, rel=0.1)
+
+
 def test_a_silence_in_which_something_comes_was_a_slow_link() -> None:
     link = Link(up=20.0, down=20.0)
     link.run(30)
