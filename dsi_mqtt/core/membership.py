@@ -5,9 +5,10 @@ So a will counts after a moment in which the node does not speak again, silence 
 several beats, and nothing counts for a while after one's own connection was away.
 
 Silence of everybody is one's own deafness: a node is silent only as long as others, or one's own
-messages, are heard. Of a time in which nobody is heard, however long, one second counts: what was
-said meanwhile has yet to be read. And an incarnation that was replaced does not come back, whatever
-a broker that lost its newest state may still retain.
+messages, are heard. Of a time in which nobody is heard, however long, one second counts, and of
+one in which oneself was busy nothing: what was said meanwhile has yet to be read. And an
+incarnation that was replaced does not come back, whatever a broker that lost its newest state may
+still retain.
 
 How long silence lasts before it counts depends on the node: five times the longest pause among its
 last words. So whoever speaks often and evenly is missed soon, and on a machine that is starved,
@@ -80,9 +81,11 @@ class Membership:
         self._connected_at: float | None = None
         self._heard = 0.0
         self._listened = 0.0  # seconds in which somebody was heard
+        self._busy_s = 0.0  # since somebody was heard last
 
     def connected(self, now: float) -> None:
         self._connected_at = self._heard = now
+        self._busy_s = 0.0
         for member in self._members.values():
             member.voice.heard, member.will_at = self._listened, None
 
@@ -99,8 +102,12 @@ class Membership:
 
     def heard(self, now: float) -> None:
         """Something came in over the own connection, whoever said it."""
-        self._listened += min(now - self._heard, DEAF_S)
-        self._heard = now
+        self._listened += min(max(0.0, now - self._heard - self._busy_s), DEAF_S)
+        self._heard, self._busy_s = now, 0.0
+
+    def was_busy(self, seconds: float) -> None:
+        """Whoever listens thought about something else for so long, and heard nobody."""
+        self._busy_s += seconds
 
     def status_arrived(self, status: NodeStatus, now: float) -> bool:
         """Returns whether anything that plans depend on has changed."""

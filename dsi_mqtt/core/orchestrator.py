@@ -240,6 +240,7 @@ class Orchestrator:
         before, began = served.looks, self._explainer.stopwatch()
         effects = _reconsidered(name, served, authority, moment.now)
         took_s = self._explainer.stopwatch() - began
+        self._members.was_busy(took_s)
         if served.looks > before:
             self._explainer.effort.looked(took_s)
             for each in self._served.values():

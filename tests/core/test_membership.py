@@ -112,6 +112,25 @@ def test_what_was_said_while_nobody_was_heard_has_yet_to_be_read() -> None:
     assert known.tick(back + SILENT_LEAST_S - 0.1) == []
 
 
+def test_a_time_in_which_oneself_was_busy_is_nobody_s_silence() -> None:
+    """And no pause of anybody's, by which patience would grow."""
+    known = members(A)
+    now = START
+    for _ in range(2 * PAUSES):
+        known.was_busy(0.6)
+        now = speaks(known, now + 0.5, 0.3)
+    listens(known, now, now + 1.0)
+    for second in range(1, 10):
+        known.was_busy(0.8)
+        known.heard(now + 1.0 + 0.8 * second)
+    now += 0.8 * 9
+    assert known.tick(now + 1.0) == []
+    listens(known, now + 1.0, now + SILENT_LEAST_S - 0.1)
+    assert known.tick(now + SILENT_LEAST_S) == []
+    known.heard(now + SILENT_LEAST_S + 0.1)
+    assert known.tick(now + SILENT_LEAST_S + 0.1) == [A]
+
+
 def test_who_speaks_often_is_missed_soon() -> None:
     known = members(A)
     now = speaks(known, START, *[0.3, 0.2] * PAUSES)
