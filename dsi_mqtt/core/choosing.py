@@ -138,10 +138,6 @@ class Choice:
         rate, generates = max(announced, self._offered.rate_per_s), spec.kind == "generation"
         return Coming(rate, (self._offered.texts or Texts.of(spec)) if generates else None)
 
-    def looking_took(self, seconds: float, now: float) -> None:
-        """A look that began at `now` did, at this deployment or another."""
-        self._sensing.looking_took(seconds, now)
-
     # --- looking ------------------------------------------------------------------------------
 
     def begins(self) -> None:

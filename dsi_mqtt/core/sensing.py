@@ -28,9 +28,6 @@ RTT_MS: Final = 1.0
 LOOK_S: Final = 1.0
 LOOK_NODE_S: Final = 0.01
 
-# Of all time that looks may take which nothing but figures calls for: while one thinks, nothing is
-# heard, and a node that has gone is missed later.
-LOOK_SHARE: Final = 0.25
 
 Loads = Mapping[str, float]
 
@@ -72,7 +69,6 @@ class Sensing:
         self._usual = Link()
         self._coming = Coming()
         self._at = -math.inf
-        self._rests_until = -math.inf
 
     def chosen(
         self,
@@ -100,11 +96,7 @@ class Sensing:
 
     def look_at(self) -> float:
         """When to think about it again at the earliest."""
-        return max(self._at + LOOK_S + LOOK_NODE_S * len(self._known), self._rests_until)
-
-    def looking_took(self, seconds: float, now: float) -> None:
-        """A look that began at `now` did, at this deployment or another."""
-        self._rests_until = max(self._rests_until, now + seconds / LOOK_SHARE)
+        return self._at + LOOK_S + LOOK_NODE_S * len(self._known)
 
     def heard(self, telemetry: Telemetry, *, serves: bool) -> str | None:
         """What has changed; None: nothing that matters. serves: the node is part of the chain."""

@@ -14,7 +14,7 @@ from dsi_mqtt.core.model import UnitRange
 from dsi_mqtt.core.node import DoorLoad, LinkSample, NodeStatus, SegmentLoad, Telemetry
 from dsi_mqtt.core.offered import ARRIVALS, SAMPLE_S, TEXTS, Coming, Offered
 from dsi_mqtt.core.orchestrator import Orchestrator
-from dsi_mqtt.core.sensing import FACTOR, LOOK_NODE_S, LOOK_S, LOOK_SHARE, Sensing
+from dsi_mqtt.core.sensing import FACTOR, LOOK_NODE_S, LOOK_S, Sensing
 from tests.core.orchestra import NAME, SPEC, Node, moving, placed, serving
 
 FAST = LinkSample(2.0, 100.0, 100.0)
@@ -81,15 +81,6 @@ def test_a_segment_that_has_hardly_computed_says_nothing() -> None:
     sensing = chosen(telemetry())
     assert sensing.heard(telemetry(compute_ms=900.0, requests=1), serves=True) is None
     assert sensing.heard(telemetry(compute_ms=900.0), serves=True) is not None
-
-
-def test_looks_keep_their_distance_the_longer_they_take() -> None:
-    one = chosen(telemetry())
-    one.looking_took(0.1, 10.0)
-    assert one.look_at() == pytest.approx(10.0 + LOOK_S + LOOK_NODE_S)
-    one.looking_took(3.0, 10.0)
-    one.looking_took(0.1, 14.0)
-    assert one.look_at() == pytest.approx(10.0 + 3.0 / LOOK_SHARE)
 
 
 def test_looks_keep_their_distance_the_more_nodes_the_longer() -> None:
