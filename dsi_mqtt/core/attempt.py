@@ -71,6 +71,11 @@ class Attempt:
             for segment in self.table.segments
         ]
 
+    def is_lost(self, table: Table) -> bool:
+        """Whether `table`, which serves, says that somebody on its way is gone."""
+        on_its_way = [segment.replica(self.lane) for segment in self.table.segments]
+        return table.lost(self.table, [(r.node, r.incarnation) for r in on_its_way])
+
     @property
     def _first(self) -> Segment:
         return self.table.segments[0]

@@ -9,6 +9,7 @@ evidence, with one attempt of a request in flight at most.
 | `stale` from a segment | again, later and later: that node left the table, or is behind it |
 | a member lives as another incarnation | dead: a suspect; again, once a table without it serves |
 | a member is said to be offline, and a newer table serves | the same; again on that table |
+| a newer table says that a member is gone | again on that table |
 | four probes without a reply | again |
 
 A death is counted for a request that was alone in the chain, by chance or as a suspect: beside
@@ -119,8 +120,8 @@ class Attempts(Runs):
         return []
 
     def table_changed(self, table: Table, now: float) -> Effects:
-        """What is under way on nodes that have been left is asked for at once, and but once: they
-        may have been left because they are silent.
+        """What is under way on nodes that are gone breaks off; on those that have been left it is
+        asked for at once, and but once: they may have gone silent since.
         """
         if self._table is None or table.stamp != self._table.stamp:
             self._pace.clear()
@@ -128,15 +129,23 @@ class Attempts(Runs):
         self._table = table
         if table.door is not None:
             self._budget.window_is(table.door.window)
-        asked: Effects = []
-        for request in list(self._running.values()):
-            left = request.attempt is not None and table.leaves(request.attempt.table)
-            if left and request.probes < PROBES_UNANSWERED_MAX:  # else an answer is due
-                request.probes = PROBES_UNANSWERED_MAX - 1
-                asked += self._probe(request, now)
-        return [*asked, *self.peers_changed(now)]
+        effects = self._mourned(now)
+        for request in reversed(list(self._running.values())):  # each goes to the front again
+            attempt = request.attempt
+            if attempt is None:
+                continue
+            if attempt.is_lost(table):
+                effects += self._break_off(request, now, death=True)
+            elif table.leaves(attempt.table) and request.probes < PROBES_UNANSWERED_MAX:
+                request.probes = PROBES_UNANSWERED_MAX - 1  # else an answer is due
+                effects += self._probe(request, now)
+        return [*effects, *self.pump(now)]
 
     def peers_changed(self, now: float) -> Effects:
+        return [*self._mourned(now), *self.pump(now)]
+
+    def _mourned(self, now: float) -> Effects:
+        """What is under way on nodes that are dead, by proof or hint, breaks off: suspects."""
         effects: Effects = []
         for request in reversed(list(self._running.values())):  # each goes to the front again
             used = request.attempt.table if request.attempt else None
@@ -147,7 +156,7 @@ class Attempts(Runs):
                 request.suspect = True
                 request.deaths += request.alone
                 effects += self._break_off(request, now, death=True, counted=request.alone)
-        return [*effects, *self.pump(now)]
+        return effects
 
     def join(self, request: Request, now: float) -> Effects:
         request.state = "waiting"

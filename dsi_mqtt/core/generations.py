@@ -149,10 +149,15 @@ class Generations(Runs):
             self._entrance.pace.clear()
             self._copies.table_changed(table)
         self._table = table
+        effects = self._mourned(now)
         asked, silent = self._steps.left(table, now)
-        return [*asked, *self._break_off(silent, now), *self.peers_changed(now)]
+        return [*effects, *asked, *self._break_off(silent, now), *self.pump(now)]
 
     def peers_changed(self, now: float) -> Effects:
+        return [*self._mourned(now), *self.pump(now)]
+
+    def _mourned(self, now: float) -> Effects:
+        """Nodes are dead, by proof or hint, or gone, as the table says."""
         effects: Effects = []
         for step in self._steps:
             used = step.table
@@ -164,8 +169,12 @@ class Generations(Runs):
             for session, row in rows:
                 effects += self._recovery.died(session, row, now, alone=step.alone)
             self._entrance.pace.interrupted()
-        self._copies.give_up_on({t.stamp for t in self._copies.tables() if self._peers.lacks(t)})
-        return [*effects, *self.pump(now)]
+        self._copies.give_up_on({t.stamp for t in self._copies.tables() if self._lacks(t)})
+        return effects
+
+    def _lacks(self, used: Table) -> bool:
+        """Whether a node of it has died, as far as anybody has said."""
+        return self._peers.lacks(used) or (self._table is not None and self._table.lost(used))
 
     def data_reconnected(self, now: float) -> Effects:
         effects, silent = self._steps.probe(now, all_=True)
@@ -394,7 +403,7 @@ class Generations(Runs):
                 used = session.table
                 if used is not None and used.stamp != table.stamp:
                     # On a chain that lacks a node it would be taken for what ended that.
-                    whole = not self._peers.lacks(used)
+                    whole = not self._lacks(used)
                     self._copies.go_over(session, table, graph, now, whole=whole)
 
         go_over()

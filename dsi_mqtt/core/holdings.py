@@ -158,6 +158,14 @@ class Holdings:
             for _, holding in sorted(model.holdings.items())
         )
 
+    def has_parts(self) -> bool:
+        """Whether it computes any, or is to; standing by is none."""
+        return any(
+            not holding.standby
+            for model in self._models.values()
+            for holding in model.holdings.values()
+        )
+
     def seen(self) -> dict[str, Stamp]:
         return {name: self._models[name].seen[0] for name in self.deployments()}
 

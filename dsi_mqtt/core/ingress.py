@@ -73,6 +73,12 @@ class Ingress:
         """
         return self._session not in (None, (door.ingress, door.session))
 
+    def is_left_behind(self, door: DoorPlace) -> bool:
+        """Whether `door`, another node's, has another session than was opened here. By its name
+        alone: the broker's address is that by which the other node reaches it.
+        """
+        return self._session is not None and self._session[1] != door.session
+
     def holds(self, count: int, now: float) -> None:
         """So many inputs it is to hold from now on, which a connection is told when it begins."""
         if count != self._hold[0]:

@@ -64,7 +64,7 @@ class Issuer:
         stamp = self.stamp(document, authority)
         table = draft_table(draft, stamp, nodes, self.session(authority))
         old = document.serve if document else None
-        return self.with_door(
+        return self.as_of_now(
             document, replace(table, transfers=self._transfers(old, table, draft))
         )
 
@@ -86,11 +86,12 @@ class Issuer:
         )
         return transfers(old, new, mode)
 
-    def with_door(self, document: TableDocument | None, table: Table) -> Table:
-        """The table, whose door knows as of now whether the one before it is gone."""
+    def as_of_now(self, document: TableDocument | None, table: Table) -> Table:
+        """The table as it is published now: it and its door say who of the one before is gone."""
+        old = document.serve if document else None
+        table = replace(table, gone=self._outlook.gone(old))
         if table.door is None:
             return table
-        old = document.serve if document else None
         orphaned = self._outlook.orphans(old, (table.door.node, table.door.incarnation))
         return replace(table, door=replace(table.door, orphaned=orphaned))
 
@@ -109,6 +110,7 @@ class Issuer:
             self.decision(authority),
             None,
             door,
+            gone=self._outlook.gone(document.serve if document else None),
         )
 
     def waiting_door(

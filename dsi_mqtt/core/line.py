@@ -6,7 +6,9 @@
 
 A *suspect* may have ended a node: it runs alone. Nothing starts beside it, and it starts when
 nothing else runs. Suspects go before the others, or a busy door would never come to them; but
-behind each of them a window of others goes, or many suspects would keep all others waiting.
+behind each of them a quarter of a window of others goes, or many suspects would keep all others
+waiting. More than that, and where as much comes as can be served, the last of many suspects, who
+are older than the others, would not run before their deadline.
 
 What was in the chain before goes before what was not, and that by fair shares of its devices.
 """
@@ -24,6 +26,8 @@ from dsi_mqtt.core.fair import FairQueue
 from dsi_mqtt.core.request import Input, Priority, Reply
 
 AGAIN_FIRST_S: Final = 2.0
+# Of a window, that goes between two suspects.
+OTHERS: Final = 0.25
 
 State = Literal["recording", "waiting", "running"]
 
@@ -130,7 +134,7 @@ class Line:
         else:
             self.leave(request)
         if request.suspect and request.recorded:  # it really starts; before, it is only retained
-            self._before_suspects = window
+            self._before_suspects = max(1, round(OTHERS * window))
         return request
 
     @staticmethod

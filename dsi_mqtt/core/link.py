@@ -18,6 +18,9 @@ noise moves further: the first of twice the size begins the level anew. A probe 
 soon as a beat, but for noise, has shown a lower bound as well. Lower bounds only ever raise a
 figure; those below 100 Mbit/s, which is what is assumed of a link that nobody has measured, are not
 told. Nothing is told of the first few samples, of which one may be an accident.
+
+A link that is silent may be slow, or dead. What is concluded while nothing comes is told, and
+stands when something comes; where the connection ends first it was dead, which is no rate.
 """
 
 from __future__ import annotations
@@ -74,6 +77,8 @@ class LinkMeter:
         self._waiting: set[int] = set()  # beats that were sent while a mark was out
         self._came_at = -math.inf  # the last message that came in pieces
         self._seen_s = 0.0  # for how long the one that is coming had come when it last counted
+        # Both ways before the first conclusion from a silence that has not ended.
+        self._before_silence: tuple[Way, Way] | None = None
 
     # --- what is known ------------------------------------------------------------------------
 
@@ -141,6 +146,7 @@ class LinkMeter:
 
         pieces: bytes that came behind its first piece, and how much later the last of them.
         """
+        self._before_silence = None
         self._received += nbytes
         self._probes.carried(nbytes)
         self._came_in(*pieces, now)
@@ -171,10 +177,12 @@ class LinkMeter:
         written, received = self._written - written, self._received - received
         if written + received >= LATE_BYTES:
             self._missed = beat.number, age
+            self._in_silence()
             self._waited(age, written, received, now)
         elif age >= SILENT_S:
             # Hardly anything comes; what was written may still lie in buffers.
             self._missed = beat.number, age
+            self._in_silence()
             rate = max(received, beat.nbytes) / age
             self._up.carries(rate, now)
             self._down.carries(rate, now)
@@ -197,6 +205,7 @@ class LinkMeter:
 
     def back(self, number: int, now: float) -> None:
         """A beat or a round came back, or an up was acknowledged."""
+        self._before_silence = None
         written, received = self._counts.pop(number, (0, 0))
         known = self._probes.back(number)
         if known is None:
@@ -218,12 +227,19 @@ class LinkMeter:
             if alone or between is not None:
                 self._went(probe, seconds, between or 0, now)
 
+    def was_dead(self) -> None:
+        """A connection has ended, of this node to whatever broker: a silence was no slow link."""
+        if self._before_silence is not None:
+            self._up, self._down = self._before_silence
+            self._before_silence = None
+
     def unacknowledged(self) -> None:
         """This broker does not let a node publish to nobody: there are rounds alone."""
         self._probes.acknowledges = False
 
     def lost(self) -> None:
         """The connection has ended."""
+        self.was_dead()
         self._probes.lost()
         self._counts.clear()
         self._trains.clear()
@@ -297,7 +313,13 @@ class LinkMeter:
             self._seen_s = seconds
             nbytes = max(1, nbytes)
             if seconds > 2 * self._down.seconds(nbytes):
+                self._in_silence()
                 self._down.carries(nbytes / seconds, now)
+
+    def _in_silence(self) -> None:
+        """What is concluded now may turn out to be nothing."""
+        if self._before_silence is None:
+            self._before_silence = self._up.kept(), self._down.kept()
 
     def _prove(self, now: float) -> None:
         least = min(self._up.shown(now), self._down.shown(now))
@@ -327,8 +349,11 @@ class LinkMeter:
         """A probe took so long in all. between: as `_between`."""
         more, is_up = seconds - self._beside(probe), probe.kind == "up"
         if is_up:
-            # Its acknowledgement is shorter than a beat, which on a slow way down is a difference.
-            more += self._down.seconds(self._overhead - min(self._overhead, ACKNOWLEDGED_BYTES))
+            # Its acknowledgement is shorter than a beat, which on a slow way down is a difference: at
+            # most that share of what the beat took, or a false rate of the one way would make one
+            # of the other, and that the next.
+            shorter = max(0, self._overhead - ACKNOWLEDGED_BYTES)
+            more += min(self._down.seconds(shorter), self._beside(probe) * shorter / self._overhead)
         else:
             # Beside the quickest beat, so that noise proves too little and not too much.
             self._probes.proven(probe.nbytes / max(seconds - self._base(), RESOLUTION_S), now)

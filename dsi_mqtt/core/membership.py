@@ -5,27 +5,66 @@ So a will counts after a moment in which the node does not speak again, silence 
 several beats, and nothing counts for a while after one's own connection was away.
 
 Silence of everybody is one's own deafness: a node is silent only as long as others, or one's own
-messages, are heard. And an incarnation that was replaced does not come back, whatever a broker
-that lost its newest state may still retain.
+messages, are heard. Of a time in which nobody is heard, however long, one second counts, and of
+one in which oneself was busy nothing: what was said meanwhile has yet to be read. And an
+incarnation that was replaced does not come back, whatever a broker that lost its newest state may
+still retain.
+
+How long silence lasts before it counts depends on the node: five times the longest pause among its
+last words. So whoever speaks often and evenly is missed soon, and on a machine that is starved,
+where words come as they may, as late as whoever speaks seldom. When somebody was missed too soon,
+and speaks again before that, nobody is missed sooner for the next five minutes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections import deque
+from dataclasses import dataclass, field
 from typing import Final
 
 from dsi_mqtt.core.node import NodeStatus, Telemetry
 
 WILL_CONFIRMED_S: Final = 0.25
-# Of five words that a node did not send, while others were heard.
+# Silence that counts, while others were heard: of so many words that a node usually says, at least
+# and at most.
+WORDS: Final = 5
+SILENT_LEAST_S: Final = 1.5
 SILENT_S: Final = 2.5
+# Of how many pauses the longest counts; before, nobody is known.
+PAUSES: Final = 24
+# Beats of the leader, which it hears itself, come no more often.
+DEAF_S: Final = 1.0
+# For how long it is remembered that somebody was missed too soon.
+CALM_S: Final = 300.0
 GRACE_S: Final = 4.0
+
+
+@dataclass(slots=True)
+class _Voice:
+    """How evenly an incarnation speaks. heard: when last, by the clock of `_listened`. pauses: the
+    newest between two words.
+    """
+
+    incarnation: str
+    heard: float
+    pauses: deque[float] = field(default_factory=lambda: deque(maxlen=PAUSES))
+
+    @property
+    def patience_s(self) -> float:
+        if len(self.pauses) < PAUSES:
+            return SILENT_S
+        return min(max(WORDS * max(self.pauses), SILENT_LEAST_S), SILENT_S)
+
+    def spoke(self, listened: float) -> None:
+        self.pauses.append(listened - self.heard)
+        self.heard = listened
 
 
 @dataclass(slots=True)
 class _Member:
     status: NodeStatus
-    heard: float
+    voice: _Voice
     since: float
     telemetry: Telemetry | None = None
     will_at: float | None = None
@@ -37,13 +76,18 @@ class Membership:
     def __init__(self) -> None:
         self._members: dict[str, _Member] = {}
         self._former: dict[str, set[str]] = {}
+        self._missed: dict[str, _Voice] = {}  # of those who were silent for too long
+        self._hasty_until = -math.inf
         self._connected_at: float | None = None
         self._heard = 0.0
+        self._listened = 0.0  # seconds in which somebody was heard
+        self._busy_s = 0.0  # since somebody was heard last
 
     def connected(self, now: float) -> None:
         self._connected_at = self._heard = now
+        self._busy_s = 0.0
         for member in self._members.values():
-            member.heard, member.will_at = now, None
+            member.voice.heard, member.will_at = self._listened, None
 
     def disconnected(self) -> None:
         self._connected_at = None
@@ -58,11 +102,16 @@ class Membership:
 
     def heard(self, now: float) -> None:
         """Something came in over the own connection, whoever said it."""
-        self._heard = now
+        self._listened += min(max(0.0, now - self._heard - self._busy_s), DEAF_S)
+        self._heard, self._busy_s = now, 0.0
+
+    def was_busy(self, seconds: float) -> None:
+        """Whoever listens thought about something else for so long, and heard nobody."""
+        self._busy_s += seconds
 
     def status_arrived(self, status: NodeStatus, now: float) -> bool:
         """Returns whether anything that plans depend on has changed."""
-        self._heard = now
+        self.heard(now)
         former = self._former.setdefault(status.node, set())
         member = self._members.get(status.node)
         if status.incarnation in former:
@@ -74,20 +123,39 @@ class Membership:
         if member is None or member.status.incarnation != status.incarnation:
             if member is not None:
                 former.add(member.status.incarnation)
-            self._members[status.node] = _Member(status, now, now)
+            self._members[status.node] = _Member(status, self._voice_of(status, now), now)
             return True
         changed = _planning_part(member.status) != _planning_part(status)
         revived = member.will_at is not None
-        member.status, member.heard, member.will_at = status, now, None
+        member.status, member.will_at = status, None
+        member.voice.spoke(self._listened)
         return changed or revived
+
+    def _voice_of(self, status: NodeStatus, now: float) -> _Voice:
+        """Of a node that was not there; known, where it was missed as this incarnation."""
+        missed = self._missed.pop(status.node, None)
+        if missed is None or missed.incarnation != status.incarnation:
+            return _Voice(status.incarnation, self._listened)
+        if self._listened - missed.heard <= SILENT_S:
+            self._hasty_until = now + CALM_S
+        missed.heard = self._listened
+        return missed
+
+    def beat_arrived(self, node: str, incarnation: str, now: float) -> None:
+        """It says no more than that it lives."""
+        self.heard(now)
+        member = self._members.get(node)
+        if member is not None and member.status.incarnation == incarnation:
+            member.voice.spoke(self._listened)
 
     def telemetry_arrived(self, telemetry: Telemetry, now: float) -> bool:
         """Returns whether it is of a node that is known."""
-        self._heard = now
+        self.heard(now)
         member = self._members.get(telemetry.node)
         if member is None or member.status.incarnation != telemetry.incarnation:
             return False
-        member.telemetry, member.heard = telemetry, now
+        member.telemetry = telemetry
+        member.voice.spoke(self._listened)
         return True
 
     def tick(self, now: float) -> list[NodeStatus]:
@@ -97,10 +165,19 @@ class Membership:
         dead = []
         for node, member in list(self._members.items()):
             by_will = member.will_at is not None and now - member.will_at >= WILL_CONFIRMED_S
-            if by_will or self._heard - member.heard > SILENT_S:
+            silent = self._is_silent(member.voice, now)
+            if silent:
+                self._missed[node] = member.voice
+            if by_will or silent:
                 del self._members[node]
                 dead.append(member.status)
         return dead
+
+    def _is_silent(self, voice: _Voice, now: float) -> bool:
+        silent_s = self._listened - voice.heard
+        if silent_s <= SILENT_LEAST_S:
+            return False
+        return silent_s > (SILENT_S if now < self._hasty_until else voice.patience_s)
 
     def alive(self, node: str, incarnation: str) -> bool:
         member = self._members.get(node)

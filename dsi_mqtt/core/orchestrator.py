@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Final
 
 from dsi_mqtt.core.decisions import (
     Authority,
@@ -33,6 +34,9 @@ from dsi_mqtt.core.served import Served
 from dsi_mqtt.core.sharing import Sharing
 from dsi_mqtt.core.table import TableDocument
 from dsi_mqtt.errors import one_sentence
+
+# A look that takes less keeps nobody waiting.
+LONG_S: Final = 0.02
 
 OrchestratorEffects = list[
     PublishDocument
@@ -78,6 +82,8 @@ class Orchestrator:
         self._numbers = count(1)
         self._epochs: dict[str, int] = {}
         self._explainer = Explainer(stopwatch)
+        self._took_s: dict[str, float] = {}  # the newest look at each
+        self._looked_long = ""  # at whom in the last tick
 
     @property
     def leading(self) -> bool:
@@ -201,6 +207,10 @@ class Orchestrator:
                 if self._leadership.leading:
                     self._explainer.of(name).heard(served.document, telemetry)
 
+    def beat_arrived(self, node: str, incarnation: str, now: float) -> None:
+        """A node says that it lives, and nothing else."""
+        self._members.beat_arrived(node, incarnation, now)
+
     def tick(self, now: float, unix_s: int) -> OrchestratorEffects:
         """Due about every 50 ms; does next to nothing while nothing has changed."""
         effects: OrchestratorEffects = [*self._leadership.tick(now, unix_s)]
@@ -216,11 +226,7 @@ class Orchestrator:
             effects += self._took_over()
         leader = self._leadership
         authority = Authority(leader.term, leader.nonce, self._secret, self._numbers, self._epochs)
-        for name, served in sorted(self._served.items()):
-            effects += self._looked(name, served, authority, Moment(now, unix_s))
-            if served.removed:
-                del self._served[name]
-                self._explainer.forget(name)
+        effects += self._look_at_all(authority, Moment(now, unix_s))
         for moved in sorted(self._sharing.news()):
             for name, served in self._served.items():
                 if name != moved:
@@ -229,6 +235,29 @@ class Orchestrator:
 
     # --- parts --------------------------------------------------------------------------------
 
+    def _look_at_all(self, authority: Authority, moment: Moment) -> ServedEffects:
+        """The quickest first. Behind a look that took long the others wait for the next tick, so
+        that what it has decided goes out before, and who speaks meanwhile is heard; then they go
+        before it.
+        """
+        effects: ServedEffects = []
+
+        def turn(name: str) -> tuple[bool, float, str]:
+            return name == self._looked_long, self._took_s.get(name, 0.0), name
+
+        turns, self._looked_long = sorted(self._served, key=turn), ""
+        for name in turns:
+            served, before = self._served[name], self._served[name].looks
+            effects += self._looked(name, served, authority, moment)
+            if served.removed:
+                del self._served[name]
+                self._took_s.pop(name, None)
+                self._explainer.forget(name)
+            elif served.looks > before and self._took_s[name] >= LONG_S:
+                self._looked_long = name
+                break
+        return effects
+
     def _looked(
         self, name: str, served: Served, authority: Authority, moment: Moment
     ) -> ServedEffects:
@@ -236,8 +265,12 @@ class Orchestrator:
         before, began = served.looks, self._explainer.stopwatch()
         effects = _reconsidered(name, served, authority, moment.now)
         took_s = self._explainer.stopwatch() - began
+        self._members.was_busy(took_s)
         if served.looks > before:
             self._explainer.effort.looked(took_s)
+            self._took_s[name] = took_s
+            for each in self._served.values():
+                each.looking_took(took_s, moment.now)
         try:
             return self._explainer.told(name, effects, moment, took_s)
         except Exception as error:  # noqa: BLE001 — whatever it is, what was decided stands

@@ -26,7 +26,7 @@ from dsi_mqtt.core.room import cache_bytes
 from dsi_mqtt.core.rules import compile_rules
 from dsi_mqtt.core.sharing import Sharing
 from dsi_mqtt.core.standing_by import standbys_of, takes_over
-from dsi_mqtt.core.table import TERM_MAX, Stamp, Table
+from dsi_mqtt.core.table import TERM_MAX, Gone, Stamp, Table
 from dsi_mqtt.errors import ConfigError
 
 # Units of a model up to which the search for its placement has all its expansions.
@@ -112,9 +112,14 @@ class Outlook:
 
     # --- tables -------------------------------------------------------------------------------
 
+    def gone(self, table: Table | None) -> tuple[Gone, ...]:
+        """Those on whom it depends and who do not live, in that incarnation."""
+        members = table.members() if table is not None else ()
+        return tuple(sorted(Gone(*each) for each in members if not self.members.alive(*each)))
+
     def whole(self, table: Table) -> bool:
         """Everyone whom the table names lives, in that incarnation."""
-        return all(self.members.alive(*member) for member in table.members())
+        return not self.gone(table)
 
     def ready(self, table: Table) -> bool:
         """Every incarnation of the table says that its part is ready."""

@@ -316,7 +316,7 @@ class Placing:
             self._choice.moved(now)
         self._agenda.take_up()
         state: TableState = "fallback" if prepare.is_fallback else "serving"
-        promoted = self._issuer.with_door(self._known.document, replace(prepare, state=state))
+        promoted = self._issuer.as_of_now(self._known.document, replace(prepare, state=state))
         return [self._decide(TableDocument(promoted))]
 
     def _keep(

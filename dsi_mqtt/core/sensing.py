@@ -28,6 +28,7 @@ RTT_MS: Final = 1.0
 LOOK_S: Final = 1.0
 LOOK_NODE_S: Final = 0.01
 
+
 Loads = Mapping[str, float]
 
 

@@ -14,6 +14,9 @@ plan back has ended, or those who were about to speak have had their time.
 
 from __future__ import annotations
 
+import math
+from typing import Final
+
 from dsi_mqtt.core.agenda import FOUND, PREPARED, Agenda
 from dsi_mqtt.core.choosing import Choice
 from dsi_mqtt.core.decisions import Authority, ServedEffects
@@ -29,6 +32,10 @@ from dsi_mqtt.core.placing import Placing
 from dsi_mqtt.core.policy import BUILTIN_ONLY, Policies
 from dsi_mqtt.core.sharing import Sharing
 from dsi_mqtt.core.table import Table, TableDocument
+
+# Of all time that looks may take while a whole chain serves and nothing but figures calls for them:
+# while one thinks nobody is heard, and a node that has gone is missed later.
+LOOK_SHARE: Final = 0.25
 
 
 class Served:
@@ -50,6 +57,7 @@ class Served:
         self._patience = Patience(members, self._outlook)
         self._choice = Choice(name, members, self._outlook, policies)
         self._failures = Failures()
+        self._rests_until = -math.inf
         self._placing = Placing(
             self._known,
             self._agenda,
@@ -149,6 +157,12 @@ class Served:
         if self.spec is not None and self._known.serves:
             self._agenda.look(self._choice.others_moved(other, now))
 
+    def looking_took(self, seconds: float, now: float) -> None:
+        """A look that began at `now` did, at this deployment or another. While it serves, the next
+        one for which time alone is the news leaves time to listen.
+        """
+        self._rests_until = max(self._rests_until, now + seconds / LOOK_SHARE)
+
     # --- deciding -----------------------------------------------------------------------------
 
     def reconsider(self, authority: Authority, now: float) -> ServedEffects:
@@ -161,7 +175,8 @@ class Served:
 
     def _decided(self, authority: Authority, now: float) -> ServedEffects:
         self._notice_late(now)
-        self._agenda.tick(now)
+        if self._known.intact is None or now >= self._rests_until:
+            self._agenda.tick(now)
         reason = self._agenda.reason
         if reason is None:
             return []

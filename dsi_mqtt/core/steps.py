@@ -135,11 +135,13 @@ class Steps:
             step.probes, step.probe_at = 0, now + step.patience_s
 
     def left(self, table: Table, now: float) -> tuple[Effects, list[Step]]:
-        """`table` serves: what is under way on nodes that have no part in it is asked for at once,
-        and but once more.
+        """`table` serves: what is under way on nodes that are gone is as if nobody knew of it; on
+        those that have no part in the table it is asked for at once, and but once more.
         """
         for step in self:
-            if table.leaves(step.table) and step.probes < PROBES_UNANSWERED_MAX:
+            if step.attempt.is_lost(table):
+                step.probes, step.probe_at = PROBES_UNANSWERED_MAX, now
+            elif table.leaves(step.table) and step.probes < PROBES_UNANSWERED_MAX:
                 step.probes, step.probe_at = PROBES_UNANSWERED_MAX - 1, now
         return self.probe(now)
 

@@ -8,6 +8,7 @@ fell back after a broker's crash changes nothing.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
@@ -161,8 +162,19 @@ class Forecast:
     token_p95_ms: float | None = None
 
 
+class Gone(NamedTuple):
+    """An incarnation that is dead, or silent."""
+
+    node: str
+    incarnation: str
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
+    """gone: those on whom what served before depended, and who were dead or
+    silent when this was published.
+    """
+
     deployment: str
     term: int
     leader: str
@@ -177,6 +189,7 @@ class Table:
     brokers: dict[str, BrokerUrls] = field(default_factory=dict)
     transfers: tuple[Transfer, ...] = ()
     forecast: Forecast | None = None
+    gone: tuple[Gone, ...] = ()
 
     @property
     def serves(self) -> bool:
@@ -225,6 +238,11 @@ class Table:
     def leaves(self, before: Table) -> bool:
         """Whether somebody on whom an older table depends has no part in this one."""
         return before.stamp < self.stamp and not before.members() <= self.named()
+
+    def lost(self, before: Table, members: Collection[tuple[str, str]] = ()) -> bool:
+        """Whether some of `members`, or anybody on whom an older table depends, is gone."""
+        depends = members or before.members()
+        return before.stamp < self.stamp and not set(self.gone).isdisjoint(depends)
 
     def named(self) -> frozenset[tuple[str, str]]:
         """The same with stand-bys: everyone this table gives anything to hold."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from copy import deepcopy
 from statistics import median
-from typing import Final
+from typing import Final, Self
 
 from dsi_mqtt.core.level import Level
 from dsi_mqtt.core.passing import Passed
@@ -35,6 +36,10 @@ class Way:
         self._kept_at = -math.inf
         self.at: float | None = None
         self.usual_mbit_s: float | None = None
+
+    def kept(self) -> Self:
+        """As it is now, whatever is measured from here on."""
+        return deepcopy(self, {id(self._probes): self._probes})
 
     @property
     def mbit_s(self) -> float | None:

@@ -212,6 +212,11 @@ class Worker:
             due += [ends] if ends >= now else []
         return min(due)
 
+    @property
+    def is_depended_on(self) -> bool:
+        """Whether somebody would wait for it, were it gone: it has a door or a part, or is to."""
+        return bool(self._doors) or self._holdings.has_parts()
+
     # --- tables and doors ---------------------------------------------------------------------
 
     def _spec_arrived(self, event: ev.SpecArrived, now: float) -> Effects:
@@ -296,7 +301,7 @@ class Worker:
         """Whether inputs wait elsewhere, or will: a leader that knew of none has begun one."""
         document = self._holdings.document(name)
         table = (document.serve or document.prepare) if document is not None else None
-        return table is not None and table.door is not None and ingress.is_other_than(table.door)
+        return table is not None and table.door is not None and ingress.is_left_behind(table.door)
 
     @property
     def _me(self) -> Member:

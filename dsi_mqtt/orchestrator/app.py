@@ -48,6 +48,7 @@ TICK_S: Final = 0.05
 KEEP_ALIVE_S: Final = 4
 RECONNECT: Final = Backoff(last_s=3.0)
 COMPLAINTS_MAX: Final = 1000
+INCARNATION_MAX: Final = 64
 
 Parts = dict[str, str]
 Read = Callable[[Parts, bytes], OrchestratorEffects]
@@ -84,6 +85,7 @@ class OrchestratorProcess:
         self._complaints: dict[str, str] = {}
         self._readers: tuple[tuple[Topic[Any], Read], ...] = (
             (self._topics.status, self._status),
+            (self._topics.beat, self._beat),
             (self._topics.telemetry, self._telemetry),
             (self._topics.spec, self._spec),
             (self._topics.table, self._table),
@@ -193,6 +195,11 @@ class OrchestratorProcess:
         if odd is not None:
             log.warning("%s", one_sentence(odd))
         self._machine.telemetry_arrived(telemetry, time.monotonic())
+        return []
+
+    def _beat(self, parts: Parts, payload: bytes) -> OrchestratorEffects:
+        incarnation = payload[:INCARNATION_MAX].decode(errors="replace")
+        self._machine.beat_arrived(parts["node"], incarnation, time.monotonic())
         return []
 
     def _spec(self, parts: Parts, payload: bytes) -> OrchestratorEffects:

@@ -377,12 +377,19 @@ class Node:
 
     def telemetry(self) -> Telemetry | None:
         """What it says of itself now; None: nobody hears it."""
-        now = self._clock.now
-        if self.machine is None or not self.connected or self.frozen:
+        if self.machine is None or not self._is_heard():
             return None
-        if self.link.is_cut(now):
+        return self._vitals.telemetry(self.machine, self._clock.now)
+
+    def beat(self) -> str | None:
+        """The incarnation that says that it lives; None: nobody hears it, or need know."""
+        if self.machine is None or not self.machine.is_depended_on or not self._is_heard():
             return None
-        return self._vitals.telemetry(self.machine, now)
+        self.link.up.control_bytes += PACKET_BYTES
+        return self.machine.incarnation
+
+    def _is_heard(self) -> bool:
+        return self.connected and not self.frozen and not self.link.is_cut(self._clock.now)
 
     # --- what is seen -------------------------------------------------------------------------
 

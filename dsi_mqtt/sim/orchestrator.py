@@ -135,6 +135,9 @@ class SimOrchestrator:
     def telemetry(self, telemetry: Telemetry) -> None:
         self._machine.telemetry_arrived(telemetry, self._clock.now)
 
+    def beat(self, node: str, incarnation: str) -> None:
+        self._machine.beat_arrived(node, incarnation, self._clock.now)
+
     def spec(self, spec: Deployment) -> None:
         self._machine.spec_arrived(spec)
 

@@ -280,6 +280,9 @@ class ScriptedOrchestrator:
     def telemetry(self, telemetry: Telemetry) -> None:
         """A script knows what it needs."""
 
+    def beat(self, node: str, incarnation: str) -> None:
+        """The same."""
+
     def spec(self, spec: Deployment) -> None:
         """The one it was made with."""
 

@@ -259,6 +259,14 @@ class Simulation:
                 for watcher in self.broker.watchers:
                     watcher.telemetry(telemetry)
         self.clock.after(TELEMETRY_S, self._tell_telemetry)
+        self.clock.after(TELEMETRY_S / 2, self._tell_beats)
+
+    def _tell_beats(self) -> None:
+        for name, node in self.nodes.items():
+            incarnation = node.beat()
+            if incarnation is not None:
+                for watcher in self.broker.watchers:
+                    watcher.beat(name, incarnation)
 
     def _told(self, told: Decided | Noticed) -> None:
         now = self.clock.now

@@ -241,7 +241,7 @@ _MANY: Final[Mapping[type, Mapping[str, int]]] = {
     ModelGraph: {"units": UNITS_MAX, "ties": 64},
     Tie: {"units": UNITS_MAX},
     NodeStatus: {"models": 256, "holdings": 1024, "doors": 256, "seen": 4096},
-    Table: {"segments": UNITS_MAX, "hops": UNITS_MAX, "transfers": UNITS_MAX},
+    Table: {"segments": UNITS_MAX, "hops": UNITS_MAX, "transfers": UNITS_MAX, "gone": 4096},
     Segment: {"replicas": 64, "standbys": 64},
     Privacy: {"units": UNITS_MAX},
     Policy: {"pin": UNITS_MAX, "forbid": 4096},

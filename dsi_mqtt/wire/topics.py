@@ -92,6 +92,7 @@ class Topics:
         node, deploy = f"{root}/node/{{node}}", f"{root}/deploy/{{deployment}}"
         self.status = Topic(f"{node}/status", _STATUS, 1, True, "the worker; its will")
         self.telemetry = Topic(f"{node}/telemetry", _TELEMETRY, 0, False, "the worker")
+        self.beat = _plain(f"{node}/beat", 0, "the worker")
         self.desired = Topic(f"{node}/desired", _DESIRED, 1, True, "an operator")
         self.echo = _plain(f"{node}/echo", 0, "the worker, to itself")
         self.probe = _plain(f"{node}/probe", 1, "the worker, to nobody")

@@ -58,6 +58,8 @@ log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.05
 RECONNECT: Final = Backoff(last_s=3.0)
+# Where between two telemetries a beat goes: a little behind the probes, which measure the link.
+BEAT_BEHIND: Final = 0.6
 DATA_HOLD_BYTES: Final = 512 * MIB
 
 
@@ -171,6 +173,7 @@ class WorkerProcess:
                 group.create_task(self._home.follow(), name="home")
                 group.create_task(self._tick(), name="tick")
                 group.create_task(self._send_telemetry(), name="telemetry")
+                group.create_task(self._send_beats(), name="beats")
         finally:
             self._engines.shut_down()
             self._texts.shut_down()
@@ -267,6 +270,7 @@ class WorkerProcess:
 
     async def _serve_control(self, connection: ControlConnection) -> None:
         await self._alone.check(connection)
+        self._link.was_dead()  # and that to the data broker is too, if it is silent: soon it ends
         self._control = connection
         try:
             for topic_filter in (*self._reader.filters(), *self._home.filters()):
@@ -380,6 +384,23 @@ class WorkerProcess:
                 await control.publish(Message(topic, payload))
             except ConnectionLostError:
                 log.debug("control is away; telemetry waits")
+
+    async def _send_beats(self) -> None:
+        """Between two telemetries, while anything depends on this node: it is soon missed."""
+        beat = Message(
+            self._topics.beat.name(node=self._config.node), self._machine.incarnation.encode()
+        )
+        every_s = self._config.telemetry_s
+        while True:
+            phase = (self._phase_s + BEAT_BEHIND * every_s) % every_s
+            await asyncio.sleep(until_beat_s(time.monotonic(), every_s, phase))
+            control = self._control
+            if control is None or not self._machine.is_depended_on:
+                continue
+            try:
+                await control.publish(beat)
+            except ConnectionLostError:
+                log.debug("control is away; beats wait")
 
     def _telemetry(self) -> Telemetry:
         self._sequence += 1

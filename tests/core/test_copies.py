@@ -11,7 +11,7 @@ from dsi_mqtt.core.copies import FAILED_MAX, ORDERS_MAX, PATIENCE_S, PAUSE_MAX_S
 from dsi_mqtt.core.deployment import Sla
 from dsi_mqtt.core.effects import Transmit
 from dsi_mqtt.core.message import Activation, Header
-from dsi_mqtt.core.table import DOOR, Table
+from dsi_mqtt.core.table import DOOR, Gone, Table
 from dsi_mqtt.core.transfers import COPYING_MAX_S, transfers
 from tests.core.build import A, B, make_table
 from tests.core.desk_generation import ON_B, ON_C, Desk2, asking, places, records_of, spec, started
@@ -171,6 +171,23 @@ def test_where_the_source_is_gone_it_is_computed_again() -> None:
     desk = between_steps()
     assert orders(desk)
     desk.hear(("b", "another"))
+    assert places(desk.step()) == [(0, 4)]
+
+
+def test_from_a_node_that_is_gone_nothing_is_copied() -> None:
+    """Whether a session has a step in the chain then, or is about to be copied from there."""
+    desk = Desk2()
+    started(desk, 2)
+    desk.look()
+    desk.serve(replace(COPIED, gone=(Gone(*B),)))
+    assert not orders(desk)
+    steps = desk.steps()
+    assert {step.header.stamp for step in steps} == {ON_C.stamp}
+    assert [place for step in steps for place, _ in places(step)] == [0, 0]
+    desk = between_steps()
+    assert orders(desk)
+    desk.serve(replace(ON_D, gone=(Gone(*B),)))
+    assert not orders(desk)
     assert places(desk.step()) == [(0, 4)]
 
 

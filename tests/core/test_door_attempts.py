@@ -20,6 +20,7 @@ from dsi_mqtt.core.effects import (
 )
 from dsi_mqtt.core.line import AGAIN_FIRST_S
 from dsi_mqtt.core.message import Activation, Failure, Header
+from dsi_mqtt.core.table import Gone, Replica
 from dsi_mqtt.core.unserved import HOPE_S
 from tests.core.build import (
     A,
@@ -159,6 +160,57 @@ def test_what_is_under_way_on_a_node_that_was_left_is_asked_for_at_once_and_but_
     desk.wait(PROBE_AFTER_S)
     (second,) = desk.sent()
     assert (second.request, second.stamp) == (first.request, ON_C.stamp)
+
+
+def test_what_is_under_way_on_a_node_that_is_gone_runs_again_at_once_and_is_no_suspect() -> None:
+    """It was silent: nobody would answer a probe, and nothing says that the input ended it."""
+    desk = Desk().give(make_input(1), make_input(2))
+    before = desk.sent()
+    desk.look()
+    desk.serve(replace(ON_C, gone=(Gone(*B),)))
+    assert desk.sent("credit") == []
+    assert {h.request for h in desk.sent("cancel")} == {h.request for h in before}
+    again = desk.sent()
+    assert [(h.request, h.stamp, h.attempt) for h in again] == [
+        (h.request, ON_C.stamp, 2) for h in before
+    ]
+    desk.done(before[0], b"late all the same").done(again[0], b"twice").done(again[1])
+    assert [r.body for r in desk.replies()] == [b"late all the same", b"result"]
+
+
+def test_who_is_gone_and_said_to_be_offline_has_died_of_something() -> None:
+    desk = Desk().give(make_input(1))
+    desk.sent()
+    desk.hear(B, "offline").serve(replace(ON_C, gone=(Gone(*B),)))
+    assert desk.sent() == [], "a suspect, of which that is retained first"
+    desk.retain()
+    assert [h.stamp for h in desk.sent()] == [ON_C.stamp]
+
+
+def test_a_silence_spends_none_of_the_budget() -> None:
+    count = int(BUDGET_LEAST) // 2
+    desk = Desk(make_table((A, (0, 3)), (B, (3, 6)), epoch=1, window=count))
+    desk.give(*(make_input(n) for n in range(count)))
+    for _ in range(2):
+        for sent in desk.sent():
+            desk.say("lost", sent)
+    desk.sent()
+    after = make_table((A, (0, 3)), (C, (3, 6)), epoch=2, window=count)
+    desk.serve(replace(after, gone=(Gone(*B),)))
+    assert desk.codes() == []
+    assert len(desk.sent()) == count
+
+
+def test_who_is_gone_matters_to_those_alone_whose_way_led_there() -> None:
+    both = (Replica(*B), Replica(*C))
+    segments = make_table((A, (0, 3)), (B, (3, 6)), epoch=1).segments
+    spread = replace(ON_B, segments=(segments[0], replace(segments[1], replicas=both)))
+    desk = Desk(spread).give(*(make_input(n) for n in range(8)))
+    sent = {h.request: spread.segments[1].replica(h.lane).node for h in desk.sent()}
+    assert set(sent.values()) == {"b", "c"}
+    desk.look()
+    desk.serve(replace(ON_C, gone=(Gone(*B),)))
+    assert {sent[h.request] for h in desk.sent("cancel")} == {"b"}
 
 
 def test_another_table_behind_it_is_no_answer_that_did_not_come() -> None:

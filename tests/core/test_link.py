@@ -260,6 +260,72 @@ def test_what_was_out_when_the_connection_ended_is_forgotten() -> None:
     assert link.meter.age_s(link.now) == age
 
 
+def falls_silent(link: Link, *, written: int, arriving: tuple[int, float]) -> None:
+    """For three seconds nothing comes any more; `arriving` of a message had."""
+    link.meter.due(link.now)
+    link.meter.wrote(written)
+    for tenth in range(1, 31):
+        nbytes, since_s = arriving
+        come = (nbytes, since_s + tenth / 10) if nbytes else (0, 0.0)
+        link.meter.watch(link.now + tenth / 10, come)
+    link.now += 3.0
+
+
+@pytest.mark.parametrize(
+    ("written", "arriving"), [(0, (0, 0.0)), (200_000, (0, 0.0)), (0, (2_000, 0.05))]
+)
+def test_a_silence_in_which_the_connection_ends_is_no_rate(
+    written: int, arriving: tuple[int, float]
+) -> None:
+    """Behind a half-open link: it was dead, and will be as wide as before when it is back."""
+    link = Link(up=20.0, down=20.0)
+    before = link.run(30)
+    falls_silent(link, written=written, arriving=arriving)
+    silent = link.meter.sample(link.now)
+    assert min(silent.up_mbit_s or 0, silent.down_mbit_s or 0) < 2.0, (
+        "as slow as it seems, till then"
+    )
+    link.meter.lost()
+    after = link.meter.sample(link.now)
+    assert (after.up_mbit_s, after.down_mbit_s) == (before.up_mbit_s, before.down_mbit_s)
+
+
+def test_who_is_back_at_the_other_broker_does_not_tell_of_a_silence_that_goes_on() -> None:
+    """A half-open link ends both connections, one a little before the other."""
+    link = Link(up=20.0, down=20.0)
+    before = link.run(30)
+    falls_silent(link, written=0, arriving=(0, 0.0))
+    link.meter.was_dead()
+    for tenth in range(1, 31):
+        link.meter.watch(link.now + tenth / 10)
+    told = link.meter.sample(link.now + 3.0)
+    assert told.up_mbit_s == pytest.approx(before.up_mbit_s, rel=0.1)
+    assert told.down_mbit_s == pytest.approx(before.down_mbit_s, rel=0.1)
+
+
+def test_a_silence_in_which_something_comes_was_a_slow_link() -> None:
+    link = Link(up=20.0, down=20.0)
+    link.run(30)
+    falls_silent(link, written=200_000, arriving=(0, 0.0))
+    silent = link.meter.sample(link.now)
+    link.meter.arrived(100, link.now, train="b", goes_on=False)
+    link.meter.lost()
+    assert link.meter.sample(link.now).up_mbit_s == silent.up_mbit_s
+
+
+def test_a_link_that_was_silent_for_a_while_is_soon_known_again() -> None:
+    """Nothing passed for three seconds, and then it goes on: a false rate of one way must not make
+    one of the other.
+    """
+    link = Link(up=20.0, down=20.0, noise=0.1, every_s=0.5, meter=LinkMeter(150))
+    link.run(30)
+    falls_silent(link, written=0, arriving=(0, 0.0))
+    for number in range(1_000):
+        link.meter.back(number, link.now)
+    after = link.run(8)
+    assert min(after.up_mbit_s or 0, after.down_mbit_s or 0) > 5.0
+
+
 ACTIVATION = 80_000
 FAR_S = 0.08
 

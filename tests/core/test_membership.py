@@ -6,7 +6,15 @@ from dataclasses import replace
 
 import pytest
 
-from dsi_mqtt.core.membership import GRACE_S, SILENT_S, WILL_CONFIRMED_S, Membership
+from dsi_mqtt.core.membership import (
+    CALM_S,
+    GRACE_S,
+    PAUSES,
+    SILENT_LEAST_S,
+    SILENT_S,
+    WILL_CONFIRMED_S,
+    Membership,
+)
 from dsi_mqtt.core.model import ModelGraph, UnitRange
 from dsi_mqtt.core.node import (
     HoldingReport,
@@ -28,6 +36,21 @@ def will(status: NodeStatus) -> NodeStatus:
 
 def telemetry(status: NodeStatus) -> Telemetry:
     return Telemetry(status.node, status.incarnation, 1, 0.0, 1, 1, 1, None)
+
+
+def listens(known: Membership, since: float, until: float) -> None:
+    """Somebody else is heard four times a second."""
+    for quarter in range(1, round(4 * (until - since)) + 1):
+        known.heard(min(since + quarter / 4, until))
+
+
+def speaks(known: Membership, since: float, *pauses: float) -> float:
+    """A does, after each of these pauses, while others are heard; the time of its last word."""
+    for pause in pauses:
+        listens(known, since, since + pause)
+        since += pause
+        known.beat_arrived("a", "a1", since)
+    return since
 
 
 def members(*statuses: NodeStatus) -> Membership:
@@ -67,17 +90,115 @@ def test_the_will_of_another_life_says_nothing() -> None:
 
 def test_silence_counts_only_while_others_are_heard() -> None:
     known = members(A, B)
-    late = SETTLED + SILENT_S
-    assert known.tick(late + 100) == []  # nobody is heard: the silence is one's own
+    late = START + SILENT_S
+    assert known.tick(SETTLED + 100) == []  # nobody is heard: the silence is one's own
+    listens(known, START, late)
     known.telemetry_arrived(telemetry(B), late)
-    assert known.tick(late) == [A]
+    assert known.tick(SETTLED) == []
+    known.telemetry_arrived(telemetry(B), late + 0.1)
+    assert known.tick(SETTLED) == [A]
     assert known.alive("b", "b1")
+
+
+def test_what_was_said_while_nobody_was_heard_has_yet_to_be_read() -> None:
+    """The broker stood still, or whoever listens did: words come one behind the other then."""
+    known = members(A, B)
+    now = speaks(known, START, *[0.25] * 2 * PAUSES)
+    back = now + 60.0
+    known.telemetry_arrived(telemetry(B), back)
+    assert known.tick(back) == []
+    known.beat_arrived("a", "a1", back + 0.01)
+    listens(known, back, back + SILENT_LEAST_S - 0.1)
+    assert known.tick(back + SILENT_LEAST_S - 0.1) == []
+
+
+def test_a_time_in_which_oneself_was_busy_is_nobody_s_silence() -> None:
+    """And no pause of anybody's, by which patience would grow."""
+    known = members(A)
+    now = START
+    for _ in range(2 * PAUSES):
+        known.was_busy(0.6)
+        now = speaks(known, now + 0.5, 0.3)
+    listens(known, now, now + 1.0)
+    for second in range(1, 10):
+        known.was_busy(0.8)
+        known.heard(now + 1.0 + 0.8 * second)
+    now += 0.8 * 9
+    assert known.tick(now + 1.0) == []
+    listens(known, now + 1.0, now + SILENT_LEAST_S - 0.1)
+    assert known.tick(now + SILENT_LEAST_S) == []
+    known.heard(now + SILENT_LEAST_S + 0.1)
+    assert known.tick(now + SILENT_LEAST_S + 0.1) == [A]
+
+
+def test_who_speaks_often_is_missed_soon() -> None:
+    known = members(A)
+    now = speaks(known, START, *[0.3, 0.2] * PAUSES)
+    listens(known, now, now + SILENT_LEAST_S)
+    assert known.tick(now + SILENT_LEAST_S) == []
+    known.heard(now + SILENT_LEAST_S + 0.01)
+    assert known.tick(now + SILENT_LEAST_S + 0.01) == [A]
+
+
+@pytest.mark.parametrize(("pause", "patience"), [(0.4, 2.0), (0.5, SILENT_S), (1.4, SILENT_S)])
+def test_who_paused_longer_lately_is_waited_for_longer(pause: float, patience: float) -> None:
+    """On a machine that is starved words come as they may."""
+    known = members(A)
+    now = speaks(known, START, *[0.25] * PAUSES, pause, *[0.25] * (PAUSES - 1))
+    listens(known, now, now + patience)
+    assert known.tick(now + patience) == []
+    known.heard(now + patience + 0.01)
+    assert known.tick(now + patience + 0.01) == [A]
+
+
+def test_nobody_is_known_by_a_few_words() -> None:
+    known = members(A)
+    now = speaks(known, SETTLED, *[0.25] * (PAUSES - 2))
+    listens(known, now, now + SILENT_S)
+    assert known.tick(now + SILENT_S) == []
+
+
+def test_where_somebody_was_missed_too_soon_nobody_is_for_a_while() -> None:
+    known = members(A, B)
+    now = speaks(known, START, *[0.25] * 2 * PAUSES)
+    later = now + SILENT_LEAST_S + 0.25
+    listens(known, now, later)
+    assert known.tick(later) == [A, B]
+    assert known.status_arrived(A, later + 0.25)
+    now = speaks(known, later + 0.25, *[0.25] * 2 * PAUSES)
+    listens(known, now, now + SILENT_S)
+    assert known.tick(now + SILENT_S) == []
+    known.heard(now + SILENT_S + 0.25)
+    assert known.tick(now + SILENT_S + 0.25) == [A]
+    assert known.status_arrived(A, now + 60.0)
+    now = speaks(known, now + 60.0, *[0.25] * round(4 * CALM_S))
+    listens(known, now, now + SILENT_LEAST_S + 0.25)
+    assert known.tick(now + SILENT_LEAST_S + 0.25) == [A]
+
+
+def test_a_link_that_was_dead_for_longer_makes_nobody_more_patient() -> None:
+    known = members(A)
+    now = speaks(known, START, *[0.25] * 2 * PAUSES)
+    listens(known, now, now + 6.0)
+    assert known.tick(now + 6.0) == [A]
+    known.status_arrived(A, now + 6.1)
+    now = speaks(known, now + 6.1, 0.25)
+    listens(known, now, now + SILENT_LEAST_S + 0.25)
+    assert known.tick(now + SILENT_LEAST_S + 0.25) == [A]
+
+
+def test_a_beat_of_another_life_keeps_nobody_alive() -> None:
+    known = members(A)
+    for quarter in range(round(4 * SILENT_S) + 2):
+        known.beat_arrived("a", "a0", START + quarter / 4)
+        known.beat_arrived("stranger", "x", START + quarter / 4)
+    assert known.tick(SETTLED) == [A]
 
 
 def test_ones_own_message_coming_back_shows_that_the_others_are_silent() -> None:
     known = members(A)
     known.telemetry_arrived(telemetry(A), SETTLED)
-    known.heard(SETTLED + SILENT_S)
+    listens(known, SETTLED, SETTLED + SILENT_S)
     assert known.tick(SETTLED + SILENT_S) == []
     known.heard(SETTLED + SILENT_S + 0.1)
     assert known.tick(SETTLED + SILENT_S + 0.1) == [A]
@@ -85,8 +206,9 @@ def test_ones_own_message_coming_back_shows_that_the_others_are_silent() -> None
 
 def test_telemetry_of_another_life_keeps_nobody_alive() -> None:
     known = members(A, B)
-    known.telemetry_arrived(replace(telemetry(A), incarnation="a0"), SETTLED + SILENT_S)
-    known.telemetry_arrived(telemetry(B), SETTLED + SILENT_S)
+    for half in range(2 * round(SETTLED + SILENT_S - START)):
+        known.telemetry_arrived(replace(telemetry(A), incarnation="a0"), START + half / 2)
+        known.telemetry_arrived(telemetry(B), START + half / 2)
     assert known.tick(SETTLED + SILENT_S) == [A]
 
 
@@ -101,6 +223,7 @@ def test_after_the_own_connection_was_away_nobody_dies_for_a_grace_time(why: str
     known.connected(back)
     if why == "will after":  # it kept them
         known.status_arrived(will(A), back)
+    listens(known, back, back + GRACE_S - 0.2)
     known.telemetry_arrived(telemetry(B), back + GRACE_S - 0.1)
     assert known.tick(back + GRACE_S - 0.01) == []
     assert not known.settled(back + GRACE_S - 0.01)

@@ -61,6 +61,34 @@ def test_who_takes_over_prepares_what_was_not_ready() -> None:
     assert site.serves("b")
 
 
+def test_what_one_deployment_decides_goes_out_before_the_next_is_looked_at() -> None:
+    """Where a look takes long. None of them is kept from its turn by that."""
+    watch = iter(range(10**9))
+    site = Site(Node("a", "a1", room=30, gflops=100.0), Node("b", "b1", room=30, gflops=1.0))
+    site.orchestrator = Orchestrator("m", lambda: "secret", stopwatch=lambda: float(next(watch)))
+    site.reconnect()
+    names = (NAME, "another", "third")
+    for name in names:
+        site.deploy(replace(SPEC, name=name))
+
+    def served_by(node: str) -> bool:
+        tables = [site.documents[name].serve for name in names if name in site.documents]
+        return len(tables) == len(names) and all(
+            table is not None and table.serves and placed(table)[0][0] == node for table in tables
+        )
+
+    site.until(lambda: served_by("a"))
+    site.kill("a")
+    at_once = []
+    while not served_by("b"):
+        before = len(site.decided)
+        site.run(0.05)
+        at_once.append(len(site.decided) - before)
+        assert len(at_once) < 100, "somebody has no turn"
+    assert max(at_once) == 1
+    assert sum(at_once) == len(names)
+
+
 def test_after_its_own_absence_it_takes_nobody_for_dead() -> None:
     site = serving(Node("a", "a1", room=3), Node("b", "b1", room=3))
     before = site.document

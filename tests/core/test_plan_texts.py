@@ -7,7 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+from dsi_mqtt.core import texts_plan
 from dsi_mqtt.core.aim import Texts
+from dsi_mqtt.core.cadence import Times
 from dsi_mqtt.core.deployment import Codecs, Deployment, Generation, Policy, Sla
 from dsi_mqtt.core.formulation import question_of
 from dsi_mqtt.core.model import ModelGraph, ModelSpec, Unit
@@ -93,6 +95,32 @@ def test_a_long_prompt_pays_for_each_of_its_slices() -> None:
     assert three.cadence.first_s - three.access_s == pytest.approx(
         3 * (one.cadence.first_s - one.access_s)
     )
+
+
+@pytest.mark.parametrize("rate_per_s", [0.5, 5.0, 50.0])
+def test_few_widths_of_steps_tell_of_all(
+    rate_per_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chain that bears less than what comes is looked at with every number of sessions."""
+    spec = chat(Generation(sessions_max=64), rate_per_s=rate_per_s)
+    nodes = (node("a"), node("b", step_ms=7.0, mib=100), node("c", each_ms=3.0, mib=200))
+    asked: list[int] = []
+    formulated = texts_plan._Rhythms._times
+
+    def counted(self: texts_plan._Rhythms, texts: Texts, width: int) -> Times:
+        asked.append(width)
+        return formulated(self, texts, width)
+
+    monkeypatch.setattr(texts_plan._Rhythms, "_times", counted)
+    few, asked_few = planned(spec, *nodes).cadence, len(asked)
+    monkeypatch.setattr(texts_plan, "_told_for", lambda width: (width, width))
+    asked.clear()
+    all_ = planned(spec, *nodes).cadence
+    assert few is not None
+    assert all_ is not None
+    for name in ("first_s", "token_s", "token_within_s", "sessions", "width", "rate_per_s"):
+        assert getattr(few, name) == pytest.approx(getattr(all_, name), rel=1e-3)
+    assert asked_few < len(asked) * (1.0 if all_.sustained else 0.6)
 
 
 def test_sessions_that_share_steps_make_a_load_bearable() -> None:

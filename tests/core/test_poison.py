@@ -14,7 +14,7 @@ from dsi_mqtt.core.attempts import (
 from dsi_mqtt.core.effects import (
     WriteRecord,
 )
-from dsi_mqtt.core.line import AGAIN_FIRST_S
+from dsi_mqtt.core.line import AGAIN_FIRST_S, Line, Request
 from dsi_mqtt.core.message import MessageKind
 from dsi_mqtt.core.node import NodeState
 from dsi_mqtt.core.request import Redelivery
@@ -71,6 +71,24 @@ def test_what_was_retained_of_an_input_counts_whoever_hands_it_over() -> None:
     desk.do(desk.door.named(ON_B, 0.0, before=C)).give(given)
     assert desk.sent() == []
     assert desk.records() == ["1+"]
+
+
+def test_nor_do_others_who_are_younger_keep_many_suspects_waiting() -> None:
+    """As many come as the chain can serve: somebody else is always due."""
+    window, many = 16, 20
+    line = Line()
+    for number in range(500):
+        given = make_input(number)
+        line.join(Request(given.request, given, 30.0, suspect=number < many))
+    begun: list[bool] = []
+    while request := line.next_up([], window, 0.0):
+        if request.suspect and not request.recorded:
+            request.recorded = True
+            line.join(request, first=True)
+        else:
+            begun.append(request.suspect)
+    places = [place for place, suspect in enumerate(begun) if suspect]
+    assert places == [place * (1 + window // 4) for place in range(many)]
 
 
 def test_many_suspects_do_not_keep_the_others_waiting() -> None:

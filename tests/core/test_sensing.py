@@ -13,6 +13,7 @@ from dsi_mqtt.core.deployment import Codecs, Policy, Sla
 from dsi_mqtt.core.model import UnitRange
 from dsi_mqtt.core.node import DoorLoad, LinkSample, NodeStatus, SegmentLoad, Telemetry
 from dsi_mqtt.core.offered import ARRIVALS, SAMPLE_S, TEXTS, Coming, Offered
+from dsi_mqtt.core.orchestrator import Orchestrator
 from dsi_mqtt.core.sensing import FACTOR, LOOK_NODE_S, LOOK_S, Sensing
 from tests.core.orchestra import NAME, SPEC, Node, moving, placed, serving
 
@@ -167,6 +168,29 @@ def test_a_link_that_falls_to_a_tenth_moves_the_chain_within_seconds() -> None:
     site.until(lambda: site.serves("b"), within=5.0)
     assert site.now - began <= 5.0
     assert "node a: its uplink is 10 Mbit/s, 100 before" in [d.reason for d in site.decided]
+
+
+@pytest.mark.parametrize(("took_s", "least", "most"), [(0.0, 20, 40), (2.0, 3, 6)])
+def test_figures_do_not_keep_the_orchestrator_from_listening(
+    took_s: float, least: int, most: int
+) -> None:
+    """On a slow machine a look takes seconds, in which nobody is heard; what calls for it is noise.
+    A node that goes is another matter.
+    """
+    a, b = Node("a", "a1", link=FAST), Node("b", "b1", link=LinkSample(2.5, 90.0, 90.0))
+    site = serving(a, b, spec=moving(min_gain=0.99))
+    watch = iter(range(10**9))
+    site.orchestrator = Orchestrator("m", lambda: "secret", stopwatch=lambda: next(watch) * took_s)
+    site.reconnect()
+    site.run(20.0)
+    served = site.orchestrator._served[NAME]
+    before = served.looks
+    for second in range(40):
+        a.link = LinkSample(4.0, 100.0, 100.0) if second % 2 else LinkSample(9.0, 40.0, 40.0)
+        site.run(1.0)
+    assert least <= served.looks - before <= most
+    site.kill("a")
+    site.until(lambda: site.serves("b"), within=2.0)
 
 
 def test_a_better_placement_that_gains_little_is_left() -> None:

@@ -137,11 +137,11 @@ def test_rules_that_changed_do_not_stand_in_the_way_of_what_is_left() -> None:
 
 def test_where_the_door_before_is_gone_nobody_is_waited_for() -> None:
     site = serving(*nodes("a"), *nodes("b", gflops=9.0), spec=ONE)
-    assert site.serve.door is not None
-    assert not site.serve.door.orphaned
+    before = site.serve
     site.vanish("a")
     site.until(lambda: site.serves("b"))
-    assert site.serve.door.orphaned
+    assert [table.door and table.door.orphaned for table in (before, site.serve)] == [False, True]
+    assert [node for node, _ in site.serve.gone] == ["a"]
 
 
 @pytest.mark.parametrize("victim", ["first", "last"])

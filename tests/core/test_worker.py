@@ -193,6 +193,25 @@ def test_a_replaced_door_that_loses_its_ingress_does_not_take_it_back() -> None:
     assert node.worker.status().doors == ()
 
 
+@pytest.mark.parametrize(
+    ("session", "ended"), [("session", False), ("another", True)], ids=["the same", "another"]
+)
+def test_a_door_that_was_replaced_leaves_the_session_to_the_next(
+    session: str, *, ended: bool
+) -> None:
+    """Which may reach the broker by another address: to end the session there would take it, and
+    all inputs in it, from the next door.
+    """
+    node = Node().opened()
+    elsewhere = make_table((B, (0, 6)), epoch=2, door=C)
+    assert DOOR_HERE.door is not None
+    assert elsewhere.door is not None
+    assert elsewhere.door.session == DOOR_HERE.door.session == "session"
+    place = replace(elsewhere.door, ingress="mqtt://the-same-by-another-name", session=session)
+    (left,) = of(node.serve(replace(elsewhere, door=place)), fx.CloseIngress)
+    assert left == fx.CloseIngress(NAME, forget=ended)
+
+
 def test_undeployed_the_door_answers_and_ends_the_session() -> None:
     node = Node().opened()
     node.give(1)

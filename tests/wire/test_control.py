@@ -78,7 +78,8 @@ TABLE = """
  "brokers":{"cell-1":{"control":"mqtt://10.0.0.1:1883","data":"mqtt://10.0.0.1:1884"}},
  "transfers":[{"units":[2,4],"from":{"epoch":16,"segment":"s0"},
                "to":{"epoch":17,"segment":"s1"},"mode":"copy"}],
- "forecast":{"p50_ms":900.0,"p95_ms":1400.0,"rate_per_s":0.5,"token_p50_ms":90.0,"token_p95_ms":120.0}}
+ "forecast":{"p50_ms":900.0,"p95_ms":1400.0,"rate_per_s":0.5,"token_p50_ms":90.0,"token_p95_ms":120.0},
+ "gone":[["hall-gw3","07c2"]]}
 """
 
 

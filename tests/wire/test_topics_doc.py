@@ -46,6 +46,7 @@ def table(heading: str) -> list[list[str]]:
 def test_the_table_of_topics_is_the_code_s() -> None:
     told = {row[0].strip("`"): row[1:] for row in table("topic")}
     bytes_of = {
+        "beat": "bytes",
         "echo": "bytes",
         "probe": "bytes",
         "in": "an input",
