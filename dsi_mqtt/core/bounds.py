@@ -135,20 +135,23 @@ def grouped(doors: Sequence[int]) -> tuple[End, ...]:
 class Bounds:
     """For the doors of `ends`, at `prices`.
 
-    score: what is minimised, with the prices of budgets in it.
+    ways: codings that matter at these prices; of those alone is what follows.
+    score: what is minimised, with the prices of budgets and stations in it.
     spent[cut, node]: score, charges and rents of the units before `cut`.
     """
 
     problem: Problem
     ends: tuple[End, ...]
     prices: Prices
+    ways: tuple[int, ...]
     score: Sums
     spent: Nanoseconds
     layers: Layers
 
     @classmethod
     def of(cls, problem: Problem, prices: Prices, ends: tuple[End, ...]) -> Bounds:
-        score = _priced(problem, prices)
+        ways = _ways(problem, prices)
+        score = _priced(problem, prices, ways)
         spent = score.compute + prices.charges + prices.rents
         last = _answered(problem, score, spent, ends)
         programme = Programme.of(problem, score, spent, many=_shares_out(problem, score))
@@ -156,12 +159,16 @@ class Bounds:
             layers = programme.numbered(last, problem.max_segments)
         else:
             layers = programme.whole(last)
-        return cls(problem, ends, prices, score, spent, layers)
+        return cls(problem, ends, prices, ways, score, spent, layers)
 
     @property
     def counted(self) -> int:
         """Segments up to which layers tell chains apart by their number."""
         return len(self.layers.after)
+
+    def every_way(self) -> Sums:
+        """`score` with all codings of the problem."""
+        return _priced(self.problem, self.prices, tuple(range(len(self.problem.codings))))
 
     def root(self, end: int, door: int) -> float:
         """The least of all that has this door and this end, credited."""
@@ -228,13 +235,14 @@ class Bounds:
             more = min(most - len(steps), self.counted) - 1
             start, count = self.layers.start[more][end, cut], len(score.hop) if cut else 1
             hops = score.leave[:count, cut, at] + score.hop[:count]
-            ways = start + (score.arrive[:count, cut] + hops[:, None])
-            ways[:, at] = np.inf
+            moved = start + (score.arrive[:count, cut] + hops[:, None])
+            moved[:, at] = np.inf
             if not cut or problem.by_hand:
-                ways[0, at] = start[at]
-            coding, at = divmod(int(ways.argmin()), len(start))
-            if math.isinf(ways[coding, at]):
+                moved[0, at] = start[at]
+            way, to = divmod(int(moved.argmin()), len(start))
+            if math.isinf(moved[way, to]):
                 return ()
+            coding, at = self.ways[way] if cut and to != at else 0, to
             totals = self.layers.after[more][end, cut + 1 : int(problem.reach[cut, at]) + 1, at]
             if problem.given is not None:
                 totals = np.where(problem.given[cut, cut + 1 :][: len(totals)], totals, np.inf)
@@ -243,16 +251,25 @@ class Bounds:
         return tuple(steps)
 
 
-def _priced(problem: Problem, prices: Prices) -> Sums:
-    """The score with charges for what budgets and stations are used, each rounded down: what is
-    within a limit is charged no more than credited.
+def _ways(problem: Problem, prices: Prices) -> tuple[int, ...]:
+    """Codings that matter at these prices; others are nowhere less, whatever the nodes."""
+    for budget, rate in zip(problem.budgets, prices.rates, strict=False):
+        charged = np.floor(rate * budget.sums.hop)
+        if (charged != charged[0]).any():
+            return tuple(range(len(problem.codings)))
+    return problem.quickest if prices.stations is None else problem.lightest
+
+
+def _priced(problem: Problem, prices: Prices, ways: tuple[int, ...]) -> Sums:
+    """The score of these codings with charges for what budgets and stations are used, each rounded
+    down: what is within a limit is charged no more than credited.
     """
-    score = problem.score
+    score = problem.score.written(ways)
     for budget, rate in zip(problem.budgets, prices.rates, strict=False):
         if rate:
-            score += budget.sums.charged(rate)
+            score += budget.sums.written(ways).charged(rate)
     if prices.stations is not None:
-        score += _station_charges(problem, prices.stations)
+        score += _station_charges(problem, prices.stations, ways)
     return score
 
 
@@ -262,16 +279,23 @@ def _shares_out(problem: Problem, score: Sums) -> bool:
     return bool(score.compute[-1].sum() > 2 * own)
 
 
-def _station_charges(problem: Problem, rates: Nanoseconds) -> Sums:
+def _station_charges(problem: Problem, rates: Nanoseconds, ways: tuple[int, ...]) -> Sums:
     demands, (work, sends, gets) = problem.demands, rates
     units = np.diff(demands.compute, axis=0, prepend=0.0)
     access = sends * demands.access_sends + gets * demands.access_gets
+    chosen = list(ways)
+
+    def charged(link: Nanoseconds, used: Nanoseconds, codec: Nanoseconds) -> Nanoseconds:
+        charges = link * used[chosen]
+        charges += work * codec[chosen]
+        return np.floor(charges, out=charges)
+
     return Sums(
         compute=np.cumsum(np.floor(work * units), axis=0),
         segment=float(np.floor(work.min() * demands.segment)),
-        leave=np.floor(sends * demands.sends + work * demands.encode),
-        arrive=np.floor(gets * demands.gets + work * demands.decode),
-        hop=np.zeros(len(problem.codings)),
+        leave=charged(sends, demands.sends, demands.encode),
+        arrive=charged(gets, demands.gets, demands.decode),
+        hop=np.zeros(len(chosen)),
         access=np.floor(access),
     )
 

@@ -158,6 +158,7 @@ def formulate(
         max_segments=rules.max_segments,
         given=given,
         codings=arrays.codings,
+        lightest=arrays.lightest,
         quickest=arrays.quickest,
         bytes_at=arrays.bytes_at(),
         allowed=allowed,
@@ -174,8 +175,8 @@ def formulate(
 
 @dataclass(frozen=True, slots=True)
 class _Arrays:
-    """codecs[coding, trip]: which of the question's codecs. crossings: by trip. quickest: as in
-    `Problem`.
+    """codecs[coding, trip]: which of the question's codecs. crossings: by trip. lightest, quickest:
+    as in `Problem`.
     """
 
     graph: ModelGraph
@@ -185,6 +186,7 @@ class _Arrays:
     codecs: NDArray[np.intp]
     passages: tuple[Passage, ...]
     crossings: tuple[tuple[Nanoseconds, Nanoseconds], ...]
+    lightest: tuple[int, ...]
     quickest: tuple[int, ...]
 
     @classmethod
@@ -197,16 +199,15 @@ class _Arrays:
         ways = codings(known, question.trips)
         numbers = {codec.name: number for number, codec in enumerate(known)}
         codecs = np.array([[numbers[codec.name] for codec in way.codecs] for way in ways], np.intp)
-        loads = question.aim.loads
-        better = [
-            p.better(times, loads=loads) for p, times in zip(passages, crossings, strict=True)
-        ]
-        useful, quickest = useful_of(ways, codecs, better, question.error_max)
+        better = [p.better(times) for p, times in zip(passages, crossings, strict=True)]
+        loads, error_max = question.aim.loads, question.error_max
+        useful, *best = useful_of(ways, codecs, better, error_max, loads=loads)
         if every:
-            useful = quickest = list(range(len(ways)))
-        places = tuple(useful.index(way) for way in quickest)
-        ways = tuple(ways[i] for i in useful)
-        return cls(graph, nodes, question, ways, codecs[useful], passages, crossings, places)
+            useful = list(range(len(ways)))
+            best = [useful, useful]
+        lightest, quickest = (tuple(useful.index(way) for way in some) for some in best)
+        ways, codecs = tuple(ways[i] for i in useful), codecs[useful]
+        return cls(graph, nodes, question, ways, codecs, passages, crossings, lightest, quickest)
 
     def bytes_at(self) -> NDArray[np.float64]:
         total = np.zeros((len(self.codings), len(self.graph.units) + 1))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,8 +20,8 @@ from dsi_mqtt.core.sizes import GIB
 class Passage:
     """One trip, whichever codec is used. sizes[codec, cut]: bytes that cross.
 
-    seconds[unit, node]. up, down[codec, cut, node]: ns on the links; encode, decode: of codecs,
-    whose work is none at both ends.
+    seconds[unit, node]. up, down[codec, cut, node]: ns on the links. writes, reads[codec, cut]: ns
+    that codecs take, which is nothing at both ends, where a node's pace[node] is 1.
     """
 
     trip: Trip
@@ -30,8 +29,9 @@ class Passage:
     seconds: NDArray[np.float64]
     up: Nanoseconds
     down: Nanoseconds
-    encode: Nanoseconds
-    decode: Nanoseconds
+    writes: Nanoseconds
+    reads: Nanoseconds
+    pace: NDArray[np.float64]
 
     @classmethod
     def of(
@@ -43,7 +43,6 @@ class Passage:
         sizes = np.rint(np.array([codec.ratio for codec in codecs])[:, None] * plain)
         sizes[:, 0], sizes[:, -1] = graph.input_bytes * trip.rows, graph.result_bytes
         rows = [node.seconds(trip.phase, trip.rows) for node in nodes]
-        paces = np.array([node.codec_pace for node in nodes])
         gib, calls = plain / GIB * 1e9, np.where(plain > 0, 1e9, 0.0)
         writes = np.array([c.encode_s * gib + c.encode_call_s * calls for c in codecs])
         reads = np.array([c.decode_s * gib + c.decode_call_s * calls for c in codecs])
@@ -54,9 +53,18 @@ class Passage:
             seconds=np.array(rows).reshape(len(nodes), units).T,
             up=up,
             down=down,
-            encode=writes[..., None] * paces,
-            decode=reads[..., None] * paces,
+            writes=writes,
+            reads=reads,
+            pace=np.array([node.codec_pace for node in nodes]),
         )
+
+    @property
+    def encode(self) -> Nanoseconds:
+        return self.writes[..., None] * self.pace
+
+    @property
+    def decode(self) -> Nanoseconds:
+        return self.reads[..., None] * self.pace
 
     def uses(self, use: Use) -> Nanoseconds:
         """[codec, cut, node]: how long a hop keeps a station busy."""
@@ -78,21 +86,17 @@ class Passage:
         arrive += half
         return np.rint(leave, out=leave), np.rint(arrive, out=arrive)
 
-    def better(self, crossing: tuple[Nanoseconds, Nanoseconds], *, loads: bool) -> Flags:
-        """[codec, codec]: the first is on no node and at no cut worse than the second.
-
-        loads: that includes how long each station is busy.
+    def better(self, crossing: tuple[Nanoseconds, Nanoseconds]) -> tuple[Flags, Flags]:
+        """[codec, codec]: the first is on no node and at no cut slower than the second, and keeps no
+        link busy for longer; and of those, it keeps no processor busy for longer either.
         """
-        busy = self.encode, self.decode
         # Links take what the bytes are worth: what is smaller keeps none of them busy for longer.
-        count, smaller = len(self.sizes), _nowhere_more(self.sizes)
-        better = np.ones((count, count), np.bool_)
-        for one, other in itertools.permutations(range(count), 2):
-            better[one, other] = smaller[one, other] and (
-                all((array[one] <= array[other]).all() for array in busy)
-                or not (loads or any((array[one] > array[other]).any() for array in crossing))
-            )
-        return better
+        smaller = _nowhere_more(self.sizes)
+        lighter = smaller & _nowhere_more(self.writes) & _nowhere_more(self.reads)
+        quicker = lighter.copy()
+        for one, other in zip(*np.nonzero(smaller & ~lighter), strict=True):
+            quicker[one, other] = all((array[one] <= array[other]).all() for array in crossing)
+        return quicker, lighter
 
 
 def _nowhere_more(values: NDArray[np.float64]) -> Flags:
@@ -103,25 +107,32 @@ def _nowhere_more(values: NDArray[np.float64]) -> Flags:
 def useful_of(
     ways: Sequence[Coding],
     codecs: NDArray[np.intp],
-    better: Sequence[Flags],
+    better: Sequence[tuple[Flags, Flags]],
     error_max: float | None,
-) -> tuple[list[int], list[int]]:
-    """Numbers of the codings that can be part of a best placement, the plain one among them; and of
-    those that can where nothing is left to decide by errors.
+    *,
+    loads: bool,
+) -> tuple[list[int], list[int], list[int]]:
+    """Numbers of the codings that can be part of a best placement, the plain one among them; of
+    those of them that can where nothing is left to decide by errors; and where it does not matter
+    how long stations are busy either.
 
-    One is of no use if its error alone is too much, or another one is nowhere worse.
+    One is of no use if its error alone is too much, or another one is nowhere worse. better: by
+    trip, as `Passage` says. loads: it matters how long stations are busy.
     """
     errors = np.array([np.rint(way.error * SHARE) for way in ways])
     limit = np.inf if error_max is None else np.rint(error_max * SHARE)
-    wins = np.ones((len(ways), len(ways)), np.bool_)
-    for chosen, matrix in zip(codecs.T, better, strict=True):
-        wins &= matrix[np.ix_(chosen, chosen)]
+    quicker, lighter = (np.ones((len(ways), len(ways)), np.bool_) for _ in range(2))
+    for chosen, (quick, light) in zip(codecs.T, better, strict=True):
+        quicker &= quick[np.ix_(chosen, chosen)]
+        lighter &= light[np.ix_(chosen, chosen)]
+    wins = lighter if loads else quicker
     both = wins if error_max is None else wins & (errors[:, None] <= errors)
     kept = ~_beaten(both) & (errors <= limit)
     kept[0] = True
     useful = np.flatnonzero(kept)
-    quickest = useful[~_beaten(wins[np.ix_(useful, useful)])]
-    return useful.tolist(), quickest.tolist()
+    lightest = useful[~_beaten(wins[np.ix_(useful, useful)])]
+    quickest = lightest[~_beaten(quicker[np.ix_(lightest, lightest)])]
+    return useful.tolist(), lightest.tolist(), quickest.tolist()
 
 
 def _beaten(wins: Flags) -> Flags:

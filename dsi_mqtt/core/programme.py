@@ -52,12 +52,9 @@ class Programme:
     @classmethod
     def of(cls, problem: Problem, score: Sums, spent: Nanoseconds, *, many: bool) -> Programme:
         segment = (score.segment + MORE) - spent[:-1]
-        leave, arrive, hop = score.leave, score.arrive, score.hop
-        charged = hop - problem.score.hop
-        if (charged == charged[0]).all() and len(problem.quickest) < len(hop):
-            ways = list(problem.quickest)  # what is nowhere slower is nowhere dearer
-            leave, arrive, hop = leave[ways], arrive[ways], hop[ways]
-        return cls(problem, spent, segment, leave + hop[:, None, None], arrive, many)
+        return cls(
+            problem, spent, segment, score.leave + score.hop[:, None, None], score.arrive, many
+        )
 
     def numbered(self, last: Nanoseconds, segments: int) -> Layers:
         """For so many segments: all cuts at once.
@@ -66,20 +63,19 @@ class Programme:
         """
         windows = _Windows.of(self.problem.reach, len(last))
         after, start = [last], [windows.least(last, self.segment)]
-        rows = np.arange(1, self.problem.units)  # cuts from where on something has become less
+        cuts = slice(1, self.problem.units)  # where segments may begin with less than was known
         for _ in range(segments - 1):
-            begun, *hops = (
-                part.take(rows, axis=1) for part in (start[-1], self.leave, self.arrive)
-            )
+            begun, leave, arrive = (part[:, cuts] for part in (start[-1], self.leave, self.arrive))
             layer = after[-1].copy()
-            layer[:, rows] = self._moved(begun, *hops) + self.spent[rows]
+            layer[:, cuts] = self._moved(begun, leave, arrive) + self.spent[cuts]
             if np.array_equal(layer, after[-1]):
                 break
             after.append(layer)
             start.append(windows.least(layer, self.segment))
-            rows = 1 + np.flatnonzero((start[-1] != start[-2])[:, 1:].any(axis=(0, 2)))
-            if not len(rows):
+            less = np.flatnonzero((start[-1] != start[-2])[:, 1:].any(axis=(0, 2)))
+            if not len(less):
                 break
+            cuts = slice(1 + int(less[0]), 2 + int(less[-1]))
         return Layers(tuple(after), tuple(start))
 
     def whole(self, last: Nanoseconds) -> Layers:
