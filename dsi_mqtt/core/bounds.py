@@ -286,8 +286,11 @@ def _station_charges(problem: Problem, rates: Nanoseconds, ways: tuple[int, ...]
     chosen = list(ways)
 
     def charged(link: Nanoseconds, used: Nanoseconds, codec: Nanoseconds) -> Nanoseconds:
-        charges = link * used[chosen]
-        charges += work * codec[chosen]
+        charges = used[chosen]
+        charges *= link
+        codecs = codec[chosen]
+        codecs *= work
+        charges += codecs
         return np.floor(charges, out=charges)
 
     return Sums(

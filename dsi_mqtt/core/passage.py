@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,27 +12,69 @@ from numpy.typing import NDArray
 from dsi_mqtt.core.aim import Trip
 from dsi_mqtt.core.codecs import Codec, Coding
 from dsi_mqtt.core.model import ModelGraph
-from dsi_mqtt.core.problem import SHARE, Flags, Nanoseconds, Use
+from dsi_mqtt.core.problem import SHARE, Flags, Nanoseconds
 from dsi_mqtt.core.profile import NodeView
 from dsi_mqtt.core.sizes import GIB
 
 
 @dataclass(frozen=True, slots=True)
-class Passage:
-    """One trip, whichever codec is used. sizes[codec, cut]: bytes that cross.
-
-    seconds[unit, node]. up, down[codec, cut, node]: ns on the links. writes, reads[codec, cut]: ns
-    that codecs take, which is nothing at both ends, where a node's pace[node] is 1.
+class Links:
+    """Of each node. up, down: Mbit/s, which is bits in a µs; half: ns of half a round trip; pace: by
+    how much codecs are slower there.
     """
 
-    trip: Trip
+    up: NDArray[np.float64]
+    down: NDArray[np.float64]
+    half: Nanoseconds
+    pace: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, nodes: Sequence[NodeView]) -> Links:
+        figures = [
+            (n.link.up_mbit_s, n.link.down_mbit_s, n.link.rtt_ms * 0.5e6, n.codec_pace)
+            for n in nodes
+        ]
+        return cls(*np.array(figures, np.float64).reshape(len(nodes), 4).T.copy())
+
+
+class Crossing(NamedTuple):
+    """Of what crosses each cut, […, cut]: bytes, and ns that codecs take where the pace is 1, which
+    is nothing at both ends.
+    """
+
     sizes: NDArray[np.float64]
-    seconds: NDArray[np.float64]
-    up: Nanoseconds
-    down: Nanoseconds
     writes: Nanoseconds
     reads: Nanoseconds
-    pace: NDArray[np.float64]
+
+    def leave(self, links: Links, trips: float = 1.0) -> Nanoseconds:
+        """[…, cut, node]: ns out of a node, in so many trips."""
+        return _times(self.sizes, links.up, self.writes, links.pace, trips * links.half)
+
+    def arrive(self, links: Links, trips: float = 1.0) -> Nanoseconds:
+        """[…, cut, node]: ns into a node."""
+        return _times(self.sizes, links.down, self.reads, links.pace, trips * links.half)
+
+
+def _times(
+    sizes: NDArray[np.float64],
+    rates: NDArray[np.float64],
+    work: Nanoseconds,
+    pace: NDArray[np.float64],
+    besides: Nanoseconds,
+) -> Nanoseconds:
+    times = 8e3 * sizes[..., None] / rates
+    times += work[..., None] * pace
+    times += besides
+    return np.rint(times, out=times)
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """One trip, whichever codec is used. seconds[unit, node]. crossing: by codec."""
+
+    trip: Trip
+    seconds: NDArray[np.float64]
+    crossing: Crossing
 
     @classmethod
     def of(
@@ -46,56 +89,26 @@ class Passage:
         gib, calls = plain / GIB * 1e9, np.where(plain > 0, 1e9, 0.0)
         writes = np.array([c.encode_s * gib + c.encode_call_s * calls for c in codecs])
         reads = np.array([c.decode_s * gib + c.decode_call_s * calls for c in codecs])
-        up, down = transfers(nodes, sizes)
-        return cls(
-            trip=trip,
-            sizes=sizes,
-            seconds=np.array(rows).reshape(len(nodes), units).T,
-            up=up,
-            down=down,
-            writes=writes,
-            reads=reads,
-            pace=np.array([node.codec_pace for node in nodes]),
-        )
+        seconds = np.array(rows).reshape(len(nodes), units).T
+        return cls(trip, seconds, Crossing(sizes, writes, reads))
 
-    @property
-    def encode(self) -> Nanoseconds:
-        return self.writes[..., None] * self.pace
-
-    @property
-    def decode(self) -> Nanoseconds:
-        return self.reads[..., None] * self.pace
-
-    def uses(self, use: Use) -> Nanoseconds:
-        """[codec, cut, node]: how long a hop keeps a station busy."""
-        match use:
-            case "sends":
-                return self.up
-            case "gets":
-                return self.down
-            case "encode":
-                return self.encode
-            case "decode":
-                return self.decode
-
-    def crossing(self, nodes: Sequence[NodeView]) -> tuple[Nanoseconds, Nanoseconds]:
-        """[codec, cut, node]: what leaving and arriving take."""
-        half = np.array([node.link.rtt_ms for node in nodes]) * 0.5e6
-        leave, arrive = self.up + self.encode, self.down + self.decode
-        leave += half
-        arrive += half
-        return np.rint(leave, out=leave), np.rint(arrive, out=arrive)
-
-    def better(self, crossing: tuple[Nanoseconds, Nanoseconds]) -> tuple[Flags, Flags]:
-        """[codec, codec]: the first is on no node and at no cut slower than the second, and keeps no
-        link busy for longer; and of those, it keeps no processor busy for longer either.
+    def better(self, links: Links) -> tuple[Flags, Flags]:
+        """[codec, codec]: the first is nowhere slower than the second, and takes no more bytes; and
+        of those, it takes no more work either.
         """
+        sizes, *works = self.crossing
         # Links take what the bytes are worth: what is smaller keeps none of them busy for longer.
-        smaller = _nowhere_more(self.sizes)
-        lighter = smaller & _nowhere_more(self.writes) & _nowhere_more(self.reads)
+        smaller = _nowhere_more(sizes)
+        lighter = smaller & _nowhere_more(works[0]) & _nowhere_more(works[1])
         quicker = lighter.copy()
+        # What is spared counts least where the link is quick and the codec slow.
+        most = [float((rate * links.pace).max(initial=0.0)) for rate in (links.up, links.down)]
         for one, other in zip(*np.nonzero(smaller & ~lighter), strict=True):
-            quicker[one, other] = all((array[one] <= array[other]).all() for array in crossing)
+            spared = 8e3 * (sizes[other] - sizes[one])
+            quicker[one, other] = all(
+                ((work[one] - work[other]) * each <= spared).all()
+                for work, each in zip(works, most, strict=True)
+            )
         return quicker, lighter
 
 
@@ -143,13 +156,3 @@ def _beaten(wins: Flags) -> Flags:
     first, itself = np.tri(count, dtype=np.bool_).T, np.eye(count, dtype=np.bool_)
     clear: Flags = wins & (~wins.T | first) & ~itself
     return np.asarray(clear.any(axis=0))
-
-
-def transfers(
-    nodes: Sequence[NodeView], sizes: NDArray[np.float64]
-) -> tuple[Nanoseconds, Nanoseconds]:
-    """[..., cut, node]: ns on the uplink and on the downlink. One Mbit/s is one bit per µs."""
-    up = np.array([node.link.up_mbit_s for node in nodes])
-    down = np.array([node.link.down_mbit_s for node in nodes])
-    bits = 8e3 * sizes[..., None]
-    return bits / up, bits / down

@@ -62,7 +62,7 @@ class Programme:
         last[end, cut, node]: of none. The layers end where one more segment makes nothing less.
         """
         windows = _Windows.of(self.problem.reach, len(last))
-        after, start = [last], [windows.least(last, self.segment)]
+        after, start = [last], [windows.least(last, self.segment, None)]
         cuts = slice(1, self.problem.units)  # where segments may begin with less than was known
         for _ in range(segments - 1):
             begun, leave, arrive = (part[:, cuts] for part in (start[-1], self.leave, self.arrive))
@@ -71,7 +71,7 @@ class Programme:
             if np.array_equal(layer, after[-1]):
                 break
             after.append(layer)
-            start.append(windows.least(layer, self.segment))
+            start.append(windows.least(layer, self.segment, (start[-1], cuts.stop)))
             less = np.flatnonzero((start[-1] != start[-2])[:, 1:].any(axis=(0, 2)))
             if not len(less):
                 break
@@ -184,18 +184,27 @@ class _Windows:
         closed = np.where(length <= 0, np.inf, 0.0)
         return cls(tables, place + (starts + 1) * nodes, place + last * nodes, closed)
 
-    def least(self, values: Nanoseconds, besides: Nanoseconds) -> Nanoseconds:
-        """[end, cut, node] of `values` [end, cut, node], which has a cut more, and `besides`."""
-        tables = self.tables
-        tables[:, 0] = values
+    def least(
+        self, values: Nanoseconds, besides: Nanoseconds, known: tuple[Nanoseconds, int] | None
+    ) -> Nanoseconds:
+        """[end, cut, node] of `values` [end, cut, node], which has a cut more, and `besides`.
+
+        known: what it was with the values before, and from which cut on these are the same.
+        """
+        tables, least = self.tables, np.empty((len(values), *self.one.shape))
+        stop = len(self.one) + 1
+        if known is not None:
+            least[:], stop = known
+        tables[:, 0, :stop] = values[:, :stop]
         for power in range(1, tables.shape[1]):
             half = 1 << (power - 1)
-            before = tables[:, power - 1]
-            np.minimum(before[:, :-half], before[:, half:], out=tables[:, power, :-half])
-        least = np.empty((len(values), *self.one.shape))
-        for found, table in zip(least, tables.reshape(len(tables), -1), strict=True):
-            np.minimum(table.take(self.one), table.take(self.other), out=found)
-        least += self.closed + besides
+            before, rows = tables[:, power - 1], min(stop, tables.shape[2] - half)
+            both = before[:, :rows], before[:, half : half + rows]
+            np.minimum(*both, out=tables[:, power, :rows])
+        one, other = self.one[:stop], self.other[:stop]
+        for found, table in zip(least[:, :stop], tables.reshape(len(tables), -1), strict=True):
+            np.minimum(table.take(one), table.take(other), out=found)
+        least[:, :stop] += (self.closed + besides)[:stop]
         return least
 
 
