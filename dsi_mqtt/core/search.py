@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -118,6 +118,7 @@ class _Search:
     """path, score: of the best placement known. lower: no placement has less.
 
     floor: no placement has a smaller sum. ceiling: what costs more is of no use.
+    offered: by door and chain, whether it obeys.
     """
 
     problem: Problem
@@ -130,6 +131,7 @@ class _Search:
     lower: float = -math.inf
     floor: float = -math.inf
     ceiling: float = CEILING
+    offered: dict[tuple[int, Steps], bool] = field(default_factory=dict)
 
     def outcome(self) -> Outcome:
         low, weights = (0.0, np.empty(0)) if self.pressure.idle else least_demand(self.problem)
@@ -144,8 +146,7 @@ class _Search:
             self._offer(alone[1], ((alone[2], self.problem.units, 0),))
         if self.problem.fees.any():
             self._offer_doors(low)
-        if self.score > self.lower:
-            self._offer_chains(root, end, door)
+        chain = self._offer_chains(root, end, door) if self.score > self.lower else ()
         shared = self.pressure.rises or (self.path is None and not self.pressure.idle)
         if shared and self.score > self.lower:
             self._spread(door, low, weights)
@@ -155,7 +156,8 @@ class _Search:
                 return found
         bounds = root
         if self.rounds and self.score > self.lower:
-            bounds = self._priced(root, low, weights if self.pressure.aim.busiest else None)
+            known = weights if self.pressure.aim.busiest else None
+            bounds = self._priced(root, (door, chain), low, known)
         return self._searched(bounds)
 
     @property
@@ -193,6 +195,11 @@ class _Search:
 
         It is tried with the doors at its ends too, and written otherwise where it is over a budget.
         """
+        if (door, steps) not in self.offered:
+            self.offered[door, steps] = self._tried(door, steps)
+        return self.offered[door, steps]
+
+    def _tried(self, door: int, steps: Steps) -> bool:
         if not steps or not _holds(self.problem, steps):
             return False
         steps, obeys = rewritten(self.problem, door, steps), False
@@ -287,8 +294,10 @@ class _Search:
         if high < _NARROWER * cap:
             self.problem = self.problem.capped(math.floor(high))
 
-    def _priced(self, root: Bounds, low: float, weights: Nanoseconds | None) -> Bounds:
-        """Bounds at prices under which they are high.
+    def _priced(
+        self, root: Bounds, chain: tuple[int, Steps], low: float, weights: Nanoseconds | None
+    ) -> Bounds:
+        """Bounds at prices under which they are high. chain: that the root stands for, and its door.
 
         Prices are tuned on few nodes, which is quicker; what the bound then is for all shows which
         others matter.
@@ -300,10 +309,8 @@ class _Search:
         nodes = len(self.problem.nodes)
         few = set(range(nodes)) if nodes <= _MANY else set(root.promising(_MANY // 2))
         bounds = replace(root, prices=ascent.prices())
-        if weights is None:
-            bound, end, door = bounds.lowest()
-            if not ascent.climb(bound, self._target, door, bounds.steps(end, door)):
-                return bounds
+        if weights is None and not ascent.climb(bounds.lowest()[0], self._target, *chain):
+            return bounds
         most = min(self.considered + self.rounds, self.limit)
         while (left := most - self.considered) > 0 and self.lower < self._highest:
             best = self._climb(ascent, few, left if len(few) == nodes else (left + 1) // 2)
