@@ -149,7 +149,10 @@ class Bounds:
     layers: Layers
 
     @classmethod
-    def of(cls, problem: Problem, prices: Prices, ends: tuple[End, ...]) -> Bounds:
+    def of(
+        cls, problem: Problem, prices: Prices, ends: tuple[End, ...], *, roughly: bool = False
+    ) -> Bounds:
+        """roughly: where they are quicker that way; they may be lower then."""
         ways = _ways(problem, prices)
         score = _priced(problem, prices, ways)
         spent = score.compute + prices.charges + prices.rents
@@ -158,7 +161,7 @@ class Bounds:
         if problem.segments_bounded:
             layers = programme.numbered(last, problem.max_segments)
         else:
-            layers = programme.whole(last)
+            layers = programme.whole(last, roughly=roughly)
         return cls(problem, ends, prices, ways, score, spent, layers)
 
     @property

@@ -19,8 +19,8 @@ from dsi_mqtt.core.sizes import GIB
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """Of each node. up, down: Mbit/s, which is bits in a µs; half: ns of half a round trip; pace: by
-    how much codecs are slower there.
+    """Of each node. up, down: bits in a µs; half: ns of half a round trip; pace: by how much codecs
+    are slower there.
     """
 
     up: NDArray[np.float64]

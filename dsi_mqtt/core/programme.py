@@ -17,8 +17,9 @@ from dsi_mqtt.core.problem import Cuts, Nanoseconds, Problem, Sums
 # is lower. A binary fraction: sums stay exact up to two hours of latency.
 MORE: Final = 2.0**-10
 
-# Segments that are still few.
+# Segments that are still few; and where fees make each of them dear, and bounds are one of many.
 _FEW: Final = 7
+_ROUGHLY: Final = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,7 +79,7 @@ class Programme:
             cuts = slice(1 + int(less[0]), 2 + int(less[-1]))
         return Layers(tuple(after), tuple(start))
 
-    def whole(self, last: Nanoseconds) -> Layers:
+    def whole(self, last: Nanoseconds, *, roughly: bool) -> Layers:
         """For any number of segments.
 
         Most often few segments are the best, and their layers are the quickest way. Where fees are
@@ -86,10 +87,12 @@ class Programme:
         least; else it goes cut by cut.
         """
         if not self.problem.by_hand and not self.many:
-            layers = self.numbered(last, _FEW)
-            if len(layers.after) < _FEW:
+            fees = bool(self.problem.fees.any())
+            few = _ROUGHLY if fees and roughly else _FEW
+            layers = self.numbered(last, few)
+            if len(layers.after) < few:
                 return layers
-            if self.problem.fees.any():
+            if fees:
                 return self._with_more(layers)
         problem, layer = self.problem, last.copy()
         start = np.empty_like(layer[:, 1:])
@@ -109,7 +112,7 @@ class Programme:
         rest[:-1] = np.cumsum(each[::-1])[::-1]
         segment = float((self.segment + self.spent[:-1]).min())
         hop = float((self.leave.min(axis=-1) + self.arrive.min(axis=-1))[:, 1:-1].min())
-        rest += _FEW * (segment + hop)
+        rest += len(layers.after) * (segment + hop)
         more = self.spent + rest[:, None]
         more[-1] = np.inf
         able = problem.reach > np.arange(units)[:, None]

@@ -58,8 +58,8 @@ def _decay(load: float, variation: float) -> float:
 
 
 def _constant_decay(load: float) -> float:
-    """θ > 0 with load·(exp θ - 1) = θ, by Newton's steps: from above they never pass it, for what is
-    looked at is convex.
+    """θ > 0 with load·(exp θ - 1) = θ, by Newton's steps: from above they never pass it, for the
+    difference is convex.
     """
     falls = 1.0
     while load * math.expm1(falls) < falls:

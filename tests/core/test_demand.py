@@ -66,7 +66,7 @@ def test_no_placement_has_less_than_the_least_demand(seed: int, nodes: int) -> N
 def test_work_that_is_shared_out_keeps_no_node_busy_twice_and_none_for_long(seed: int) -> None:
     problem = problem_of(seed, 24, 8, 1, "throughput")
     least, weights = least_demand(problem)
-    steps = spread(problem, least, weights)
+    steps = spread(problem, least, weights, problem.cap)
     if not steps:
         return
     nodes = [node for node, _, _ in steps]
