@@ -173,9 +173,9 @@ class Bounds:
         """`score` with all codings of the problem."""
         return _priced(self.problem, self.prices, tuple(range(len(self.problem.codings))))
 
-    def root(self, end: int, door: int) -> float:
-        """The least of all that has this door and this end, credited."""
-        return float(self._roots(end, np.array([door]))[0])
+    def root(self, end: int, door: int, most: int | None = None) -> float:
+        """The least of all that has this door and this end, credited. most: as in `steps`."""
+        return float(self._roots(end, np.array([door]), most)[0])
 
     def roots(self) -> dict[int, float]:
         """By door, the least of all that has it."""
@@ -195,11 +195,12 @@ class Bounds:
             found.append((float(roots[place]), row, end.doors[place]))
         return min(found)
 
-    def _roots(self, end: int, doors: Cuts) -> Nanoseconds:
+    def _roots(self, end: int, doors: Cuts, most: int | None = None) -> Nanoseconds:
         """[door]: with what the door adds to its chain: access, its fee, dues, and where the chain
         ends elsewhere, the arrival of the answer.
         """
-        score, begin = self.score, self.layers.start[-1][end, 0]
+        layer = self.counted if most is None else min(most, self.counted)
+        score, begin = self.score, self.layers.start[layer - 1][end, 0]
         # That one may also go from the door to the door is never less than to stay there.
         hops = float((begin + score.arrive[0, 0]).min()) + score.leave[0, 0, doors] + score.hop[0]
         least = np.minimum(hops, begin[doors]) + score.access[doors] + self.problem.fees[doors]
@@ -260,7 +261,17 @@ def _ways(problem: Problem, prices: Prices) -> tuple[int, ...]:
         charged = np.floor(rate * budget.sums.hop)
         if (charged != charged[0]).any():
             return tuple(range(len(problem.codings)))
-    return problem.quickest if prices.stations is None else problem.lightest
+    if prices.stations is None:
+        return problem.quickest
+    dear = np.flatnonzero(prices.stations[0])  # only there may more work be worse than more bytes
+    some, best = list(problem.lightest), list(problem.quickest)
+    beaten = problem.quicker[np.ix_(best, some)] & ~np.equal.outer(best, some)
+    hops = _charged_hops(problem, prices.stations, some, dear)
+    for charges, sums in zip(hops, (problem.score.leave, problem.score.arrive), strict=True):
+        priced = charges + sums[:, :, dear][some]
+        quick = priced[[some.index(way) for way in best]]
+        beaten &= (quick[:, None] <= priced).all(axis=(2, 3))
+    return tuple(np.array(some)[~beaten.any(axis=0)].tolist())
 
 
 def _priced(problem: Problem, prices: Prices, ways: tuple[int, ...]) -> Sums:
@@ -271,39 +282,47 @@ def _priced(problem: Problem, prices: Prices, ways: tuple[int, ...]) -> Sums:
     for budget, rate in zip(problem.budgets, prices.rates, strict=False):
         if rate:
             score += budget.sums.written(ways).charged(rate)
-    if prices.stations is not None:
-        score += _station_charges(problem, prices.stations, ways)
-    return score
+    if prices.stations is None:
+        return score
+    demands, (work, sends, gets) = problem.demands, prices.stations
+    units = np.diff(demands.compute, axis=0, prepend=0.0)
+    leave, arrive = _charged_hops(problem, prices.stations, list(ways))
+    leave += score.leave
+    arrive += score.arrive
+    access = np.floor(sends * demands.access_sends + gets * demands.access_gets)
+    return Sums(
+        compute=score.compute + np.cumsum(np.floor(work * units), axis=0),
+        segment=score.segment + float(np.floor(work.min() * demands.segment)),
+        leave=leave,
+        arrive=arrive,
+        hop=score.hop,
+        access=score.access + access,
+    )
+
+
+def _charged_hops(
+    problem: Problem, rates: Nanoseconds, ways: list[int], nodes: Cuts | None = None
+) -> tuple[Nanoseconds, Nanoseconds]:
+    """[way, cut, node]: what stations are charged for in `leave` and `arrive`.
+
+    nodes: only these; None: all.
+    """
+    demands = problem.demands
+    uses = (demands.sends, demands.encode), (demands.gets, demands.decode)
+    work, *links = rates if nodes is None else rates[:, nodes]
+    both = []
+    for rate, each in zip(links, uses, strict=True):
+        link, codec = (use[ways] if nodes is None else use[:, :, nodes][ways] for use in each)
+        charges = rate * link
+        charges += work * codec
+        both.append(np.floor(charges, out=charges))
+    return both[0], both[1]
 
 
 def _shares_out(problem: Problem, score: Sums) -> bool:
     """Whether what prices say is more than all else: most often work is to be shared out then."""
     own = problem.score.compute[-1].sum()
     return bool(score.compute[-1].sum() > 2 * own)
-
-
-def _station_charges(problem: Problem, rates: Nanoseconds, ways: tuple[int, ...]) -> Sums:
-    demands, (work, sends, gets) = problem.demands, rates
-    units = np.diff(demands.compute, axis=0, prepend=0.0)
-    access = sends * demands.access_sends + gets * demands.access_gets
-    chosen = list(ways)
-
-    def charged(link: Nanoseconds, used: Nanoseconds, codec: Nanoseconds) -> Nanoseconds:
-        charges = used[chosen]
-        charges *= link
-        codecs = codec[chosen]
-        codecs *= work
-        charges += codecs
-        return np.floor(charges, out=charges)
-
-    return Sums(
-        compute=np.cumsum(np.floor(work * units), axis=0),
-        segment=float(np.floor(work.min() * demands.segment)),
-        leave=charged(sends, demands.sends, demands.encode),
-        arrive=charged(gets, demands.gets, demands.decode),
-        hop=np.zeros(len(chosen)),
-        access=np.floor(access),
-    )
 
 
 def _answered(

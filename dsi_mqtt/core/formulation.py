@@ -14,13 +14,14 @@ from dsi_mqtt.core.codecs import RAW, Codec, Coding, codecs_for, codings
 from dsi_mqtt.core.deployment import Deployment, Prices
 from dsi_mqtt.core.memory import Memory
 from dsi_mqtt.core.model import ModelGraph
-from dsi_mqtt.core.passage import Crossing, Links, Passage, useful_of
+from dsi_mqtt.core.passage import Crossing, Links, Passage, unbeaten, useful_of
 from dsi_mqtt.core.problem import (
     HOP_NS,
     SEGMENT_NS,
     SHARE,
     Budget,
     Demands,
+    Flags,
     Held,
     Nanoseconds,
     Problem,
@@ -141,11 +142,12 @@ def formulate(
     furthest, given = reach(rules, allowed, memory)
     arrays = _Arrays.of(graph, known, question, every=every)
     latency, demands = arrays.latency(), arrays.busier().demands()
+    bytes_at = arrays.crossing(arrays.each()).figures[0]
     score = latency.scaled(question.aim.latency or EQUALS)
     if question.aim.exposure:
         score += arrays.exposure(rules).scaled(question.aim.exposure)
     if question.aim.cost:
-        score += arrays.money(demands).scaled(question.aim.cost)
+        score += arrays.money(demands, bytes_at).scaled(question.aim.cost)
     trusted = rules.trusted(known)
     doors = [
         trusts and n.node not in rules.forbidden and question.door in ("", n.node)
@@ -160,7 +162,8 @@ def formulate(
         codings=arrays.codings,
         lightest=arrays.lightest,
         quickest=arrays.quickest,
-        bytes_at=arrays.crossing(arrays.each()).sizes,
+        quicker=arrays.quicker,
+        bytes_at=bytes_at,
         allowed=allowed,
         reach=furthest,
         twins=twins(known, doors, allowed, held),
@@ -175,7 +178,9 @@ def formulate(
 
 @dataclass(frozen=True, slots=True)
 class _Arrays:
-    """codecs[coding, trip]: which of the question's codecs. lightest, quickest: as in `Problem`."""
+    """codecs[coding, trip]: which of the question's codecs. lightest, quickest, quicker: as in
+    `Problem`.
+    """
 
     graph: ModelGraph
     nodes: tuple[NodeView, ...]
@@ -186,6 +191,7 @@ class _Arrays:
     passages: tuple[Passage, ...]
     lightest: tuple[int, ...]
     quickest: tuple[int, ...]
+    quicker: Flags
 
     @classmethod
     def of(
@@ -198,22 +204,25 @@ class _Arrays:
         codecs = np.array([[numbers[codec.name] for codec in way.codecs] for way in ways], np.intp)
         better = [passage.better(links) for passage in passages]
         loads, error_max = question.aim.loads, question.error_max
-        useful, *best = useful_of(ways, codecs, better, error_max, loads=loads)
-        if every:
-            useful = list(range(len(ways)))
-            best = [useful, useful]
-        lightest, quickest = (tuple(useful.index(way) for way in some) for some in best)
-        ways, codecs = tuple(ways[i] for i in useful), codecs[useful]
-        return cls(graph, nodes, question, links, ways, codecs, passages, lightest, quickest)
+        quicker, lighter = (_of_all(codecs, flags) for flags in zip(*better, strict=True))
+        wins = lighter if loads else quicker
+        useful = list(range(len(ways))) if every else useful_of(ways, wins, error_max)
+        ways, codecs = tuple(ways[way] for way in useful), codecs[useful]
+        quicker, wins = (flags[np.ix_(useful, useful)] for flags in (quicker, wins))
+        lightest = quickest = tuple(range(len(ways)))
+        if not every:
+            lightest, quickest = tuple(unbeaten(wins)), tuple(unbeaten(quicker))
+        return cls(
+            graph, nodes, question, links, ways, codecs, passages, lightest, quickest, quicker
+        )
 
     def crossing(self, counts: Sequence[float]) -> Crossing:
         """By coding, of so many of each of the trips."""
-        shape = len(self.codings), len(self.graph.units) + 1
-        total = Crossing(np.zeros(shape), np.zeros(shape), np.zeros(shape))
-        for count, passage, ways in zip(counts, self.passages, self.codecs.T, strict=True):
-            for sum_, part in zip(total, passage.crossing, strict=True):
-                np.add(sum_, count * part[ways], out=sum_)
-        return total
+        parts = [
+            count * passage.crossing.written(codecs).figures
+            for count, passage, codecs in zip(counts, self.passages, self.codecs.T, strict=True)
+        ]
+        return Crossing(sum(parts[1:], start=parts[0]))
 
     def each(self) -> list[float]:
         """Of each of the trips, how many one request stands for."""
@@ -236,7 +245,7 @@ class _Arrays:
         counts = [float(passage.trip.count) for passage in self.passages]
         compute = [p.trip.count * np.rint(p.seconds * 1e9) for p in self.passages]
         crossing, trips = self.crossing(counts), sum(counts)
-        once = Crossing._make(part[0] for part in self.passages[0].crossing)
+        once = self.passages[0].crossing.written(0)
         access = once.arrive(self.links)[0] + once.leave(self.links)[-1] + 2 * HOP_NS
         return Sums(
             compute=_cumulated(np.sum(compute, axis=0)),
@@ -262,21 +271,21 @@ class _Arrays:
         free = np.array([[1 - share for share in node.taken] for node in self.nodes])
         work, out, back = free.reshape(len(self.nodes), 3).T
         compute = [np.rint(p.trip.each * np.rint(p.seconds * 1e9 / work)) for p in self.passages]
-        links, crossing = self.links, self.crossing(self.each())
+        links, (sizes, writes, reads) = self.links, self.crossing(self.each()).figures
         up, down = links.up * out, links.down * back
-        plain = 8e3 * self.passages[0].crossing.sizes[0]
+        plain = 8e3 * self.passages[0].crossing.figures[0, 0]
 
         def station(use: Use) -> Nanoseconds:
             total: Nanoseconds
             match use:
                 case "sends":
-                    total = 8e3 * crossing.sizes[..., None] / up
+                    total = 8e3 * sizes[..., None] / up
                 case "gets":
-                    total = 8e3 * crossing.sizes[..., None] / down
+                    total = 8e3 * sizes[..., None] / down
                 case "encode":
-                    total = crossing.writes[..., None] * (links.pace / work)
+                    total = writes[..., None] * (links.pace / work)
                 case "decode":
-                    total = crossing.reads[..., None] * (links.pace / work)
+                    total = reads[..., None] * (links.pace / work)
             return np.rint(total, out=total)
 
         return Demands(
@@ -299,12 +308,12 @@ class _Arrays:
         each = np.array([np.rint(coding.error * SHARE) for coding in self.codings])
         return self._sums(np.zeros((len(self.graph.units) + 1, len(self.nodes))), hop=each)
 
-    def money(self, demands: Demands) -> Sums:
+    def money(self, demands: Demands, bytes_at: NDArray[np.float64]) -> Sums:
         """Money an hour, times 10⁹: for bytes that leave nodes, and for energy of computing."""
         rate, prices = self.question.aim.rate_per_s, self.question.prices
         gib = np.array([price_of(prices.gib, node, "prices.gib") for node in self.nodes])
         each_byte = rate * HOUR_S / GIB * gib
-        leave = self.crossing(self.each()).sizes[..., None] * each_byte
+        leave = bytes_at[..., None] * each_byte
         watts = np.array([max(0.0, node.watts[1] - node.watts[0]) for node in self.nodes])
         each_ns = rate / 1e9 * watts / 1000 * prices.kwh
         alone = 1 - np.array([node.taken[0] for node in self.nodes])
@@ -376,6 +385,15 @@ def unpriced(prices: Prices, price: str) -> str:
 
 def _price(prices: dict[str, float], price: str) -> float | None:
     return prices.get(price, prices.get("default")) if prices else 0.0
+
+
+def _of_all(codecs: NDArray[np.intp], better: Sequence[Flags]) -> Flags:
+    """[coding, coding]: on every trip, the codecs [coding, trip] of the first are better.
+
+    better: by trip, [codec, codec].
+    """
+    trips = [flags[np.ix_(of, of)] for flags, of in zip(better, codecs.T, strict=True)]
+    return np.asarray(np.logical_and.reduce(trips))
 
 
 def _cumulated(values: Nanoseconds) -> Nanoseconds:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,22 +36,27 @@ class Links:
         return cls(*np.array(figures, np.float64).reshape(len(nodes), 4).T.copy())
 
 
-class Crossing(NamedTuple):
-    """Of what crosses each cut, […, cut]: bytes, and ns that codecs take where the pace is 1, which
-    is nothing at both ends.
+@dataclass(frozen=True, slots=True, eq=False)
+class Crossing:
+    """figures[size/write/read, …, cut]: of what crosses a cut, bytes, and ns that codecs take where
+    the pace is 1, which is nothing at both ends.
     """
 
-    sizes: NDArray[np.float64]
-    writes: Nanoseconds
-    reads: Nanoseconds
+    figures: NDArray[np.float64]
+
+    def written(self, codecs: int | NDArray[np.intp]) -> Crossing:
+        """With these codecs alone."""
+        return Crossing(self.figures[:, codecs])
 
     def leave(self, links: Links, trips: float = 1.0) -> Nanoseconds:
         """[…, cut, node]: ns out of a node, in so many trips."""
-        return _times(self.sizes, links.up, self.writes, links.pace, trips * links.half)
+        sizes, writes, _ = self.figures
+        return _times(sizes, links.up, writes, links.pace, trips * links.half)
 
     def arrive(self, links: Links, trips: float = 1.0) -> Nanoseconds:
         """[…, cut, node]: ns into a node."""
-        return _times(self.sizes, links.down, self.reads, links.pace, trips * links.half)
+        sizes, _, reads = self.figures
+        return _times(sizes, links.down, reads, links.pace, trips * links.half)
 
 
 def _times(
@@ -83,20 +87,25 @@ class Passage:
         units = len(graph.units)
         plain = np.zeros(units + 1)
         plain[1:-1] = [unit.output_bytes * trip.rows for unit in graph.units[:-1]]
-        sizes = np.rint(np.array([codec.ratio for codec in codecs])[:, None] * plain)
+        gib, calls = plain / GIB * 1e9, np.where(plain > 0, 1e9, 0.0)
+        figures = np.array(
+            [
+                [codec.ratio * plain for codec in codecs],
+                [c.encode_s * gib + c.encode_call_s * calls for c in codecs],
+                [c.decode_s * gib + c.decode_call_s * calls for c in codecs],
+            ]
+        )
+        sizes = np.rint(figures[0], out=figures[0])
         sizes[:, 0], sizes[:, -1] = graph.input_bytes * trip.rows, graph.result_bytes
         rows = [node.seconds(trip.phase, trip.rows) for node in nodes]
-        gib, calls = plain / GIB * 1e9, np.where(plain > 0, 1e9, 0.0)
-        writes = np.array([c.encode_s * gib + c.encode_call_s * calls for c in codecs])
-        reads = np.array([c.decode_s * gib + c.decode_call_s * calls for c in codecs])
         seconds = np.array(rows).reshape(len(nodes), units).T
-        return cls(trip, seconds, Crossing(sizes, writes, reads))
+        return cls(trip, seconds, Crossing(figures))
 
     def better(self, links: Links) -> tuple[Flags, Flags]:
         """[codec, codec]: the first is nowhere slower than the second, and takes no more bytes; and
         of those, it takes no more work either.
         """
-        sizes, *works = self.crossing
+        sizes, *works = self.crossing.figures
         # Links take what the bytes are worth: what is smaller keeps none of them busy for longer.
         smaller = _nowhere_more(sizes)
         lighter = smaller & _nowhere_more(works[0]) & _nowhere_more(works[1])
@@ -117,35 +126,23 @@ def _nowhere_more(values: NDArray[np.float64]) -> Flags:
     return np.asarray((values[:, None] <= values).all(axis=-1))
 
 
-def useful_of(
-    ways: Sequence[Coding],
-    codecs: NDArray[np.intp],
-    better: Sequence[tuple[Flags, Flags]],
-    error_max: float | None,
-    *,
-    loads: bool,
-) -> tuple[list[int], list[int], list[int]]:
-    """Numbers of the codings that can be part of a best placement, the plain one among them; of
-    those of them that can where nothing is left to decide by errors; and where it does not matter
-    how long stations are busy either.
+def useful_of(ways: Sequence[Coding], wins: Flags, error_max: float | None) -> list[int]:
+    """Numbers of the codings that can be part of a best placement, the plain one among them.
 
-    One is of no use if its error alone is too much, or another one is nowhere worse. better: by
-    trip, as `Passage` says. loads: it matters how long stations are busy.
+    One is of no use if its error alone is too much, or another one is nowhere worse. wins[one,
+    other]: the first is not, but perhaps for its error.
     """
     errors = np.array([np.rint(way.error * SHARE) for way in ways])
     limit = np.inf if error_max is None else np.rint(error_max * SHARE)
-    quicker, lighter = (np.ones((len(ways), len(ways)), np.bool_) for _ in range(2))
-    for chosen, (quick, light) in zip(codecs.T, better, strict=True):
-        quicker &= quick[np.ix_(chosen, chosen)]
-        lighter &= light[np.ix_(chosen, chosen)]
-    wins = lighter if loads else quicker
     both = wins if error_max is None else wins & (errors[:, None] <= errors)
     kept = ~_beaten(both) & (errors <= limit)
     kept[0] = True
-    useful = np.flatnonzero(kept)
-    lightest = useful[~_beaten(wins[np.ix_(useful, useful)])]
-    quickest = lightest[~_beaten(quicker[np.ix_(lightest, lightest)])]
-    return useful.tolist(), lightest.tolist(), quickest.tolist()
+    return np.flatnonzero(kept).tolist()
+
+
+def unbeaten(wins: Flags) -> list[int]:
+    """Numbers of those that no other wins against; of equal ones the first."""
+    return np.flatnonzero(~_beaten(wins)).tolist()
 
 
 def _beaten(wins: Flags) -> Flags:

@@ -261,6 +261,8 @@ class Problem:
     codings: ways to write on a hop; the first is plain, and what goes to and from the door has it.
     lightest: those that matter where no budget has a price; others are on no node and at no cut
         quicker, and keep no station busy for less. quickest: where stations have no price either.
+    quicker[coding, coding]: the first is nowhere slower than the second, and keeps no link busy for
+        longer.
     bytes_at[coding, cut]: that cross the cut for one request.
     allowed[unit, node]: privacy, pins and the split let the node compute the unit.
     reach[cut, node]: up to where the node, holding nothing else of this plan, may be given one
@@ -279,6 +281,7 @@ class Problem:
     codings: tuple[Coding, ...]
     lightest: tuple[int, ...]
     quickest: tuple[int, ...]
+    quicker: Flags
     bytes_at: NDArray[np.float64]
     allowed: Flags
     reach: Cuts

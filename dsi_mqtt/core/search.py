@@ -232,6 +232,8 @@ class _Search:
             if self._offer(names[door], chains[-1]) or bounds.counted == 1:
                 break
             most = max(0, len(found) - 1)
+            if most and bounds.root(end, door, most) >= self.score:
+                break
         return chains[0]
 
     def _offer_doors(self, low: float) -> None:
