@@ -66,8 +66,7 @@ def _times(
     pace: NDArray[np.float64],
     besides: Nanoseconds,
 ) -> Nanoseconds:
-    times = 8e3 * sizes[..., None] / rates
-    times += work[..., None] * pace
+    times: Nanoseconds = np.stack([sizes, work], axis=-1) @ np.stack([8e3 / rates, pace])
     times += besides
     return np.rint(times, out=times)
 

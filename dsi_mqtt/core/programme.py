@@ -6,6 +6,7 @@ cut.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,7 +20,7 @@ MORE: Final = 2.0**-10
 
 # Segments that are still few; and where fees make each of them dear, and bounds are one of many.
 _FEW: Final = 7
-_ROUGHLY: Final = 4
+_ROUGHLY: Final = 5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,10 +66,11 @@ class Programme:
         windows = _Windows.of(self.problem.reach, len(last))
         after, start = [last], [windows.least(last, self.segment, None)]
         cuts = slice(1, self.problem.units)  # where segments may begin with less than was known
+        room = np.empty(len(self.leave) * last.size)
         for _ in range(segments - 1):
             begun, leave, arrive = (part[:, cuts] for part in (start[-1], self.leave, self.arrive))
             layer = after[-1].copy()
-            layer[:, cuts] = self._moved(begun, leave, arrive) + self.spent[cuts]
+            layer[:, cuts] = self._moved(begun, leave, arrive, room) + self.spent[cuts]
             if np.array_equal(layer, after[-1]):
                 break
             after.append(layer)
@@ -95,12 +97,13 @@ class Programme:
             if fees:
                 return self._with_more(layers)
         problem, layer = self.problem, last.copy()
-        start = np.empty_like(layer[:, 1:])
+        start, room = np.empty_like(layer[:, 1:]), np.empty(len(self.leave) * layer[:, 0].size)
         ending = _Endings.of(problem, layer)
         for cut in range(problem.units - 1, -1, -1):
             np.add(ending.least(cut), self.segment[cut], out=start[:, cut])
             if cut:
-                moved = self._moved(start[:, cut], self.leave[:, cut], self.arrive[:, cut])
+                hops = self.leave[:, cut], self.arrive[:, cut]
+                moved = self._moved(start[:, cut], *hops, room)
                 np.add(moved, self.spent[cut], out=layer[:, cut])
         return Layers((layer,), (start,))
 
@@ -122,12 +125,16 @@ class Programme:
             (*layers.start[:-1], np.minimum(layers.start[-1], begun)),
         )
 
-    def _moved(self, start: Nanoseconds, leave: Nanoseconds, arrive: Nanoseconds) -> Nanoseconds:
+    def _moved(
+        self, start: Nanoseconds, leave: Nanoseconds, arrive: Nanoseconds, room: Nanoseconds
+    ) -> Nanoseconds:
         """[end, …, node]: the least when another node goes on, whichever the coding.
 
-        start[end, …, node]; leave, arrive[coding, …, node].
+        start[end, …, node]; leave, arrive[coding, …, node]. room: to work in, for all of them.
         """
-        there = np.add(start, arrive[:, None], order="C")
+        shape = len(leave), *start.shape
+        there = room[: math.prod(shape)].reshape(shape)
+        np.add(start, arrive[:, None], out=there)
         ways, ends, nodes = len(leave), len(start), start.shape[-1]
         rows = there.reshape(-1, nodes)  # a view: what is written there stands in both
         least, second, nearest = _two_least(rows)

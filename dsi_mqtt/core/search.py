@@ -147,7 +147,8 @@ class _Search:
             self._offer(alone[1], ((alone[2], self.problem.units, 0),))
         if self.problem.fees.any():
             self._offer_doors(low)
-        chain = self._offer_chains(root, end, door) if self.score > self.lower else ()
+        if self.score > self.lower:
+            self._offer_chains(root, end, door)
         shared = self.pressure.rises or (self.path is None and not self.pressure.idle)
         if shared and self.score > self.lower:
             self._spread(door, low, weights)
@@ -157,8 +158,7 @@ class _Search:
                 return found
         bounds = root
         if self.rounds and self.score > self.lower:
-            known = weights if self.pressure.aim.busiest else None
-            bounds = self._priced(root, (door, chain), low, known)
+            bounds = self._priced(root, low, weights if self.pressure.aim.busiest else None)
         return self._searched(bounds)
 
     @property
@@ -305,10 +305,8 @@ class _Search:
         if high < _NARROWER * self.problem.cap:
             self.problem = self.problem.capped(math.floor(high))
 
-    def _priced(
-        self, root: Bounds, chain: tuple[int, Steps], low: float, weights: Nanoseconds | None
-    ) -> Bounds:
-        """Bounds at prices under which they are high. chain: with its door, the root's.
+    def _priced(self, root: Bounds, low: float, weights: Nanoseconds | None) -> Bounds:
+        """Bounds at prices under which they are high.
 
         Prices are tuned on few nodes, which is quicker; what the bound then is for all shows which
         others matter.
@@ -320,8 +318,10 @@ class _Search:
         nodes = len(self.problem.nodes)
         few = set(range(nodes)) if nodes <= _MANY else set(root.promising(_MANY // 2))
         bounds = replace(root, prices=ascent.prices())
-        if weights is None and not ascent.climb(bounds.lowest()[0], self._target, *chain):
-            return bounds
+        if weights is None:
+            bound, end, door = bounds.lowest()
+            if not ascent.climb(bound, self._target, door, bounds.steps(end, door)):
+                return bounds
         most = min(self.considered + self.rounds, self.limit)
         while (left := most - self.considered) > 0 and self.lower < self._highest:
             best = self._climb(ascent, few, left if len(few) == nodes else (left + 1) // 2)
