@@ -313,9 +313,10 @@ def _charged_hops(
     both = []
     for rate, each in zip(links, uses, strict=True):
         link, codec = (use[ways] if nodes is None else use[:, :, nodes][ways] for use in each)
-        charges = rate * link
-        charges += work * codec
-        both.append(np.floor(charges, out=charges))
+        np.multiply(link, rate, out=link)  # what was chosen is a copy
+        np.multiply(codec, work, out=codec)
+        np.add(link, codec, out=link)
+        both.append(np.floor(link, out=link))
     return both[0], both[1]
 
 
