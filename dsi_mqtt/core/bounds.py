@@ -135,37 +135,47 @@ def grouped(doors: Sequence[int]) -> tuple[End, ...]:
 class Bounds:
     """For the doors of `ends`, at `prices`.
 
-    score: what is minimised, with the prices of budgets in it.
+    ways: codings that matter at these prices; of those alone is what follows.
+    score: what is minimised, with the prices of budgets and stations in it.
     spent[cut, node]: score, charges and rents of the units before `cut`.
     """
 
     problem: Problem
     ends: tuple[End, ...]
     prices: Prices
+    ways: tuple[int, ...]
     score: Sums
     spent: Nanoseconds
     layers: Layers
 
     @classmethod
-    def of(cls, problem: Problem, prices: Prices, ends: tuple[End, ...]) -> Bounds:
-        score = _priced(problem, prices)
+    def of(
+        cls, problem: Problem, prices: Prices, ends: tuple[End, ...], *, roughly: bool = False
+    ) -> Bounds:
+        """roughly: where they are quicker that way; they may be lower then."""
+        ways = _ways(problem, prices)
+        score = _priced(problem, prices, ways)
         spent = score.compute + prices.charges + prices.rents
         last = _answered(problem, score, spent, ends)
         programme = Programme.of(problem, score, spent, many=_shares_out(problem, score))
         if problem.segments_bounded:
             layers = programme.numbered(last, problem.max_segments)
         else:
-            layers = programme.whole(last)
-        return cls(problem, ends, prices, score, spent, layers)
+            layers = programme.whole(last, roughly=roughly)
+        return cls(problem, ends, prices, ways, score, spent, layers)
 
     @property
     def counted(self) -> int:
         """Segments up to which layers tell chains apart by their number."""
         return len(self.layers.after)
 
-    def root(self, end: int, door: int) -> float:
-        """The least of all that has this door and this end, credited."""
-        return float(self._roots(end, np.array([door]))[0])
+    def every_way(self) -> Sums:
+        """`score` with all codings of the problem."""
+        return _priced(self.problem, self.prices, tuple(range(len(self.problem.codings))))
+
+    def root(self, end: int, door: int, most: int | None = None) -> float:
+        """The least of all that has this door and this end, credited. most: as in `steps`."""
+        return float(self._roots(end, np.array([door]), most)[0])
 
     def roots(self) -> dict[int, float]:
         """By door, the least of all that has it."""
@@ -185,11 +195,12 @@ class Bounds:
             found.append((float(roots[place]), row, end.doors[place]))
         return min(found)
 
-    def _roots(self, end: int, doors: Cuts) -> Nanoseconds:
+    def _roots(self, end: int, doors: Cuts, most: int | None = None) -> Nanoseconds:
         """[door]: with what the door adds to its chain: access, its fee, dues, and where the chain
         ends elsewhere, the arrival of the answer.
         """
-        score, begin = self.score, self.layers.start[-1][end, 0]
+        layer = self.counted if most is None else min(most, self.counted)
+        score, begin = self.score, self.layers.start[layer - 1][end, 0]
         # That one may also go from the door to the door is never less than to stay there.
         hops = float((begin + score.arrive[0, 0]).min()) + score.leave[0, 0, doors] + score.hop[0]
         least = np.minimum(hops, begin[doors]) + score.access[doors] + self.problem.fees[doors]
@@ -228,13 +239,14 @@ class Bounds:
             more = min(most - len(steps), self.counted) - 1
             start, count = self.layers.start[more][end, cut], len(score.hop) if cut else 1
             hops = score.leave[:count, cut, at] + score.hop[:count]
-            ways = start + (score.arrive[:count, cut] + hops[:, None])
-            ways[:, at] = np.inf
+            moved = start + (score.arrive[:count, cut] + hops[:, None])
+            moved[:, at] = np.inf
             if not cut or problem.by_hand:
-                ways[0, at] = start[at]
-            coding, at = divmod(int(ways.argmin()), len(start))
-            if math.isinf(ways[coding, at]):
+                moved[0, at] = start[at]
+            way, to = divmod(int(moved.argmin()), len(start))
+            if math.isinf(moved[way, to]):
                 return ()
+            coding, at = self.ways[way] if cut and to != at else 0, to
             totals = self.layers.after[more][end, cut + 1 : int(problem.reach[cut, at]) + 1, at]
             if problem.given is not None:
                 totals = np.where(problem.given[cut, cut + 1 :][: len(totals)], totals, np.inf)
@@ -243,37 +255,75 @@ class Bounds:
         return tuple(steps)
 
 
-def _priced(problem: Problem, prices: Prices) -> Sums:
-    """The score with charges for what budgets and stations are used, each rounded down: what is
-    within a limit is charged no more than credited.
+def _ways(problem: Problem, prices: Prices) -> tuple[int, ...]:
+    """Codings that matter at these prices; others are nowhere less, whatever the nodes."""
+    for budget, rate in zip(problem.budgets, prices.rates, strict=False):
+        charged = np.floor(rate * budget.sums.hop)
+        if (charged != charged[0]).any():
+            return tuple(range(len(problem.codings)))
+    if prices.stations is None:
+        return problem.quickest
+    dear = np.flatnonzero(prices.stations[0])  # only there may more work be worse than more bytes
+    some, best = list(problem.lightest), list(problem.quickest)
+    beaten = problem.quicker[np.ix_(best, some)] & ~np.equal.outer(best, some)
+    hops = _charged_hops(problem, prices.stations, some, dear)
+    for charges, sums in zip(hops, (problem.score.leave, problem.score.arrive), strict=True):
+        priced = charges + sums[:, :, dear][some]
+        quick = priced[[some.index(way) for way in best]]
+        beaten &= (quick[:, None] <= priced).all(axis=(2, 3))
+    return tuple(np.array(some)[~beaten.any(axis=0)].tolist())
+
+
+def _priced(problem: Problem, prices: Prices, ways: tuple[int, ...]) -> Sums:
+    """The score of these codings with charges for what budgets and stations are used, each rounded
+    down: what is within a limit is charged no more than credited.
     """
-    score = problem.score
+    score = problem.score.written(ways)
     for budget, rate in zip(problem.budgets, prices.rates, strict=False):
         if rate:
-            score += budget.sums.charged(rate)
-    if prices.stations is not None:
-        score += _station_charges(problem, prices.stations)
-    return score
+            score += budget.sums.written(ways).charged(rate)
+    if prices.stations is None:
+        return score
+    demands, (work, sends, gets) = problem.demands, prices.stations
+    units = np.diff(demands.compute, axis=0, prepend=0.0)
+    leave, arrive = _charged_hops(problem, prices.stations, list(ways))
+    leave += score.leave
+    arrive += score.arrive
+    access = np.floor(sends * demands.access_sends + gets * demands.access_gets)
+    return Sums(
+        compute=score.compute + np.cumsum(np.floor(work * units), axis=0),
+        segment=score.segment + float(np.floor(work.min() * demands.segment)),
+        leave=leave,
+        arrive=arrive,
+        hop=score.hop,
+        access=score.access + access,
+    )
+
+
+def _charged_hops(
+    problem: Problem, rates: Nanoseconds, ways: list[int], nodes: Cuts | None = None
+) -> tuple[Nanoseconds, Nanoseconds]:
+    """[way, cut, node]: what stations are charged for in `leave` and `arrive`.
+
+    nodes: only these; None: all.
+    """
+    demands = problem.demands
+    uses = (demands.sends, demands.encode), (demands.gets, demands.decode)
+    work, *links = rates if nodes is None else rates[:, nodes]
+    both = []
+    for rate, each in zip(links, uses, strict=True):
+        link, codec = (use[ways] if nodes is None else use[:, :, nodes][ways] for use in each)
+        np.multiply(link, rate, out=link)  # what was chosen is a copy
+        np.multiply(codec, work, out=codec)
+        np.add(link, codec, out=link)
+        both.append(np.floor(link, out=link))
+    return both[0], both[1]
 
 
 def _shares_out(problem: Problem, score: Sums) -> bool:
     """Whether what prices say is more than all else: most often work is to be shared out then."""
     own = problem.score.compute[-1].sum()
     return bool(score.compute[-1].sum() > 2 * own)
-
-
-def _station_charges(problem: Problem, rates: Nanoseconds) -> Sums:
-    demands, (work, sends, gets) = problem.demands, rates
-    units = np.diff(demands.compute, axis=0, prepend=0.0)
-    access = sends * demands.access_sends + gets * demands.access_gets
-    return Sums(
-        compute=np.cumsum(np.floor(work * units), axis=0),
-        segment=float(np.floor(work.min() * demands.segment)),
-        leave=np.floor(sends * demands.sends + work * demands.encode),
-        arrive=np.floor(gets * demands.gets + work * demands.decode),
-        hop=np.zeros(len(problem.codings)),
-        access=np.floor(access),
-    )
 
 
 def _answered(

@@ -55,8 +55,25 @@ class Duties:
 
 
 def busy_along(problem: Problem, door: int, steps: Chain) -> Nanoseconds:
-    """[work/sends/gets, node]: of a whole chain."""
-    return busy_around(problem, door, steps, busy_between(problem, steps))
+    """[work/sends/gets, node]: of a whole chain, which may be long: all its hops at once."""
+    demands, busy = problem.demands, np.zeros((3, len(problem.nodes)))
+    nodes, stops, codings = np.array(steps).T
+    cuts, ways = np.append(0, stops), np.append(codings, 0)
+    works = demands.compute[stops, nodes] - demands.compute[cuts[:-1], nodes] + demands.segment
+    np.add.at(busy[0], nodes, works)
+    busy[1, door] += demands.access_sends[door]
+    busy[2, door] += demands.access_gets[door]
+    ends = np.concatenate([[door], nodes, [door]])
+    hops = np.flatnonzero(ends[:-1] != ends[1:])
+    at, sources, targets = (ways[hops], cuts[hops]), ends[hops], ends[hops + 1]
+    for row, nodes, uses in (
+        (0, sources, demands.encode),
+        (1, sources, demands.sends),
+        (0, targets, demands.decode),
+        (2, targets, demands.gets),
+    ):
+        np.add.at(busy[row], nodes, uses[*at, nodes])
+    return busy
 
 
 def busy_between(problem: Problem, steps: Chain) -> Nanoseconds:

@@ -14,13 +14,14 @@ from dsi_mqtt.core.codecs import RAW, Codec, Coding, codecs_for, codings
 from dsi_mqtt.core.deployment import Deployment, Prices
 from dsi_mqtt.core.memory import Memory
 from dsi_mqtt.core.model import ModelGraph
-from dsi_mqtt.core.passage import Passage, transfers, useful_of
+from dsi_mqtt.core.passage import Crossing, Links, Passage, unbeaten, useful_of
 from dsi_mqtt.core.problem import (
     HOP_NS,
     SEGMENT_NS,
     SHARE,
     Budget,
     Demands,
+    Flags,
     Held,
     Nanoseconds,
     Problem,
@@ -141,11 +142,12 @@ def formulate(
     furthest, given = reach(rules, allowed, memory)
     arrays = _Arrays.of(graph, known, question, every=every)
     latency, demands = arrays.latency(), arrays.busier().demands()
+    bytes_at = arrays.crossing(arrays.each()).figures[0]
     score = latency.scaled(question.aim.latency or EQUALS)
     if question.aim.exposure:
         score += arrays.exposure(rules).scaled(question.aim.exposure)
     if question.aim.cost:
-        score += arrays.money(demands).scaled(question.aim.cost)
+        score += arrays.money(demands, bytes_at).scaled(question.aim.cost)
     trusted = rules.trusted(known)
     doors = [
         trusts and n.node not in rules.forbidden and question.door in ("", n.node)
@@ -158,8 +160,10 @@ def formulate(
         max_segments=rules.max_segments,
         given=given,
         codings=arrays.codings,
+        lightest=arrays.lightest,
         quickest=arrays.quickest,
-        bytes_at=arrays.bytes_at(),
+        quicker=arrays.quicker,
+        bytes_at=bytes_at,
         allowed=allowed,
         reach=furthest,
         twins=twins(known, doors, allowed, held),
@@ -174,71 +178,82 @@ def formulate(
 
 @dataclass(frozen=True, slots=True)
 class _Arrays:
-    """codecs[coding, trip]: which of the question's codecs. crossings: by trip. quickest: as in
+    """codecs[coding, trip]: which of the question's codecs. lightest, quickest, quicker: as in
     `Problem`.
     """
 
     graph: ModelGraph
     nodes: tuple[NodeView, ...]
     question: Question
+    links: Links
     codings: tuple[Coding, ...]
     codecs: NDArray[np.intp]
     passages: tuple[Passage, ...]
-    crossings: tuple[tuple[Nanoseconds, Nanoseconds], ...]
+    lightest: tuple[int, ...]
     quickest: tuple[int, ...]
+    quicker: Flags
 
     @classmethod
     def of(
         cls, graph: ModelGraph, nodes: tuple[NodeView, ...], question: Question, *, every: bool
     ) -> _Arrays:
-        known = question.codecs
+        known, links = question.codecs, Links.of(nodes)
         passages = tuple(Passage.of(graph, nodes, trip, known) for trip in question.trips)
-        crossings = tuple(passage.crossing(nodes) for passage in passages)
         ways = codings(known, question.trips)
         numbers = {codec.name: number for number, codec in enumerate(known)}
         codecs = np.array([[numbers[codec.name] for codec in way.codecs] for way in ways], np.intp)
-        loads = question.aim.loads
-        better = [
-            p.better(times, loads=loads) for p, times in zip(passages, crossings, strict=True)
-        ]
-        useful, quickest = useful_of(ways, codecs, better, question.error_max)
-        if every:
-            useful = quickest = list(range(len(ways)))
-        places = tuple(useful.index(way) for way in quickest)
-        ways = tuple(ways[i] for i in useful)
-        return cls(graph, nodes, question, ways, codecs[useful], passages, crossings, places)
+        better = [passage.better(links) for passage in passages]
+        loads, error_max = question.aim.loads, question.error_max
+        quicker, lighter = (_of_all(codecs, flags) for flags in zip(*better, strict=True))
+        wins = lighter if loads else quicker
+        useful = list(range(len(ways))) if every else useful_of(ways, wins, error_max)
+        ways, codecs = tuple(ways[way] for way in useful), codecs[useful]
+        quicker, wins = (flags[np.ix_(useful, useful)] for flags in (quicker, wins))
+        lightest = quickest = tuple(range(len(ways)))
+        if not every:
+            lightest, quickest = tuple(unbeaten(wins)), tuple(unbeaten(quicker))
+        return cls(
+            graph, nodes, question, links, ways, codecs, passages, lightest, quickest, quicker
+        )
 
-    def bytes_at(self) -> NDArray[np.float64]:
-        total = np.zeros((len(self.codings), len(self.graph.units) + 1))
-        for i, passage in enumerate(self.passages):
-            total += passage.trip.each * passage.sizes[self.codecs[:, i]]
-        return total
+    def crossing(self, counts: Sequence[float]) -> Crossing:
+        """By coding, of so many of each of the trips."""
+        parts = [
+            count * passage.crossing.written(codecs).figures
+            for count, passage, codecs in zip(counts, self.passages, self.codecs.T, strict=True)
+        ]
+        return Crossing(sum(parts[1:], start=parts[0]))
+
+    def each(self) -> list[float]:
+        """Of each of the trips, how many one request stands for."""
+        return [passage.trip.each for passage in self.passages]
 
     def trip(self, number: int) -> Sums:
         """The time of one trip, in ns."""
-        leave, arrive = self.crossings[number]
+        crossing = self.crossing([float(i == number) for i in range(len(self.passages))])
         return Sums(
             compute=_cumulated(np.rint(self.passages[number].seconds * 1e9)),
             segment=SEGMENT_NS,
-            leave=leave[self.codecs[:, number]],
-            arrive=arrive[self.codecs[:, number]],
+            leave=crossing.leave(self.links),
+            arrive=crossing.arrive(self.links),
             hop=np.full(len(self.codings), HOP_NS),
             access=np.zeros(len(self.nodes)),
         )
 
     def latency(self) -> Sums:
         """Of a whole request: its input comes once, its answer begins to leave once."""
-        trips = sum(passage.trip.count for passage in self.passages)
-        compute = [p.trip.count * np.rint(p.seconds * 1e9) for p in self.passages]
-        leave, arrive = self.crossings[0]
         counts = [float(passage.trip.count) for passage in self.passages]
+        compute = [p.trip.count * np.rint(p.seconds * 1e9) for p in self.passages]
+        crossing, trips = self.crossing(counts), sum(counts)
+        once = self.passages[0].crossing.written(0)
+        access = once.arrive(self.links)[0] + once.leave(self.links)[-1] + 2 * HOP_NS
         return Sums(
             compute=_cumulated(np.sum(compute, axis=0)),
             segment=trips * SEGMENT_NS,
-            leave=self._of_trips([leave for leave, _ in self.crossings], counts),
-            arrive=self._of_trips([arrive for _, arrive in self.crossings], counts),
+            leave=crossing.leave(self.links, trips),
+            arrive=crossing.arrive(self.links, trips),
             hop=np.full(len(self.codings), trips * HOP_NS),
-            access=arrive[0, 0] + leave[0, -1] + 2 * HOP_NS,
+            access=access,
         )
 
     def busier(self) -> _Arrays:
@@ -256,34 +271,30 @@ class _Arrays:
         free = np.array([[1 - share for share in node.taken] for node in self.nodes])
         work, out, back = free.reshape(len(self.nodes), 3).T
         compute = [np.rint(p.trip.each * np.rint(p.seconds * 1e9 / work)) for p in self.passages]
-        each = [passage.trip.each for passage in self.passages]
-        once_in, once_out = transfers(self.nodes, self.passages[0].sizes[0])
+        links, (sizes, writes, reads) = self.links, self.crossing(self.each()).figures
+        up, down = links.up * out, links.down * back
+        plain = 8e3 * self.passages[0].crossing.figures[0, 0]
 
         def station(use: Use) -> Nanoseconds:
-            share = {"sends": out, "gets": back}.get(use, work)
-            parts = [passage.uses(use) / share for passage in self.passages]
-            total = self._of_trips(parts, each)
+            total: Nanoseconds
+            match use:
+                case "sends":
+                    total = 8e3 * sizes[..., None] / up
+                case "gets":
+                    total = 8e3 * sizes[..., None] / down
+                case "encode":
+                    total = writes[..., None] * (links.pace / work)
+                case "decode":
+                    total = reads[..., None] * (links.pace / work)
             return np.rint(total, out=total)
 
         return Demands(
             compute=_cumulated(np.sum(compute, axis=0)),
-            segment=float(np.rint(SEGMENT_NS * sum(each))),
-            access_gets=np.rint(once_out[0] / back),
-            access_sends=np.rint(once_in[-1] / out),
+            segment=float(np.rint(SEGMENT_NS * sum(self.each()))),
+            access_gets=np.rint(plain[0] / down),
+            access_sends=np.rint(plain[-1] / up),
             hops=station,
         )
-
-    def _of_trips(self, parts: Sequence[Nanoseconds], counts: Sequence[float]) -> Nanoseconds:
-        """[coding, cut, node]: of all trips, of which each has a part [codec, cut, node]."""
-        each: list[Nanoseconds] = [
-            part[ways] for part, ways in zip(parts, self.codecs.T, strict=True)
-        ]
-        for count, times in zip(counts, each, strict=True):
-            if count != 1:
-                np.multiply(times, count, out=times)
-        for other in each[1:]:
-            each[0] += other
-        return each[0]
 
     def exposure(self, rules: Rules) -> Sums:
         """Share of the units that are computed outside of the trusted zones."""
@@ -297,12 +308,12 @@ class _Arrays:
         each = np.array([np.rint(coding.error * SHARE) for coding in self.codings])
         return self._sums(np.zeros((len(self.graph.units) + 1, len(self.nodes))), hop=each)
 
-    def money(self, demands: Demands) -> Sums:
+    def money(self, demands: Demands, bytes_at: NDArray[np.float64]) -> Sums:
         """Money an hour, times 10⁹: for bytes that leave nodes, and for energy of computing."""
         rate, prices = self.question.aim.rate_per_s, self.question.prices
         gib = np.array([price_of(prices.gib, node, "prices.gib") for node in self.nodes])
         each_byte = rate * HOUR_S / GIB * gib
-        leave = self.bytes_at()[..., None] * each_byte
+        leave = bytes_at[..., None] * each_byte
         watts = np.array([max(0.0, node.watts[1] - node.watts[0]) for node in self.nodes])
         each_ns = rate / 1e9 * watts / 1000 * prices.kwh
         alone = 1 - np.array([node.taken[0] for node in self.nodes])
@@ -374,6 +385,15 @@ def unpriced(prices: Prices, price: str) -> str:
 
 def _price(prices: dict[str, float], price: str) -> float | None:
     return prices.get(price, prices.get("default")) if prices else 0.0
+
+
+def _of_all(codecs: NDArray[np.intp], better: Sequence[Flags]) -> Flags:
+    """[coding, coding]: on every trip, the codecs [coding, trip] of the first are better.
+
+    better: by trip, [codec, codec].
+    """
+    trips = [flags[np.ix_(of, of)] for flags, of in zip(better, codecs.T, strict=True)]
+    return np.asarray(np.logical_and.reduce(trips))
 
 
 def _cumulated(values: Nanoseconds) -> Nanoseconds:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dsi_mqtt.core.bounds import Prices, Steps
 from dsi_mqtt.core.duties import busy_along
@@ -127,10 +128,11 @@ class Ascent:
 
     def _excess(self, door: int, steps: Steps) -> Nanoseconds:
         """What the chain takes beyond each limit, as a share of that; of none it is nothing."""
-        weights, used, start = self.problem.memory.least, np.zeros(len(self.shares)), 0
-        for node, stop, _ in steps:
-            used[node] += weights[start:stop, node].sum()
-            start = stop
+        used = np.zeros(len(self.shares))
+        if steps:
+            nodes, stops, _ = np.array(steps).T
+            before = _cumulated(self.problem.memory.least)
+            np.add.at(used, nodes, before[stops, nodes] - before[np.append(0, stops[:-1]), nodes])
         for i, budget in enumerate(self.problem.budgets if steps else ()):
             used[len(self.rooms) + i] = budget.sums.along(door, steps)
         limits = self.limits
@@ -142,6 +144,13 @@ class Ascent:
             if steps:
                 used[after:] = busy_along(self.problem, door, steps).ravel()
         return np.divide(used - most, limits, out=np.zeros_like(used), where=limits > 0)
+
+
+def _cumulated(weights: NDArray[np.int64]) -> NDArray[np.int64]:
+    """[cut, node]: of the units before it."""
+    before = np.zeros((len(weights) + 1, weights.shape[1]), np.int64)
+    np.cumsum(weights, axis=0, out=before[1:])
+    return before
 
 
 def _rooms(problem: Problem) -> Nanoseconds:

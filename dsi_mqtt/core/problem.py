@@ -116,6 +116,17 @@ class Sums:
             self.access[nodes],
         )
 
+    def written(self, ways: Sequence[int]) -> Sums:
+        """With these codings alone."""
+        if len(ways) == len(self.hop):
+            return self
+        chosen = list(ways)
+
+        def of(part: Nanoseconds) -> Nanoseconds:
+            return part[: len(chosen)] if _is_nothing(part) else part[chosen]
+
+        return replace(self, leave=of(self.leave), arrive=of(self.arrive), hop=self.hop[chosen])
+
     def scaled(self, factor: float) -> Sums:
         if factor == 1:
             return self
@@ -248,7 +259,10 @@ class Problem:
 
     doors: nodes that may be the door.
     codings: ways to write on a hop; the first is plain, and what goes to and from the door has it.
-    quickest: those that matter where no budget does; others are on no node and at no cut better.
+    lightest: those that matter where no budget has a price; others are on no node and at no cut
+        quicker, and keep no station busy for less. quickest: where stations have no price either.
+    quicker[coding, coding]: the first is nowhere slower than the second, and keeps no link busy for
+        longer.
     bytes_at[coding, cut]: that cross the cut for one request.
     allowed[unit, node]: privacy, pins and the split let the node compute the unit.
     reach[cut, node]: up to where the node, holding nothing else of this plan, may be given one
@@ -265,7 +279,9 @@ class Problem:
     max_segments: int
     given: Flags | None
     codings: tuple[Coding, ...]
+    lightest: tuple[int, ...]
     quickest: tuple[int, ...]
+    quicker: Flags
     bytes_at: NDArray[np.float64]
     allowed: Flags
     reach: Cuts
@@ -303,14 +319,11 @@ class Problem:
         demands, score = self.demands, self.score
         limits = demands.compute[:-1] + (cap - demands.segment)
         last = np.minimum(self.reach, last_within(demands.compute, limits))
-        leave = np.where(demands.sends <= cap, score.leave, np.inf)
-        arrive = np.where(demands.gets <= cap, score.arrive, np.inf)
-        return replace(
-            self,
-            cap=cap,
-            reach=last,
-            score=replace(score, leave=leave, arrive=arrive),
-        )
+        if max(demands.sends.max(initial=0.0), demands.gets.max(initial=0.0)) > cap:
+            leave = np.where(demands.sends <= cap, score.leave, np.inf)
+            arrive = np.where(demands.gets <= cap, score.arrive, np.inf)
+            score = replace(score, leave=leave, arrive=arrive)
+        return replace(self, cap=cap, reach=last, score=score)
 
     def only(self, nodes: Sequence[int]) -> Problem:
         """The same with these nodes alone, in this order."""

@@ -6,6 +6,7 @@ cut.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,8 +18,9 @@ from dsi_mqtt.core.problem import Cuts, Nanoseconds, Problem, Sums
 # is lower. A binary fraction: sums stay exact up to two hours of latency.
 MORE: Final = 2.0**-10
 
-# Segments that are still few.
+# Segments that are still few; and where fees make each of them dear, and bounds are one of many.
 _FEW: Final = 7
+_ROUGHLY: Final = 5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,12 +54,9 @@ class Programme:
     @classmethod
     def of(cls, problem: Problem, score: Sums, spent: Nanoseconds, *, many: bool) -> Programme:
         segment = (score.segment + MORE) - spent[:-1]
-        leave, arrive, hop = score.leave, score.arrive, score.hop
-        charged = hop - problem.score.hop
-        if (charged == charged[0]).all() and len(problem.quickest) < len(hop):
-            ways = list(problem.quickest)  # what is nowhere slower is nowhere dearer
-            leave, arrive, hop = leave[ways], arrive[ways], hop[ways]
-        return cls(problem, spent, segment, leave + hop[:, None, None], arrive, many)
+        return cls(
+            problem, spent, segment, score.leave + score.hop[:, None, None], score.arrive, many
+        )
 
     def numbered(self, last: Nanoseconds, segments: int) -> Layers:
         """For so many segments: all cuts at once.
@@ -65,24 +64,24 @@ class Programme:
         last[end, cut, node]: of none. The layers end where one more segment makes nothing less.
         """
         windows = _Windows.of(self.problem.reach, len(last))
-        after, start = [last], [windows.least(last, self.segment)]
-        rows = np.arange(1, self.problem.units)  # cuts from where on something has become less
+        after, start = [last], [windows.least(last, self.segment, None)]
+        cuts = slice(1, self.problem.units)  # where segments may begin with less than was known
+        room = np.empty(len(self.leave) * last.size)
         for _ in range(segments - 1):
-            begun, *hops = (
-                part.take(rows, axis=1) for part in (start[-1], self.leave, self.arrive)
-            )
+            begun, leave, arrive = (part[:, cuts] for part in (start[-1], self.leave, self.arrive))
             layer = after[-1].copy()
-            layer[:, rows] = self._moved(begun, *hops) + self.spent[rows]
+            layer[:, cuts] = self._moved(begun, leave, arrive, room) + self.spent[cuts]
             if np.array_equal(layer, after[-1]):
                 break
             after.append(layer)
-            start.append(windows.least(layer, self.segment))
-            rows = 1 + np.flatnonzero((start[-1] != start[-2])[:, 1:].any(axis=(0, 2)))
-            if not len(rows):
+            start.append(windows.least(layer, self.segment, (start[-1], cuts.stop)))
+            less = np.flatnonzero((start[-1] != start[-2])[:, 1:].any(axis=(0, 2)))
+            if not len(less):
                 break
+            cuts = slice(1 + int(less[0]), 2 + int(less[-1]))
         return Layers(tuple(after), tuple(start))
 
-    def whole(self, last: Nanoseconds) -> Layers:
+    def whole(self, last: Nanoseconds, *, roughly: bool) -> Layers:
         """For any number of segments.
 
         Most often few segments are the best, and their layers are the quickest way. Where fees are
@@ -90,18 +89,21 @@ class Programme:
         least; else it goes cut by cut.
         """
         if not self.problem.by_hand and not self.many:
-            layers = self.numbered(last, _FEW)
-            if len(layers.after) < _FEW:
+            fees = bool(self.problem.fees.any())
+            few = _ROUGHLY if fees and roughly else _FEW
+            layers = self.numbered(last, few)
+            if len(layers.after) < few:
                 return layers
-            if self.problem.fees.any():
+            if fees:
                 return self._with_more(layers)
         problem, layer = self.problem, last.copy()
-        start = np.empty_like(layer[:, 1:])
+        start, room = np.empty_like(layer[:, 1:]), np.empty(len(self.leave) * layer[:, 0].size)
         ending = _Endings.of(problem, layer)
         for cut in range(problem.units - 1, -1, -1):
             np.add(ending.least(cut), self.segment[cut], out=start[:, cut])
             if cut:
-                moved = self._moved(start[:, cut], self.leave[:, cut], self.arrive[:, cut])
+                hops = self.leave[:, cut], self.arrive[:, cut]
+                moved = self._moved(start[:, cut], *hops, room)
                 np.add(moved, self.spent[cut], out=layer[:, cut])
         return Layers((layer,), (start,))
 
@@ -113,7 +115,7 @@ class Programme:
         rest[:-1] = np.cumsum(each[::-1])[::-1]
         segment = float((self.segment + self.spent[:-1]).min())
         hop = float((self.leave.min(axis=-1) + self.arrive.min(axis=-1))[:, 1:-1].min())
-        rest += _FEW * (segment + hop)
+        rest += len(layers.after) * (segment + hop)
         more = self.spent + rest[:, None]
         more[-1] = np.inf
         able = problem.reach > np.arange(units)[:, None]
@@ -123,12 +125,16 @@ class Programme:
             (*layers.start[:-1], np.minimum(layers.start[-1], begun)),
         )
 
-    def _moved(self, start: Nanoseconds, leave: Nanoseconds, arrive: Nanoseconds) -> Nanoseconds:
+    def _moved(
+        self, start: Nanoseconds, leave: Nanoseconds, arrive: Nanoseconds, room: Nanoseconds
+    ) -> Nanoseconds:
         """[end, …, node]: the least when another node goes on, whichever the coding.
 
-        start[end, …, node]; leave, arrive[coding, …, node].
+        start[end, …, node]; leave, arrive[coding, …, node]. room: to work in, for all of them.
         """
-        there = np.add(start, arrive[:, None], order="C")
+        shape = len(leave), *start.shape
+        there = room[: math.prod(shape)].reshape(shape)
+        np.add(start, arrive[:, None], out=there)
         ways, ends, nodes = len(leave), len(start), start.shape[-1]
         rows = there.reshape(-1, nodes)  # a view: what is written there stands in both
         least, second, nearest = _two_least(rows)
@@ -188,18 +194,27 @@ class _Windows:
         closed = np.where(length <= 0, np.inf, 0.0)
         return cls(tables, place + (starts + 1) * nodes, place + last * nodes, closed)
 
-    def least(self, values: Nanoseconds, besides: Nanoseconds) -> Nanoseconds:
-        """[end, cut, node] of `values` [end, cut, node], which has a cut more, and `besides`."""
-        tables = self.tables
-        tables[:, 0] = values
+    def least(
+        self, values: Nanoseconds, besides: Nanoseconds, known: tuple[Nanoseconds, int] | None
+    ) -> Nanoseconds:
+        """[end, cut, node] of `values` [end, cut, node], which has a cut more, and `besides`.
+
+        known: what it was with the values before, and from which cut on these are the same.
+        """
+        tables, least = self.tables, np.empty((len(values), *self.one.shape))
+        stop = len(self.one) + 1
+        if known is not None:
+            least[:], stop = known
+        tables[:, 0, :stop] = values[:, :stop]
         for power in range(1, tables.shape[1]):
             half = 1 << (power - 1)
-            before = tables[:, power - 1]
-            np.minimum(before[:, :-half], before[:, half:], out=tables[:, power, :-half])
-        least = np.empty((len(values), *self.one.shape))
-        for found, table in zip(least, tables.reshape(len(tables), -1), strict=True):
-            np.minimum(table.take(self.one), table.take(self.other), out=found)
-        least += self.closed + besides
+            before, rows = tables[:, power - 1], min(stop, tables.shape[2] - half)
+            both = before[:, :rows], before[:, half : half + rows]
+            np.minimum(*both, out=tables[:, power, :rows])
+        one, other = self.one[:stop], self.other[:stop]
+        for found, table in zip(least[:, :stop], tables.reshape(len(tables), -1), strict=True):
+            np.minimum(table.take(one), table.take(other), out=found)
+        least[:, :stop] += (self.closed + besides)[:stop]
         return least
 
 

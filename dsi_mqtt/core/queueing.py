@@ -45,12 +45,9 @@ def waiting_s(rate_per_s: float, service_s: float, share: float, variation: floa
 
 def _decay(load: float, variation: float) -> float:
     """θ with load·(E exp(θS) - 1) = θ, where S has mean 1, between 0 and where E is infinite."""
-    low, high = 0.0, 1.0
-    if variation > _CONSTANT:
-        high = 1.0 / variation * (1.0 - 1e-12)
-    else:
-        while load * (_moment(high, variation) - 1.0) < high:
-            high *= 2.0
+    if variation <= _CONSTANT:
+        return _constant_decay(load)
+    low, high = 0.0, 1.0 / variation * (1.0 - 1e-12)
     for _ in range(_ROUNDS):
         middle = (low + high) / 2.0
         if load * (_moment(middle, variation) - 1.0) < middle:
@@ -60,10 +57,24 @@ def _decay(load: float, variation: float) -> float:
     return (low + high) / 2.0
 
 
+def _constant_decay(load: float) -> float:
+    """θ > 0 with load·(exp θ - 1) = θ, by Newton's steps: from above they never pass it, for the
+    difference is convex.
+    """
+    falls = 1.0
+    while load * math.expm1(falls) < falls:
+        falls *= 2.0
+    for _ in range(_ROUNDS):
+        above = load * math.expm1(falls) - falls
+        nearer = falls - above / (load * math.exp(falls) - 1.0)
+        if not 0.0 < nearer < falls:
+            break
+        falls = nearer
+    return falls
+
+
 def _moment(tilt: float, variation: float) -> float:
     """E exp(tilt·S) of a gamma distribution with mean 1."""
-    if variation <= _CONSTANT:
-        return math.exp(tilt)
     return _power(1.0 - variation * tilt, -1.0 / variation)
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -123,6 +123,7 @@ class _Search:
     """path, score: of the best placement known. lower: no placement has less.
 
     floor: no placement has a smaller sum. ceiling: what costs more is of no use.
+    offered: by door and chain, whether it obeys.
     """
 
     problem: Problem
@@ -135,11 +136,13 @@ class _Search:
     lower: float = -math.inf
     floor: float = -math.inf
     ceiling: float = CEILING
+    offered: dict[tuple[int, Steps], bool] = field(default_factory=dict)
 
     def outcome(self) -> Outcome:
         low, weights = (0.0, np.empty(0)) if self.pressure.idle else least_demand(self.problem)
         self._limit(low)
-        root = Bounds.of(self.problem, Prices.none(self.problem), grouped(self.problem.doors))
+        none, ends = Prices.none(self.problem), grouped(self.problem.doors)
+        root = Bounds.of(self.problem, none, ends, roughly=True)
         self.floor, end, door = root.lowest()
         if not math.isfinite(self.floor) or math.isinf(self.pressure.adds(low)):
             return NOTHING
@@ -210,6 +213,11 @@ class _Search:
 
         It is tried with the doors at its ends too, and written otherwise where it is over a budget.
         """
+        if (door, steps) not in self.offered:
+            self.offered[door, steps] = self._tried(door, steps)
+        return self.offered[door, steps]
+
+    def _tried(self, door: int, steps: Steps) -> bool:
         if not steps or not _holds(self.problem, steps):
             return False
         steps, obeys = rewritten(self.problem, door, steps), False
@@ -241,6 +249,8 @@ class _Search:
             if self._offer(names[door], chains[-1]) or bounds.counted == 1:
                 break
             most = max(0, len(found) - 1)
+            if most and bounds.root(end, door, most) >= self.score:
+                break
         return chains[0]
 
     def _offer_doors(self, low: float) -> None:
@@ -264,12 +274,13 @@ class _Search:
         few = () if self.pressure.aim.busiest else [count for count in _SHARED if count < most]
         if most > 1 and self._offer(door, halved(self.problem)[1]) and most == HALVES:
             return
+        longest = self._longest(low)
         for count in (*few, most):
             if count == most and few and self.path is not None:
                 break
             problem = replace(self.problem, max_segments=count)
             least, by = (low, weights) if count == most else least_demand(problem, _ROUGHLY)
-            self._offer(door, spread(problem, least, by))
+            self._offer(door, spread(problem, least, by, longest))
 
     def _score(self, door: int, offered: _Offered) -> float:
         """Inf where a limit forbids the chain."""
@@ -295,13 +306,20 @@ class _Search:
             return True
         return self.pressure.timely(self.problem.latency.along(door, steps), demand)
 
-    def _tighten(self, low: float) -> None:
-        """What keeps a station busy for longer than a placement that is known allows."""
+    def _longest(self, low: float) -> float:
+        """The most that a placement keeps a station busy for that is better than the best known.
+
+        low: the least demand.
+        """
         cap = self.problem.cap
         if self.pressure.idle or self._highest == CEILING:
-            return
-        high = self.pressure.up_to(low, cap, self._highest - self.floor)
-        if high < _NARROWER * cap:
+            return cap
+        return self.pressure.up_to(low, cap, self._highest - self.floor)
+
+    def _tighten(self, low: float) -> None:
+        """Leaves out what a placement that is known is better than."""
+        high = self._longest(low)
+        if high < _NARROWER * self.problem.cap:
             self.problem = self.problem.capped(math.floor(high))
 
     def _priced(self, root: Bounds, low: float, weights: Nanoseconds | None, rounds: int) -> Bounds:
@@ -326,7 +344,7 @@ class _Search:
             best = self._climb(ascent, few, left if len(few) == nodes else (left + 1) // 2)
             whole = len(few) == nodes
             if not whole:
-                best = Bounds.of(self.problem, ascent.best, root.ends)
+                best = Bounds.of(self.problem, ascent.best, root.ends, roughly=True)
                 self.considered += 1
             bound, end, door = best.lowest()
             if bound > self.lower:
@@ -350,7 +368,7 @@ class _Search:
         for _ in range(rounds):
             self.considered += 1
             prices = ascent.prices()
-            bounds = Bounds.of(some, prices.only(nodes), ends)
+            bounds = Bounds.of(some, prices.only(nodes), ends, roughly=True)
             bound, end, door = bounds.lowest()
             if ascent.learn(prices, bound):
                 best = bounds
@@ -385,7 +403,7 @@ class _Search:
             self.lower = self.score
             return bounds
         ends = ends_of(doors)
-        if ends == bounds.ends:
+        if ends == bounds.ends and not self.problem.fees.any():
             return bounds
         bounds = Bounds.of(self.problem, bounds.prices, ends)
         self.considered += 1

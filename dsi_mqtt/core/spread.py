@@ -10,6 +10,7 @@ halves.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
@@ -28,14 +29,17 @@ _ENDS: Final = float(np.finfo(np.float64).max)
 _SLOW_FIRST: Final = 0.25
 
 
-def spread(problem: Problem, least: float, weights: Nanoseconds) -> Steps:
-    """None where no demand that is tried suffices. weights[node]: as `demand.least_demand` says."""
+def spread(problem: Problem, least: float, weights: Nanoseconds, most: float) -> Steps:
+    """None where no demand that is tried suffices. weights[node]: as `demand.least_demand` says.
+    most: demands beyond which are of no use.
+    """
     filling = _Filling.of(problem, weights)
     found: Steps = ()
-    low, high = 1, _STEPS + 1
+    tried = math.log(max(most / max(least, 1.0), 1.0), _WIDER)
+    low, high = 1, 1 + min(_STEPS, math.ceil(tried) if math.isfinite(tried) else _STEPS)
     while low < high:
         middle = (low + high) // 2
-        demand = min(least * _WIDER**middle, problem.cap)
+        demand = min(least * _WIDER**middle, most)
         trial = _Trial.of(filling, demand)
         steps = filling.chain(trial, by_share=True)
         if not steps and not problem.segments_bounded:

@@ -22,7 +22,7 @@ from dsi_mqtt.core.duties import Duties
 from dsi_mqtt.core.memory import Loads
 from dsi_mqtt.core.path import Path, Step
 from dsi_mqtt.core.pressure import Pressure
-from dsi_mqtt.core.problem import Cuts, Flags, Nanoseconds
+from dsi_mqtt.core.problem import Cuts, Flags, Nanoseconds, Sums
 from dsi_mqtt.core.programme import MORE
 from dsi_mqtt.core.standing import Stand, Standing
 
@@ -115,6 +115,7 @@ class Tree:
 
     floor: no chain has a smaller sum, so that no demand beyond `cap` stays within the ceiling.
     plain: bounds without any price, where they say more of what can follow than the floor.
+    priced: the score of all codings at the bounds' prices.
     """
 
     bounds: Bounds
@@ -127,10 +128,11 @@ class Tree:
     heap: list[Entry] = field(default_factory=list)
     best: Entry | None = None
     cap: float = math.inf
+    priced: Sums = field(init=False)
     _seen: dict[tuple[int, int, int, int], Standing] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.cap = self.bounds.problem.cap
+        self.cap, self.priced = self.bounds.problem.cap, self.bounds.every_way()
         self._tighten()
 
     @property
@@ -331,7 +333,7 @@ class Tree:
             score.leave[:number, cut, at, None]
             + score.arrive[:number, cut]
             + score.hop[:number, None]
-            for score in (problem.score, self.bounds.score)
+            for score in (problem.score, self.priced)
         )
         for hops in (true, priced):
             hops[:, at] = np.inf

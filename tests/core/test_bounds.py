@@ -83,6 +83,28 @@ def test_codings_that_are_nowhere_quicker_make_no_difference(seed: int, kind: st
 
 
 @patched
+@given(seeds, st.sampled_from(("p95_under_load", "cost")), st.floats(0.0, 20.0))
+def test_codings_that_are_nowhere_less_at_prices_of_stations_make_no_difference(
+    seed: int, kind: str, rate: float
+) -> None:
+    case = instance(seed, 6, 4, 4, kind)
+    rules = compile_rules(case.deployment, case.graph)
+    problem = formulate(case.graph, rules, case.nodes, {}, case.question)
+    if not problem.doors:
+        return
+    stations = np.zeros((3, len(problem.nodes)))
+    stations[:, seed % len(problem.nodes)] = rate, 0.3 * rate, 0.0
+    prices = replace(Prices.none(problem), stations=stations)
+    ends = exact(problem.doors)
+    some = Bounds.of(problem, prices, ends)
+    none = np.zeros_like(problem.quicker)
+    whole = Bounds.of(replace(problem, quicker=none), prices, ends)
+    assert set(some.ways) <= set(whole.ways) == set(problem.lightest)
+    assert rate or some.ways == problem.quickest
+    assert np.array_equal(some.layers.start[-1], whole.layers.start[-1])
+
+
+@patched
 @given(seeds, st.sampled_from(OBJECTIVES))
 def test_tuning_prices_on_few_nodes_does_not_change_the_answer(
     monkeypatch: pytest.MonkeyPatch, seed: int, kind: str

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from dsi_mqtt.cli.bench_planner_cases import instance
 from dsi_mqtt.core.aim import Aim
 from dsi_mqtt.core.demand import busiest_ns, halved, least_demand
+from dsi_mqtt.core.duties import busy_along, busy_around, busy_between
 from dsi_mqtt.core.formulation import formulate
 from dsi_mqtt.core.pressure import Pressure, Slopes
 from dsi_mqtt.core.problem import Problem, last_within
@@ -62,11 +63,41 @@ def test_no_placement_has_less_than_the_least_demand(seed: int, nodes: int) -> N
 
 
 @settings(max_examples=examples(30))
+@given(seeds, st.data())
+def test_a_chain_keeps_busy_what_its_steps_do_one_after_the_other(
+    seed: int, data: st.DataObject
+) -> None:
+    problem = problem_of(seed, 6, 4, 4, "throughput")
+    nodes, ways = st.integers(0, 3), st.integers(0, len(problem.codings) - 1)
+    stops = [*sorted(data.draw(st.sets(st.integers(1, 5)))), 6]
+    steps: list[tuple[int, int, int]] = []
+    for stop in stops:
+        steps.append((data.draw(nodes), stop, data.draw(ways) if steps else 0))
+    door = data.draw(nodes)
+    one_by_one = busy_around(problem, door, steps, busy_between(problem, steps))
+    assert np.array_equal(busy_along(problem, door, steps), one_by_one)
+
+
+@settings(max_examples=examples(30))
+@given(seeds)
+def test_no_demand_beyond_the_most_is_tried(seed: int) -> None:
+    problem = problem_of(seed, 12, 6, 1, "throughput")
+    least, weights = least_demand(problem)
+    for most in (least, 1.2 * least):
+        steps = spread(problem, least, weights, most)
+        start = 0
+        for node, stop, _ in steps:
+            work = problem.demands.compute[stop, node] - problem.demands.compute[start, node]
+            assert work + problem.demands.segment <= most
+            start = stop
+
+
+@settings(max_examples=examples(30))
 @given(seeds)
 def test_work_that_is_shared_out_keeps_no_node_busy_twice_and_none_for_long(seed: int) -> None:
     problem = problem_of(seed, 24, 8, 1, "throughput")
     least, weights = least_demand(problem)
-    steps = spread(problem, least, weights)
+    steps = spread(problem, least, weights, problem.cap)
     if not steps:
         return
     nodes = [node for node, _, _ in steps]

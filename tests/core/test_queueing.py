@@ -74,3 +74,10 @@ def test_a_queue_that_grows_has_no_percentile() -> None:
     assert waiting_s(1.0, 1.0, 0.95) == math.inf
     assert waiting_s(2.0, 1.0, 0.5) == math.inf
     assert waiting_s(0.0, 1.0, 0.95) == 0.0
+
+
+@pytest.mark.parametrize("short", [1e-3, 1e-6, 1e-9])
+def test_close_to_full_the_wait_is_that_of_heavy_traffic(short: float) -> None:
+    """Half as long as exponential service would make it: log(1/(1 - share)) / (2 (1 - load))."""
+    told = waiting_s(1.0 - short, 1.0, 0.95)
+    assert told == pytest.approx(math.log(1 / 0.05) / (2 * short), rel=2 * short + 1e-6)
