@@ -26,32 +26,25 @@ stands when something comes; where the connection ends first it was dead, which 
 from __future__ import annotations
 
 import math
-from collections import deque
-from statistics import median
 from typing import Final
 
+from dsi_mqtt.core.beats import LATE_S, RESOLUTION_S, Beats
 from dsi_mqtt.core.node import LinkSample
 from dsi_mqtt.core.passing import PASSING_BYTES, QUIET_S, Marks, Passed
 from dsi_mqtt.core.probes import AT_ONCE_S, NEAR_S, Probe, Probes
 from dsi_mqtt.core.sizes import KIB, MIB
 from dsi_mqtt.core.way import Way
 
-# Clocks and event loops are no finer.
-RESOLUTION_S: Final = 0.0002
 # Buffers are emptied to somewhere below a quarter of this before they take more.
 FULL_BYTES: Final = MIB
 FULL_S: Final = 0.005
 TRAIN_S: Final = 0.02
-LATE_S: Final = 0.1
 LATE_BYTES: Final = 32 * KIB
 SILENT_S: Final = 1.5
 # An acknowledgement, with what TCP and IP put around it.
 ACKNOWLEDGED_BYTES: Final = 60
 
-_LATE: Final = 4
-_BEATS: Final = 8
 _COUNTED: Final = 64
-_BEATS_KNOWN: Final = 4
 _TRAINS_MAX: Final = 64
 _FRESH_S: Final = 5.0
 
@@ -62,11 +55,9 @@ class LinkMeter:
     def __init__(self, overhead: int = 64) -> None:
         self._overhead = overhead
         self._probes = Probes(overhead)
-        self._beats: deque[float] = deque(maxlen=_BEATS)
+        self._beats = Beats()
         self._up, self._down = Way(self._probes), Way(self._probes)
         self._missed = (0, 0.0)  # the beat that was last counted as late, and for how long
-        # Beat: when it was sent, what it took, and all that others had sent when it was back.
-        self._newest = (-1.0, 0.0, 0)
         self._up_probe: tuple[float, float] | None = None  # when, and seconds a byte
         self._back_at: float | None = None
         self._written = self._received = 0
@@ -84,7 +75,7 @@ class LinkMeter:
 
     def sample(self, now: float) -> LinkSample:
         return LinkSample(
-            self._rtt_ms(),
+            self._beats.rtt_ms,
             self._up.mbit_s,
             self._down.mbit_s,
             None if self._up.at is None else now - self._up.at,
@@ -171,7 +162,7 @@ class LinkMeter:
             return
         age = now - beat.sent_at
         counted = self._missed[1] if self._missed[0] == beat.number else 0.0
-        if not self._is_late(age) or age < 2 * counted:
+        if not self._beats.is_late(age) or age < 2 * counted:
             return  # of one beat only a wait that has doubled says something new
         written, received = self._counts.get(beat.number, (self._written, self._received))
         written, received = self._written - written, self._received - received
@@ -194,7 +185,7 @@ class LinkMeter:
     ) -> tuple[Probe, ...]:
         """Probes to send now. full: the socket takes nothing at present. arriving: see `watch`."""
         self.watch(now, arriving)
-        probes = self._probes.due(now, far=self._base() > NEAR_S, full=full)
+        probes = self._probes.due(now, far=self._beats.quickest > NEAR_S, full=full)
         for probe in probes:
             self._counts[probe.number] = self._written, self._received
             self._counts.pop(probe.number - _COUNTED, None)
@@ -217,13 +208,13 @@ class LinkMeter:
         if probe.number in self._marks:
             self._marked(probe.number, self._received - received, now)
         elif probe.kind == "beat":
-            self._newest = probe.sent_at, seconds, self._received
-            waits = probe.number in self._waiting and seconds > self._base()
+            self._beats.back(probe.sent_at, seconds, self._received)
+            waits = probe.number in self._waiting and seconds > self._beats.quickest
             self._beat(
                 seconds, self._written - written, self._received - received, now, waits=waits
             )
-        elif len(self._beats) >= _BEATS_KNOWN:
-            between = self._between(probe)
+        elif self._beats.known:
+            between = self._beats.between(probe, self._received)
             if alone or between is not None:
                 self._went(probe, seconds, between or 0, now)
 
@@ -248,68 +239,41 @@ class LinkMeter:
 
     # --- parts --------------------------------------------------------------------------------
 
-    def _rtt_ms(self) -> float | None:
-        """Of the quicker half of beats, for others have waited behind what passes."""
-        ordered = sorted(self._beats)
-        return median(ordered[: (len(ordered) + 1) // 2]) * 1000 if ordered else None
-
-    def _base(self) -> float:
-        return min(self._beats, default=NEAR_S)
-
-    def _usual(self) -> tuple[float, float]:
-        """What a beat takes, and by how much others differ from that; in s."""
-        middle = median(self._beats)
-        return middle, median(abs(seconds - middle) for seconds in self._beats)
-
-    def _beside(self, probe: Probe) -> float:
-        """What the beat took that was sent with this probe, or what one usually takes."""
-        sent_at, seconds, _ = self._newest
-        return seconds if sent_at == probe.sent_at else self._usual()[0]
-
-    def _between(self, probe: Probe) -> int | None:
-        """Others' bytes that came behind its beat and before it; None: it had none.
-
-        Messages keep their order both ways, so that nothing else held up the one and not the other.
-        """
-        sent_at, _, received = self._newest
-        return self._received - received if sent_at == probe.sent_at else None
-
     def _beat(
         self, seconds: float, written: int, received: int, now: float, *, waits: bool
     ) -> None:
         """waits: behind what has a mark of its own, so that it says nothing of the way."""
-        if self._is_late(seconds) and written + received >= LATE_BYTES:
+        if self._beats.is_late(seconds) and written + received >= LATE_BYTES:
             self._waited(seconds, written, received, now)
         elif not waits:
-            self._beats.append(seconds)
+            self._beats.counts(seconds)
 
     def _marked(self, number: int, received: int, now: float) -> None:
         """What was sent right before this beat has left."""
-        usual, differ = self._usual() if self._beats else (NEAR_S, 0.0)
+        usual = self._beats.usual
         passed = self._marks.back(number, now, usual)
-        if passed is None or len(self._beats) < _BEATS_KNOWN:
+        if passed is None or not self._beats.known:
             return
         if received > passed.nbytes // 4:  # behind which the beat may have waited on its way back
             if passed.seconds >= LATE_S:
                 self._both_took(passed.seconds, passed.nbytes, received, now)
             return
-        self._up.passed(passed, usual, max(RESOLUTION_S, 2 * differ), now)
+        self._up.passed(passed, usual, self._beats.noise, now)
         self._prove(now)
 
     def _came_in(self, nbytes: int, seconds: float, now: float) -> None:
-        if nbytes < PASSING_BYTES or not self._beats:
+        if nbytes < PASSING_BYTES or not self._beats.any:
             return
         warm, self._came_at = now - self._came_at < QUIET_S, now
-        usual, differ = self._usual()
-        passed = Passed(nbytes, seconds, warm)
-        self._down.passed(passed, usual, max(TRAIN_S, 2 * differ), now)
+        passed, noise = Passed(nbytes, seconds, warm), max(TRAIN_S, self._beats.noise)
+        self._down.passed(passed, self._beats.usual, noise, now)
         self._prove(now)
 
     def _still_comes(self, nbytes: int, seconds: float, now: float) -> None:
         """Of one message only a wait that has doubled says something new."""
         if not seconds:
             self._seen_s = 0.0
-        elif self._is_late(seconds) and seconds >= 2 * self._seen_s:
+        elif self._beats.is_late(seconds) and seconds >= 2 * self._seen_s:
             self._seen_s = seconds
             nbytes = max(1, nbytes)
             if seconds > 2 * self._down.seconds(nbytes):
@@ -325,9 +289,6 @@ class LinkMeter:
         least = min(self._up.shown(now), self._down.shown(now))
         if least > 0:
             self._probes.proven(least, now)
-
-    def _is_late(self, seconds: float) -> bool:
-        return bool(self._beats) and seconds >= max(LATE_S, _LATE * self._base())
 
     def _waited(self, seconds: float, written: int, received: int, now: float) -> None:
         """A beat has waited behind others' bytes for so long: that is what they need."""
@@ -347,16 +308,18 @@ class LinkMeter:
 
     def _went(self, probe: Probe, seconds: float, between: int, now: float) -> None:
         """A probe took so long in all. between: as `_between`."""
-        more, is_up = seconds - self._beside(probe), probe.kind == "up"
+        beside_s, is_up = self._beats.beside(probe), probe.kind == "up"
+        more = seconds - beside_s
         if is_up:
-            # Its acknowledgement is shorter than a beat, which on a slow way down is a difference: at
-            # most that share of what the beat took, or a false rate of the one way would make one
-            # of the other, and that the next.
+            # Its acknowledgement is shorter than a beat, which on a slow way down is a difference:
+            # at most that share of what the beat took, or a false rate of the one way would make
+            # one of the other, and that the next.
             shorter = max(0, self._overhead - ACKNOWLEDGED_BYTES)
-            more += min(self._down.seconds(shorter), self._beside(probe) * shorter / self._overhead)
+            more += min(self._down.seconds(shorter), beside_s * shorter / self._overhead)
         else:
             # Beside the quickest beat, so that noise proves too little and not too much.
-            self._probes.proven(probe.nbytes / max(seconds - self._base(), RESOLUTION_S), now)
+            took = max(seconds - self._beats.quickest, RESOLUTION_S)
+            self._probes.proven(probe.nbytes / took, now)
         extra, alone = max(0.0, more), between <= probe.nbytes // 4
         one_way = extra if is_up else extra / 2
         if alone or one_way <= AT_ONCE_S:
@@ -403,7 +366,7 @@ class LinkMeter:
         """seconds: more than the beat. unsure_s: by how much they may be wrong, besides what beats
         differ by.
         """
-        noise, more = max(RESOLUTION_S, 2 * self._usual()[1], unsure_s), self._more(probe)
+        noise, more = max(self._beats.noise, unsure_s), self._more(probe)
         if seconds <= noise:
             way.carries_at_least(more / noise, now, probe.nbytes)
         else:
