@@ -261,7 +261,7 @@ def _ways(problem: Problem, prices: Prices) -> tuple[int, ...]:
         charged = np.floor(rate * budget.sums.hop)
         if (charged != charged[0]).any():
             return tuple(range(len(problem.codings)))
-    if prices.stations is None:
+    if prices.stations is None or problem.quickest == problem.lightest:
         return problem.quickest
     dear = np.flatnonzero(prices.stations[0])  # only there may more work be worse than more bytes
     some, best = list(problem.lightest), list(problem.quickest)
