@@ -28,6 +28,8 @@ from dsi_mqtt.core.programme import Layers, Programme
 
 # Doors that have an end of their own.
 OWN: Final = 2
+# Figures of hops of which so few take no longer to look at than to compare.
+_LARGE: Final = 5_000
 
 # (node, stop, coding of the hop there)
 Steps = tuple[tuple[int, int, int], ...]
@@ -261,8 +263,10 @@ def _ways(problem: Problem, prices: Prices) -> tuple[int, ...]:
         charged = np.floor(rate * budget.sums.hop)
         if (charged != charged[0]).any():
             return tuple(range(len(problem.codings)))
-    if prices.stations is None:
+    if prices.stations is None or problem.quickest == problem.lightest:
         return problem.quickest
+    if problem.score.leave.size < _LARGE:
+        return problem.lightest
     dear = np.flatnonzero(prices.stations[0])  # only there may more work be worse than more bytes
     some, best = list(problem.lightest), list(problem.quickest)
     beaten = problem.quicker[np.ix_(best, some)] & ~np.equal.outer(best, some)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from dsi_mqtt.core.problem import Chain, Demands, Duty, Nanoseconds, Problem
+
+# Steps from which on it is quicker to take all at once.
+_LONG: Final = 8
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -55,7 +59,9 @@ class Duties:
 
 
 def busy_along(problem: Problem, door: int, steps: Chain) -> Nanoseconds:
-    """[work/sends/gets, node]: of a whole chain, which may be long: all its hops at once."""
+    """[work/sends/gets, node]: of a whole chain; of a long one all hops at once."""
+    if len(steps) < _LONG:
+        return busy_around(problem, door, steps, busy_between(problem, steps))
     demands, busy = problem.demands, np.zeros((3, len(problem.nodes)))
     nodes, stops, codings = np.array(steps).T
     cuts, ways = np.append(0, stops), np.append(codings, 0)

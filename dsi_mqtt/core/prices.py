@@ -35,13 +35,15 @@ class Ascent:
     """Towards shares that give the highest bound: ns for all the room of each node, for the whole
     of each budget, and where demands matter, for the least demand on each station.
 
-    highest: the best bound yet, and best: the prices that gave it.
+    before[cut, node]: bytes that the units before it take. highest: the best bound yet, and best:
+    the prices that gave it.
     """
 
     problem: Problem
     slopes: Slopes | None
     shares: Nanoseconds
     rooms: Nanoseconds
+    before: NDArray[np.int64]
     best: Prices
     highest: float = -np.inf
     _reach: float = 1.0
@@ -53,7 +55,8 @@ class Ascent:
         nodes, budgets = len(problem.nodes), len(problem.budgets)
         stations = np.zeros(0 if slopes is None else 3 * nodes)
         shares = np.concatenate([np.zeros(nodes + budgets), stations])
-        ascent = cls(problem, slopes, shares, _rooms(problem), Prices.none(problem))
+        before = _cumulated(problem.memory.least)
+        ascent = cls(problem, slopes, shares, _rooms(problem), before, Prices.none(problem))
         if weights is not None:
             shares[nodes + budgets : 2 * nodes + budgets] = weights * ascent.scale
         return ascent
@@ -131,8 +134,9 @@ class Ascent:
         used = np.zeros(len(self.shares))
         if steps:
             nodes, stops, _ = np.array(steps).T
-            before = _cumulated(self.problem.memory.least)
-            np.add.at(used, nodes, before[stops, nodes] - before[np.append(0, stops[:-1]), nodes])
+            starts = np.append(0, stops[:-1])
+            taken = self.before[stops, nodes] - self.before[starts, nodes]
+            np.add.at(used, nodes, taken)
         for i, budget in enumerate(self.problem.budgets if steps else ()):
             used[len(self.rooms) + i] = budget.sums.along(door, steps)
         limits = self.limits

@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dsi_mqtt.cli.bench_planner_cases import instance
+from dsi_mqtt.core import duties
 from dsi_mqtt.core.aim import Aim
 from dsi_mqtt.core.demand import busiest_ns, halved, least_demand
 from dsi_mqtt.core.duties import busy_along, busy_around, busy_between
@@ -62,11 +63,12 @@ def test_no_placement_has_less_than_the_least_demand(seed: int, nodes: int) -> N
         assert least <= busiest_ns(problem, found.path)
 
 
-@settings(max_examples=examples(30))
+@settings(max_examples=examples(30), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seeds, st.data())
 def test_a_chain_keeps_busy_what_its_steps_do_one_after_the_other(
-    seed: int, data: st.DataObject
+    monkeypatch: pytest.MonkeyPatch, seed: int, data: st.DataObject
 ) -> None:
+    monkeypatch.setattr(duties, "_LONG", 0)
     problem = problem_of(seed, 6, 4, 4, "throughput")
     nodes, ways = st.integers(0, 3), st.integers(0, len(problem.codings) - 1)
     stops = [*sorted(data.draw(st.sets(st.integers(1, 5)))), 6]
