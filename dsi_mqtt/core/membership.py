@@ -5,12 +5,15 @@ So a will counts after a moment in which the node does not speak again, silence 
 several beats, and nothing counts for a while after one's own connection was away.
 
 Silence of everybody is one's own deafness: a node is silent only as long as others, or one's own
-messages, are heard. And an incarnation that was replaced does not come back, whatever a broker
-that lost its newest state may still retain.
+messages, are heard. And an incarnation that was replaced does not come back by its status alone,
+whatever a broker that lost its newest state may still retain: it has to be heard by its telemetry,
+which nobody retains, while nobody else bears the name. Else one stray status under the name of a
+node would shut that node out for as long as it lives.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +23,9 @@ WILL_CONFIRMED_S: Final = 0.25
 # Of five words that a node did not send, while others were heard.
 SILENT_S: Final = 2.5
 GRACE_S: Final = 4.0
+# What is remembered of who was replaced: names, and incarnations of each; then the oldest go.
+NAMES_MAX: Final = 16_384
+FORMER_MAX: Final = 64
 
 
 @dataclass(slots=True)
@@ -31,12 +37,37 @@ class _Member:
     will_at: float | None = None
 
 
+class _Former:
+    """Incarnations of one name that others took the place of. claim: what one of them said since."""
+
+    def __init__(self) -> None:
+        self._incarnations: OrderedDict[str, None] = OrderedDict()
+        self.claim: NodeStatus | None = None
+
+    def __contains__(self, incarnation: str) -> bool:
+        return incarnation in self._incarnations
+
+    def add(self, incarnation: str) -> None:
+        self._incarnations[incarnation] = None
+        if len(self._incarnations) > FORMER_MAX:
+            self._incarnations.popitem(last=False)
+
+    def lives(self, incarnation: str) -> NodeStatus | None:
+        """It was heard: what it claims to be, if it has said so; it is none of them any more."""
+        claim = self.claim
+        if claim is None or claim.incarnation != incarnation:
+            return None
+        self.claim = None
+        self._incarnations.pop(incarnation, None)
+        return claim
+
+
 class Membership:
     """What is known of all nodes. `connected` and `disconnected` are the observer's own link."""
 
     def __init__(self) -> None:
         self._members: dict[str, _Member] = {}
-        self._former: dict[str, set[str]] = {}
+        self._former: OrderedDict[str, _Former] = OrderedDict()
         self._connected_at: float | None = None
         self._heard = 0.0
 
@@ -63,9 +94,10 @@ class Membership:
     def status_arrived(self, status: NodeStatus, now: float) -> bool:
         """Returns whether anything that plans depend on has changed."""
         self._heard = now
-        former = self._former.setdefault(status.node, set())
+        former = self._former.get(status.node)
         member = self._members.get(status.node)
-        if status.incarnation in former:
+        if former is not None and status.incarnation in former:
+            former.claim = status if status.state != "offline" else None
             return False
         if status.state == "offline":
             if member is not None and member.status.incarnation == status.incarnation:
@@ -73,13 +105,22 @@ class Membership:
             return False
         if member is None or member.status.incarnation != status.incarnation:
             if member is not None:
-                former.add(member.status.incarnation)
+                self._replaced(member.status)
             self._members[status.node] = _Member(status, now, now)
             return True
         changed = _planning_part(member.status) != _planning_part(status)
         revived = member.will_at is not None
         member.status, member.heard, member.will_at = status, now, None
         return changed or revived
+
+    def returned(self, telemetry: Telemetry) -> NodeStatus | None:
+        """The status of a node that was taken for replaced and is heard after all, while nobody
+        bears its name: to be told to `status_arrived`.
+        """
+        former = self._former.get(telemetry.node)
+        if former is None or telemetry.node in self._members:
+            return None
+        return former.lives(telemetry.incarnation)
 
     def telemetry_arrived(self, telemetry: Telemetry, now: float) -> bool:
         """Returns whether it is of a node that is known."""
@@ -89,6 +130,13 @@ class Membership:
             return False
         member.telemetry, member.heard = telemetry, now
         return True
+
+    def _replaced(self, status: NodeStatus) -> None:
+        former = self._former.pop(status.node, None) or _Former()
+        former.add(status.incarnation)
+        self._former[status.node] = former
+        if len(self._former) > NAMES_MAX:
+            self._former.popitem(last=False)
 
     def tick(self, now: float) -> list[NodeStatus]:
         """Forgets the dead and returns their last status."""

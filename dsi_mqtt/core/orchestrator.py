@@ -194,12 +194,15 @@ class Orchestrator:
             served.status_arrived(status, now)
         return effects
 
-    def telemetry_arrived(self, telemetry: Telemetry, now: float) -> None:
+    def telemetry_arrived(self, telemetry: Telemetry, now: float) -> OrchestratorEffects:
+        back = self._members.returned(telemetry)
+        effects = self.status_arrived(back, now) if back is not None else []
         if self._members.telemetry_arrived(telemetry, now):
             for name, served in self._served.items():
                 served.telemetry_arrived(telemetry, now)
                 if self._leadership.leading:
                     self._explainer.of(name).heard(served.document, telemetry)
+        return effects
 
     def tick(self, now: float, unix_s: int) -> OrchestratorEffects:
         """Due about every 50 ms; does next to nothing while nothing has changed."""

@@ -133,7 +133,7 @@ class SimOrchestrator:
         self._act(self._machine.status_arrived(status, self._clock.now))
 
     def telemetry(self, telemetry: Telemetry) -> None:
-        self._machine.telemetry_arrived(telemetry, self._clock.now)
+        self._act(self._machine.telemetry_arrived(telemetry, self._clock.now))
 
     def spec(self, spec: Deployment) -> None:
         self._machine.spec_arrived(spec)
