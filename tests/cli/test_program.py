@@ -237,7 +237,7 @@ def test_a_reader_that_left_is_no_fault(argument: str) -> None:
     """As of `dsi-mqtt … | head`: typer ends a program with 1 for that, and Python with 120."""
     reads, writes = os.pipe()
     os.close(reads)
-    ended = subprocess.run(  # noqa: S603 - this program
+    ended = subprocess.run(
         [sys.executable, "-m", "dsi_mqtt.cli", argument],
         stdout=writes,
         stderr=subprocess.PIPE,

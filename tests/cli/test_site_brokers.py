@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from dsi_mqtt.cli.broker import site_brokers
-from dsi_mqtt.errors import ConfigError, PortInUseError
 from dsi_mqtt.cli.common import control_connection
+from dsi_mqtt.errors import ConfigError, PortInUseError
 from dsi_mqtt.transport.base import Message
 from dsi_mqtt.wire.topics import ROOT, Topics
 

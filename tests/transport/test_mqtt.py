@@ -16,6 +16,7 @@ from dsi_mqtt.transport.address import BrokerAddress
 from dsi_mqtt.transport.base import Connection, ConnectOptions, Message
 from dsi_mqtt.transport.mqtt_data import PACKET_ID_MAX, MqttDataConnection
 from dsi_mqtt.transport.mqtt_stream import RECEIVE_BYTES
+from dsi_mqtt.transport.refusals import unreachable
 
 if TYPE_CHECKING:
     from tests.transport.conftest import Kind, Peer, Scripted
