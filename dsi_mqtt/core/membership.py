@@ -38,7 +38,7 @@ class _Member:
 
 
 class _Former:
-    """Incarnations of one name that others took the place of. claim: what one of them said since."""
+    """Incarnations of one name that were replaced. claim: what one of them has said since."""
 
     def __init__(self) -> None:
         self._incarnations: OrderedDict[str, None] = OrderedDict()
