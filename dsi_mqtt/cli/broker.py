@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Final
@@ -128,7 +129,8 @@ async def site_brokers(
     """Starts both, says on the control broker where the other is, and answers stray inputs.
 
     A port of 0 takes a free one. fresh: what earlier runs left in `folder` is forgotten.
-    Raises MachineError: no Mosquitto, or a port in use; ConfigError: `bind` is not this machine's.
+    Raises MachineError: no Mosquitto, or a port in use; ConfigError: `bind` is not this machine's,
+    or `folder` is another's.
     """
     control = MosquittoProcess(
         replace(control_settings(port=port), bind=bind, open_to_network=open_to_network),
@@ -144,9 +146,10 @@ async def site_brokers(
     topics = Topics(root)
     async with AsyncExitStack() as stack:
         try:
+            stack.enter_context(_alone_in(folder))
             await stack.enter_async_context(control)
-        except PortInUseError as error:
-            raise await _whose(control.url, topics, error) from None
+        except (PortInUseError, _FolderInUseError) as error:
+            raise (await _whose(control.url, topics, error) if port else error) from None
         await stack.enter_async_context(data)
         payload = topics.site.payload.encode(DataBroker(data.port))
         where = Message(topics.site.name(), payload, qos=1, retain=True)
@@ -160,7 +163,30 @@ async def site_brokers(
         yield SiteBrokers(control, data)
 
 
-async def _whose(url: str, topics: Topics, error: PortInUseError) -> PortInUseError:
+class _FolderInUseError(ConfigError):
+    """Other brokers keep their state there."""
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Nobody else's brokers have their state in `folder` meanwhile: two would write over each
+    other's configuration and database, which the one that is restarted first finds.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _FolderInUseError(
+                f"--state: brokers of another `up` or `broker` keep their state in {folder}; end "
+                "that, or give another folder"
+            ) from None
+        yield
+
+
+async def _whose(
+    url: str, topics: Topics, error: PortInUseError | _FolderInUseError
+) -> PortInUseError | _FolderInUseError:
     """The same, or that the port is held by a control broker as this program starts them."""
     try:
         async with asyncio.timeout(LOOK_S), control_connection(url) as connection:

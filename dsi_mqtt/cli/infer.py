@@ -15,12 +15,14 @@ from dsi_mqtt.cli.common import DEFAULT_URL, ROOT, BrokerOption, JsonOption, Roo
 from dsi_mqtt.cli.run_record import run_record
 from dsi_mqtt.client import Answer, Client
 from dsi_mqtt.core.activation import OCTETS
+from dsi_mqtt.core.sizes import MIB
 from dsi_mqtt.errors import ConfigError, RequestError, one_sentence, request_error
 from dsi_mqtt.transport.loop import run
 from dsi_mqtt.wire.topics import check_name
 
 SCHEMA: Final = "dsi.answers/1"
 AT_ONCE: Final = 8
+FILE_MAX: Final = 256 * MIB  # no MQTT message is larger
 
 
 def infer(
@@ -142,13 +144,17 @@ def _lines(text: str) -> list[str]:
 def _parsed(number: int, text: str) -> Any:  # noqa: ANN401 - any JSON value
     try:
         return json_module.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         told = f"--parse was given, but input {number} is no JSON: {error}"
         raise ConfigError(f"inputs: {told}") from None
 
 
 def _file(path: Path, content_type: str | None) -> tuple[bytes, str | None]:
     try:
-        return path.read_bytes(), content_type or mimetypes.guess_type(path.name)[0]
+        with path.open("rb") as file:  # which may be one without an end
+            body = file.read(FILE_MAX + 1)
+        if len(body) > FILE_MAX:
+            raise ConfigError(f"{path}: is over {FILE_MAX >> 20} MiB, more than an input may have")
+        return body, content_type or mimetypes.guess_type(path.name)[0]
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None

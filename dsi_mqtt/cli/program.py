@@ -6,10 +6,12 @@ program stands in docs/operations.md, and there alone.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
 from collections import UserDict
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Annotated, Any, Final
 
@@ -21,10 +23,25 @@ from typer.main import get_command
 from dsi_mqtt import __version__
 from dsi_mqtt.cli import INTERRUPTED, loaded
 from dsi_mqtt.cli.child import end_with_parent
-from dsi_mqtt.errors import MESSAGE_MAX, DsiError, one_sentence
+from dsi_mqtt.errors import MESSAGE_MAX, DsiError, MachineError, one_sentence
 
 NAME: Final = "dsi-mqtt"
 FAULT: Final = 70  # of this program
+
+_NO_SPACE: Final = (
+    "no space is left where something is written (logs and brokers' state by default below "
+    "~/.local/state/dsi-mqtt); free some, or give another folder"
+)
+_NO_FILES: Final = "this process may not open as many files as it needs; raise the limit: ulimit -n"
+_NO_MEMORY: Final = "this machine has not as much memory as this takes; end something else on it"
+# What a machine may lack anywhere and at any time.
+_LACKING: Final[Mapping[int | None, str]] = {
+    errno.ENOSPC: _NO_SPACE,
+    errno.EDQUOT: _NO_SPACE,
+    errno.EMFILE: _NO_FILES,
+    errno.ENFILE: _NO_FILES,
+    errno.ENOMEM: _NO_MEMORY,
+}
 
 # Where each command stands, in the order of the help. A command loads its own module alone: with
 # those of all others, `dsi-mqtt status` would take twice as long to start.
@@ -127,14 +144,11 @@ def program() -> None:
     try:
         result = app(prog_name=NAME, standalone_mode=False)
         code = result if isinstance(result, int) else 0
+        sys.stdout.flush()  # what fails at the program's end is told by Python, in words of its own
     except TyperException as error:
         code = _report_usage(error)
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has left; there is nobody to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
     except BaseException as error:  # noqa: BLE001 — no traceback may reach a user
         code = _report(error)
     sys.exit(code)
@@ -154,6 +168,13 @@ def _report_usage(error: TyperException) -> int:
 
 def _report(error: BaseException) -> int:
     cause = _first_cause(error)
+    if isinstance(cause, BrokenPipeError) or (
+        # typer ends the program with 1 where it meets one.
+        isinstance(cause, SystemExit) and isinstance(cause.__context__, BrokenPipeError)
+    ):
+        # Whoever read our output has left; there is nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     if isinstance(cause, SystemExit):
         return cause.code if isinstance(cause.code, int) else FAULT
     logging.getLogger(__name__).debug("what happened", exc_info=error)
@@ -164,9 +185,22 @@ def _report(error: BaseException) -> int:
         return cause.exit_code
     if isinstance(cause, (KeyboardInterrupt, typer.Abort)):
         return INTERRUPTED
+    lacking = _lacking(cause)
+    if lacking is not None:
+        print(f"{NAME}: {lacking}", file=sys.stderr)
+        return MachineError.exit_code
     told = f"this should not happen (-v shows where): {type(cause).__name__}: {cause}"
     print(f"{NAME}: {one_sentence(told)}", file=sys.stderr)
     return FAULT
+
+
+def _lacking(error: BaseException) -> str | None:
+    """What this machine lacks, where that is what the error says."""
+    if isinstance(error, MemoryError):
+        return _NO_MEMORY
+    sentence = _LACKING.get(error.errno) if isinstance(error, OSError) else None
+    named = isinstance(error, OSError) and isinstance(error.filename, str)
+    return f"{error.filename}: {sentence}" if sentence and named else sentence
 
 
 def _first_cause(error: BaseException) -> BaseException:

@@ -6,9 +6,12 @@ several beats, and nothing counts for a while after one's own connection was awa
 
 Silence of everybody is one's own deafness: a node is silent only as long as others, or one's own
 messages, are heard. Of a time in which nobody is heard, however long, one second counts, and of
-one in which oneself was busy nothing: what was said meanwhile has yet to be read. And an
-incarnation that was replaced does not come back, whatever a broker that lost its newest state may
-still retain.
+one in which oneself was busy nothing: what was said meanwhile has yet to be read.
+
+An incarnation that was replaced does not come back by its status alone, whatever a broker that lost
+its newest state may still retain: it has to be heard by its telemetry, which nobody retains, while
+nobody else bears the name. Else one stray status under the name of a node would shut that node out
+for as long as it lives.
 
 How long silence lasts before it counts depends on the node: five times the longest pause among its
 last words. So whoever speaks often and evenly is missed soon, and on a machine that is starved,
@@ -19,7 +22,7 @@ and speaks again before that, nobody is missed sooner for the next five minutes.
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -38,6 +41,9 @@ DEAF_S: Final = 1.0
 # For how long it is remembered that somebody was missed too soon.
 CALM_S: Final = 300.0
 GRACE_S: Final = 4.0
+# What is remembered of who was replaced: names, and incarnations of each; then the oldest go.
+NAMES_MAX: Final = 16_384
+FORMER_MAX: Final = 64
 
 
 @dataclass(slots=True)
@@ -70,12 +76,37 @@ class _Member:
     will_at: float | None = None
 
 
+class _Former:
+    """Incarnations of one name that were replaced. claim: what one of them has said since."""
+
+    def __init__(self) -> None:
+        self._incarnations: OrderedDict[str, None] = OrderedDict()
+        self.claim: NodeStatus | None = None
+
+    def __contains__(self, incarnation: str) -> bool:
+        return incarnation in self._incarnations
+
+    def add(self, incarnation: str) -> None:
+        self._incarnations[incarnation] = None
+        if len(self._incarnations) > FORMER_MAX:
+            self._incarnations.popitem(last=False)
+
+    def lives(self, incarnation: str) -> NodeStatus | None:
+        """It was heard: what it claims to be, if it has said so; it is none of them any more."""
+        claim = self.claim
+        if claim is None or claim.incarnation != incarnation:
+            return None
+        self.claim = None
+        self._incarnations.pop(incarnation, None)
+        return claim
+
+
 class Membership:
     """What is known of all nodes. `connected` and `disconnected` are the observer's own link."""
 
     def __init__(self) -> None:
         self._members: dict[str, _Member] = {}
-        self._former: dict[str, set[str]] = {}
+        self._former: OrderedDict[str, _Former] = OrderedDict()
         self._missed: dict[str, _Voice] = {}  # of those who were silent for too long
         self._hasty_until = -math.inf
         self._connected_at: float | None = None
@@ -112,9 +143,10 @@ class Membership:
     def status_arrived(self, status: NodeStatus, now: float) -> bool:
         """Returns whether anything that plans depend on has changed."""
         self.heard(now)
-        former = self._former.setdefault(status.node, set())
+        former = self._former.get(status.node)
         member = self._members.get(status.node)
-        if status.incarnation in former:
+        if former is not None and status.incarnation in former:
+            former.claim = status if status.state != "offline" else None
             return False
         if status.state == "offline":
             if member is not None and member.status.incarnation == status.incarnation:
@@ -122,7 +154,7 @@ class Membership:
             return False
         if member is None or member.status.incarnation != status.incarnation:
             if member is not None:
-                former.add(member.status.incarnation)
+                self._replaced(member.status)
             self._members[status.node] = _Member(status, self._voice_of(status, now), now)
             return True
         changed = _planning_part(member.status) != _planning_part(status)
@@ -148,6 +180,15 @@ class Membership:
         if member is not None and member.status.incarnation == incarnation:
             member.voice.spoke(self._listened)
 
+    def returned(self, telemetry: Telemetry) -> NodeStatus | None:
+        """The status of a node that was taken for replaced and is heard after all, while nobody
+        bears its name: to be told to `status_arrived`.
+        """
+        former = self._former.get(telemetry.node)
+        if former is None or telemetry.node in self._members:
+            return None
+        return former.lives(telemetry.incarnation)
+
     def telemetry_arrived(self, telemetry: Telemetry, now: float) -> bool:
         """Returns whether it is of a node that is known."""
         self.heard(now)
@@ -157,6 +198,13 @@ class Membership:
         member.telemetry = telemetry
         member.voice.spoke(self._listened)
         return True
+
+    def _replaced(self, status: NodeStatus) -> None:
+        former = self._former.pop(status.node, None) or _Former()
+        former.add(status.incarnation)
+        self._former[status.node] = former
+        if len(self._former) > NAMES_MAX:
+            self._former.popitem(last=False)
 
     def tick(self, now: float) -> list[NodeStatus]:
         """Forgets the dead and returns their last status."""

@@ -200,12 +200,15 @@ class Orchestrator:
             served.status_arrived(status, now)
         return effects
 
-    def telemetry_arrived(self, telemetry: Telemetry, now: float) -> None:
+    def telemetry_arrived(self, telemetry: Telemetry, now: float) -> OrchestratorEffects:
+        back = self._members.returned(telemetry)
+        effects = self.status_arrived(back, now) if back is not None else []
         if self._members.telemetry_arrived(telemetry, now):
             for name, served in self._served.items():
                 served.telemetry_arrived(telemetry, now)
                 if self._leadership.leading:
                     self._explainer.of(name).heard(served.document, telemetry)
+        return effects
 
     def beat_arrived(self, node: str, incarnation: str, now: float) -> None:
         """A node says that it lives, and nothing else."""

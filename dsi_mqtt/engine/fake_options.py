@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Final
 
+from dsi_mqtt.core.model import UNITS_MAX
 from dsi_mqtt.core.sizes import KIB, MIB
 from dsi_mqtt.errors import ConfigError
+
+# Whoever reads a deployment describes its model at once, so what it takes memory for is bounded.
+HIDDEN_MAX: Final = 2**20
+FIGURE_MAX: Final = 1e9
+_COSTS: Final = ("unit_ms", "step_ms", "weight_mib", "load_ms")
+_FIGURES: Final = (*_COSTS, "crossing_kib", "input_kib", "result_kib")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +56,25 @@ class FakeOptions:
     result_kib: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.units < 2 or self.hidden < 1:  # noqa: PLR2004 - a prelude and a head
-            raise ConfigError("model.options: units must be at least 2 and hidden at least 1")
+        if not 2 <= self.units <= UNITS_MAX or not 1 <= self.hidden <= HIDDEN_MAX:  # noqa: PLR2004
+            raise ConfigError(
+                f"model.options: units must be 2 (a prelude and a head) to {UNITS_MAX}, and hidden "
+                f"1 to {HIDDEN_MAX:,}"
+            )
+        if self.seed < 0:
+            raise ConfigError("model.options.seed must be 0 or more")
         if not 0 <= self.values <= self.hidden:
             raise ConfigError("model.options.values must be 0, or at most as many as hidden")
-        for name in ("unit_ms", "step_ms", "weight_mib", "crossing_kib", "input_kib", "result_kib"):
+        for name in _FIGURES:
             value = getattr(self, name)
             if isinstance(value, tuple) and len(value) != self.units:
                 raise ConfigError(
                     f"model.options.{name} has {len(value)} values for {self.units} units; "
                     "give one number, or one per unit"
                 )
-            if min(value) < 0 if isinstance(value, tuple) else value < 0:
-                raise ConfigError(f"model.options.{name} must not be negative")
+            figures = value if isinstance(value, tuple) else (value,)
+            if not all(0 <= figure <= FIGURE_MAX for figure in figures):  # nor what is no number
+                raise ConfigError(f"model.options.{name} must be from 0 to {FIGURE_MAX:,.0f}")
 
     @property
     def simulated(self) -> bool:

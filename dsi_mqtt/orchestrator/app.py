@@ -194,8 +194,7 @@ class OrchestratorProcess:
         odd = self._nonsense.saw(telemetry)
         if odd is not None:
             log.warning("%s", one_sentence(odd))
-        self._machine.telemetry_arrived(telemetry, time.monotonic())
-        return []
+        return self._machine.telemetry_arrived(telemetry, time.monotonic())
 
     def _beat(self, parts: Parts, payload: bytes) -> OrchestratorEffects:
         incarnation = payload[:INCARNATION_MAX].decode(errors="replace")

@@ -133,7 +133,7 @@ class SimOrchestrator:
         self._act(self._machine.status_arrived(status, self._clock.now))
 
     def telemetry(self, telemetry: Telemetry) -> None:
-        self._machine.telemetry_arrived(telemetry, self._clock.now)
+        self._act(self._machine.telemetry_arrived(telemetry, self._clock.now))
 
     def beat(self, node: str, incarnation: str) -> None:
         self._machine.beat_arrived(node, incarnation, self._clock.now)

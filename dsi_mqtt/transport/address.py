@@ -47,6 +47,12 @@ def parse_broker_url(url: str) -> BrokerAddress:
         raise ConfigError(f"broker URL {url!r} lacks a host or a usable port; use {EXAMPLE}")
     if parts.path not in {"", "/"} or parts.query or parts.fragment:
         raise ConfigError(f"broker URL {url!r} goes on after the port; use {EXAMPLE}")
+    try:
+        parts.hostname.encode("idna")  # as whoever looks it up does
+    except UnicodeError:
+        raise ConfigError(
+            f"broker URL {url!r:.100} has a host that is no name; use {EXAMPLE}"
+        ) from None
     return BrokerAddress(parts.hostname, DEFAULT_PORT if port is None else port)
 
 

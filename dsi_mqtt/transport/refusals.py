@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Final
 
 from dsi_mqtt.errors import BrokerRefusedError, BrokerUnreachableError, TooLargeError
@@ -56,6 +57,11 @@ def check_granted(code: int, qos: int, broker: str, topic_filter: str) -> None:
 
 
 def unreachable(broker: str, error: OSError) -> BrokerUnreachableError:
+    if error.errno in {errno.EMFILE, errno.ENFILE}:
+        return BrokerUnreachableError(
+            f"this process may open no connection to {broker}, for it has as many files open as it "
+            "may; raise the limit: ulimit -n"
+        )
     reason = "it timed out" if isinstance(error, TimeoutError) else error.strerror or str(error)
     return BrokerUnreachableError(
         f"no MQTT broker answers at {broker} ({reason}); start it or correct its URL"

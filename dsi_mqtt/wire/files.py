@@ -24,6 +24,9 @@ from dsi_mqtt.wire.ranges import WITH_CREDENTIALS, first_out_of_range
 from dsi_mqtt.wire.topics import check_name
 
 FILE_MAX: Final = MIB
+# What aliases blow a file up to: how deep, and how many values.
+DEPTH_MAX: Final = 64
+VALUES_MAX: Final = 500_000
 INFINITY: Final = float("inf")
 PACKAGE: Final = "package:"
 T = TypeVar("T")
@@ -88,16 +91,46 @@ def read_yaml(path: Path) -> list[dict[str, Any]]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "unreadable"
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "unreadable"
         raise ConfigError(f"{path}: not valid YAML{where}: {problem}") from None
     except (ValueError, RecursionError) as error:  # such as a date that does not exist
         raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    _check_extent(documents, path)
     for document in documents:
         if not isinstance(document, dict):
             raise ConfigError(f"{path}: expected fields like `name: …`, found {document!r:.40}")
     if not documents:
         raise ConfigError(f"{path}: is empty; see examples/hazards.yaml")
     return documents
+
+
+def _check_extent(documents: list[Any], path: Path) -> None:
+    """Raises ConfigError where values hold themselves, or more than anybody can walk through, or
+    text that cannot be written: an alias makes either of a few lines.
+    """
+    waiting: list[tuple[object, int]] = [(documents, 0)]
+    for _ in range(VALUES_MAX):
+        if not waiting:
+            return
+        value, depth = waiting.pop()
+        if depth > DEPTH_MAX:
+            raise ConfigError(f"{path}: its values lie more than {DEPTH_MAX} deep in each other")
+        if isinstance(value, dict):
+            waiting += ((part, depth + 1) for pair in value.items() for part in pair)
+        elif isinstance(value, list | tuple | set):
+            waiting += ((part, depth + 1) for part in value)
+        elif isinstance(value, str) and not _writable(value):
+            raise ConfigError(f"{path}: {value!r:.40} holds a character that is none; correct it")
+    raise ConfigError(f"{path}: aliases make it more than {VALUES_MAX:,} values; write fewer")
+
+
+def _writable(text: str) -> bool:
+    """Halves of surrogate pairs are in no encoding."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def validated(
@@ -148,7 +181,10 @@ def _anchored(deployment: Deployment, file: Path) -> Deployment:
 def _absolute(given: str, file: Path) -> str:
     """An absolute path. "package:NAME/folder" lies inside an installed Python package."""
     if not given.startswith(PACKAGE):
-        return str((file.parent / Path(given).expanduser()).resolve())
+        try:
+            return str((file.parent / Path(given).expanduser()).resolve())
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ConfigError(f"{file.name}: {given!r:.60} is no path: {error}") from None
     package, _, inside = given.removeprefix(PACKAGE).partition("/")
     spec = find_spec(package) if package.isidentifier() else None
     if spec is None or spec.origin is None:
@@ -246,6 +282,8 @@ def _check(deployment: Deployment) -> None:
     if "raw" not in deployment.codecs.allow:
         raise ConfigError("codecs.allow: must hold raw; what another codec does not take goes raw")
     _check_model(deployment.model)
+    if deployment.fallback is not None:
+        _check_options(deployment.fallback.options, "fallback.options")
     _check_ranges(deployment)
     for units, zones in deployment.privacy.units.items():
         parse_units(units, "privacy.units")
@@ -268,5 +306,25 @@ def _check_model(model: ModelSpec) -> None:
         raise ConfigError("model.path: is missing; a layer model is a checkpoint folder")
     if model.tier in ("sequential", "graph") and model.factory is None:
         raise ConfigError('model.factory: is missing; name it "package.module:function"')
+    _check_options(model.options, "model.options")
     if model.dtype not in _DTYPES:
         raise ConfigError(f"model.dtype: {model.dtype!r:.20} is not one of {', '.join(_DTYPES)}")
+
+
+def _check_options(value: object, field: str) -> None:
+    """They are handed on as JSON, and to a factory as they were read there: what JSON would turn
+    into something else is refused.
+    """
+    if isinstance(value, dict):
+        for key, part in value.items():
+            if not isinstance(key, str):
+                raise ConfigError(f"{field}: the name {key!r:.40} must be text; put it in quotes")
+            _check_options(part, f"{field}.{key:.40}")
+    elif isinstance(value, list):
+        for i, part in enumerate(value):
+            _check_options(part, f"{field}[{i}]")
+    elif isinstance(value, float) and not abs(value) < INFINITY:
+        raise ConfigError(f"{field}: {value} must be a finite number")
+    elif not isinstance(value, str | bool | int | float | None):
+        told = f"a {type(value).__name__}, which JSON cannot hold; put it in quotes"
+        raise ConfigError(f"{field}: {value!r:.40} is {told}")

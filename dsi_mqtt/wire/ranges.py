@@ -179,6 +179,7 @@ _FIGURES: Final[Mapping[type, Mapping[str, Bounds]]] = {
     Prices: {"node_hour": _NOT_BELOW_ZERO, "gib": _NOT_BELOW_ZERO, "kwh": _NOT_BELOW_ZERO},
     Objective: {
         "latency": _NOT_BELOW_ZERO,
+        "throughput": _NOT_BELOW_ZERO,
         "cost": _NOT_BELOW_ZERO,
         "exposure": _NOT_BELOW_ZERO,
     },
@@ -187,8 +188,10 @@ _FIGURES: Final[Mapping[type, Mapping[str, Bounds]]] = {
         "min_gain": Bounds(high=1, below=True),
         "horizon_s": _ABOVE_ZERO,
         "max_segments": _ABOVE_ZERO,
+        "replicas": _ABOVE_ZERO,
         "standbys": _NOT_BELOW_ZERO,
     },
+    CodecError: {"min": _SIGNED, "max": _SIGNED},
     # --- explanations
     Taken: {"compute": Bounds(high=1), "up": Bounds(high=1), "down": Bounds(high=1)},
     NodeFigures: {

@@ -20,9 +20,11 @@ def read_samples(file: Path) -> tuple[Any, ...]:
     Raises ConfigError naming the file.
     """
     try:
-        if file.stat().st_size > SAMPLES_BYTES_MAX:
+        with file.open("rb") as opened:  # a device may be one without an end
+            read = opened.read(SAMPLES_BYTES_MAX + 1)
+        if len(read) > SAMPLES_BYTES_MAX:
             raise ConfigError(one_sentence(f"{file} is over {SAMPLES_BYTES_MAX >> 20} MiB"))
-        text = file.read_text("utf-8")
+        text = read.decode("utf-8").replace("\r\n", "\n")
     except OSError as error:
         raise ConfigError(one_sentence(f"{file} cannot be read: {error.strerror}")) from None
     except UnicodeDecodeError:

@@ -221,7 +221,20 @@ def opened(deployment: Deployment, factory: EngineFactory) -> Engine:
 
 
 async def _on_thread(thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
-    return await asyncio.get_running_loop().run_in_executor(thread, work)
+    return await asyncio.get_running_loop().run_in_executor(thread, _staying, work)
+
+
+def _staying(work: Callable[[], T]) -> T:
+    """What `work` returns. A user's code that asks for the end of the program, such as by
+    `sys.exit`, raises RuntimeError instead: on the event loop it would end the node, and each node
+    that opens the same model.
+    """
+    try:
+        return work()
+    except Exception:
+        raise
+    except BaseException as error:
+        raise RuntimeError(f"it asked for the end of the program: {error!r}") from error
 
 
 def _computed(
@@ -242,7 +255,7 @@ def _computed(
         return ev.ComputeFailed(job.job, Failure(error.code, str(error)))
     except WireError as error:
         return ev.ComputeFailed(job.job, Failure("invalid_input", str(error)))
-    except Exception as error:  # the model is a user's: whatever it raises fails one request
+    except BaseException as error:  # the model is a user's: whatever it raises fails one request
         if _is_out_of_memory(error):
             log.warning("%s: no memory is left for an input", job.deployment)
             return ev.ComputeFailed(job.job, _NO_MEMORY)
@@ -268,7 +281,7 @@ def _moved(
         return ev.StateStale(job.job)
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def _is_out_of_memory(error: BaseException) -> bool:
     # torch's allocator raises a RuntimeError that only its words tell from others.
     return isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
 

@@ -5,7 +5,11 @@ The program runs within the test's process; `tests/e2e/test_commands.py` runs it
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,6 +79,7 @@ def test_a_wrong_command_line(run: Run, arguments: list[str], sentence: str) -> 
         (["infer", "x"], "inputs: nothing to send"),
         (["infer", "x", "--parse", "{"], "inputs: --parse was given, but input 1 is no JSON"),
         (["infer", "x", "--file", "/no/such.jpg"], "/no/such.jpg: cannot be read"),
+        (["infer", "x", "--parse", "[" * 100_000], "inputs: --parse was given, but input 1"),
         (["infer", "a b", "x"], "name: 'a b' is no name"),
         (["undeploy", "a/b"], "name: 'a/b' is no name"),
         (["drain", "+"], "node: '+' is no name"),
@@ -184,6 +189,13 @@ def test_a_broken_deployment_file(
             70,
             "this should not happen (-v shows where): RuntimeError: long",
         ),
+        (OSError(errno.ENOSPC, "No space left on device"), 6, "no space is left where something"),
+        (
+            ExceptionGroup("tasks", [OSError(errno.EMFILE, "Too many open files", "/x/log")]),
+            6,
+            "/x/log: this process may not open as many files as it needs; raise the limit: ulimit",
+        ),
+        (MemoryError(), 6, "this machine has not as much memory as this takes"),
     ],
 )
 def test_whatever_is_raised_is_one_sentence(
@@ -218,3 +230,18 @@ def test_an_interrupt_and_a_reader_that_left_say_nothing(
 
     monkeypatch.setattr(program_module, "app", interrupted)
     assert run() == Ended(130, "", "")
+
+
+@pytest.mark.parametrize("argument", ["--version", "--help"])
+def test_a_reader_that_left_is_no_fault(argument: str) -> None:
+    """As of `dsi-mqtt … | head`: typer ends a program with 1 for that, and Python with 120."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    ended = subprocess.run(
+        [sys.executable, "-m", "dsi_mqtt.cli", argument],
+        stdout=writes,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(writes)
+    assert (ended.returncode, ended.stderr) == (0, b"")

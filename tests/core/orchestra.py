@@ -266,7 +266,7 @@ class Site:
                     link=node.link,
                     doors=node.doors,
                 )
-                self.orchestrator.telemetry_arrived(said, self.now)
+                self._act(self.orchestrator.telemetry_arrived(said, self.now))
         self._act(self.orchestrator.tick(self.now, 1_700_000_000))
 
     # --- effects ------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import pytest
 
 from dsi_mqtt.core.membership import (
     CALM_S,
+    FORMER_MAX,
     GRACE_S,
     PAUSES,
     SILENT_LEAST_S,
@@ -252,6 +253,48 @@ def test_a_new_life_replaces_the_old_one_for_good() -> None:
     assert not known.status_arrived(will(A), SETTLED + 1)
     assert known.tick(SETTLED + 2) == []
     assert known.alive("a", "a2")
+
+
+def test_a_stray_status_shuts_nobody_out_who_is_heard() -> None:
+    """It names another incarnation and never speaks: the node that does is back."""
+    known = members(A)
+    stray = replace(A, incarnation="x")
+    assert known.status_arrived(stray, SETTLED)
+    assert not known.status_arrived(replace(A, zone="city"), SETTLED + 1)
+    assert known.returned(telemetry(A)) is None  # as long as the other may live
+    listens(known, SETTLED, SETTLED + SILENT_S + 0.1)
+    assert known.tick(SETTLED + SILENT_S + 0.1) == [stray]
+    assert known.returned(telemetry(B)) is None
+    assert known.returned(replace(telemetry(A), incarnation="a7")) is None
+    back = known.returned(telemetry(A))
+    assert back == replace(A, zone="city")
+    assert known.status_arrived(back, SETTLED + 3)
+    assert known.alive("a", "a1")
+    assert known.returned(telemetry(A)) is None
+
+
+def test_whoever_said_goodbye_does_not_come_back_by_what_it_said_before() -> None:
+    known = members(A)
+    known.status_arrived(replace(A, incarnation="x"), SETTLED)
+    known.status_arrived(A, SETTLED + 1)
+    known.status_arrived(will(A), SETTLED + 1)
+    listens(known, SETTLED + 1, SETTLED + SILENT_S + 0.1)
+    known.tick(SETTLED + SILENT_S + 0.1)
+    assert known.returned(telemetry(A)) is None
+
+
+def test_of_who_was_replaced_no_more_is_kept_than_is_of_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("dsi_mqtt.core.membership.NAMES_MAX", 2)
+    known = members()
+    for name in "abc":
+        for number in range(FORMER_MAX + 2):
+            life = NodeStatus(name, f"{name}{number}", "online", "edge")
+            assert known.status_arrived(life, START)
+    assert not known.status_arrived(NodeStatus("c", "c1", "online", "edge"), START)
+    assert known.status_arrived(NodeStatus("c", "c0", "online", "edge"), START)
+    assert known.status_arrived(NodeStatus("a", "a9", "online", "edge"), START)
 
 
 def test_whoever_was_taken_for_dead_may_come_back_as_itself() -> None:

@@ -92,6 +92,26 @@ async def test_rubbish_ends_nobody_and_costs_no_input(site: LiveSite) -> None:
     assert after.members() == before.members()
 
 
+async def test_a_stray_status_under_a_nodes_name_shuts_it_out_for_moments_only(
+    site: LiveSite,
+) -> None:
+    await site.serving(NAME, lambda _: True, "the chain")
+    for node in NODES:
+        stray = json.dumps({"node": node.id, "incarnation": "stray", "state": "online"})
+        await retain(site, TOPICS.status.name(node=node.id), stray.encode())
+    await site.until(
+        lambda picture: any(
+            document.serve is not None and not document.serve.serves
+            for document in picture.documents.values()
+        ),
+        "an orchestrator that believes it",
+    )
+    await site.serving(NAME, lambda _: True, "the chain again")
+    async with Client(site.url) as client:
+        assert await client.infer(NAME, "x", timeout_s=PATIENCE_S) == unsplit("x")
+    assert site.deaths == {}
+
+
 async def test_after_a_restart_rubbish_is_still_no_reason_to_change_anything(
     site: LiveSite,
 ) -> None:

@@ -165,7 +165,11 @@ def test_refusals_on_request() -> None:
     [({"unit": 3}, "unknown unit"), ({"units": 1}, "units"), ({"units": "4"}, "options.units"),
      ({"unit_ms": [1, 2]}, "unit_ms has 2 values"), ({"weight_mib": -1}, "weight_mib"),
      ({"allocate": 1}, "allocate"), ({"missing": 3}, "missing"), ({"refuse": 1}, "refuse"),
-     ({"units": 2.5}, "options.units")],
+     ({"units": 2.5}, "options.units"), ({"units": 10**30}, "units must be 2 .* to 256"),
+     ({"hidden": 2**40}, "hidden 1 to"), ({"seed": -1}, "seed must be 0 or more"),
+     ({"weight_mib": float("nan")}, "weight_mib must be from 0"),
+     ({"unit_ms": [float("inf")] * 6}, "unit_ms must be from 0"),
+     ({"load_ms": -1}, "load_ms must be from 0")],
 )  # fmt: skip
 def test_wrong_options_are_named(options: dict[str, object], named: str) -> None:
     with pytest.raises(ConfigError, match=named):

@@ -42,6 +42,8 @@ def test_urls(url: str, address: BrokerAddress, shown: str) -> None:
         "mqtt://h?x=1",
         "mqtt://h#x",
         "mqtts://h",
+        "mqtt://\udcff:1883",
+        f"mqtt://{'h' * 70}",
     ],
 )
 def test_what_is_no_url_is_refused_by_name(url: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import re
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from dsi_mqtt.transport.address import BrokerAddress
 from dsi_mqtt.transport.base import Connection, ConnectOptions, Message
 from dsi_mqtt.transport.mqtt_data import PACKET_ID_MAX, MqttDataConnection
 from dsi_mqtt.transport.mqtt_stream import RECEIVE_BYTES
+from dsi_mqtt.transport.refusals import unreachable
 
 if TYPE_CHECKING:
     from tests.transport.conftest import Kind, Peer, Scripted
@@ -337,3 +339,9 @@ async def test_packet_ids_in_use_are_passed_over(scripted: Scripted) -> None:
             await connection.publish(Message("a", b"", qos=1))
         assert await first
     assert seen == [*range(PACKET_ID_MAX - 2, PACKET_ID_MAX + 1), 2, 3, 4, 1]
+
+
+def test_a_process_out_of_files_does_not_blame_the_broker() -> None:
+    told = unreachable("h:1883", OSError(errno.EMFILE, "Too many open files"))
+    assert str(told).startswith("this process may open no connection to h:1883")
+    assert "ulimit -n" in str(told)

@@ -54,6 +54,12 @@ schema: dsi.deployment/1
 name: hazards
 model: {path: ./minilm}
 """
+# Thirty lines that hold nine of the line above each.
+LAUGHS = (
+    "{k0: &k0 [1], "
+    + ", ".join(f"k{i}: &k{i} [{', '.join([f'*k{i - 1}'] * 9)}]" for i in range(1, 30))
+    + "}"
+)
 
 
 def read(folder: Path, text: str) -> Deployment:
@@ -175,6 +181,21 @@ def test_what_is_left_out_has_a_default(tmp_path: Path) -> None:
         ("since: 2024-13-45", "not valid YAML: month must be in 1..12"),
         ("deep: " + "[" * 5_000, "not valid YAML"),
         ("name: !!python/object:os.system x", "not valid YAML in line"),
+        ('name: "\a"', "not valid YAML: special characters are not allowed"),
+        ('name: "\\ud800"', "holds a character that is none"),
+        ('model: {path: "a\\0b"}', "'a\\x00b' is no path"),
+        ("model: {path: ~nobody-of-this-name/m}", "is no path: Could not determine home"),
+        ("model: &a {path: a, options: *a}", "lie more than 64 deep in each other"),
+        ("model: {path: a, options: {a: &a [*a]}}", "lie more than 64 deep in each other"),
+        (f"model: {{path: a, options: {LAUGHS}}}", "aliases make it more than 500,000 values"),
+        ("model: {path: a, options: {a: [.nan]}}", "model.options.a[0]: nan must be a finite"),
+        ("model: {path: a, options: {a: 2024-01-13}}", "which JSON cannot hold"),
+        ("model: {path: a, options: {a: !!set {b}}}", "which JSON cannot hold"),
+        ("model: {path: a, options: {a: {1: 2}}}", "model.options.a: the name 1 must be text"),
+        ("fallback: {model: a, options: {a: .inf}}", "fallback.options.a: inf must be"),
+        ("objective: {throughput: .nan}", "objective.throughput: nan must be 0 or more"),
+        ("policy: {replicas: 0}", "policy.replicas: 0 must be greater than 0"),
+        ("codecs: {error: {metric: cosine, min: .nan}}", "codecs.error.min: nan must be"),
     ],
 )
 def test_each_wrong_field_is_named_in_one_sentence(tmp_path: Path, line: str, said: str) -> None:

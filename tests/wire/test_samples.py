@@ -50,3 +50,9 @@ def test_what_cannot_be_read_is_refused_in_one_sentence(
         read_samples(tmp_path / name)
     assert said in str(refused.value)
     assert len(str(refused.value)) <= MESSAGE_MAX
+
+
+def test_a_file_without_an_end_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samples, "SAMPLES_BYTES_MAX", 1 << 20)
+    with pytest.raises(ConfigError, match="/dev/zero is over 1 MiB"):
+        read_samples(Path("/dev/zero"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -182,6 +183,33 @@ async def test_memory_that_runs_out_is_no_fault_of_the_input(
     assert isinstance(failed, ev.ComputeFailed)
     assert failed.failure.code == "overloaded"
     assert "no memory left" in failed.failure.message
+    host.host.shut_down()
+
+
+async def test_a_model_that_asks_for_the_end_of_the_program_gets_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else one deployment ended every node that opens it, and one input left the engine waiting."""
+    ends = True
+
+    def before(_model: ModelSpec) -> None:
+        if ends:
+            sys.exit("usage: model.py FILE")
+
+    host = Host(before)
+    host.host.open(spec(3))
+    refused = await host.told()
+    assert isinstance(refused, ev.ModelRefused)
+    assert "SystemExit('usage: model.py FILE')" in refused.reason
+    ends = False
+    host.host.open(spec(3))
+    assert isinstance(await host.told(), ev.ModelOpened)
+    engine = host.host.engine(NAME)
+    monkeypatch.setattr(engine, "forward", lambda *_, **__: sys.exit(3))
+    host.host.compute(Compute(1, NAME, UnitRange(0, 3), (Row(),), ()))
+    failed = await host.told()
+    assert isinstance(failed, ev.ComputeFailed)
+    assert failed.failure.code == "model_failed"
     host.host.shut_down()
 
 

@@ -50,7 +50,7 @@ def call_factory(spec: ModelSpec) -> OwnModel:
     function = _import(spec.factory)
     try:
         made = function(**(spec.options or {}))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # Someone else's code: whatever it raises, the deployment file names it.
         raise ConfigError(
             f"model.factory {spec.factory} raised {type(error).__name__}: {error}"
@@ -95,9 +95,10 @@ def _import(name: str | None) -> Callable[..., object]:
         raise ConfigError(f"model.factory is {name!r}; give package.module:function")
     try:
         found = getattr(importlib.import_module(module), function, None)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # An import runs someone else's code.
-        raise ConfigError(f"model.factory: {module} cannot be imported: {error}") from error
+        why = f"it ends with {error!r}" if isinstance(error, SystemExit) else error
+        raise ConfigError(f"model.factory: {module} cannot be imported: {why}") from error
     if not callable(found):
         raise ConfigError(f"model.factory: {module} has no function {function}")
     return found  # type: ignore[no-any-return]

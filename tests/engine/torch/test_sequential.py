@@ -153,6 +153,7 @@ def test_bad_inputs_are_refused_in_words(body: bytes, kind: str, reason: str) ->
         ("own_models:gone", "own_models has no function gone"),
         ("own_models:not_a_function", "has no function"),
         ("own_models:broken", "raised RuntimeError: no weights today"),
+        ("sys:exit", "raised SystemExit"),
         ("own_models:no_model", "returned int; return an nn.Sequential or an OwnModel"),
         ("own_models:empty", "a model without children"),
         ("own_models:no_sample", "return an OwnModel with a sample"),
