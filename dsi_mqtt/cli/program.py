@@ -198,9 +198,11 @@ def _lacking(error: BaseException) -> str | None:
     """What this machine lacks, where that is what the error says."""
     if isinstance(error, MemoryError):
         return _NO_MEMORY
-    sentence = _LACKING.get(error.errno) if isinstance(error, OSError) else None
-    named = isinstance(error, OSError) and isinstance(error.filename, str)
-    return f"{error.filename}: {sentence}" if sentence and named else sentence
+    if not isinstance(error, OSError):
+        return None
+    sentence = _LACKING.get(error.errno)
+    named = sentence is not None and isinstance(error.filename, str)
+    return f"{error.filename}: {sentence}" if named else sentence
 
 
 def _first_cause(error: BaseException) -> BaseException:
