@@ -37,6 +37,8 @@ from dsi_mqtt.errors import one_sentence
 
 # A look that takes less keeps nobody waiting.
 LONG_S: Final = 0.02
+# For so long a long look at one deployment waits for what another has just had prepared.
+READY_S: Final = 0.3
 
 OrchestratorEffects = list[
     PublishDocument
@@ -84,6 +86,7 @@ class Orchestrator:
         self._explainer = Explainer(stopwatch)
         self._took_s: dict[str, float] = {}  # the newest look at each
         self._looked_long = ""  # at whom in the last tick
+        self._prepared_at: dict[str, float] = {}  # when a table was published for preparation
 
     @property
     def leading(self) -> bool:
@@ -251,15 +254,30 @@ class Orchestrator:
         turns, self._looked_long = sorted(self._served, key=turn), ""
         for name in turns:
             served, before = self._served[name], self._served[name].looks
+            if self._took_s.get(name, 0.0) >= LONG_S and self._is_another_nearly_ready(
+                name, moment
+            ):
+                continue
             effects += self._looked(name, served, authority, moment)
             if served.removed:
                 del self._served[name]
                 self._took_s.pop(name, None)
+                self._prepared_at.pop(name, None)
                 self._explainer.forget(name)
             elif served.looks > before and self._took_s[name] >= LONG_S:
                 self._looked_long = name
                 break
         return effects
+
+    def _is_another_nearly_ready(self, name: str, moment: Moment) -> bool:
+        """Whether another table was published for preparation just now: where nodes hold their
+        parts already, it can serve before a long look would be over.
+        """
+        return any(
+            other != name and moment.now < since + READY_S and document.prepare is not None
+            for other, since in self._prepared_at.items()
+            if other in self._served and (document := self._served[other].document) is not None
+        )
 
     def _looked(
         self, name: str, served: Served, authority: Authority, moment: Moment
@@ -269,6 +287,8 @@ class Orchestrator:
         effects = _reconsidered(name, served, authority, moment.now)
         took_s = self._explainer.stopwatch() - began
         self._members.was_busy(took_s)
+        if any(isinstance(e, PublishDocument) and e.document.prepare for e in effects):
+            self._prepared_at[name] = moment.now + took_s
         if served.looks > before:
             self._explainer.effort.looked(took_s)
             self._took_s[name] = took_s

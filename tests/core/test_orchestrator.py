@@ -19,10 +19,16 @@ from dsi_mqtt.core.decisions import PublishDocument
 from dsi_mqtt.core.deployment import Deployment, Policy, Privacy
 from dsi_mqtt.core.leadership import DropLead, PublishLeader
 from dsi_mqtt.core.node import Leader, NodeStatus
-from dsi_mqtt.core.orchestrator import Orchestrator
+from dsi_mqtt.core.orchestrator import LONG_S, Orchestrator
 from dsi_mqtt.core.table import Stamp, TableDocument
 from tests.core.orchestra import NAME, SPEC, Node, Site, placed, serving
 from tests.thoroughness import examples
+
+EMPTY = TableDocument(None)
+
+
+def serving_nodes(document: TableDocument) -> set[str]:
+    return {node for node, _ in placed(document.serve)} if document.serve is not None else set()
 
 
 def test_whoever_does_not_lead_publishes_nothing() -> None:
@@ -87,6 +93,29 @@ def test_what_one_deployment_decides_goes_out_before_the_next_is_looked_at() -> 
         assert len(at_once) < 100, "somebody has no turn"
     assert max(at_once) == 1
     assert sum(at_once) == len(names)
+
+
+@pytest.mark.parametrize("took_s", [0.01, 1.0])
+def test_a_long_look_waits_for_a_table_that_is_nearly_ready(took_s: float) -> None:
+    """Two that break at once: the first serves before the second is thought about for long."""
+    watch = iter(range(10**9))
+    site = Site(
+        Node("a", "a1", room=30, gflops=100.0, loads=0.1), Node("b", "b1", room=30, loads=0.1)
+    )
+    site.orchestrator = Orchestrator("m", lambda: "x", stopwatch=lambda: next(watch) * took_s)
+    site.reconnect()
+    names = (NAME, "another")
+    for name in names:
+        site.deploy(replace(SPEC, name=name))
+    site.until(lambda: all((site.documents.get(n) or EMPTY).serve is not None for n in names))
+    site.run(20.0)
+    site.kill("a")
+    before = len(site.published)
+    site.until(lambda: all({"b"} == serving_nodes(site.documents[n]) for n in names))
+    told = [d.serve.deployment for d in site.published[before:] if d.serve is not None]
+    first = told[0]
+    apart = [name == first for name in told] == sorted((n == first for n in told), reverse=True)
+    assert apart == (took_s >= LONG_S), "one behind the other, where looks take long"
 
 
 def test_after_its_own_absence_it_takes_nobody_for_dead() -> None:
