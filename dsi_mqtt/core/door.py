@@ -15,8 +15,8 @@ a node of it died, is a *suspect* and runs alone (`line`), so that a poisonous i
 its own deaths, those at which it was alone, and answered with an error at the third. That it runs
 here is retained first, for the next death may be this door's, and taken back afterwards.
 
-A door that is named no more finishes what it holds, on whichever table serves by then, and admits
-nothing.
+A door that is named no more finishes what it holds, on whichever table serves by then. What comes
+meanwhile is the next door's (`hand_over`).
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from dsi_mqtt.core.effects import (
     ReportStatus,
     WriteRecord,
 )
+from dsi_mqtt.core.hand_over import HandOver, as_input, fits, passed_on
 from dsi_mqtt.core.latencies import Latencies, TextLengths
 from dsi_mqtt.core.line import AGAIN_FIRST_S, Request
 from dsi_mqtt.core.message import Activation, Failure, Header
@@ -85,9 +86,10 @@ class Door:
         self._deaths = Deaths()
         self._cancelled = Cancelled()
         self._unserved = Unserved()
-        self._passed_over: list[Input] = []
+        self._hand_over = HandOver()
         self._refusal: Failure | None = None
         self._leaving = False
+        self._heir: Table | None = None
         self._before: Member | None = None
         self._told_oldest = Stamp(0, "", 0)
         self._answers = 0
@@ -114,6 +116,15 @@ class Door:
     def leaving(self) -> bool:
         """Named no more: this door only finishes what it holds."""
         return self._leaving
+
+    @property
+    def lets_go(self) -> bool:
+        """The next door has spoken and may take the ingress, for all that is held is answered."""
+        return self._leaving and self._next_has_spoken and self.idle
+
+    @property
+    def _next_has_spoken(self) -> bool:
+        return self._heir is not None and self._peers.keeps_door(self.deployment, self._heir)
 
     def oldest(self) -> Stamp:
         """The oldest table that an attempt in flight uses, or the serving one."""
@@ -164,24 +175,31 @@ class Door:
         before: whose the door was until then; None: nobody knows.
         """
         self._leaving, self._refusal, self._before = False, None, before
+        self._heir = None
         if self._runs.table is None or self._runs.table.stamp != table.stamp:
             self._latencies.clear()
             self._steps.clear()
         self._unserved.table_is(table, now, coming=coming)
         self._runs.starting = True
-        return [*self._runs.table_changed(table, now), *self._admit_passed_over(now)]
+        return [*self._runs.table_changed(table, now), *self._admit_left(now)]
+
+    def is_beside(self, *, another: bool) -> None:
+        """Whether another door has inputs in the chain too: then nothing is alone there."""
+        self._runs.beside = another
 
     def replaced(self, table: Table | None, now: float) -> Effects:
         """Another door is named, or none: what is held is finished, by the table that serves."""
         self._leaving = True
+        self._heir = table if table is not None and table.door is not None else None
+        effects = self._leave_suspects(now) if self._runs.beside else []
         if table is None or table == self._runs.table:
-            return []
-        return self._runs.table_changed(table, now)
+            return effects
+        return [*effects, *self._runs.table_changed(table, now)]
 
     def refuse_all(self, failure: Failure, now: float) -> Effects:
         """The deployment is gone: everything held, and everything to come, gets `failure`."""
         self._leaving, self._refusal = True, failure
-        return [*self._give_up_all(failure, now), *self._admit_passed_over(now)]
+        return [*self._give_up_all(failure, now), *self._admit_left(now)]
 
     def forget_deaths(self) -> Effects:
         """Nobody will ask: what is retained of suspects goes with the deployment."""
@@ -198,9 +216,10 @@ class Door:
 
     def input_arrived(self, given: Input, now: float) -> Effects:
         """Admits one delivery, attaches it to its first one, or answers it at once."""
-        if self._leaving and self._refusal is None:
-            self._passed_over.append(given)  # unacknowledged, so that the next door gets it
-            return []
+        if self._hand_over.is_over(given):
+            return [Acknowledge(self.deployment, given.receipt)]
+        if self._leaving and self._refusal is None and self._is_next_doors(given, now):
+            return self._leave(given)
         request = Request(given.request, given, now + self._life_s(given), [given.receipt])
         refusal = self._refusal or complaint(given, self._spec)
         if given.retained and refusal is not None:
@@ -223,6 +242,19 @@ class Door:
         if refusal is not None:
             return self._refuse(request, refusal, now)
         return self._admit(request, now)
+
+    def input_passed_on(self, activation: Activation, now: float) -> Effects:
+        """A copy of what came to the door before, which holds the ingress.
+
+        What is known already, or is to run alone, waits for the input itself.
+        """
+        given = as_input(activation, next(self._numbers))
+        if given is None or self._leaving or self._knows(given, now):
+            return []
+        if not self._deaths.of(given.key).void:
+            return []
+        self._hand_over.came(given.key)
+        return self._admit(Request(given.request, given, now + self._life_s(given)), now)
 
     def record_found(self, record: Redelivery, now: float) -> Effects:
         """A record from before this door."""
@@ -263,21 +295,61 @@ class Door:
 
     def ingress_lost(self, now: float) -> Effects:
         """Receipts of that connection mean nothing any more; the broker will repeat the inputs."""
-        self._passed_over.clear()
+        self._hand_over.ingress_lost()
         for request in self._requests.values():
             request.receipts.clear()
-        return self.let_go(now) if self._leaving else []
+        if not self._leaving:
+            return []
+        self._runs.beside = False
+        return self.let_go(now)
 
     def let_go(self, now: float) -> Effects:
         """Named no more and without ingress: what is not in the chain is left to the next door."""
         self._runs.starting = False
+        return self._leave_held([*self._requests.values()], now)
+
+    def _leave_suspects(self, now: float) -> Effects:
+        """They cannot run alone here while the next door has inputs in the chain."""
+        return self._leave_held([r for r in self._requests.values() if r.suspect], now)
+
+    def _leave_held(self, requests: Iterable[Request], now: float) -> Effects:
         effects: Effects = []
-        for request in list(self._requests.values()):
+        for request in requests:
             if request.reply is None and self._runs.may_be_left(request):
                 effects += self._runs.end(request, now, cancel=False)
                 effects += self._settle(request, now)
+                self._hand_over.forget(request.key)
                 self._forget(request)
         return effects
+
+    def _knows(self, given: Input, now: float) -> bool:
+        """Whether something has become of it here, be it that it was cancelled."""
+        key = given.key
+        if key in self._by_key or self._cancelled.holds(key, now):
+            return True
+        return self._kept.get(key, now) is not None
+
+    def _is_next_doors(self, given: Input, now: float) -> bool:
+        """Whether that is to run it, or refuse it: nothing has become of it here, and the next door
+        is there. While it is not, this one goes on.
+        """
+        if self._knows(given, now) or given.retained or complaint(given, self._spec) is not None:
+            return False
+        return self._heir is None or self._next_has_spoken
+
+    def _leave(self, given: Input) -> Effects:
+        """It stays unacknowledged, so that the next door gets it; a copy goes ahead.
+
+        Not of what may have to run alone, nor while anything does.
+        """
+        suspect = given.duplicate or not self._deaths.of(given.key).void
+        suspect = suspect or any(request.suspect for request in self._requests.values())
+        sent = None
+        if self._heir is not None and not suspect and fits(given):
+            sent = passed_on(given, self.deployment, self._heir)
+            self.is_beside(another=True)
+        self._hand_over.leaves(given, passed_on=sent is not None)
+        return [sent] if sent is not None else []
 
     def _forget(self, request: Request) -> None:
         del self._requests[request.id]
@@ -289,9 +361,9 @@ class Door:
         life = self._spec.deadline_s
         return life if given.expiry_s is None else min(life, float(given.expiry_s))
 
-    def _admit_passed_over(self, now: float) -> Effects:
-        passed_over, self._passed_over = self._passed_over, []
-        return [effect for given in passed_over for effect in self.input_arrived(given, now)]
+    def _admit_left(self, now: float) -> Effects:
+        left = self._hand_over.take_back()
+        return [effect for given in left for effect in self.input_arrived(given, now)]
 
     def _refuse(self, request: Request, failure: Failure, now: float) -> Effects:
         self._requests[request.id] = request
@@ -381,6 +453,7 @@ class Door:
         if request is None or request.reply is None:
             return []
         self._forget(request)
+        self._hand_over.answered(request.key)
         failure = request.reply.failure
         if failure is None and self._spec.kind == "one-pass":
             self._took(request, now)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Self
 
 from dsi_mqtt.core.generation import Completion
-from dsi_mqtt.core.message import Failure
+from dsi_mqtt.core.message import Failure, Priority
 
 # What a device chooses and a door has to remember is short; more is refused.
 DEVICE_MAX: Final = 128
 CORRELATION_MAX: Final = 1024
-Priority = Literal["low", "normal", "high"]
 
 # Of a Response Topic: Mosquitto ends the connection of whoever publishes to more.
 LEVELS_MAX: Final = 200
