@@ -37,7 +37,7 @@ from dsi_mqtt.core.effects import (
     ReportStatus,
     WriteRecord,
 )
-from dsi_mqtt.core.hand_over import HandOver, as_input, fits, passed_on
+from dsi_mqtt.core.hand_over import HandOver, as_input, passed_on
 from dsi_mqtt.core.latencies import Latencies, TextLengths
 from dsi_mqtt.core.line import AGAIN_FIRST_S, Request
 from dsi_mqtt.core.message import Activation, Failure, Header
@@ -168,14 +168,21 @@ class Door:
         return self._runs.model_is(graph, now, fallback=fallback)
 
     def named(
-        self, table: Table, now: float, *, coming: bool = False, before: Member | None = None
+        self,
+        table: Table,
+        now: float,
+        *,
+        coming: bool = False,
+        before: Member | None = None,
+        beside: bool = False,
     ) -> Effects:
         """The table that counts names this door. coming: the next one is being prepared.
 
-        before: whose the door was until then; None: nobody knows.
+        before: whose the door was until then; None: nobody knows. beside: see `is_beside`.
         """
         self._leaving, self._refusal, self._before = False, None, before
         self._heir = None
+        self.is_beside(another=beside)
         if self._runs.table is None or self._runs.table.stamp != table.stamp:
             self._latencies.clear()
             self._steps.clear()
@@ -191,7 +198,10 @@ class Door:
         """Another door is named, or none: what is held is finished, by the table that serves."""
         self._leaving = True
         self._heir = table if table is not None and table.door is not None else None
-        effects = self._leave_suspects(now) if self._runs.beside else []
+        effects: Effects = []
+        if self._next_has_spoken and self._may_pass_on:
+            for request in self._leave_waiting(now, effects):
+                effects += self._pass_on(request)
         if table is None or table == self._runs.table:
             return effects
         return [*effects, *self._runs.table_changed(table, now)]
@@ -246,12 +256,10 @@ class Door:
     def input_passed_on(self, activation: Activation, now: float) -> Effects:
         """A copy of what came to the door before, which holds the ingress.
 
-        What is known already, or is to run alone, waits for the input itself.
+        What is known already waits for the input itself.
         """
         given = as_input(activation, next(self._numbers))
         if given is None or self._leaving or self._knows(given, now):
-            return []
-        if not self._deaths.of(given.key).void:
             return []
         self._hand_over.came(given.key)
         return self._admit(Request(given.request, given, now + self._life_s(given)), now)
@@ -306,21 +314,23 @@ class Door:
     def let_go(self, now: float) -> Effects:
         """Named no more and without ingress: what is not in the chain is left to the next door."""
         self._runs.starting = False
-        return self._leave_held([*self._requests.values()], now)
-
-    def _leave_suspects(self, now: float) -> Effects:
-        """They cannot run alone here while the next door has inputs in the chain."""
-        return self._leave_held([r for r in self._requests.values() if r.suspect], now)
-
-    def _leave_held(self, requests: Iterable[Request], now: float) -> Effects:
         effects: Effects = []
-        for request in requests:
-            if request.reply is None and self._runs.may_be_left(request):
-                effects += self._runs.end(request, now, cancel=False)
-                effects += self._settle(request, now)
-                self._hand_over.forget(request.key)
-                self._forget(request)
+        self._leave_waiting(now, effects)
         return effects
+
+    def _leave_waiting(self, now: float, effects: Effects) -> list[Request]:
+        """What is not in the chain is the next door's."""
+        left = [
+            request
+            for request in self._requests.values()
+            if request.reply is None and self._runs.may_be_left(request)
+        ]
+        for request in left:
+            effects += self._runs.end(request, now, cancel=False)
+            effects += self._settle(request, now)
+            self._hand_over.forget(request.key)
+            self._forget(request)
+        return left
 
     def _knows(self, given: Input, now: float) -> bool:
         """Whether something has become of it here, be it that it was cancelled."""
@@ -337,19 +347,33 @@ class Door:
             return False
         return self._heir is None or self._next_has_spoken
 
+    @property
+    def _may_pass_on(self) -> bool:
+        """Not while what must run alone is held, unless the next door has some in the chain already:
+        then suspects are for that one, too.
+        """
+        return self._runs.beside or not any(r.suspect for r in self._requests.values())
+
     def _leave(self, given: Input) -> Effects:
         """It stays unacknowledged, so that the next door gets it; a copy goes ahead.
 
-        Not of what may have to run alone, nor while anything does.
+        Not of what may be a suspect by what is retained, which the next door reads.
         """
-        suspect = given.duplicate or not self._deaths.of(given.key).void
-        suspect = suspect or any(request.suspect for request in self._requests.values())
-        sent = None
-        if self._heir is not None and not suspect and fits(given):
-            sent = passed_on(given, self.deployment, self._heir)
-            self.is_beside(another=True)
-        self._hand_over.leaves(given, passed_on=sent is not None)
-        return [sent] if sent is not None else []
+        is_new = not given.duplicate and self._deaths.of(given.key).void
+        if is_new and self._may_pass_on:
+            return self._pass_on(Request(given.request, given, 0.0))
+        self._hand_over.leaves(given)
+        return []
+
+    def _pass_on(self, request: Request) -> Effects:
+        given = request.given
+        if self._heir is None or not self._hand_over.may_copy(given):
+            self._hand_over.leaves(given)
+            return []
+        self._hand_over.leaves(given, passed_on=True)
+        self.is_beside(another=True)
+        deaths = request.deaths if request.suspect else None
+        return passed_on(given, self.deployment, self._heir, deaths)
 
     def _forget(self, request: Request) -> None:
         del self._requests[request.id]
@@ -362,7 +386,7 @@ class Door:
         return life if given.expiry_s is None else min(life, float(given.expiry_s))
 
     def _admit_left(self, now: float) -> Effects:
-        left = self._hand_over.take_back()
+        left = self._hand_over.take_back(self._numbers)
         return [effect for given in left for effect in self.input_arrived(given, now)]
 
     def _refuse(self, request: Request, failure: Failure, now: float) -> Effects:
@@ -375,9 +399,10 @@ class Door:
         self._unserved.came(request.id, self._runs.table)
         # A door died holding it, or while it ran alone.
         record = self._deaths.of(request.key)
-        request.deaths, request.suspect_to = record.count, record.position
+        passed_on = request.given.deaths
+        request.deaths, request.suspect_to = max(record.count, passed_on or 0), record.position
         left = request.given.duplicate and not self._was_handed_over()
-        request.suspect = left or not record.void
+        request.suspect = left or passed_on is not None or not record.void
         if request.deaths >= POISON_AT:
             return self._give_up(request, POISON, now)
         return self._runs.join(request, now)

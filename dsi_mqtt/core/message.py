@@ -110,6 +110,7 @@ class Passed:
     response_topic: str | None = None
     priority: Priority = "normal"
     expiry_s: int | None = None
+    deaths: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

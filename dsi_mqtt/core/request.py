@@ -44,7 +44,8 @@ class Input:
     receipt: the shell's token to acknowledge it by. request: 16 fresh random bytes. digest: of
     topic and payload, tells inputs without an id apart. retained: published with the retain
     flag, which inputs must not have. response_topic: below the device's own answers, or None;
-    foreign_topic: it asked for one that is not.
+    foreign_topic: it asked for one that is not. deaths: of a copy that another door has passed on,
+    where it is a suspect: how many are counted.
     """
 
     receipt: int
@@ -59,6 +60,7 @@ class Input:
     duplicate: bool = False
     retained: bool = False
     expiry_s: int | None = None
+    deaths: int | None = None
 
     @property
     def key(self) -> str:

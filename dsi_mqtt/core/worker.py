@@ -269,11 +269,13 @@ class Worker:
         effects += ingress.named(table.door, now)
         if was_open and not ingress.is_open:
             effects += door.ingress_lost(now)
-        effects += door.named(
-            table, now, coming=self._is_coming(name), before=self._before.get(name)
+        return effects + door.named(
+            table,
+            now,
+            coming=self._is_coming(name),
+            before=self._before.get(name),
+            beside=ingress.waits,
         )
-        self._note_beside(name)
-        return effects
 
     def _note_beside(self, name: str) -> None:
         """Until a door has the ingress, the one before may have inputs in the chain too."""

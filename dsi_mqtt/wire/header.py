@@ -107,6 +107,7 @@ class PassedFields(msgspec.Struct, omit_defaults=True, gc=False):
     response_topic: str | None = None
     priority: Priority = "normal"
     expiry_s: Count | None = None
+    deaths: Count | None = None
 
 
 class Fields(
@@ -291,7 +292,7 @@ def header_of(fields: Fields) -> Header:
 
 
 def _passed(fields: PassedFields) -> Passed:
-    _check_counts("passed", fields.nbytes, fields.expiry_s or 0)
+    _check_counts("passed", fields.nbytes, fields.expiry_s or 0, fields.deaths or 0)
     if len(fields.device) > DEVICE_MAX or not _LEVEL.isdisjoint(fields.device):
         raise WireError(f"activation header names {fields.device!r:.60}, which is no device")
     if len(fields.correlation or b"") > CORRELATION_MAX:
