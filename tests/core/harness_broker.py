@@ -36,6 +36,7 @@ class IngressBroker:
         self.unacknowledged: dict[int, Delivery] = {}
         self.records: dict[str, Redelivery] = {}
         self.take_overs = self.hand_overs = 0
+        self.open_s = 0.01
         self._receipts = count(1)
         self._holder: tuple[str, int] | None = None
         self._hold_count = 0
@@ -68,7 +69,7 @@ class IngressBroker:
             node.handle(ev.IngressOpened(NAME))
             self._push()
 
-        self.site.after(0.01, connect)
+        self.site.after(self.open_s, connect)
 
     def close(self, node: Node) -> None:
         if self.holder is node:
