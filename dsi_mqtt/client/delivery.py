@@ -10,7 +10,6 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from dsi_mqtt.core.message import Priority
 from dsi_mqtt.core.activation import JSON
 from dsi_mqtt.core.client import (
     ClientEffect,
@@ -21,6 +20,7 @@ from dsi_mqtt.core.client import (
     SendInput,
 )
 from dsi_mqtt.core.generation import Partial
+from dsi_mqtt.core.message import Priority
 from dsi_mqtt.errors import (
     ConnectionLostError,
     DeadlineError,

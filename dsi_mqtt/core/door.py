@@ -230,6 +230,9 @@ class Door:
             return [Acknowledge(self.deployment, given.receipt)]
         if self._leaving and self._refusal is None and self._is_next_doors(given, now):
             return self._leave(given)
+        return self._received(given, now)
+
+    def _received(self, given: Input, now: float) -> Effects:
         request = Request(given.request, given, now + self._life_s(given), [given.receipt])
         refusal = self._refusal or complaint(given, self._spec)
         if given.retained and refusal is not None:
@@ -349,8 +352,8 @@ class Door:
 
     @property
     def _may_pass_on(self) -> bool:
-        """Not while what must run alone is held, unless the next door has some in the chain already:
-        then suspects are for that one, too.
+        """Not while suspects are held, unless the next door has inputs in the chain already: then
+        they are for that one, too.
         """
         return self._runs.beside or not any(r.suspect for r in self._requests.values())
 

@@ -8,9 +8,10 @@ hands it everything that is unacknowledged, and what it has had as a copy it onl
     before:  named ──(another is)──► admits on ──(that speaks)──► passes on, finishes ──► lets go
     next:                            named, speaks ─► runs copies ─────────────────────► takes it
 
-So a copy may be lost, or come too late: the input itself comes with the ingress. Nothing is alone in
-the chain while two doors have inputs in it. So a door that holds suspects lets them run first, and
-passes nothing on; what becomes a suspect later is for the next door, as one.
+So a copy may be lost, or come too late: the input itself comes with the ingress.
+
+Nothing is alone in the chain while two doors have inputs in it. So a door that holds suspects lets
+them run first, and passes nothing on; what becomes a suspect later is for the next door, as one.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dataclasses import replace
 from typing import Final
 
 from dsi_mqtt.core.activation import pack_body, unpack_body
-from dsi_mqtt.core.effects import Transmit
+from dsi_mqtt.core.effects import Effects, Transmit
 from dsi_mqtt.core.message import Activation, Header, Passed
 from dsi_mqtt.core.request import Input, ParsedInput
 from dsi_mqtt.core.sizes import MIB
@@ -102,9 +103,7 @@ class HandOver:
         return given.duplicate and self._known.pop(given.key, False)
 
 
-def passed_on(
-    given: Input, deployment: str, table: Table, deaths: int | None = None
-) -> list[Transmit]:
+def passed_on(given: Input, deployment: str, table: Table, deaths: int | None = None) -> Effects:
     """A copy for the door that `table` names. deaths: counted of a suspect."""
     if table.door is None:
         return []

@@ -19,9 +19,9 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from dsi_mqtt.core.message import Priority
 from dsi_mqtt.core.attempt import Attempt
 from dsi_mqtt.core.fair import FairQueue
+from dsi_mqtt.core.message import Priority
 from dsi_mqtt.core.request import Input, Reply
 
 AGAIN_FIRST_S: Final = 2.0

@@ -201,6 +201,7 @@ class Header:
             sampling,
             self.lane,
             self.copy,
+            self.passed,
         )
 
     def on_edge(self, edge: EdgeMark, budget_ms: int) -> Header:
@@ -224,6 +225,7 @@ class Header:
             self.sampling,
             self.lane,
             self.copy,
+            self.passed,
         )
 
 

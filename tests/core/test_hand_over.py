@@ -13,7 +13,7 @@ from dsi_mqtt.core import effects as fx
 from dsi_mqtt.core import events as ev
 from dsi_mqtt.core.hand_over import CHOSEN_MAX, KNOWN_MAX, HandOver, passed_on
 from dsi_mqtt.core.message import Activation, Passed
-from dsi_mqtt.core.request import Input
+from dsi_mqtt.core.request import Input, Reply
 from dsi_mqtt.core.table import Stamp, Table
 from tests.core.build import NAME, A, B, C, make_input, make_status, make_table
 from tests.core.desk import Desk
@@ -45,6 +45,7 @@ def passed(desk: Desk) -> list[Activation]:
 
 def copy_of(asked: Input) -> Activation:
     (sent,) = passed_on(asked, NAME, ON_C)
+    assert isinstance(sent, fx.Transmit)
     return sent.activation
 
 
@@ -317,7 +318,7 @@ class Timed(SimClient):
         super().__init__(site)
         self.came: list[float] = []
 
-    def receive(self, reply: fx.Reply) -> None:
+    def receive(self, reply: Reply) -> None:
         self.came.append(self.site.now)
         super().receive(reply)
 
@@ -356,7 +357,9 @@ def test_no_input_waits_while_the_door_moves(seed: int) -> None:
 @settings(max_examples=examples(40))
 @given(
     seed=st.integers(0, 2**32),
-    deaths=st.lists(st.tuples(st.floats(0.0, 0.3), st.sampled_from(["old", "new", "link"])), max_size=4),
+    deaths=st.lists(
+        st.tuples(st.floats(0.0, 0.3), st.sampled_from(["old", "new", "link"])), max_size=4
+    ),
 )
 def test_whoever_dies_in_mid_hand_over_every_input_has_its_one_answer(
     seed: int, deaths: list[tuple[float, str]]
@@ -393,5 +396,12 @@ def test_the_fields_of_a_copy_are_those_of_the_input() -> None:
     )
     header = copy_of(asked).header
     assert header.passed == Passed(
-        "cam", asked.digest, asked.nbytes, None, asked.correlation, asked.response_topic, "normal", 9
+        "cam",
+        asked.digest,
+        asked.nbytes,
+        None,
+        asked.correlation,
+        asked.response_topic,
+        "normal",
+        9,
     )
