@@ -90,6 +90,7 @@ class Door:
         self._refusal: Failure | None = None
         self._leaving = False
         self._heir: Table | None = None
+        self._another = False
         self._before: Member | None = None
         self._told_oldest = Stamp(0, "", 0)
         self._answers = 0
@@ -120,7 +121,12 @@ class Door:
     @property
     def lets_go(self) -> bool:
         """The next door has spoken and may take the ingress, for all that is held is answered."""
-        return self._leaving and self._next_has_spoken and self.idle
+        return self._leaving and self._next_has_spoken and self.idle and not self._lends
+
+    @property
+    def _lends(self) -> bool:
+        """Whether others than the next door run copies of what is held here."""
+        return bool(self._hand_over.borrowers() - {_door_of(self._heir)})
 
     @property
     def _next_has_spoken(self) -> bool:
@@ -188,11 +194,12 @@ class Door:
             self._steps.clear()
         self._unserved.table_is(table, now, coming=coming)
         self._runs.starting = True
-        return [*self._runs.table_changed(table, now), *self._admit_left(now)]
+        return [*self._runs.table_changed(table, now), *self._take_back(now)]
 
     def is_beside(self, *, another: bool) -> None:
         """Whether another door has inputs in the chain too: then nothing is alone there."""
-        self._runs.beside = another
+        self._another = another
+        self._runs.beside = another or self._lends
 
     def replaced(self, table: Table | None, now: float) -> Effects:
         """Another door is named, or none: what is held is finished, by the table that serves."""
@@ -209,7 +216,8 @@ class Door:
     def refuse_all(self, failure: Failure, now: float) -> Effects:
         """The deployment is gone: everything held, and everything to come, gets `failure`."""
         self._leaving, self._refusal = True, failure
-        return [*self._give_up_all(failure, now), *self._admit_left(now)]
+        borrowers = self._hand_over.borrowers()
+        return [*self._give_up_all(failure, now), *self._admit_left({None, *borrowers}, now)]
 
     def forget_deaths(self) -> Effects:
         """Nobody will ask: what is retained of suspects goes with the deployment."""
@@ -228,6 +236,10 @@ class Door:
         """Admits one delivery, attaches it to its first one, or answers it at once."""
         if self._hand_over.is_over(given):
             return [Acknowledge(self.deployment, given.receipt)]
+        borrower = None if given.anonymous else self._hand_over.is_with(given.key)
+        if borrower is not None and self._refusal is None:
+            self._hand_over.leaves(given, [given.receipt], borrower)
+            return []
         if self._leaving and self._refusal is None and self._is_next_doors(given, now):
             return self._leave(given)
         return self._received(given, now)
@@ -257,14 +269,18 @@ class Door:
         return self._admit(request, now)
 
     def input_passed_on(self, activation: Activation, now: float) -> Effects:
-        """A copy of what came to the door before, which holds the ingress.
+        """A copy of what came to the door before, which holds the ingress; or word from the next
+        one that it has answered a copy.
 
         What is known already waits for the input itself.
         """
+        if activation.header.passed is None:
+            over = self._hand_over.answered_there(activation.header.request)
+            return [Acknowledge(self.deployment, receipt) for receipt in over]
         given = as_input(activation, next(self._numbers))
         if given is None or self._leaving or self._knows(given, now):
             return []
-        self._hand_over.came(given.key)
+        self._hand_over.came(given.key, activation.header)
         return self._admit(Request(given.request, given, now + self._life_s(given)), now)
 
     def record_found(self, record: Redelivery, now: float) -> Effects:
@@ -311,7 +327,7 @@ class Door:
             request.receipts.clear()
         if not self._leaving:
             return []
-        self._runs.beside = False
+        self.is_beside(another=False)
         return self.let_go(now)
 
     def let_go(self, now: float) -> Effects:
@@ -364,19 +380,19 @@ class Door:
         """
         is_new = not given.duplicate and self._deaths.of(given.key).void
         if is_new and self._may_pass_on:
-            return self._pass_on(Request(given.request, given, 0.0))
-        self._hand_over.leaves(given)
+            return self._pass_on(Request(given.request, given, 0.0, [given.receipt]))
+        self._hand_over.leaves(given, [given.receipt])
         return []
 
     def _pass_on(self, request: Request) -> Effects:
         given = request.given
         if self._heir is None or not self._hand_over.may_copy(given):
-            self._hand_over.leaves(given)
+            self._hand_over.leaves(given, request.receipts)
             return []
-        self._hand_over.leaves(given, passed_on=True)
+        self._hand_over.leaves(given, request.receipts, _door_of(self._heir))
         self.is_beside(another=True)
         deaths = request.deaths if request.suspect else None
-        return passed_on(given, self.deployment, self._heir, deaths)
+        return passed_on(given, self.deployment, self._heir, self._me[0], deaths)
 
     def _forget(self, request: Request) -> None:
         del self._requests[request.id]
@@ -388,8 +404,15 @@ class Door:
         life = self._spec.deadline_s
         return life if given.expiry_s is None else min(life, float(given.expiry_s))
 
-    def _admit_left(self, now: float) -> Effects:
-        left = self._hand_over.take_back(self._numbers)
+    def _take_back(self, now: float) -> Effects:
+        """What nobody runs. Copies stay with whoever says that it is a door."""
+        left = self._hand_over.borrowers()
+        gone = left - self._peers.doors(self.deployment)
+        return self._admit_left({None, *gone}, now)
+
+    def _admit_left(self, gone: set[Member | None], now: float) -> Effects:
+        left = self._hand_over.take_back(gone, self._numbers)
+        self.is_beside(another=self._another)
         return [effect for given in left for effect in self.input_arrived(given, now)]
 
     def _refuse(self, request: Request, failure: Failure, now: float) -> Effects:
@@ -481,13 +504,16 @@ class Door:
         if request is None or request.reply is None:
             return []
         self._forget(request)
-        self._hand_over.answered(request.key)
-        failure = request.reply.failure
+        told = self._hand_over.answered(request.key, self.deployment, self.oldest())
+        return [*told, *self._reply_taken(request, request.reply, now)]
+
+    def _reply_taken(self, request: Request, reply: Reply, now: float) -> Effects:
+        failure = reply.failure
         if failure is None and self._spec.kind == "one-pass":
             self._took(request, now)
         # Other errors may pass, so their input may be tried again.
         if failure is None or failure == POISON:
-            self._kept.keep(request.key, request.reply, now + self._spec.input.dedupe_s)
+            self._kept.keep(request.key, reply, now + self._spec.input.dedupe_s)
         effects: Effects = [Acknowledge(self.deployment, r) for r in request.receipts]
         if request.key in self._by_key:
             return effects  # what is retained is about another delivery, which goes on
@@ -505,6 +531,8 @@ class Door:
 
     def tick(self, now: float) -> Effects:
         effects = self._tell_unserved(now)
+        if not self._leaving and self._hand_over.leaves_any:
+            effects += self._take_back(now)
         for request in list(self._requests.values()):
             unanswered = request.reply is None
             if unanswered and request.deadline <= now:
@@ -529,7 +557,12 @@ class Door:
 
         What it would only forget waits for the next one.
         """
-        if self._leaving or self.oldest() != self._told_oldest or len(self._deaths):
+        if (
+            self._leaving
+            or self._hand_over.leaves_any
+            or self.oldest() != self._told_oldest
+            or len(self._deaths)
+        ):
             return -math.inf
         due = [self._runs.next_tick(), self._unserved.next_tick()]
         for request in self._requests.values():
@@ -590,3 +623,10 @@ class Door:
             return why_unserved(table)
         limit = f"{self._spec.deadline_s * 1000:g} ms (sla.deadline_ms)"
         return Failure("deadline", f"no result within {limit}; try again")
+
+
+def _door_of(table: Table | None) -> Member | None:
+    """Who keeps the door, by this table."""
+    if table is None or table.door is None:
+        return None
+    return table.door.node, table.door.incarnation

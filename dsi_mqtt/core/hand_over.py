@@ -2,13 +2,16 @@
 
 The door before keeps the ingress until it has answered what it holds. What comes meanwhile it
 *passes on*: it sends a copy to the next door, as soon as that has spoken, and leaves the input
-unacknowledged. The next door runs the copy and answers it. When it takes the ingress, the broker
-hands it everything that is unacknowledged, and what it has had as a copy it only acknowledges:
+unacknowledged. The next door runs the copy, answers it, and tells whoever holds the input. When it
+takes the ingress, the broker hands it everything that is unacknowledged, and what it has had as a
+copy it only acknowledges:
 
     before:  named ──(another is)──► admits on ──(that speaks)──► passes on, finishes ──► lets go
     next:                            named, speaks ─► runs copies ─────────────────────► takes it
 
-So a copy may be lost, or come too late: the input itself comes with the ingress.
+So a copy may be lost, or come too late: the input itself comes with the ingress. Where the door
+before is named again, what the next one runs is left to that for as long as it says that it is a
+door, and run here if it has ended without a word.
 
 Nothing is alone in the chain while two doors have inputs in it. So a door that holds suspects lets
 them run first, and passes nothing on; what becomes a suspect later is for the next door, as one.
@@ -17,16 +20,17 @@ them run first, and passes nothing on; what becomes a suspect later is for the n
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Final
 
 from dsi_mqtt.core.activation import pack_body, unpack_body
 from dsi_mqtt.core.effects import Effects, Transmit
 from dsi_mqtt.core.message import Activation, Header, Passed
+from dsi_mqtt.core.peers import Member
 from dsi_mqtt.core.request import Input, ParsedInput
 from dsi_mqtt.core.sizes import MIB
-from dsi_mqtt.core.table import DOOR, Table
+from dsi_mqtt.core.table import DOOR, Stamp, Table
 from dsi_mqtt.errors import WireError
 
 # Of what a device chooses, in a header, and of all copies of one hand-over: they take the ways of
@@ -38,13 +42,31 @@ KNOWN_MAX: Final = 4096
 _RANDOM_BYTES: Final = 8
 
 
+@dataclass(frozen=True, slots=True)
+class _Left:
+    """An input for another door. receipts: of its deliveries, unacknowledged. to: has a copy."""
+
+    given: Input
+    receipts: tuple[int, ...]
+    to: Member | None
+
+
+@dataclass(slots=True)
+class _Copy:
+    """Of an input that another node holds, as which request of its own."""
+
+    holder: str
+    request: bytes
+    answered: bool = False
+
+
 class HandOver:
     """Of one door: what it leaves to the next, and what the one before has passed on to it."""
 
     def __init__(self) -> None:
-        self._left: list[tuple[Input, bool]] = []
+        self._left: list[_Left] = []
         self._copied = 0
-        self._known: OrderedDict[str, bool] = OrderedDict()
+        self._copies: OrderedDict[str, _Copy] = OrderedDict()
 
     # --- the door before ----------------------------------------------------------------------
 
@@ -54,28 +76,57 @@ class HandOver:
         fits = sum(len(text.encode()) for text in chosen) <= CHOSEN_MAX
         return fits and self._copied + given.nbytes <= COPIES_MAX
 
-    def leaves(self, given: Input, *, passed_on: bool = False) -> None:
-        """It is for the next door, unless that is this one again."""
-        self._left.append((given, passed_on))
-        self._copied += given.nbytes if passed_on else 0
+    def leaves(self, given: Input, receipts: Iterable[int], to: Member | None = None) -> None:
+        """It is for the next door, which has a copy of it where that is said."""
+        self._left.append(_Left(given, tuple(receipts), to))
+        self._copied += given.nbytes if to is not None else 0
 
-    def take_back(self, numbers: Iterator[int]) -> list[Input]:
-        """What was left, for this door is named again. What another has had may be what it died of,
-        which is asked as of what the broker hands out again.
+    def is_with(self, key: str) -> Member | None:
+        """Who has a copy of that input; None: nobody."""
+        return next((left.to for left in self._left if left.given.key == key and left.to), None)
+
+    def borrowers(self) -> set[Member]:
+        """Who has copies that are not answered yet, as far as that is known."""
+        return {left.to for left in self._left if left.to is not None}
+
+    def answered_there(self, request: bytes) -> list[int]:
+        """The deliveries of an input whose copy has been answered: nobody waits for them. Those of
+        the same id are one input.
         """
-        left, self._left, self._copied = self._left, [], 0
+        found = next((left.given for left in self._left if left.given.request == request), None)
+        if found is None:
+            return []
+
+        def is_same(left: _Left) -> bool:
+            named = not found.anonymous and left.given.key == found.key and left.to is not None
+            return named or left.given.request == request
+
+        over = [left for left in self._left if is_same(left)]
+        self._left = [left for left in self._left if not is_same(left)]
+        return [receipt for left in over for receipt in left.receipts]
+
+    def take_back(self, gone: Container[Member | None], numbers: Iterator[int]) -> list[Input]:
+        """What was left to nobody (None), or to those that are gone. What another has had may be
+        what it died of, which is asked as of what the broker hands out again.
+        """
+        back = [left for left in self._left if left.to in gone]
+        self._left = [left for left in self._left if left.to not in gone]
+        self._copied = sum(left.given.nbytes for left in self._left if left.to is not None)
         return [
             replace(
-                given,
-                request=_another_name(given.request, next(numbers)) if passed else given.request,
-                duplicate=given.duplicate or passed,
+                left.given,
+                receipt=receipt,
+                request=_another_name(left.given.request, next(numbers)),
+                duplicate=left.given.duplicate or left.to is not None or place > 0,
             )
-            for given, passed in left
+            for left in back
+            for place, receipt in enumerate(left.receipts)
         ]
 
     def ingress_lost(self) -> None:
         """The broker hands out again what was left."""
         self._left.clear()
+        self._copied = 0
 
     @property
     def leaves_any(self) -> bool:
@@ -83,28 +134,37 @@ class HandOver:
 
     # --- the next door ------------------------------------------------------------------------
 
-    def came(self, key: str) -> None:
+    def came(self, key: str, header: Header) -> None:
         """An input is run that was passed on."""
-        self._known[key] = False
-        while len(self._known) > KNOWN_MAX:
-            self._known.popitem(last=False)
+        self._copies[key] = _Copy(header.door, header.request)
+        while len(self._copies) > KNOWN_MAX:
+            self._copies.popitem(last=False)
 
-    def answered(self, key: str) -> None:
-        """The broker has the answer of an input."""
-        if key in self._known:
-            self._known[key] = True
+    def answered(self, key: str, deployment: str, stamp: Stamp) -> Effects:
+        """The broker has the answer of an input: of a copy, its holder is told."""
+        copy = self._copies.get(key)
+        if copy is None or copy.answered:
+            return []
+        copy.answered = True
+        header = Header("input", deployment, stamp, DOOR, DOOR, copy.request)
+        return [Transmit(copy.holder, Activation(header))]
 
     def forget(self, key: str) -> None:
         """It was left to another door."""
-        self._known.pop(key, None)
+        self._copies.pop(key, None)
 
     def is_over(self, given: Input) -> bool:
         """Whether this is the input itself of a copy that has been answered. Asked once of each."""
-        return given.duplicate and self._known.pop(given.key, False)
+        copy = self._copies.pop(given.key, None) if given.duplicate else None
+        return copy is not None and copy.answered
 
 
-def passed_on(given: Input, deployment: str, table: Table, deaths: int | None = None) -> Effects:
-    """A copy for the door that `table` names. deaths: counted of a suspect."""
+def passed_on(
+    given: Input, deployment: str, table: Table, holder: str, deaths: int | None = None
+) -> Effects:
+    """A copy for the door that `table` names. holder: the node that has the input. deaths: counted
+    of a suspect.
+    """
     if table.door is None:
         return []
     parsed = given.parsed
@@ -119,7 +179,9 @@ def passed_on(given: Input, deployment: str, table: Table, deaths: int | None = 
         given.expiry_s,
         deaths,
     )
-    header = Header("input", deployment, table.stamp, DOOR, DOOR, given.request, passed=passed)
+    header = Header(
+        "input", deployment, table.stamp, DOOR, DOOR, given.request, door=holder, passed=passed
+    )
     body = pack_body(parsed.content_type, parsed.body)
     return [Transmit(table.door.node, Activation(header, body))]
 

@@ -119,7 +119,11 @@ class Peers:
         """Whether the door that `table` names says that it is this deployment's."""
         place = table.door
         named = None if place is None else (place.node, place.incarnation)
-        return any(member == named for member, _ in self._doors(deployment))
+        return named in self.doors(deployment)
+
+    def doors(self, deployment: str) -> set[Member]:
+        """Living nodes that say that they have a door of this deployment."""
+        return {member for member, _ in self._doors(deployment)}
 
     def oldest(self, deployment: str) -> dict[Member, Stamp]:
         """What the doors of living nodes say about the oldest table their requests use."""

@@ -453,8 +453,8 @@ class Worker:
             return door.done(activation, now)
         if header.kind == "input":
             # Where the ingress is open, what was passed on has come by it, or will.
-            is_open = self._ingresses[door.deployment].is_open
-            return [] if is_open else door.input_passed_on(activation, now)
+            drop = header.passed is not None and self._ingresses[door.deployment].is_open
+            return [] if drop else door.input_passed_on(activation, now)
         if header.kind in ("stale", "lost"):
             return door.broke(header, now)
         if header.kind == "credit":

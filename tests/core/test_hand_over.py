@@ -44,7 +44,7 @@ def passed(desk: Desk) -> list[Activation]:
 
 
 def copy_of(asked: Input) -> Activation:
-    (sent,) = passed_on(asked, NAME, ON_C)
+    (sent,) = passed_on(asked, NAME, ON_C, "a")
     assert isinstance(sent, fx.Transmit)
     return sent.activation
 
@@ -120,7 +120,7 @@ def test_what_is_more_than_its_share_of_the_ways_waits_for_the_ingress(
     desk = leaving().give(make_input(1), make_input(2))
     assert len(passed(desk)) == 1
     desk.do(desk.door.named(replace(ON_A, epoch=3), desk.now, before=C))
-    assert len(desk.sent()) == 2, "named again, it runs both"
+    assert len(desk.sent()) == 1, "named again, it runs that"
 
 
 def test_named_again_it_runs_what_another_has_had_as_what_that_may_have_died_of() -> None:
@@ -190,6 +190,47 @@ def test_a_death_beside_what_was_passed_on_is_counted_for_nobody() -> None:
     assert "1+" not in desk.records()
 
 
+def test_named_again_it_leaves_copies_to_whoever_runs_them() -> None:
+    desk = leaving().give(make_input(1), make_input(2))
+    copies = passed(desk)
+    desk.do(desk.door.named(replace(ON_A, epoch=3), desk.now, before=C)).wait(0.05)
+    assert desk.sent() == []
+    desk.give(make_input(1, receipt=9))
+    assert desk.sent() == [], "it is on its way"
+    told = replace(copies[0].header, passed=None)
+    desk.do(desk.door.input_passed_on(Activation(told), desk.now))
+    assert desk.acknowledged() == [1, 9]
+    desk.peers.heard(make_status(C))
+    desk.wait(0.05)
+    assert len(desk.sent()) == 1, "the other has ended its door without a word of the second"
+    assert desk.records() == [], "it lives, so it has not died of that"
+
+
+def test_all_deliveries_of_what_is_passed_on_are_acknowledged() -> None:
+    desk = Desk(make_table((B, (0, 6)), epoch=1, door=A, window=1))
+    desk.give(make_input(1), make_input(2), make_input(2, receipt=7))
+    desk.peers.heard(make_status(C, oldest=STAMP))
+    desk.do(desk.door.replaced(ON_C, desk.now))
+    told = replace(passed(desk)[0].header, passed=None)
+    desk.do(desk.door.input_passed_on(Activation(told), desk.now))
+    assert desk.acknowledged() == [2, 7]
+
+
+def test_equal_inputs_without_an_id_are_acknowledged_each_for_itself() -> None:
+    desk = leaving().give(*(make_input(n, text="same", with_id=False) for n in (1, 2)))
+    told = replace(passed(desk)[0].header, passed=None)
+    desk.do(desk.door.input_passed_on(Activation(told), desk.now))
+    assert desk.acknowledged() == [1]
+
+
+def test_a_death_beside_copies_that_another_runs_is_counted_for_nobody() -> None:
+    desk = leaving().give(make_input(1))
+    desk.do(desk.door.named(replace(ON_A, epoch=3), desk.now, before=C)).give(make_input(2))
+    desk.hear(("b", "b2"))
+    assert not [r for r in desk.records() if r.startswith("1")]
+    assert not any(request.deaths for request in desk.door._requests.values())
+
+
 # --- the next door ----------------------------------------------------------------------------
 
 
@@ -200,6 +241,8 @@ def test_a_copy_is_run_and_the_input_itself_only_acknowledged() -> None:
     desk.done(header).take()
     assert desk.codes() == ["ok"]
     assert desk.acknowledged() == []
+    (told,) = passed(desk)
+    assert (told.header.request, told.header.passed) == (make_input(1).request, None)
     desk.look()
     desk.give(make_input(1, receipt=7, duplicate=True))
     assert desk.effects == [fx.Acknowledge(NAME, 7)]
@@ -283,8 +326,8 @@ def test_what_is_known_of_copies_is_bounded() -> None:
     known = HandOver()
     asked = [replace(make_input(number), duplicate=True) for number in range(KNOWN_MAX + 1)]
     for each in asked:
-        known.came(each.key)
-        known.answered(each.key)
+        known.came(each.key, copy_of(each).header)
+        known.answered(each.key, NAME, STAMP)
     assert [known.is_over(asked[0]), known.is_over(asked[1])] == [False, True]
     assert not known.is_over(asked[1]), "asked once of each"
 
