@@ -187,6 +187,29 @@ class Choice:
         self._look = Look(spec, graph, old, choice)
         return choice
 
+    def foresees(
+        self,
+        spec: Deployment,
+        graph: ModelGraph,
+        old: Table | None,
+        serve: Table | None,
+        *,
+        without: Iterable[NodeKey],
+        now: float,
+    ) -> bool:
+        """Where its chain is about to be left, what it would take beside what others are about to:
+        that is told the others already. Says whether it was something else before. As `compare`.
+        """
+        choice = self._compared(spec, graph, old, serve, without=without, now=now)
+        found = choice.found
+        stays = serve is not None and choice.present is not None
+        if isinstance(found, Infeasible):
+            return False
+        if serve is not None and stays and not self._must_leave(serve, found):
+            return False
+        shares = found.shares(self._coming(spec).rate_per_s)
+        return self._outlook.sharing.foresees(self._name, shares)
+
     def _compared(
         self,
         spec: Deployment,
@@ -240,9 +263,7 @@ class Choice:
         if isinstance(found, Infeasible) or present is None:
             return True
         move = Move.of(spec, present, found, self._outlook.loading_bytes(found))
-        uses_spare = self._outlook.uses_spare
-        frees_spare = uses_spare(n for n, _ in serve.members()) and not uses_spare(found.nodes)
-        if self._outlook.drains(serve) or frees_spare:
+        if self._must_leave(serve, found):
             given_back = "a spare is given back"
             self._weighed(move, DRAINS if self._outlook.drains(serve) else given_back)
             return False
@@ -260,6 +281,12 @@ class Choice:
             move, f"policy.cooldown_s ({spec.policy.cooldown_s:g}) holds back what was found"
         )
         return LookAgain(wait, "a better placement was held back by the cooldown")
+
+    def _must_leave(self, serve: Table, found: Plan) -> bool:
+        """Whether it is left whatever that saves: a node drains, or a spare can be given back."""
+        uses_spare = self._outlook.uses_spare
+        frees_spare = uses_spare(n for n, _ in serve.members()) and not uses_spare(found.nodes)
+        return self._outlook.drains(serve) or frees_spare
 
     def _weighed(self, move: Move, verdict: str) -> None:
         if self._look is not None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Final
 
 from dsi_mqtt.core.decisions import (
     Authority,
@@ -33,6 +34,9 @@ from dsi_mqtt.core.served import Served
 from dsi_mqtt.core.sharing import Sharing
 from dsi_mqtt.core.table import TableDocument
 from dsi_mqtt.errors import one_sentence
+
+# How often deployments that move at once are asked for their best answers to each other.
+ROUNDS: Final = 4
 
 OrchestratorEffects = list[
     PublishDocument
@@ -216,6 +220,7 @@ class Orchestrator:
             effects += self._took_over()
         leader = self._leadership
         authority = Authority(leader.term, leader.nonce, self._secret, self._numbers, self._epochs)
+        self._foresee(now)
         for name, served in sorted(self._served.items()):
             effects += self._looked(name, served, authority, Moment(now, unix_s))
             if served.removed:
@@ -228,6 +233,16 @@ class Orchestrator:
         return [*effects, *self._explained(now)]
 
     # --- parts --------------------------------------------------------------------------------
+
+    def _foresee(self, now: float) -> None:
+        """Deployments that are about to leave their chains at once first find out where they would
+        go beside each other, or they would answer each other by one table after another.
+        """
+        moving = [s for _, s in sorted(self._served.items()) if s.is_about_to_move(now)]
+        if len(moving) > 1:
+            for _ in range(ROUNDS):
+                if not sum(served.foresees(now) for served in moving):
+                    break
 
     def _looked(
         self, name: str, served: Served, authority: Authority, moment: Moment
