@@ -39,7 +39,9 @@ CHOSEN_MAX: Final = 4096
 COPIES_MAX: Final = MIB
 # Of inputs that were passed on; the longest known are forgotten, and answered once more.
 KNOWN_MAX: Final = 4096
-_RANDOM_BYTES: Final = 8
+# Of a request that is run by another name: these bytes are other ones.
+_SECOND_BYTES: Final = 4
+_SECOND: Final = 1 << 31
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,5 +216,6 @@ def as_input(activation: Activation, number: int) -> Input | None:
 
 
 def _another_name(request: bytes, number: int) -> bytes:
-    """For attempts that are not those of before."""
-    return request[:_RANDOM_BYTES] + number.to_bytes(_RANDOM_BYTES, "big")
+    """For attempts that are not those of before. number: unlike any other in this incarnation."""
+    told = _SECOND | number % _SECOND
+    return told.to_bytes(_SECOND_BYTES, "big") + request[_SECOND_BYTES:]
