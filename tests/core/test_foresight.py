@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -47,7 +48,9 @@ def kill(made: Site) -> None:
 
 
 @pytest.mark.parametrize("befalls", [drain, kill])
-def test_each_moves_once_though_the_best_place_is_taken_by_the_other(befalls) -> None:  # type: ignore[no-untyped-def]
+def test_each_moves_once_though_the_best_place_is_taken_by_the_other(
+    befalls: Callable[[Site], None],
+) -> None:
     made = site()
     made.decided.clear()
     befalls(made)

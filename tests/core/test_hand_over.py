@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dsi_mqtt.core import effects as fx
 from dsi_mqtt.core import events as ev
-from dsi_mqtt.core.hand_over import CHOSEN_MAX, KNOWN_MAX, HandOver, passed_on
+from dsi_mqtt.core.hand_over import CHOSEN_MAX, KNOWN_MAX, HandOver, as_input, passed_on
 from dsi_mqtt.core.message import Activation, Passed
 from dsi_mqtt.core.request import Input, Reply
 from dsi_mqtt.core.table import Stamp, Table
@@ -299,6 +299,16 @@ def test_what_leaves_is_connected_before_the_ingress() -> None:
     assert of(effects, fx.OpenAnswers)
     assert not of(effects, fx.OpenIngress)
     assert not of(node.serve(replace(DOOR_HERE, epoch=2)), fx.OpenAnswers)
+
+
+def test_a_copy_runs_by_a_name_of_its_own_wherever_names_come_from() -> None:
+    """The door before may have to run the input after all, and names may be counted."""
+    asked = [replace(make_input(1), request=n.to_bytes(16, "big")) for n in (1, 2)]
+    copies = [as_input(copy_of(each), number) for each in asked for number in (1, 2)]
+    names = {given.request for given in copies if given is not None}
+    assert len(names) == 4
+    assert not names & {each.request for each in asked}
+    assert {len(name) for name in names} == {16}
 
 
 def test_what_is_no_copy_is_dropped() -> None:
