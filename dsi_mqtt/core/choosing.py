@@ -6,7 +6,7 @@ look; and when it last moved, so that it does not move too often.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -233,14 +233,40 @@ class Choice:
             if heir is not None and heir.sustained:
                 return Alternatives(heir, None, beside=True, at_once=True)
         best = partial(self._outlook.best, spec, graph, without=without, coming=coming)
-        found = best(old)
+        found = self._with_few_spares(best(old), best, old, without)
         present = None if serve is None else self._outlook.present(spec, graph, serve, coming)
         if isinstance(found, Infeasible) and present is None and old is not None and old.segments:
-            found = best(None)
+            found = self._with_few_spares(best(None), best, None, without)
             return Alternatives(found, None, beside=False)
         if isinstance(found, Plan) and present is not None and found.door != present.door:
-            found = self._with_same_door(spec, found, best(old, door=present.door))
+            there = partial(best, door=present.door)
+            same = self._with_few_spares(there(old), there, old, without)
+            found = self._with_same_door(spec, found, same)
         return Alternatives(found, present, beside=True)
+
+    def _with_few_spares(
+        self,
+        found: Plan | Infeasible,
+        best: Callable[..., Plan | Infeasible],
+        old: Table | None,
+        without: tuple[NodeKey, ...],
+    ) -> Plan | Infeasible:
+        """`found`, or the best without those of its spares that it can do without.
+
+        The planner takes all of them as soon as it needs one.
+        """
+        if isinstance(found, Infeasible):
+            return found
+        spares = self._outlook.spares(found.nodes)
+        left_out: tuple[NodeKey, ...] = ()
+        for spare in sorted(spares) if len(spares) > 1 else ():
+            other = best(old, without=(*without, *left_out, spare))
+            if isinstance(other, Infeasible) or found.meets_sla > other.meets_sla:
+                continue
+            if found.sustained > other.sustained:
+                continue
+            found, left_out = other, (*left_out, spare)
+        return found
 
     def _with_same_door(self, spec: Deployment, found: Plan, same: Plan | Infeasible) -> Plan:
         """`found`, or the best with the door where it is, unless it pays that the door moves.
@@ -284,8 +310,8 @@ class Choice:
 
     def _must_leave(self, serve: Table, found: Plan) -> bool:
         """Whether it is left whatever that saves: a node drains, or a spare can be given back."""
-        uses_spare = self._outlook.uses_spare
-        frees_spare = uses_spare(n for n, _ in serve.members()) and not uses_spare(found.nodes)
+        spares = self._outlook.spares
+        frees_spare = spares(found.nodes) < spares(n for n, _ in serve.members())
         return self._outlook.drains(serve) or frees_spare
 
     def _weighed(self, move: Move, verdict: str) -> None:

@@ -60,6 +60,43 @@ def test_each_moves_once_though_the_best_place_is_taken_by_the_other(
     assert told == [NAME, "other"]
 
 
+def halves(*spares: str) -> Site:
+    """Nodes hold half of the model each; spares are faster than those that serve."""
+    nodes = [Node(name, f"{name}1", room=6) for name in ("a", "b", *spares)]
+    for node in nodes[2:]:
+        node.spare, node.gflops = True, 30.0
+    made = Site(*nodes)
+    for node in nodes:
+        node.room = 3
+    made.deploy(replace(SPEC, policy=Policy(cooldown_s=0.0)))
+    made.run(20.0)
+    assert where(made) == {NAME: {"a", "b"}}
+    return made
+
+
+def test_a_spare_takes_part_only_where_it_is_needed_beside_the_others() -> None:
+    made = halves("c", "d")
+    made.kill("b")
+    made.run(30.0)
+    (nodes,) = where(made).values()
+    assert "a" in nodes
+    assert len(nodes) == 2, "one spare is enough"
+
+
+def test_a_spare_that_is_needed_no_more_is_given_back_beside_one_that_is() -> None:
+    made = halves("c", "d")
+    node = made.nodes["a"]
+    for name in ("a", "b"):
+        made.kill(name)
+    made.run(30.0)
+    assert where(made) == {NAME: {"c", "d"}}
+    made.join(replace(node, incarnation="a2", newest={}, parts={}))
+    made.run(30.0)
+    (nodes,) = where(made).values()
+    assert "a" in nodes
+    assert len(nodes) == 2
+
+
 def test_what_is_foreseen_is_no_news_until_it_is_taken() -> None:
     sharing = Sharing()
     some = {"n": (0.5, 0.0, 0.0)}
