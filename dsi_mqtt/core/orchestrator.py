@@ -241,7 +241,7 @@ class Orchestrator:
         moving = [s for _, s in sorted(self._served.items()) if s.is_about_to_move(now)]
         if len(moving) > 1:
             for _ in range(ROUNDS):
-                if not sum(served.foresees(now) for served in moving):
+                if not sum(_foresees(served, now) for served in moving):
                     break
 
     def _looked(
@@ -290,6 +290,14 @@ class Orchestrator:
             if served.spec is not None and served.document is not None:
                 effects.append(PublishDocument(name, served.document))
         return effects
+
+
+def _foresees(served: Served, now: float) -> bool:
+    """As `Served.foresees`; a fault in it is told by the look that follows."""
+    try:
+        return served.foresees(now)
+    except Exception:  # noqa: BLE001 — whatever it is, it must not end the others
+        return False
 
 
 def _reconsidered(name: str, served: Served, authority: Authority, now: float) -> ServedEffects:

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from dsi_mqtt.core.deployment import Policy, Sla
+from dsi_mqtt.core.deployment import Deployment, Policy, Sla
+from dsi_mqtt.core.placing import Placing
 from dsi_mqtt.core.sharing import DIFFERENCE, Sharing
 from tests.core.orchestra import NAME, SPEC, Node, Site, placed
 
@@ -58,6 +59,23 @@ def test_each_moves_once_though_the_best_place_is_taken_by_the_other(
     assert where(made) == {NAME: {"c"}, "other": {"b"}}
     told = sorted(d.deployment for d in made.decided if d.kind != "keep")
     assert told == [NAME, "other"]
+
+
+def test_a_fault_in_what_one_foresees_leaves_the_others_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = site()
+    foresees = Placing.foresees
+
+    def faulty(placing: Placing, spec: Deployment, now: float) -> bool:
+        if spec.name == NAME:
+            raise ZeroDivisionError
+        return foresees(placing, spec, now)
+
+    monkeypatch.setattr(Placing, "foresees", faulty)
+    drain(made)
+    made.run(30.0)
+    assert where(made) == {NAME: {"c"}, "other": {"b"}}
 
 
 def halves(*spares: str) -> Site:
