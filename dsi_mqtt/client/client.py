@@ -11,7 +11,8 @@ from typing import Any, Final, Self
 from dsi_mqtt.client.delivery import Delivery
 from dsi_mqtt.client.generation import ALIVE_S, TextGeneration, Turns, ask_for
 from dsi_mqtt.client.inputs import input_body
-from dsi_mqtt.core.request import Answer, Priority
+from dsi_mqtt.core.message import Priority
+from dsi_mqtt.core.request import Answer
 from dsi_mqtt.transport.base import Transport
 from dsi_mqtt.transport.mqtt import MqttTransport
 from dsi_mqtt.wire.inputs import read_answer

@@ -20,7 +20,7 @@ from dsi_mqtt.core.client import (
     SendInput,
 )
 from dsi_mqtt.core.generation import Partial
-from dsi_mqtt.core.request import Priority
+from dsi_mqtt.core.message import Priority
 from dsi_mqtt.errors import (
     ConnectionLostError,
     DeadlineError,

@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 from dsi_mqtt.client.delivery import Call, Delivery
 from dsi_mqtt.client.inputs import input_body
 from dsi_mqtt.core.generation import Completion, Partial
-from dsi_mqtt.core.request import Priority
+from dsi_mqtt.core.message import Priority
 from dsi_mqtt.core.stream import Piece, TokenStream
 from dsi_mqtt.errors import InvalidInputError, RequestCancelledError
 from dsi_mqtt.transport.base import Message

@@ -77,9 +77,20 @@ class Attempts(Runs):
         self._lanes = count()
         self._quickest_s = math.inf  # of attempts on this table
         self.starting = True
+        self._beside = False
         self._retried = 0
 
     # --- questions ----------------------------------------------------------------------------
+
+    @property
+    def beside(self) -> bool:
+        return self._beside
+
+    @beside.setter
+    def beside(self, beside: bool) -> None:
+        self._beside = beside
+        for request in self._running.values():
+            request.alone = request.alone and not beside
 
     @property
     def table(self) -> Table | None:
@@ -267,7 +278,10 @@ class Attempts(Runs):
             return []  # it will be replaced, or its node will speak again
         effects: Effects = []
         window = table.door.window
-        while (request := self._line.next_up(self._running.values(), window, now)) is not None:
+        running = self._running.values()
+        while (
+            request := self._line.next_up(running, window, now, beside=self._beside)
+        ) is not None:
             self._unbegun.discard(request)
             # A first attempt is always worth it; another only where what is left is enough for it,
             # by the forecast or, as that may be wrong, by what one has taken.
@@ -314,7 +328,7 @@ class Attempts(Runs):
         )
         request.probe_at = now + probe_after_s(table)
         request.started = now
-        request.alone = not self._running
+        request.alone = not self._running and not self._beside
         for other in self._running.values():
             other.alone = False
         self._running[request.id] = request

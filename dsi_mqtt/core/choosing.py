@@ -6,7 +6,7 @@ look; and when it last moved, so that it does not move too often.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -199,6 +199,29 @@ class Choice:
         self._look = Look(spec, graph, old, choice)
         return choice
 
+    def foresees(
+        self,
+        spec: Deployment,
+        graph: ModelGraph,
+        old: Table | None,
+        serve: Table | None,
+        *,
+        without: Iterable[NodeKey],
+        now: float,
+    ) -> bool:
+        """Where its chain is about to be left, what it would take beside what others are about to:
+        that is told the others already. Says whether it was something else before. As `compare`.
+        """
+        choice = self._compared(spec, graph, old, serve, without=without, now=now)
+        found = choice.found
+        stays = serve is not None and choice.present is not None
+        if isinstance(found, Infeasible):
+            return False
+        if serve is not None and stays and not self._must_leave(serve, found):
+            return False
+        shares = found.shares(self._coming(spec).rate_per_s)
+        return self._outlook.sharing.foresees(self._name, shares)
+
     def _compared(
         self,
         spec: Deployment,
@@ -222,14 +245,40 @@ class Choice:
             if heir is not None and heir.sustained:
                 return Alternatives(heir, None, beside=True, at_once=True)
         best = partial(self._outlook.best, spec, graph, without=without, coming=coming)
-        found = best(old)
+        found = self._with_few_spares(best(old), best, old, without)
         present = None if serve is None else self._outlook.present(spec, graph, serve, coming)
         if isinstance(found, Infeasible) and present is None and old is not None and old.segments:
-            found = best(None)
+            found = self._with_few_spares(best(None), best, None, without)
             return Alternatives(found, None, beside=False)
         if isinstance(found, Plan) and present is not None and found.door != present.door:
-            found = self._with_same_door(spec, found, best(old, door=present.door))
+            there = partial(best, door=present.door)
+            same = self._with_few_spares(there(old), there, old, without)
+            found = self._with_same_door(spec, found, same)
         return Alternatives(found, present, beside=True)
+
+    def _with_few_spares(
+        self,
+        found: Plan | Infeasible,
+        best: Callable[..., Plan | Infeasible],
+        old: Table | None,
+        without: tuple[NodeKey, ...],
+    ) -> Plan | Infeasible:
+        """`found`, or the best without those of its spares that it can do without.
+
+        The planner takes all of them as soon as it needs one.
+        """
+        if isinstance(found, Infeasible):
+            return found
+        spares = self._outlook.spares(found.nodes)
+        left_out: tuple[NodeKey, ...] = ()
+        for spare in sorted(spares) if len(spares) > 1 else ():
+            other = best(old, without=(*without, *left_out, spare))
+            if isinstance(other, Infeasible) or found.meets_sla > other.meets_sla:
+                continue
+            if found.sustained > other.sustained:
+                continue
+            found, left_out = other, (*left_out, spare)
+        return found
 
     def _with_same_door(self, spec: Deployment, found: Plan, same: Plan | Infeasible) -> Plan:
         """`found`, or the best with the door where it is, unless it pays that the door moves.
@@ -252,9 +301,7 @@ class Choice:
         if isinstance(found, Infeasible) or present is None:
             return True
         move = Move.of(spec, present, found, self._outlook.loading_bytes(found))
-        uses_spare = self._outlook.uses_spare
-        frees_spare = uses_spare(n for n, _ in serve.members()) and not uses_spare(found.nodes)
-        if self._outlook.drains(serve) or frees_spare:
+        if self._must_leave(serve, found):
             given_back = "a spare is given back"
             self._weighed(move, DRAINS if self._outlook.drains(serve) else given_back)
             return False
@@ -274,6 +321,12 @@ class Choice:
             move, f"policy.cooldown_s ({spec.policy.cooldown_s:g}) holds back what was found"
         )
         return LookAgain(wait, "a better placement was held back by the cooldown")
+
+    def _must_leave(self, serve: Table, found: Plan) -> bool:
+        """Whether it is left whatever that saves: a node drains, or a spare can be given back."""
+        spares = self._outlook.spares
+        frees_spare = spares(found.nodes) < spares(n for n, _ in serve.members())
+        return self._outlook.drains(serve) or frees_spare
 
     def _weighed(self, move: Move, verdict: str) -> None:
         if self._look is not None:

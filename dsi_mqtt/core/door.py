@@ -15,8 +15,8 @@ a node of it died, is a *suspect* and runs alone (`line`), so that a poisonous i
 its own deaths, those at which it was alone, and answered with an error at the third. That it runs
 here is retained first, for the next death may be this door's, and taken back afterwards.
 
-A door that is named no more finishes what it holds, on whichever table serves by then, and admits
-nothing.
+A door that is named no more finishes what it holds, on whichever table serves by then. What comes
+meanwhile is the next door's (`hand_over`).
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from dsi_mqtt.core.effects import (
     ReportStatus,
     WriteRecord,
 )
+from dsi_mqtt.core.hand_over import HandOver, as_input, passed_on
 from dsi_mqtt.core.latencies import Latencies, TextLengths
 from dsi_mqtt.core.line import AGAIN_FIRST_S, Request
 from dsi_mqtt.core.message import Activation, Failure, Header
@@ -85,9 +86,11 @@ class Door:
         self._deaths = Deaths()
         self._cancelled = Cancelled()
         self._unserved = Unserved()
-        self._passed_over: list[Input] = []
+        self._hand_over = HandOver()
         self._refusal: Failure | None = None
         self._leaving = False
+        self._heir: Table | None = None
+        self._another = False
         self._before: Member | None = None
         self._told_oldest = Stamp(0, "", 0)
         self._answers = 0
@@ -114,6 +117,20 @@ class Door:
     def leaving(self) -> bool:
         """Named no more: this door only finishes what it holds."""
         return self._leaving
+
+    @property
+    def lets_go(self) -> bool:
+        """The next door has spoken and may take the ingress, for all that is held is answered."""
+        return self._leaving and self._next_has_spoken and self.idle and not self._lends
+
+    @property
+    def _lends(self) -> bool:
+        """Whether others than the next door run copies of what is held here."""
+        return bool(self._hand_over.borrowers() - {_door_of(self._heir)})
+
+    @property
+    def _next_has_spoken(self) -> bool:
+        return self._heir is not None and self._peers.keeps_door(self.deployment, self._heir)
 
     def oldest(self) -> Stamp:
         """The oldest table that an attempt in flight uses, or the serving one."""
@@ -157,31 +174,50 @@ class Door:
         return self._runs.model_is(graph, now, fallback=fallback)
 
     def named(
-        self, table: Table, now: float, *, coming: bool = False, before: Member | None = None
+        self,
+        table: Table,
+        now: float,
+        *,
+        coming: bool = False,
+        before: Member | None = None,
+        beside: bool = False,
     ) -> Effects:
         """The table that counts names this door. coming: the next one is being prepared.
 
-        before: whose the door was until then; None: nobody knows.
+        before: whose the door was until then; None: nobody knows. beside: see `is_beside`.
         """
         self._leaving, self._refusal, self._before = False, None, before
+        self._heir = None
+        self.is_beside(another=beside)
         if self._runs.table is None or self._runs.table.stamp != table.stamp:
             self._latencies.clear()
             self._steps.clear()
         self._unserved.table_is(table, now, coming=coming)
         self._runs.starting = True
-        return [*self._runs.table_changed(table, now), *self._admit_passed_over(now)]
+        return [*self._runs.table_changed(table, now), *self._take_back(now)]
+
+    def is_beside(self, *, another: bool) -> None:
+        """Whether another door has inputs in the chain too: then nothing is alone there."""
+        self._another = another
+        self._runs.beside = another or self._lends
 
     def replaced(self, table: Table | None, now: float) -> Effects:
         """Another door is named, or none: what is held is finished, by the table that serves."""
         self._leaving = True
+        self._heir = table if table is not None and table.door is not None else None
+        effects: Effects = []
+        if self._next_has_spoken and self._may_pass_on:
+            for request in self._leave_waiting(now, effects):
+                effects += self._pass_on(request)
         if table is None or table == self._runs.table:
-            return []
-        return self._runs.table_changed(table, now)
+            return effects
+        return [*effects, *self._runs.table_changed(table, now)]
 
     def refuse_all(self, failure: Failure, now: float) -> Effects:
         """The deployment is gone: everything held, and everything to come, gets `failure`."""
         self._leaving, self._refusal = True, failure
-        return [*self._give_up_all(failure, now), *self._admit_passed_over(now)]
+        borrowers = self._hand_over.borrowers()
+        return [*self._give_up_all(failure, now), *self._admit_left({None, *borrowers}, now)]
 
     def forget_deaths(self) -> Effects:
         """Nobody will ask: what is retained of suspects goes with the deployment."""
@@ -198,9 +234,17 @@ class Door:
 
     def input_arrived(self, given: Input, now: float) -> Effects:
         """Admits one delivery, attaches it to its first one, or answers it at once."""
-        if self._leaving and self._refusal is None:
-            self._passed_over.append(given)  # unacknowledged, so that the next door gets it
+        if self._hand_over.is_over(given):
+            return [Acknowledge(self.deployment, given.receipt)]
+        borrower = None if given.anonymous else self._hand_over.is_with(given.key)
+        if borrower is not None and self._refusal is None:
+            self._hand_over.leaves(given, [given.receipt], borrower)
             return []
+        if self._leaving and self._refusal is None and self._is_next_doors(given, now):
+            return self._leave(given)
+        return self._received(given, now)
+
+    def _received(self, given: Input, now: float) -> Effects:
         request = Request(given.request, given, now + self._life_s(given), [given.receipt])
         refusal = self._refusal or complaint(given, self._spec)
         if given.retained and refusal is not None:
@@ -223,6 +267,21 @@ class Door:
         if refusal is not None:
             return self._refuse(request, refusal, now)
         return self._admit(request, now)
+
+    def input_passed_on(self, activation: Activation, now: float) -> Effects:
+        """A copy of what came to the door before, which holds the ingress; or word from the next
+        one that it has answered a copy.
+
+        What is known already waits for the input itself.
+        """
+        if activation.header.passed is None:
+            over = self._hand_over.answered_there(activation.header.request)
+            return [Acknowledge(self.deployment, receipt) for receipt in over]
+        given = as_input(activation, next(self._numbers))
+        if given is None or self._leaving or self._knows(given, now):
+            return []
+        self._hand_over.came(given.key, activation.header)
+        return self._admit(Request(given.request, given, now + self._life_s(given)), now)
 
     def record_found(self, record: Redelivery, now: float) -> Effects:
         """A record from before this door."""
@@ -263,21 +322,77 @@ class Door:
 
     def ingress_lost(self, now: float) -> Effects:
         """Receipts of that connection mean nothing any more; the broker will repeat the inputs."""
-        self._passed_over.clear()
+        self._hand_over.ingress_lost()
         for request in self._requests.values():
             request.receipts.clear()
-        return self.let_go(now) if self._leaving else []
+        if not self._leaving:
+            return []
+        self.is_beside(another=False)
+        return self.let_go(now)
 
     def let_go(self, now: float) -> Effects:
         """Named no more and without ingress: what is not in the chain is left to the next door."""
         self._runs.starting = False
         effects: Effects = []
-        for request in list(self._requests.values()):
-            if request.reply is None and self._runs.may_be_left(request):
-                effects += self._runs.end(request, now, cancel=False)
-                effects += self._settle(request, now)
-                self._forget(request)
+        self._leave_waiting(now, effects)
         return effects
+
+    def _leave_waiting(self, now: float, effects: Effects) -> list[Request]:
+        """What is not in the chain is the next door's."""
+        left = [
+            request
+            for request in self._requests.values()
+            if request.reply is None and self._runs.may_be_left(request)
+        ]
+        for request in left:
+            effects += self._runs.end(request, now, cancel=False)
+            effects += self._settle(request, now)
+            self._hand_over.forget(request.key)
+            self._forget(request)
+        return left
+
+    def _knows(self, given: Input, now: float) -> bool:
+        """Whether something has become of it here, be it that it was cancelled."""
+        key = given.key
+        if key in self._by_key or self._cancelled.holds(key, now):
+            return True
+        return self._kept.get(key, now) is not None
+
+    def _is_next_doors(self, given: Input, now: float) -> bool:
+        """Whether that is to run it, or refuse it: nothing has become of it here, and the next door
+        is there. While it is not, this one goes on.
+        """
+        if self._knows(given, now) or given.retained or complaint(given, self._spec) is not None:
+            return False
+        return self._heir is None or self._next_has_spoken
+
+    @property
+    def _may_pass_on(self) -> bool:
+        """Not while suspects are held, unless the next door has inputs in the chain already: then
+        they are for that one, too.
+        """
+        return self._runs.beside or not any(r.suspect for r in self._requests.values())
+
+    def _leave(self, given: Input) -> Effects:
+        """It stays unacknowledged, so that the next door gets it; a copy goes ahead.
+
+        Not of what may be a suspect by what is retained, which the next door reads.
+        """
+        is_new = not given.duplicate and self._deaths.of(given.key).void
+        if is_new and self._may_pass_on:
+            return self._pass_on(Request(given.request, given, 0.0, [given.receipt]))
+        self._hand_over.leaves(given, [given.receipt])
+        return []
+
+    def _pass_on(self, request: Request) -> Effects:
+        given = request.given
+        if self._heir is None or not self._hand_over.may_copy(given):
+            self._hand_over.leaves(given, request.receipts)
+            return []
+        self._hand_over.leaves(given, request.receipts, _door_of(self._heir))
+        self.is_beside(another=True)
+        deaths = request.deaths if request.suspect else None
+        return passed_on(given, self.deployment, self._heir, self._me[0], deaths)
 
     def _forget(self, request: Request) -> None:
         del self._requests[request.id]
@@ -289,9 +404,16 @@ class Door:
         life = self._spec.deadline_s
         return life if given.expiry_s is None else min(life, float(given.expiry_s))
 
-    def _admit_passed_over(self, now: float) -> Effects:
-        passed_over, self._passed_over = self._passed_over, []
-        return [effect for given in passed_over for effect in self.input_arrived(given, now)]
+    def _take_back(self, now: float) -> Effects:
+        """What nobody runs. Copies stay with whoever says that it is a door."""
+        left = self._hand_over.borrowers()
+        gone = left - self._peers.doors(self.deployment)
+        return self._admit_left({None, *gone}, now)
+
+    def _admit_left(self, gone: set[Member | None], now: float) -> Effects:
+        left = self._hand_over.take_back(gone, self._numbers)
+        self.is_beside(another=self._another)
+        return [effect for given in left for effect in self.input_arrived(given, now)]
 
     def _refuse(self, request: Request, failure: Failure, now: float) -> Effects:
         self._requests[request.id] = request
@@ -303,9 +425,10 @@ class Door:
         self._unserved.came(request.id, self._runs.table)
         # A door died holding it, or while it ran alone.
         record = self._deaths.of(request.key)
-        request.deaths, request.suspect_to = record.count, record.position
+        passed_on = request.given.deaths
+        request.deaths, request.suspect_to = max(record.count, passed_on or 0), record.position
         left = request.given.duplicate and not self._was_handed_over()
-        request.suspect = left or not record.void
+        request.suspect = left or passed_on is not None or not record.void
         if request.deaths >= POISON_AT:
             return self._give_up(request, POISON, now)
         return self._runs.join(request, now)
@@ -381,12 +504,16 @@ class Door:
         if request is None or request.reply is None:
             return []
         self._forget(request)
-        failure = request.reply.failure
+        told = self._hand_over.answered(request.key, self.deployment, self.oldest())
+        return [*told, *self._reply_taken(request, request.reply, now)]
+
+    def _reply_taken(self, request: Request, reply: Reply, now: float) -> Effects:
+        failure = reply.failure
         if failure is None and self._spec.kind == "one-pass":
             self._took(request, now)
         # Other errors may pass, so their input may be tried again.
         if failure is None or failure == POISON:
-            self._kept.keep(request.key, request.reply, now + self._spec.input.dedupe_s)
+            self._kept.keep(request.key, reply, now + self._spec.input.dedupe_s)
         effects: Effects = [Acknowledge(self.deployment, r) for r in request.receipts]
         if request.key in self._by_key:
             return effects  # what is retained is about another delivery, which goes on
@@ -404,6 +531,8 @@ class Door:
 
     def tick(self, now: float) -> Effects:
         effects = self._tell_unserved(now)
+        if not self._leaving and self._hand_over.leaves_any:
+            effects += self._take_back(now)
         for request in list(self._requests.values()):
             unanswered = request.reply is None
             if unanswered and request.deadline <= now:
@@ -428,7 +557,12 @@ class Door:
 
         What it would only forget waits for the next one.
         """
-        if self._leaving or self.oldest() != self._told_oldest or len(self._deaths):
+        if (
+            self._leaving
+            or self._hand_over.leaves_any
+            or self.oldest() != self._told_oldest
+            or len(self._deaths)
+        ):
             return -math.inf
         due = [self._runs.next_tick(), self._unserved.next_tick()]
         for request in self._requests.values():
@@ -489,3 +623,10 @@ class Door:
             return why_unserved(table)
         limit = f"{self._spec.deadline_s * 1000:g} ms (sla.deadline_ms)"
         return Failure("deadline", f"no result within {limit}; try again")
+
+
+def _door_of(table: Table | None) -> Member | None:
+    """Who keeps the door, by this table."""
+    if table is None or table.door is None:
+        return None
+    return table.door.node, table.door.incarnation

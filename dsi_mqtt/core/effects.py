@@ -181,6 +181,14 @@ class OpenIngress:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenAnswers:
+    """Connect what answers leave by, at the broker of the ingress, which is to be opened later."""
+
+    deployment: str
+    door: DoorPlace
+
+
+@dataclass(frozen=True, slots=True)
 class CloseIngress:
     """Leave the session to the next door; `forget` ends it at the broker as well."""
 
@@ -244,6 +252,7 @@ Effect = (
     | EchoHearing
     | Transmit
     | OpenIngress
+    | OpenAnswers
     | CloseIngress
     | EchoNonce
     | PublishReply

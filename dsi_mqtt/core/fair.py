@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate, count, takewhile
 from typing import Final, Generic, TypeVar
 
-from dsi_mqtt.core.request import Priority
+from dsi_mqtt.core.message import Priority
 
 COSTS: Final[dict[Priority, int]] = {"high": 1, "normal": 4, "low": 16}
 

@@ -103,6 +103,14 @@ class Generations(Runs):
         return self._recovery.retried
 
     @property
+    def beside(self) -> bool:
+        return self._steps.beside
+
+    @beside.setter
+    def beside(self, beside: bool) -> None:
+        self._steps.beside = beside
+
+    @property
     def in_flight(self) -> int:
         return len(self._schedule.running)
 

@@ -11,6 +11,7 @@ back (the control broker is there, and hears us) and the table still names this 
     open ──(is to hold more or less, and no answer is on its way)──► opening
     any ──(named no more, nothing held)──► absent
     opening, open ──(named no more, requests held)──► the same, but lost ──► absent
+    open ──(another is named, nothing held)──► the same, until that takes it: lost ──► absent
 """
 
 from __future__ import annotations
@@ -18,7 +19,14 @@ from __future__ import annotations
 import math
 from typing import Final, Literal
 
-from dsi_mqtt.core.effects import CloseIngress, EchoNonce, Effects, OpenIngress
+from dsi_mqtt.core.effects import (
+    CloseIngress,
+    EchoNonce,
+    Effects,
+    OpenAnswers,
+    OpenIngress,
+    ReportStatus,
+)
 from dsi_mqtt.core.table import DoorPlace
 
 HAND_OVER_S: Final = 5.0
@@ -43,6 +51,7 @@ class Ingress:
         self._held_elsewhere = False
         self._due = 0.0
         self._anew_by = math.inf
+        self._lets_go = False
         self.state: State = "absent"
 
     @property
@@ -50,22 +59,34 @@ class Ingress:
         return self.state == "open"
 
     @property
+    def is_held(self) -> bool:
+        """Open, and not for another to take."""
+        return self.is_open and not self._lets_go
+
+    @property
+    def waits(self) -> bool:
+        return self.state == "waiting"
+
+    @property
     def is_connected(self) -> bool:
         return self.state in ("opening", "open")
 
     def named(self, door: DoorPlace, now: float) -> Effects:
         """The serving table names this node and incarnation."""
-        self._door = door
+        self._door, self._lets_go = door, False
         if self.is_other_than(door):  # the session has another name or place now
             former: Effects = [CloseIngress(self._deployment, forget=True)]
             self._session = None
             return [*former, *(self._open() if self.is_connected else [])]
-        if self.state == "absent":
+        begins = self.state == "absent"
+        if begins:
             self.state = "waiting"
             self._due = now + HAND_OVER_S
         if self.state == "waiting" and door.orphaned:
             self._due = now
-        return self._open_if_free(now)
+        opens = self._open_if_free(now)
+        # What the door before passes on is answered meanwhile.
+        return opens if opens or not begins else [OpenAnswers(self._deployment, door)]
 
     def is_other_than(self, door: DoorPlace) -> bool:
         """Whether it was opened, and as another session: that one gets every input as well, and
@@ -94,10 +115,15 @@ class Ingress:
         return self._open() if calm or self._anew_by <= now else []
 
     def finishing(self) -> None:
-        """Named no more, while requests are held: what is connected stays, nothing is sought."""
+        """Named no more: what is connected stays until another takes it, nothing is sought."""
         self._door = None
         if self.state in ("waiting", "proving"):
             self.state = "absent"
+
+    def lets_go(self, lets_go: bool, /) -> Effects:
+        """Whether another may take it, while it stays open here."""
+        before, self._lets_go = self._lets_go, lets_go
+        return [] if before == lets_go else [ReportStatus()]
 
     def not_named(self, *, forget: bool) -> Effects:
         """Another door, or none, is named. `forget` ends the session at the broker."""

@@ -23,7 +23,8 @@ from typing import Final, Literal
 
 from dsi_mqtt.core.attempt import Attempt
 from dsi_mqtt.core.fair import FairQueue
-from dsi_mqtt.core.request import Input, Priority, Reply
+from dsi_mqtt.core.message import Priority
+from dsi_mqtt.core.request import Input, Reply
 
 AGAIN_FIRST_S: Final = 2.0
 # Of a window, that goes between two suspects.
@@ -115,18 +116,24 @@ class Line:
         lines = (*self._suspects, *self._again)
         return min((request.not_before for request in lines), default=math.inf)
 
-    def next_up(self, running: Collection[Request], window: int, now: float) -> Request | None:
-        """Takes out the one that may start beside those running, if any may."""
+    def next_up(
+        self, running: Collection[Request], window: int, now: float, *, beside: bool = False
+    ) -> Request | None:
+        """Takes out the one that may start beside those running, if any may.
+
+        beside: others run that are not this door's.
+        """
         if any(request.suspect for request in running) or len(running) >= window:
             return None
+        company = bool(running) or beside
         suspect = self._first_due(self._suspects, now)
         if suspect is not None and (suspect.recorded or not self._before_suspects):
-            return None if running else self._take(suspect, window)
+            return None if company else self._take(suspect, window)
         other = self._first_due(self._again, now) or self.fresh.first()
         if other is not None:
             self._before_suspects = max(0, self._before_suspects - 1)
             return self._take(other, window)
-        return None if suspect is None or running else self._take(suspect, window)
+        return None if suspect is None or company else self._take(suspect, window)
 
     def _take(self, request: Request, window: int) -> Request:
         if request in self.fresh:

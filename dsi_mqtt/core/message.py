@@ -8,6 +8,7 @@
 | lost | segment → door | this attempt broke here; its message or its record is gone |
 | cancel | door → every segment | forget this attempt |
 | credit | receiver → sender | how much may be on this edge; also asks, and tells, of life |
+| input | door → next door | this came while I hold the ingress: run it (`core.hand_over`) |
 | state | door → every segment | which sessions live; with `copy`, to one: copy this of a cache |
 | | segment → segment | with `copy`: that copy |
 """
@@ -25,8 +26,9 @@ from dsi_mqtt.core.table import DOOR, Stamp
 VERSION: Final = 1
 
 MessageKind = Literal[
-    "request", "prefill", "decode", "cancel", "credit", "done", "stale", "lost", "state"
+    "request", "prefill", "decode", "cancel", "credit", "done", "stale", "lost", "input", "state"
 ]
+Priority = Literal["low", "normal", "high"]
 KINDS: Final[frozenset[str]] = frozenset(get_args(MessageKind))
 WORK: Final[frozenset[str]] = frozenset({"request", "prefill", "decode"})
 
@@ -97,6 +99,21 @@ class Copy:
 
 
 @dataclass(frozen=True, slots=True)
+class Passed:
+    """Of an input that one door passes on to the next, what is not its body; as `request.Input`."""
+
+    device: str
+    digest: str
+    nbytes: int
+    identity: str | None = None
+    correlation: bytes | None = None
+    response_topic: str | None = None
+    priority: Priority = "normal"
+    expiry_s: int | None = None
+    deaths: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Header:
     """`source` and `target` are segment ids or "door" (`from` and `to` on the wire).
 
@@ -123,6 +140,7 @@ class Header:
     sampling: tuple[Sampling | None, ...] = ()
     lane: int = 0
     copy: Copy | None = None
+    passed: Passed | None = None
 
     @property
     def try_key(self) -> tuple[bytes, int]:
@@ -183,6 +201,7 @@ class Header:
             sampling,
             self.lane,
             self.copy,
+            self.passed,
         )
 
     def on_edge(self, edge: EdgeMark, budget_ms: int) -> Header:
@@ -206,6 +225,7 @@ class Header:
             self.sampling,
             self.lane,
             self.copy,
+            self.passed,
         )
 
 

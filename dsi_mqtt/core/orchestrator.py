@@ -39,6 +39,8 @@ from dsi_mqtt.errors import one_sentence
 LONG_S: Final = 0.02
 # For so long a long look at one deployment waits for what another has just had prepared.
 READY_S: Final = 0.3
+# How often deployments that move at once are asked for their best answers to each other.
+ROUNDS: Final = 4
 
 OrchestratorEffects = list[
     PublishDocument
@@ -232,6 +234,7 @@ class Orchestrator:
             effects += self._took_over()
         leader = self._leadership
         authority = Authority(leader.term, leader.nonce, self._secret, self._numbers, self._epochs)
+        self._foresee(now)
         effects += self._look_at_all(authority, Moment(now, unix_s))
         for moved in sorted(self._sharing.news()):
             for name, served in self._served.items():
@@ -278,6 +281,16 @@ class Orchestrator:
             for other, since in self._prepared_at.items()
             if other in self._served and (document := self._served[other].document) is not None
         )
+
+    def _foresee(self, now: float) -> None:
+        """Deployments that are about to leave their chains at once first find out where they would
+        go beside each other, or they would answer each other by one table after another.
+        """
+        moving = [s for _, s in sorted(self._served.items()) if s.is_about_to_move(now)]
+        if len(moving) > 1:
+            for _ in range(ROUNDS):
+                if not sum(_foresees(served, now) for served in moving):
+                    break
 
     def _looked(
         self, name: str, served: Served, authority: Authority, moment: Moment
@@ -331,6 +344,14 @@ class Orchestrator:
             if served.spec is not None and served.document is not None:
                 effects.append(PublishDocument(name, served.document))
         return effects
+
+
+def _foresees(served: Served, now: float) -> bool:
+    """As `Served.foresees`; a fault in it is told by the look that follows."""
+    try:
+        return served.foresees(now)
+    except Exception:  # noqa: BLE001 — whatever it is, it must not end the others
+        return False
 
 
 def _reconsidered(name: str, served: Served, authority: Authority, now: float) -> ServedEffects:

@@ -99,7 +99,12 @@ class Outlook:
         return graph.held_bytes(there | units) - graph.held_bytes(there)
 
     def uses_spare(self, nodes: Iterable[str]) -> bool:
-        return any((s := self.members.status(n)) is not None and s.spare for n in nodes)
+        return bool(self.spares(nodes))
+
+    def spares(self, nodes: Iterable[str]) -> frozenset[NodeKey]:
+        """Those of `nodes` that are."""
+        statuses = [self.members.status(node) for node in nodes]
+        return frozenset((s.node, s.incarnation) for s in statuses if s is not None and s.spare)
 
     def orphans(self, old: Table | None, door: NodeKey) -> bool:
         """Whether the ingress that this door is to have is nobody's: the door before it is gone."""

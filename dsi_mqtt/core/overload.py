@@ -15,8 +15,8 @@ from fnmatch import fnmatchcase
 from typing import Final
 
 from dsi_mqtt.core.deployment import InputLimits
-from dsi_mqtt.core.message import RETRY_AFTER_MAX_S, Failure
-from dsi_mqtt.core.request import Input, Priority
+from dsi_mqtt.core.message import RETRY_AFTER_MAX_S, Failure, Priority
+from dsi_mqtt.core.request import Input
 from dsi_mqtt.core.sizes import MIB
 
 # Of inputs that wait for their turn. The connection that they come by holds more, so that there is

@@ -115,6 +115,16 @@ class Peers:
         """Whether a living node says that it has this ingress open."""
         return any(door.ingress_open for _, door in self._doors(deployment))
 
+    def keeps_door(self, deployment: str, table: Table) -> bool:
+        """Whether the door that `table` names says that it is this deployment's."""
+        place = table.door
+        named = None if place is None else (place.node, place.incarnation)
+        return named in self.doors(deployment)
+
+    def doors(self, deployment: str) -> set[Member]:
+        """Living nodes that say that they have a door of this deployment."""
+        return {member for member, _ in self._doors(deployment)}
+
     def oldest(self, deployment: str) -> dict[Member, Stamp]:
         """What the doors of living nodes say about the oldest table their requests use."""
         return {member: door.oldest for member, door in self._doors(deployment)}

@@ -30,6 +30,7 @@ from dsi_mqtt.core.model import ModelGraph
 from dsi_mqtt.core.outlook import Outlook
 from dsi_mqtt.core.patience import SETTLE_S, Patience
 from dsi_mqtt.core.plan import Infeasible, Plan
+from dsi_mqtt.core.policy import BUILTIN
 from dsi_mqtt.core.table import DoorPlace, Table, TableDocument, TableState
 from dsi_mqtt.errors import ConfigError, one_sentence
 
@@ -77,6 +78,27 @@ class Placing:
     ) -> ServedEffects:
         """What follows from all that is known now. reason: the news that called for it."""
         return [*self._noticed(), *self._place_anew(spec, reason, authority, now)]
+
+    def is_about_to_move(self, spec: Deployment) -> bool:
+        """Whether the next look may leave the chain whatever that saves."""
+        serve, chain = self._known.intact, self._known.own_chain
+        if spec.policy.use != BUILTIN or chain is None or not chain.segments:
+            return False
+        nodes = [node for node, _ in chain.members()]
+        return serve is None or self._outlook.drains(serve) or self._outlook.uses_spare(nodes)
+
+    def foresees(self, spec: Deployment, now: float) -> bool:
+        """What it is about to take of the nodes is told the other deployments, before anything is
+        decided. Says whether it was something else before.
+        """
+        graph, without = self._outlook.graph(), self._failures.nodes()
+        if graph is None:
+            return False
+        old, serve = self._known.own_chain, self._known.intact
+        try:
+            return self._choice.foresees(spec, graph, old, serve, without=without, now=now)
+        except ConfigError:  # it is told why when that is decided
+            return False
 
     def _noticed(self) -> list[Noticed]:
         """Nodes that cannot be planned with, each told once for as long as it is there."""

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Self
 
 from dsi_mqtt.core.generation import Completion
-from dsi_mqtt.core.message import Failure
+from dsi_mqtt.core.message import Failure, Priority
 
 # What a device chooses and a door has to remember is short; more is refused.
 DEVICE_MAX: Final = 128
 CORRELATION_MAX: Final = 1024
-Priority = Literal["low", "normal", "high"]
 
 # Of a Response Topic: Mosquitto ends the connection of whoever publishes to more.
 LEVELS_MAX: Final = 200
@@ -45,7 +44,8 @@ class Input:
     receipt: the shell's token to acknowledge it by. request: 16 fresh random bytes. digest: of
     topic and payload, tells inputs without an id apart. retained: published with the retain
     flag, which inputs must not have. response_topic: below the device's own answers, or None;
-    foreign_topic: it asked for one that is not.
+    foreign_topic: it asked for one that is not. deaths: of a copy that another door has passed on,
+    where it is a suspect: how many are counted.
     """
 
     receipt: int
@@ -60,6 +60,7 @@ class Input:
     duplicate: bool = False
     retained: bool = False
     expiry_s: int | None = None
+    deaths: int | None = None
 
     @property
     def key(self) -> str:

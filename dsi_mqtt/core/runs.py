@@ -45,9 +45,12 @@ class Calls:
 
 
 class Runs(Protocol):
-    """starting: whether anything may start; what runs goes on."""
+    """starting: whether anything may start; what runs goes on. beside: another door has some in the
+    chain too, so that nothing is alone there.
+    """
 
     starting: bool
+    beside: bool
 
     @property
     def retried(self) -> int:

@@ -84,7 +84,7 @@ class Schedule:
         due = [session for session in self._due if session.not_before <= now]
         suspect = next((session for session in due if session.request.suspect), None)
         if suspect is not None:
-            return [] if len(steps) else self._taken([suspect])
+            return [] if len(steps) or steps.beside else self._taken([suspect])
         if any(session.request.suspect for step in steps for session in step.sessions):
             return []
         nodes = len({replica.node for part in table.segments for replica in part.replicas})

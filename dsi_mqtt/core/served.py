@@ -169,6 +169,22 @@ class Served:
         """What follows from everything that has become known since the last time."""
         return [*self._decided(authority, now), *self._known.repeated(now)]
 
+    def is_about_to_move(self, now: float) -> bool:
+        """Whether its chain may be left at the next look, whatever that saves."""
+        self._agenda.tick(now)
+        spec, prepare = self.spec, self._known.prepare
+        if spec is None or self._agenda.reason in (None, PREPARED, FOUND):
+            return False
+        if prepare is not None and not self._known.changed and self._goes_well(prepare):
+            return False
+        return not self._must_wait(now) and self._placing.is_about_to_move(spec)
+
+    def foresees(self, now: float) -> bool:
+        """What it is about to take of the nodes is known to the others from here on; says whether
+        that is news.
+        """
+        return self.spec is not None and self._placing.foresees(self.spec, now)
+
     def rest(self) -> None:
         """Nothing is decided before another fact comes."""
         self._agenda.rest()

@@ -35,18 +35,19 @@ class Sharing:
 
     def takes(self, deployment: str, shares: Shares) -> None:
         """What it takes from now on, of nothing: it is gone, or cannot be served."""
-        before = self._told.get(deployment, {})
+        self.foresees(deployment, shares)
+        if _differ(shares, self._told.get(deployment, {})):
+            self._news.add(deployment)
+            self._told[deployment] = shares
+
+    def foresees(self, deployment: str, shares: Shares) -> bool:
+        """What it is about to take, which is no news yet; says whether it was others."""
+        before = self._of.get(deployment, {})
         if shares:
             self._of[deployment] = shares
         else:
             self._of.pop(deployment, None)
-        if any(
-            abs(now - then) >= DIFFERENCE
-            for node in before.keys() | shares.keys()
-            for now, then in zip(shares.get(node, NONE), before.get(node, NONE), strict=True)
-        ):
-            self._news.add(deployment)
-            self._told[deployment] = shares
+        return _differ(shares, before)
 
     def beside(self, deployment: str) -> Shares:
         """What the others take, by node."""
@@ -56,6 +57,14 @@ class Sharing:
                 for node, more in shares.items():
                     taken[node] = added(taken.get(node, NONE), more)
         return {node: capped(shares) for node, shares in taken.items()}
+
+
+def _differ(some: Shares, others: Shares) -> bool:
+    return any(
+        abs(one - other) >= DIFFERENCE
+        for node in some.keys() | others.keys()
+        for one, other in zip(some.get(node, NONE), others.get(node, NONE), strict=True)
+    )
 
 
 def added(

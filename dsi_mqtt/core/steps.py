@@ -90,12 +90,24 @@ class Steps:
         self._door = door
         self._numbers = numbers
         self._steps: dict[bytes, Step] = {}
+        self._beside = False
 
     def __len__(self) -> int:
         return len(self._steps)
 
     def __iter__(self) -> Iterator[Step]:
         return iter(list(self._steps.values()))
+
+    @property
+    def beside(self) -> bool:
+        """Whether another door has some in the chain too, so that nothing is alone there."""
+        return self._beside
+
+    @beside.setter
+    def beside(self, beside: bool) -> None:
+        self._beside = beside
+        for step in self._steps.values():
+            step.alone = step.alone and not beside
 
     def stamps(self) -> set[Stamp]:
         return {step.table.stamp for step in self._steps.values()}
@@ -104,7 +116,7 @@ class Steps:
         """One step for `sessions`, each with what it is to be fed next."""
         id_ = attempt_id(self._door, next(self._numbers))
         rows = tuple((session, session.row()) for session in sessions)
-        alone = len(sessions) == 1 and not self._steps
+        alone = len(sessions) == 1 and not self._steps and not self._beside
         for other in self._steps.values():
             other.alone = False
         attempt = Attempt(id_, 1, table, self._door, sessions[0].lane)

@@ -12,7 +12,7 @@ from typing import Final
 
 from dsi_mqtt.core.fair import COSTS
 from dsi_mqtt.core.line import Request
-from dsi_mqtt.core.request import Priority
+from dsi_mqtt.core.message import Priority
 
 LOWEST_FIRST: Final = tuple(sorted(COSTS, key=COSTS.__getitem__, reverse=True))
 

@@ -72,6 +72,14 @@ class TwoModels(Runs):
         self.own.starting = self.other.starting = starting
 
     @property
+    def beside(self) -> bool:
+        return self.own.beside
+
+    @beside.setter
+    def beside(self, beside: bool) -> None:
+        self.own.beside = self.other.beside = beside
+
+    @property
     def table(self) -> Table | None:
         return self._table
 

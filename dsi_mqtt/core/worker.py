@@ -178,7 +178,7 @@ class Worker:
             self._holdings.model_reports(),
             self._holdings.holding_reports(),
             tuple(
-                DoorReport(name, door.oldest(), self._ingresses[name].is_open)
+                DoorReport(name, door.oldest(), self._ingresses[name].is_held)
                 for name, door in sorted(self._doors.items())
             ),
             self._holdings.seen(),
@@ -275,8 +275,17 @@ class Worker:
         if was_open and not ingress.is_open:
             effects += door.ingress_lost(now)
         return effects + door.named(
-            table, now, coming=self._is_coming(name), before=self._before.get(name)
+            table,
+            now,
+            coming=self._is_coming(name),
+            before=self._before.get(name),
+            beside=ingress.waits,
         )
+
+    def _note_beside(self, name: str) -> None:
+        """Until a door has the ingress, the one before may have inputs in the chain too."""
+        if not self._doors[name].leaving:
+            self._doors[name].is_beside(another=self._ingresses[name].waits)
 
     def _leave_door(self, name: str, now: float) -> Effects:
         door, ingress = self._doors.get(name), self._ingresses.get(name)
@@ -289,13 +298,22 @@ class Worker:
         ingress.finishing()
         if not ingress.is_connected:
             effects += door.let_go(now)
+        if not undeployed:
+            effects += door.replaced(self._serving(name), now)
         if not door.idle:
-            # What it holds is answered first, on the connection it came by.
-            return effects + door.replaced(self._serving(name), now)
+            return effects  # what it holds is answered first, on the connection it came by
+        if self._is_to_be_taken(name, ingress) and not undeployed:
+            # What comes is passed on until the next door takes it.
+            return [*effects, *ingress.lets_go(door.lets_go)]
         effects += door.forget_deaths() if undeployed else []
         del self._doors[name], self._ingresses[name]
         forget = undeployed or self._has_other_session(name, ingress)
         return [*effects, *ingress.not_named(forget=forget), ReportStatus()]
+
+    def _is_to_be_taken(self, name: str, ingress: Ingress) -> bool:
+        """Whether another door is named, which takes the connection that is open here."""
+        other = self._keeper(name) not in (None, self._me)
+        return other and ingress.is_open and not self._has_other_session(name, ingress)
 
     def _has_other_session(self, name: str, ingress: Ingress) -> bool:
         """Whether inputs wait elsewhere, or will: a leader that knew of none has begun one."""
@@ -383,6 +401,7 @@ class Worker:
         for name, door in self._doors.items():
             effects += door.peers_changed(now)
             effects += self._ingresses[name].held_elsewhere(self._peers.has_ingress(name), now)
+            self._note_beside(name)
         for name in self._holdings.deployments():
             effects += self._note_oldest(name, now)
         return effects
@@ -437,6 +456,10 @@ class Worker:
             return []
         if header.kind == "done":
             return door.done(activation, now)
+        if header.kind == "input":
+            # Where the ingress is open, what was passed on has come by it, or will.
+            drop = header.passed is not None and self._ingresses[door.deployment].is_open
+            return [] if drop else door.input_passed_on(activation, now)
         if header.kind in ("stale", "lost"):
             return door.broke(header, now)
         if header.kind == "credit":
@@ -468,6 +491,7 @@ class Worker:
         for name, door in list(self._doors.items()):
             effects += door.tick(now)
             effects += self._ingresses[name].tick(now)
+            self._note_beside(name)
             anew = self._ingresses[name].anew(now, calm=not door.answering)
             effects += [*door.ingress_lost(now), *anew, ReportStatus()] if anew else []
             if door.leaving:

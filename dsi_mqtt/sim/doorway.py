@@ -43,6 +43,7 @@ class Doorway:
             fx.ForgetText: lambda _: None,
             fx.PublishPartial: self._publish_partial,
             fx.EchoHearing: self._echo_hearing,
+            fx.OpenAnswers: lambda _: None,
             fx.OpenIngress: self._open_ingress,
             fx.CloseIngress: self._close_ingress,
             fx.EchoNonce: self._echo_nonce,

@@ -8,6 +8,7 @@ forgery), and `size`, the bytes of the header, behind which the raw bytes begin.
 from __future__ import annotations
 
 import struct
+from dataclasses import astuple
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -24,8 +25,11 @@ from dsi_mqtt.core.message import (
     Header,
     HopStamp,
     MessageKind,
+    Passed,
+    Priority,
 )
 from dsi_mqtt.core.model import UNITS_MAX, UnitRange
+from dsi_mqtt.core.request import CORRELATION_MAX, DEVICE_MAX
 from dsi_mqtt.core.sizes import KIB
 from dsi_mqtt.core.table import Stamp
 from dsi_mqtt.errors import WireError
@@ -92,6 +96,20 @@ class CopyFields(msgspec.Struct, gc=False):
     segment: str
 
 
+class PassedFields(msgspec.Struct, omit_defaults=True, gc=False):
+    """See `core.message.Passed`."""
+
+    device: str
+    digest: str
+    nbytes: Count
+    identity: str | None = None
+    correlation: bytes | None = None
+    response_topic: str | None = None
+    priority: Priority = "normal"
+    expiry_s: Count | None = None
+    deaths: Count | None = None
+
+
 class Fields(
     msgspec.Struct,
     omit_defaults=True,
@@ -127,6 +145,7 @@ class Fields(
     tensors: msgspec.Raw = _NO_TENSORS
     lane: Count = 0
     copy: CopyFields | None = None
+    passed: PassedFields | None = None
 
 
 class _Version(msgspec.Struct):
@@ -156,6 +175,8 @@ def first_fields(header: Header, chunk: Chunk, specs: list[TensorSpec]) -> Field
     if header.copy is not None:
         copy = header.copy
         fields.copy = CopyFields(copy.units, *copy.stamp, copy.segment)
+    if header.passed is not None:
+        fields.passed = PassedFields(*astuple(header.passed))
     if header.credit is not None:
         credit = header.credit
         fields.credit = CreditFields(
@@ -266,7 +287,17 @@ def header_of(fields: Fields) -> Header:
         fields.sampling,
         fields.lane,
         None if fields.copy is None else _copy(fields.copy),
+        None if fields.passed is None else _passed(fields.passed),
     )
+
+
+def _passed(fields: PassedFields) -> Passed:
+    _check_counts("passed", fields.nbytes, fields.expiry_s or 0, fields.deaths or 0)
+    if len(fields.device) > DEVICE_MAX or not _LEVEL.isdisjoint(fields.device):
+        raise WireError(f"activation header names {fields.device!r:.60}, which is no device")
+    if len(fields.correlation or b"") > CORRELATION_MAX:
+        raise WireError(f"activation header holds Correlation Data over {CORRELATION_MAX} bytes")
+    return Passed(*msgspec.structs.astuple(fields))
 
 
 def _copy(fields: CopyFields) -> Copy:

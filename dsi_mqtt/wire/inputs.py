@@ -20,8 +20,8 @@ from dataclasses import replace
 from typing import Any, Final, get_args
 
 from dsi_mqtt.core.activation import JSON, media_type
-from dsi_mqtt.core.message import RETRY_AFTER_MAX_S, Failure
-from dsi_mqtt.core.request import Answer, ParsedInput, Priority
+from dsi_mqtt.core.message import RETRY_AFTER_MAX_S, Failure, Priority
+from dsi_mqtt.core.request import Answer, ParsedInput
 from dsi_mqtt.errors import InvalidInputError, request_error
 
 ID_MAX: Final = 128

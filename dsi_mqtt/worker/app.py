@@ -155,6 +155,7 @@ class WorkerProcess:
             fx.PublishPartial: lambda e: self._doorway(e.deployment).publish(e),
             fx.EchoHearing: lambda e: self._doorway(e.deployment).publish(e),
             fx.Transmit: self._transmit,
+            fx.OpenAnswers: lambda e: self._doorway(e.deployment).open_answers(e.door),
             fx.OpenIngress: lambda e: self._doorway(e.deployment).open(e),
             fx.CloseIngress: self._close_ingress,
             fx.EchoNonce: self._echo_nonce,

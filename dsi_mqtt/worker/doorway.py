@@ -73,6 +73,10 @@ class Doorway:
             self._receive(effect, before), name=f"ingress {self._deployment}"
         )
 
+    def open_answers(self, door: DoorPlace) -> None:
+        """What leaves can do so before anything comes by an ingress of its own."""
+        self._answering.open(door.ingress)
+
     def acknowledge(self, effect: Acknowledge) -> None:
         self._loose_bytes -= self._loose.pop(effect.receipt, 0)
         message = self._held.pop(effect.receipt, None)

@@ -273,6 +273,7 @@ class Node:
             "ReportStatus": lambda e: self._report(),
             "Compute": self._compute,
             "Transmit": lambda e: self.site.transmit(self, e.receiver, e.activation),
+            "OpenAnswers": lambda e: None,
             "OpenIngress": lambda e: self.site.broker.open(self, e.hold_count),
             "CloseIngress": lambda e: self.site.broker.close(self),
             "EchoNonce": lambda e: self.soon(0.01, ev.NonceReturned(NAME)),

@@ -35,7 +35,8 @@ class IngressBroker:
         self.queue: deque[Delivery] = deque()
         self.unacknowledged: dict[int, Delivery] = {}
         self.records: dict[str, Redelivery] = {}
-        self.take_overs = 0
+        self.take_overs = self.hand_overs = 0
+        self.open_s = 0.01
         self._receipts = count(1)
         self._holder: tuple[str, int] | None = None
         self._hold_count = 0
@@ -59,14 +60,16 @@ class IngressBroker:
             for record in list(self.records.values()):
                 node.handle(ev.RecordFound(NAME, record))
             if self.holder is not None and self.holder is not node:
-                self.take_overs += 1
+                held = self.holder.machine.status().doors[0].ingress_open
+                self.take_overs += held
+                self.hand_overs += not held
                 self.cut()
             self._requeue()
             self._holder, self._hold_count = (node.name, life), hold_count
             node.handle(ev.IngressOpened(NAME))
             self._push()
 
-        self.site.after(0.01, connect)
+        self.site.after(self.open_s, connect)
 
     def close(self, node: Node) -> None:
         if self.holder is node:

@@ -58,7 +58,7 @@ def check_rest(site: Site) -> None:
             assert not door._by_key
             assert isinstance(door._runs, Attempts)
             assert not len(door._runs._line)
-            assert not door._passed_over
+            assert not door._hand_over.leaves_any
             assert not len(door._deaths)
         relay = worker._relay
         assert not relay._jobs._live

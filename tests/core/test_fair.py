@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dsi_mqtt.core.fair import COSTS, FairQueue
-from dsi_mqtt.core.request import Priority
+from dsi_mqtt.core.message import Priority
 
 
 @dataclass(eq=False)

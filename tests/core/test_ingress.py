@@ -8,7 +8,7 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsi_mqtt.core.effects import CloseIngress, EchoNonce, Effects, OpenIngress
+from dsi_mqtt.core.effects import CloseIngress, EchoNonce, Effects, OpenAnswers, OpenIngress
 from dsi_mqtt.core.ingress import CALM_S, HAND_OVER_S, PROVE_S, Ingress
 from dsi_mqtt.core.table import DoorPlace
 from tests.core.build import NAME
@@ -51,7 +51,7 @@ def test_an_ingress_that_nobody_lets_go_of_is_taken_at_once() -> None:
     assert held.named(orphaned, 0.0) == [OpenIngress(NAME, orphaned, 8, 1000)]
     waits = ingress()
     assert waits.held_elsewhere(held=True, now=0.0) == []
-    assert waits.named(DOOR, 0.0) == []
+    assert waits.named(DOOR, 0.0) == [OpenAnswers(NAME, DOOR)]
     assert waits.tick(HAND_OVER_S) == OPEN
 
 
@@ -76,7 +76,8 @@ def test_a_broker_that_refuses_is_not_asked_in_a_loop() -> None:
 def test_a_hand_over_waits_for_the_other_door() -> None:
     held = ingress()
     held.held_elsewhere(held=True, now=0.0)
-    assert held.named(DOOR, 0.0) == []
+    assert held.named(DOOR, 0.0) == [OpenAnswers(NAME, DOOR)], "what is passed on is answered"
+    assert held.named(DOOR, 0.1) == []
     assert held.tick(HAND_OVER_S / 2) == []
     assert held.held_elsewhere(held=False, now=HAND_OVER_S / 2) == OPEN
 

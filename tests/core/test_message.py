@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 
 from dsi_mqtt.core.activation import Row
 from dsi_mqtt.core.generation import Sampling
-from dsi_mqtt.core.message import Copy, Credit, EdgeMark, Failure, Header, HopStamp
+from dsi_mqtt.core.message import Copy, Credit, EdgeMark, Failure, Header, HopStamp, Passed
 from dsi_mqtt.core.model import UnitRange
 from dsi_mqtt.core.table import Stamp
 
@@ -29,6 +29,7 @@ FULL = Header(
     sampling=(Sampling(0.5, 4, 0.9, 7),),
     copy=Copy(UnitRange(0, 1), Stamp(1, "n", 2), "s1"),
     lane=5,
+    passed=Passed("cam", "d1", 9),
 )
 
 

@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsi_mqtt.core.deployment import Deployment, InputLimits
-from dsi_mqtt.core.message import RETRY_AFTER_MAX_S, Failure, Header
+from dsi_mqtt.core.message import RETRY_AFTER_MAX_S, Failure, Header, Priority
 from dsi_mqtt.core.overload import (
     TIMES_MIN,
     WAITING_BYTES_MAX,
     Pace,
     priority_of,
 )
-from dsi_mqtt.core.request import Input, Priority
+from dsi_mqtt.core.request import Input
 from dsi_mqtt.core.two_models import TwoModels
 from tests.core.build import make_input, make_spec, make_table
 from tests.core.desk import ON_B, ON_C, Desk, numbers

@@ -20,6 +20,7 @@ from dsi_mqtt.core.message import (
     Failure,
     Header,
     HopStamp,
+    Passed,
 )
 from dsi_mqtt.core.model import UNITS_MAX, UnitRange
 from dsi_mqtt.core.table import Stamp
@@ -40,6 +41,18 @@ UNITS = st.sets(st.integers(0, UNITS_MAX), min_size=2, max_size=2).map(
     lambda ends: UnitRange(min(ends), max(ends))
 )
 COPIES = st.builds(Copy, UNITS, STAMPS, TEXT)
+PASSED = st.builds(
+    Passed,
+    LEVELS,
+    TEXT,
+    COUNTS,
+    st.none() | TEXT,
+    st.none() | st.binary(max_size=8),
+    st.none() | TEXT,
+    st.sampled_from(["low", "normal", "high"]),
+    st.none() | COUNTS,
+    st.none() | COUNTS,
+)
 
 
 @st.composite
@@ -70,6 +83,7 @@ HEADERS = st.builds(
     credit=st.none() | st.builds(Credit, TEXT, TEXT, COUNTS, COUNTS, st.booleans()),
     failure=st.none() | st.builds(Failure, TEXT, TEXT),
     copy=st.none() | COPIES,
+    passed=st.none() | PASSED,
 )
 ACTIVATIONS = st.builds(Activation, HEADERS, st.lists(tensors(), max_size=4).map(tuple))
 

@@ -20,6 +20,7 @@ from dsi_mqtt.core.message import (
     Failure,
     Header,
     HopStamp,
+    Passed,
 )
 from dsi_mqtt.core.model import UnitRange
 from dsi_mqtt.core.table import Stamp
@@ -105,6 +106,7 @@ def test_the_header_is_told_field_by_field() -> None:
         sampling=(Sampling(),),
         lane=1,
         copy=Copy(UnitRange(0, 1), Stamp(1, "n", 2), "s1"),
+        passed=Passed("cam", "d1", 9),
     )
     activation = Activation(header, (Tensor("x", "uint8", (4,), b"abcd"),))
     headers = []

@@ -173,6 +173,20 @@ async def test_an_answer_that_waits_for_the_broker_waits_once_and_goes_out() -> 
             await made.doorway._answering._leaving.empty()
 
 
+async def test_answers_leave_before_there_is_an_ingress() -> None:
+    """What the door before passes on is answered while that holds the ingress."""
+    async with porch() as made:
+        made.device = await made._transport.data(made._url, ConnectOptions())
+        made.doorway.open_answers(DoorPlace("a", "a1", made._url, "session", HOLD))
+        reply = Reply.result(make_input(1), "text/plain", b"x")
+        made.doorway.publish(PublishReply(NAME, b"\1", reply))
+        assert (await made.told(ev.ReplyPublished)).request == b"\1"
+        await made.ask(b"1", qos=1)
+        await made.open()
+        await made.ask(b"2", qos=1)
+        assert (await made.told(ev.InputArrived)).input.parsed.body == b"2"
+
+
 async def test_a_connection_for_answers_that_cannot_be_made_is_tried_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
