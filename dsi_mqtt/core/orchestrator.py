@@ -36,7 +36,7 @@ from dsi_mqtt.core.table import TableDocument
 from dsi_mqtt.errors import one_sentence
 
 # How often deployments that move at once are asked for their best answers to each other.
-ROUNDS: Final = 4
+ROUNDS: Final = 3
 
 OrchestratorEffects = list[
     PublishDocument
