@@ -13,16 +13,19 @@ FOUND: Final = "a table was found"
 
 class Agenda:
     """reason: the news that calls for a look now, if any. later: what a preparation was not given
-    up for, or what is told when it is over.
+    up for, or what is told when it is over. is_news: nodes or deployments have changed, not only
+    figures.
     """
 
     def __init__(self) -> None:
         self.reason: str | None = None
         self.later: str | None = None
+        self.is_news = False
         self._again: LookAgain | None = None
 
     def mark(self, reason: str) -> None:
         """Something has changed that a placement depends on."""
+        self.is_news = True
         if self.reason in (None, PREPARED, FOUND):
             self.reason = reason
 
@@ -53,6 +56,7 @@ class Agenda:
     def take(self, reason: str) -> str:
         """Everything known so far is looked at now, because of `reason`."""
         self.reason = self.later = self._again = None
+        self.is_news = False
         return reason
 
     def rest(self) -> None:

@@ -40,7 +40,7 @@ LONG_S: Final = 0.02
 # For so long a long look at one deployment waits for what another has just had prepared.
 READY_S: Final = 0.3
 # How often deployments that move at once are asked for their best answers to each other.
-ROUNDS: Final = 4
+ROUNDS: Final = 3
 
 OrchestratorEffects = list[
     PublishDocument

@@ -173,7 +173,9 @@ class Served:
         """Whether its chain may be left at the next look, whatever that saves."""
         self._agenda.tick(now)
         spec, prepare = self.spec, self._known.prepare
-        if spec is None or self._agenda.reason in (None, PREPARED, FOUND):
+        if spec is None or not self._agenda.is_news:
+            return False
+        if self._agenda.reason in (None, PREPARED, FOUND):
             return False
         if prepare is not None and not self._known.changed and self._goes_well(prepare):
             return False
