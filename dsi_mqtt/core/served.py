@@ -171,7 +171,7 @@ class Served:
 
     def is_about_to_move(self, now: float) -> bool:
         """Whether its chain may be left at the next look, whatever that saves."""
-        self._agenda.tick(now)
+        self._tick(now)
         spec, prepare = self.spec, self._known.prepare
         if spec is None or not self._agenda.is_news:
             return False
@@ -193,8 +193,7 @@ class Served:
 
     def _decided(self, authority: Authority, now: float) -> ServedEffects:
         self._notice_late(now)
-        if self._known.intact is None or now >= self._rests_until:
-            self._agenda.tick(now)
+        self._tick(now)
         reason = self._agenda.reason
         if reason is None:
             return []
@@ -208,6 +207,10 @@ class Served:
         if self._must_wait(now):
             return []
         return self._placing.place_anew(self.spec, self._agenda.take(reason), authority, now)
+
+    def _tick(self, now: float) -> None:
+        if self._known.intact is None or now >= self._rests_until:
+            self._agenda.tick(now)
 
     def _must_wait(self, now: float) -> bool:
         """Whether those who are about to speak should be heard first."""
