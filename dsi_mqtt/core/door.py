@@ -434,9 +434,17 @@ class Door:
         return self._runs.join(request, now)
 
     def _was_handed_over(self) -> bool:
-        """Whether the door before lives and has let go: then it has not died of what it leaves."""
-        before = self._before
-        return before is not None and self._peers.has_let_go(self.deployment, before[1])
+        """Whether the door before lives, be it that its ingress was taken as it took too long: then
+        it has not died of what it leaves.
+        """
+        before, table = self._before, self._runs.table
+        if before is None:
+            return False
+        if self._peers.has_let_go(self.deployment, before[1]):
+            return True
+        orphaned = table is None or table.door is None or table.door.orphaned
+        lives = before in self._peers.doors(self.deployment)
+        return lives and not orphaned and before not in (table.gone if table is not None else ())
 
     def _retain(self, request: Request, now: float) -> Effects:
         """A suspect is about to run: if this door dies of it, the next one shall know."""

@@ -18,7 +18,7 @@ from dsi_mqtt.core.line import AGAIN_FIRST_S, Line, Request
 from dsi_mqtt.core.message import MessageKind
 from dsi_mqtt.core.node import NodeState
 from dsi_mqtt.core.request import Redelivery
-from dsi_mqtt.core.table import Table
+from dsi_mqtt.core.table import Gone, Table
 from tests.core.build import (
     A,
     C,
@@ -61,6 +61,24 @@ def test_what_a_living_door_has_let_go_of_is_no_suspect(state: NodeState) -> Non
     desk.do(desk.door.named(ON_B, 0.0, before=C)).give(make_input(1, duplicate=True))
     assert (numbers(desk.sent()), desk.records()) == (
         ([], ["0+"]) if state == "offline" else ([1], [])
+    )
+
+
+@pytest.mark.parametrize("said", ["nothing", "orphaned", "gone", "offline"])
+def test_what_is_taken_from_a_living_door_that_was_too_slow_is_no_suspect(said: str) -> None:
+    """It still has the ingress open, by its own word; a table or a will may know better."""
+    desk, table = Desk(table=None), ON_B
+    oldest, state = table.stamp, "offline" if said == "offline" else "online"
+    desk.peers.heard(make_status(C, "online", oldest=oldest, ingress_open=True))
+    desk.peers.heard(make_status(C, state, oldest=oldest, ingress_open=True))
+    assert table.door is not None
+    if said == "orphaned":
+        table = replace(table, door=replace(table.door, orphaned=True))
+    elif said == "gone":
+        table = replace(table, gone=(Gone(*C),))
+    desk.do(desk.door.named(table, 0.0, before=C)).give(make_input(1, duplicate=True))
+    assert (numbers(desk.sent()), desk.records()) == (
+        ([1], []) if said == "nothing" else ([], ["0+"])
     )
 
 
