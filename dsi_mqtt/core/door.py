@@ -22,13 +22,14 @@ meanwhile is the next door's (`hand_over`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 from dsi_mqtt.core.admission import complaint
-from dsi_mqtt.core.answers import Cancelled, Deaths, KeptAnswers
+from dsi_mqtt.core.answers import Cancelled, KeptAnswers
 from dsi_mqtt.core.attempts import POISON, POISON_AT, Attempts
 from dsi_mqtt.core.deployment import Deployment
+from dsi_mqtt.core.door_figures import DoorFigures
 from dsi_mqtt.core.effects import (
     Acknowledge,
     ClearRetained,
@@ -37,8 +38,7 @@ from dsi_mqtt.core.effects import (
     ReportStatus,
     WriteRecord,
 )
-from dsi_mqtt.core.hand_over import HandOver, as_input, passed_on
-from dsi_mqtt.core.latencies import Latencies, TextLengths
+from dsi_mqtt.core.hand_over import HandOver, as_input
 from dsi_mqtt.core.line import AGAIN_FIRST_S, Request
 from dsi_mqtt.core.message import Activation, Failure, Header
 from dsi_mqtt.core.model import ModelGraph
@@ -47,6 +47,7 @@ from dsi_mqtt.core.overload import priority_of
 from dsi_mqtt.core.peers import Member, Peers
 from dsi_mqtt.core.request import Input, Redelivery, Reply
 from dsi_mqtt.core.runs import Calls, Runs, TextEvent
+from dsi_mqtt.core.suspects import Suspects
 from dsi_mqtt.core.table import Stamp, Table
 from dsi_mqtt.core.two_models import TwoModels
 from dsi_mqtt.core.unserved import Unserved, why_unserved
@@ -76,27 +77,20 @@ class Door:
         self._spec = spec
         self._numbers = numbers
         self._me = (node, incarnation)
-        self._incarnation = incarnation
         self._peers = peers
-        self._latencies, self._steps, self._lengths = Latencies(), Latencies(), TextLengths()
+        self._figures = DoorFigures()
         self._runs = self._fresh_runs()
         self._requests: dict[bytes, Request] = {}
         self._by_key: dict[str, Request] = {}
         self._kept = KeptAnswers()
-        self._deaths = Deaths()
+        self._suspects = Suspects(spec.name, incarnation, peers)
         self._cancelled = Cancelled()
         self._unserved = Unserved()
-        self._hand_over = HandOver()
+        self._hand_over = HandOver(spec.name, (node, incarnation), peers)
         self._refusal: Failure | None = None
         self._leaving = False
-        self._heir: Table | None = None
         self._another = False
-        self._before: Member | None = None
         self._told_oldest = Stamp(0, "", 0)
-        self._answers = 0
-        self._errors = 0
-        self._repetitions = 0
-        self._refused = 0
 
     # --- questions ----------------------------------------------------------------------------
 
@@ -121,41 +115,19 @@ class Door:
     @property
     def lets_go(self) -> bool:
         """The next door has spoken and may take the ingress, for all that is held is answered."""
-        return self._leaving and self._next_has_spoken and self.idle and not self._lends
-
-    @property
-    def _lends(self) -> bool:
-        """Whether others than the next door run copies of what is held here."""
-        return bool(self._hand_over.borrowers() - {_door_of(self._heir)})
-
-    @property
-    def _next_has_spoken(self) -> bool:
-        return self._heir is not None and self._peers.keeps_door(self.deployment, self._heir)
+        return (
+            self._leaving
+            and self._hand_over.next_has_spoken
+            and self.idle
+            and not self._hand_over.lends
+        )
 
     def oldest(self) -> Stamp:
         """The oldest table that an attempt in flight uses, or the serving one."""
         return self._runs.oldest()
 
     def load(self) -> DoorLoad:
-        return DoorLoad(
-            self.deployment,
-            len(self._requests),
-            self._runs.in_flight,
-            self._answers,
-            self._errors,
-            self._runs.retried,
-            self._repetitions,
-            self._latencies.p50_ms,
-            self._latencies.p95_ms,
-            len(self._latencies),
-            self._steps.p50_ms,
-            self._steps.p95_ms,
-            self._lengths.texts,
-            self._lengths.prompt_tokens,
-            self._lengths.new_tokens,
-            self._runs.table.stamp if self._runs.table is not None else None,
-            self._refused,
-        )
+        return self._figures.load(self.deployment, len(self._requests), self._runs)
 
     # --- tables and nodes ---------------------------------------------------------------------
 
@@ -186,12 +158,12 @@ class Door:
 
         before: whose the door was until then; None: nobody knows. beside: see `is_beside`.
         """
-        self._leaving, self._refusal, self._before = False, None, before
-        self._heir = None
+        self._leaving, self._refusal = False, None
+        self._hand_over.heir = None
+        self._suspects.before = before
         self.is_beside(another=beside)
         if self._runs.table is None or self._runs.table.stamp != table.stamp:
-            self._latencies.clear()
-            self._steps.clear()
+            self._figures.other_table()
         self._unserved.table_is(table, now, coming=coming)
         self._runs.starting = True
         return [*self._runs.table_changed(table, now), *self._take_back(now)]
@@ -199,14 +171,14 @@ class Door:
     def is_beside(self, *, another: bool) -> None:
         """Whether another door has inputs in the chain too: then nothing is alone there."""
         self._another = another
-        self._runs.beside = another or self._lends
+        self._runs.beside = another or self._hand_over.lends
 
     def replaced(self, table: Table | None, now: float) -> Effects:
         """Another door is named, or none: what is held is finished, by the table that serves."""
         self._leaving = True
-        self._heir = table if table is not None and table.door is not None else None
+        self._hand_over.heir = table if table is not None and table.door is not None else None
         effects: Effects = []
-        if self._next_has_spoken and self._may_pass_on:
+        if self._hand_over.next_has_spoken and self._may_pass_on:
             for request in self._leave_waiting(now, effects):
                 effects += self._pass_on(request)
         if table is None or table == self._runs.table:
@@ -221,7 +193,7 @@ class Door:
 
     def forget_deaths(self) -> Effects:
         """Nobody will ask: what is retained of suspects goes with the deployment."""
-        return self._cleared(self._deaths.clear())
+        return self._suspects.forget()
 
     def peers_changed(self, now: float) -> Effects:
         """Another node came, went, or lives as another incarnation."""
@@ -254,12 +226,12 @@ class Door:
         same = given.duplicate or not given.anonymous
         kept = self._kept.get(given.key, now) if same else None
         if kept is not None:
-            self._repetitions += 1
+            self._figures.repetitions += 1
             self._requests[request.id] = request
             return self._publish(request, kept.readdressed(given), now)
         known = self._by_key.get(given.key) if same else None
         if known is not None:
-            self._repetitions += 1
+            self._figures.repetitions += 1
             known.receipts.append(given.receipt)
             return self._runs.repeated(known)
         if same and self._cancelled.holds(given.key, now):
@@ -285,12 +257,12 @@ class Door:
 
     def record_found(self, record: Redelivery, now: float) -> Effects:
         """A record from before this door."""
-        return self._cleared(self._deaths.found(record, now))
+        return self._suspects.found(record, now)
 
     def record_written(self, record: Redelivery, now: float) -> Effects:
         """It is retained that the input runs here, so it may."""
         request = self._by_key.get(record.key)
-        newest = record == self._deaths.of(record.key)
+        newest = record == self._suspects.of(record.key)
         if request is None or not self._runs.is_recording(request) or not newest:
             return []
         return self._runs.retained(request, now)
@@ -346,7 +318,7 @@ class Door:
         ]
         for request in left:
             effects += self._runs.end(request, now, cancel=False)
-            effects += self._settle(request, now)
+            effects += self._suspects.settle(request, now)
             self._hand_over.forget(request.key)
             self._forget(request)
         return left
@@ -364,7 +336,7 @@ class Door:
         """
         if self._knows(given, now) or given.retained or complaint(given, self._spec) is not None:
             return False
-        return self._heir is None or self._next_has_spoken
+        return self._hand_over.may_take
 
     @property
     def _may_pass_on(self) -> bool:
@@ -378,21 +350,17 @@ class Door:
 
         Not of what may be a suspect by what is retained, which the next door reads.
         """
-        is_new = not given.duplicate and self._deaths.of(given.key).void
+        is_new = not given.duplicate and self._suspects.of(given.key).void
         if is_new and self._may_pass_on:
             return self._pass_on(Request(given.request, given, 0.0, [given.receipt]))
         self._hand_over.leaves(given, [given.receipt])
         return []
 
     def _pass_on(self, request: Request) -> Effects:
-        given = request.given
-        if self._heir is None or not self._hand_over.may_copy(given):
-            self._hand_over.leaves(given, request.receipts)
-            return []
-        self._hand_over.leaves(given, request.receipts, _door_of(self._heir))
-        self.is_beside(another=True)
         deaths = request.deaths if request.suspect else None
-        return passed_on(given, self.deployment, self._heir, self._me[0], deaths)
+        effects = self._hand_over.pass_on(request.given, request.receipts, deaths)
+        self.is_beside(another=self._another or bool(effects))
+        return effects
 
     def _forget(self, request: Request) -> None:
         del self._requests[request.id]
@@ -406,9 +374,7 @@ class Door:
 
     def _take_back(self, now: float) -> Effects:
         """What nobody runs. Copies stay with whoever says that it is a door."""
-        left = self._hand_over.borrowers()
-        gone = left - self._peers.doors(self.deployment)
-        return self._admit_left({None, *gone}, now)
+        return self._admit_left({None, *self._hand_over.gone()}, now)
 
     def _admit_left(self, gone: set[Member | None], now: float) -> Effects:
         left = self._hand_over.take_back(gone, self._numbers)
@@ -423,54 +389,17 @@ class Door:
         self._requests[request.id] = self._by_key[request.key] = request
         request.admitted, request.priority = now, priority_of(request.given, self._spec.input)
         self._unserved.came(request.id, self._runs.table)
-        # A door died holding it, or while it ran alone.
-        record = self._deaths.of(request.key)
-        passed_on = request.given.deaths
-        request.deaths, request.suspect_to = max(record.count, passed_on or 0), record.position
-        left = request.given.duplicate and not self._was_handed_over()
-        request.suspect = left or passed_on is not None or not record.void
+        self._suspects.judge(request, self._runs.table)
         if request.deaths >= POISON_AT:
             return self._give_up(request, POISON, now)
         return self._runs.join(request, now)
 
-    def _was_handed_over(self) -> bool:
-        """Whether the door before lives, be it that its ingress was taken as it took too long: then
-        it has not died of what it leaves.
-        """
-        before, table = self._before, self._runs.table
-        if before is None:
-            return False
-        if self._peers.has_let_go(self.deployment, before[1]):
-            return True
-        orphaned = table is None or table.door is None or table.door.orphaned
-        lives = before in self._peers.doors(self.deployment)
-        return lives and not orphaned and before not in (table.gone if table is not None else ())
-
     def _retain(self, request: Request, now: float) -> Effects:
-        """A suspect is about to run: if this door dies of it, the next one shall know."""
-        before = self._deaths.of(request.key).door
-        if before not in ("", self._incarnation):
-            request.deaths += not self._peers.has_let_go(self.deployment, before)
+        """A suspect is about to run."""
+        self._suspects.counts(request)
         if request.deaths >= POISON_AT:
             return self._give_up(request, POISON, now)
-        request.recorded = True
-        record = Redelivery(
-            request.key, request.deaths, self._incarnation, position=request.suspect_to
-        )
-        return [*self._cleared(self._deaths.put(record, now)), *self._tell(request, now)]
-
-    def _settle(self, request: Request, now: float) -> Effects:
-        """It does not run any more, and this door lives."""
-        request.recorded = False
-        known = self._deaths.of(request.key)
-        if known.door != self._incarnation and known.count >= request.deaths:
-            return []
-        record = Redelivery(request.key, request.deaths, position=request.suspect_to)
-        gone = self._deaths.put(record, now)
-        return [*self._cleared(gone), WriteRecord(self.deployment, record)]
-
-    def _cleared(self, keys: Iterable[str]) -> Effects:
-        return [WriteRecord(self.deployment, Redelivery(key, 0)) for key in keys]
+        return [*self._suspects.retain(request, now), *self._tell(request, now)]
 
     # --- the chain ----------------------------------------------------------------------------
 
@@ -495,10 +424,10 @@ class Door:
             self._give_up,
             self._conclude,
             self._retain,
-            self._settle,
+            self._suspects.settle,
             self._took,
-            self._steps.add,
-            self._lengths.add,
+            self._figures.steps.add,
+            self._figures.lengths.add,
         )
         if self._spec.kind == "one-pass":
             return Attempts(self._me, self._spec.input, self._peers, calls)
@@ -512,7 +441,7 @@ class Door:
         if request is None or request.reply is None:
             return []
         self._forget(request)
-        told = self._hand_over.answered(request.key, self.deployment, self.oldest())
+        told = self._hand_over.answered(request.key, self.oldest())
         return [*told, *self._reply_taken(request, request.reply, now)]
 
     def _reply_taken(self, request: Request, reply: Reply, now: float) -> Effects:
@@ -527,15 +456,17 @@ class Door:
             return effects  # what is retained is about another delivery, which goes on
         passing = failure is not None and failure.code in PASSING and request.deaths
         if passing or failure == POISON:
-            effects += self._settle(request, now)  # sent again, it is as suspect, or poison
-        elif not self._deaths.of(request.key).void:
-            effects += self._clear_record(request.key)
+            effects += self._suspects.settle(
+                request, now
+            )  # sent again, it is as suspect, or poison
+        elif not self._suspects.of(request.key).void:
+            effects += self._suspects.clear(request.key)
         return effects
 
     def _took(self, request: Request, now: float) -> None:
         """It has what is forecast: from the broker that had the input to the one that is told."""
         if request.admitted is not None:
-            self._latencies.add(now - request.admitted)
+            self._figures.latencies.add(now - request.admitted)
 
     def tick(self, now: float) -> Effects:
         effects = self._tell_unserved(now)
@@ -552,9 +483,7 @@ class Door:
         effects += self._runs.tick(now)
         self._kept.expire(now)
         self._cancelled.expire(now)
-        for key in self._deaths.unused(now, self._spec.input.dedupe_s):
-            if key not in self._by_key:
-                effects += self._clear_record(key)
+        effects += self._suspects.tidy(now, self._spec.input.dedupe_s, self._by_key)
         if self.oldest() != self._told_oldest:
             self._told_oldest = self.oldest()
             effects.append(ReportStatus())
@@ -569,7 +498,7 @@ class Door:
             self._leaving
             or self._hand_over.leaves_any
             or self.oldest() != self._told_oldest
-            or len(self._deaths)
+            or self._suspects.any
         ):
             return -math.inf
         due = [self._runs.next_tick(), self._unserved.next_tick()]
@@ -589,14 +518,13 @@ class Door:
 
     def _give_up(self, request: Request, failure: Failure, now: float) -> Effects:
         """The request ends without a result, wherever it is."""
-        self._refused += failure.code == "overloaded"
+        self._figures.refused += failure.code == "overloaded"
         effects = self._runs.end(request, now, cancel=True)
         return [*effects, *self._conclude(request, Reply.error(request.given, failure), now)]
 
     def _conclude(self, request: Request, reply: Reply, now: float) -> Effects:
         """Nothing more happens to the request than that its answer goes out."""
-        self._answers += 1
-        self._errors += reply.failure is not None
+        self._figures.answered(reply.failure)
         self._runs.earn()
         return self._publish(request, reply, now)
 
@@ -611,11 +539,7 @@ class Door:
         request.again_s = min(request.again_s * 2, AGAIN_MAX_S)
         if request.reply is not None:
             return [PublishReply(self.deployment, request.id, request.reply)]
-        return [WriteRecord(self.deployment, self._deaths.of(request.key))]
-
-    def _clear_record(self, key: str) -> Effects:
-        self._deaths.cleared(key)
-        return self._cleared([key])
+        return [WriteRecord(self.deployment, self._suspects.of(request.key))]
 
     def _tell_unserved(self, now: float) -> Effects:
         effects: Effects = []
@@ -631,10 +555,3 @@ class Door:
             return why_unserved(table)
         limit = f"{self._spec.deadline_s * 1000:g} ms (sla.deadline_ms)"
         return Failure("deadline", f"no result within {limit}; try again")
-
-
-def _door_of(table: Table | None) -> Member | None:
-    """Who keeps the door, by this table."""
-    if table is None or table.door is None:
-        return None
-    return table.door.node, table.door.incarnation

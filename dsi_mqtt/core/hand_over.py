@@ -27,7 +27,7 @@ from typing import Final
 from dsi_mqtt.core.activation import pack_body, unpack_body
 from dsi_mqtt.core.effects import Effects, Transmit
 from dsi_mqtt.core.message import Activation, Header, Passed
-from dsi_mqtt.core.peers import Member
+from dsi_mqtt.core.peers import Member, Peers
 from dsi_mqtt.core.request import Input, ParsedInput
 from dsi_mqtt.core.sizes import MIB
 from dsi_mqtt.core.table import DOOR, Stamp, Table
@@ -65,15 +65,42 @@ class _Copy:
 class HandOver:
     """Of one door: what it leaves to the next, and what the one before has passed on to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, deployment: str, me: Member, peers: Peers) -> None:
+        self._deployment = deployment
+        self._me = me
+        self._peers = peers
+        self.heir: Table | None = None  # by which another door is named
         self._left: list[_Left] = []
         self._copied = 0
         self._copies: OrderedDict[str, _Copy] = OrderedDict()
 
     # --- the door before ----------------------------------------------------------------------
 
-    def may_copy(self, given: Input) -> bool:
-        """Whether there is room for that."""
+    @property
+    def next_has_spoken(self) -> bool:
+        return self.heir is not None and self._peers.keeps_door(self._deployment, self.heir)
+
+    @property
+    def may_take(self) -> bool:
+        """Whether inputs may be left for the next door, or nobody is named."""
+        return self.heir is None or self.next_has_spoken
+
+    @property
+    def lends(self) -> bool:
+        """Whether others than the next door run copies of what is held here."""
+        return bool(self.borrowers() - {_door_of(self.heir)})
+
+    def pass_on(self, given: Input, receipts: Iterable[int], deaths: int | None) -> Effects:
+        """It is for the next door, and where there is room for that a copy goes ahead. deaths:
+        counted of a suspect.
+        """
+        if self.heir is None or not self._may_copy(given):
+            self.leaves(given, receipts)
+            return []
+        self.leaves(given, receipts, _door_of(self.heir))
+        return passed_on(given, self._deployment, self.heir, self._me[0], deaths)
+
+    def _may_copy(self, given: Input) -> bool:
         chosen = given.response_topic or "", given.parsed.identity or ""
         fits = sum(len(text.encode()) for text in chosen) <= CHOSEN_MAX
         return fits and self._copied + given.nbytes <= COPIES_MAX
@@ -106,6 +133,10 @@ class HandOver:
         over = [left for left in self._left if is_same(left)]
         self._left = [left for left in self._left if not is_same(left)]
         return [receipt for left in over for receipt in left.receipts]
+
+    def gone(self) -> set[Member]:
+        """Who has copies, and says no more that it is a door."""
+        return self.borrowers() - self._peers.doors(self._deployment)
 
     def take_back(self, gone: Container[Member | None], numbers: Iterator[int]) -> list[Input]:
         """What was left to nobody (None), or to those that are gone. What another has had may be
@@ -142,13 +173,13 @@ class HandOver:
         while len(self._copies) > KNOWN_MAX:
             self._copies.popitem(last=False)
 
-    def answered(self, key: str, deployment: str, stamp: Stamp) -> Effects:
+    def answered(self, key: str, stamp: Stamp) -> Effects:
         """The broker has the answer of an input: of a copy, its holder is told."""
         copy = self._copies.get(key)
         if copy is None or copy.answered:
             return []
         copy.answered = True
-        header = Header("input", deployment, stamp, DOOR, DOOR, copy.request)
+        header = Header("input", self._deployment, stamp, DOOR, DOOR, copy.request)
         return [Transmit(copy.holder, Activation(header))]
 
     def forget(self, key: str) -> None:
@@ -219,3 +250,10 @@ def _another_name(request: bytes, number: int) -> bytes:
     """For attempts that are not those of before. number: unlike any other in this incarnation."""
     told = _SECOND | number % _SECOND
     return told.to_bytes(_SECOND_BYTES, "big") + request[_SECOND_BYTES:]
+
+
+def _door_of(table: Table | None) -> Member | None:
+    """Who keeps the door, by this table."""
+    if table is None or table.door is None:
+        return None
+    return table.door.node, table.door.incarnation

@@ -59,7 +59,7 @@ def check_rest(site: Site) -> None:
             assert isinstance(door._runs, Attempts)
             assert not len(door._runs._line)
             assert not door._hand_over.leaves_any
-            assert not len(door._deaths)
+            assert not door._suspects.any
         relay = worker._relay
         assert not relay._jobs._live
         assert not relay._by_number
