@@ -79,11 +79,11 @@ class Door:
         self._me = (node, incarnation)
         self._peers = peers
         self._figures = DoorFigures()
+        self._suspects = Suspects(spec.name, incarnation, peers)
         self._runs = self._fresh_runs()
         self._requests: dict[bytes, Request] = {}
         self._by_key: dict[str, Request] = {}
         self._kept = KeptAnswers()
-        self._suspects = Suspects(spec.name, incarnation, peers)
         self._cancelled = Cancelled()
         self._unserved = Unserved()
         self._hand_over = HandOver(spec.name, (node, incarnation), peers)

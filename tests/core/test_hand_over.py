@@ -13,6 +13,7 @@ from dsi_mqtt.core import effects as fx
 from dsi_mqtt.core import events as ev
 from dsi_mqtt.core.hand_over import CHOSEN_MAX, KNOWN_MAX, HandOver, as_input, passed_on
 from dsi_mqtt.core.message import Activation, Passed
+from dsi_mqtt.core.peers import Peers
 from dsi_mqtt.core.request import Input, Reply
 from dsi_mqtt.core.table import Stamp, Table
 from tests.core.build import NAME, A, B, C, make_input, make_status, make_table
@@ -333,7 +334,7 @@ def test_suspects_wait_while_the_door_before_has_inputs_in_the_chain() -> None:
 
 
 def test_what_is_known_of_copies_is_bounded() -> None:
-    known = HandOver()
+    known = HandOver(NAME, A, Peers())
     asked = [replace(make_input(number), duplicate=True) for number in range(KNOWN_MAX + 1)]
     for each in asked:
         known.came(each.key, copy_of(each).header)
