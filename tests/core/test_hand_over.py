@@ -338,7 +338,7 @@ def test_what_is_known_of_copies_is_bounded() -> None:
     asked = [replace(make_input(number), duplicate=True) for number in range(KNOWN_MAX + 1)]
     for each in asked:
         known.came(each.key, copy_of(each).header)
-        known.answered(each.key, NAME, STAMP)
+        known.answered(each.key, STAMP)
     assert [known.is_over(asked[0]), known.is_over(asked[1])] == [False, True]
     assert not known.is_over(asked[1]), "asked once of each"
 
