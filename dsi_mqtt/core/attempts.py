@@ -108,7 +108,10 @@ class Attempts(Runs):
         return request.state == "recording"
 
     def may_be_left(self, request: Request) -> bool:
-        return request.state != "running"
+        return not self.has_begun(request)
+
+    def has_begun(self, request: Request) -> bool:
+        return request.state == "running"
 
     def oldest(self) -> Stamp:
         used = [r.attempt.table.stamp for r in self._running.values() if r.attempt]

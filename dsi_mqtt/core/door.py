@@ -22,7 +22,7 @@ meanwhile is the next door's (`hand_over`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from dsi_mqtt.core.admission import complaint
@@ -179,7 +179,9 @@ class Door:
         self._hand_over.heir = table if table is not None and table.door is not None else None
         effects: Effects = []
         if self._hand_over.next_has_spoken and self._may_pass_on:
-            for request in self._leave_waiting(now, effects):
+            unbegun = [r for r in self._unanswered() if not self._runs.has_begun(r)]
+            effects += self._leave_all(unbegun, now)
+            for request in unbegun:
                 effects += self._pass_on(request)
         if table is None or table == self._runs.table:
             return effects
@@ -305,23 +307,21 @@ class Door:
     def let_go(self, now: float) -> Effects:
         """Named no more and without ingress: what is not in the chain is left to the next door."""
         self._runs.starting = False
-        effects: Effects = []
-        self._leave_waiting(now, effects)
-        return effects
+        left = [r for r in self._unanswered() if self._runs.may_be_left(r)]
+        return self._leave_all(left, now)
 
-    def _leave_waiting(self, now: float, effects: Effects) -> list[Request]:
-        """What is not in the chain is the next door's."""
-        left = [
-            request
-            for request in self._requests.values()
-            if request.reply is None and self._runs.may_be_left(request)
-        ]
-        for request in left:
+    def _unanswered(self) -> list[Request]:
+        return [request for request in self._requests.values() if request.reply is None]
+
+    def _leave_all(self, requests: Iterable[Request], now: float) -> Effects:
+        """They are the next door's."""
+        effects: Effects = []
+        for request in requests:
             effects += self._runs.end(request, now, cancel=False)
             effects += self._suspects.settle(request, now)
             self._hand_over.forget(request.key)
             self._forget(request)
-        return left
+        return effects
 
     def _knows(self, given: Input, now: float) -> bool:
         """Whether something has become of it here, be it that it was cancelled."""

@@ -121,6 +121,10 @@ class Generations(Runs):
     def may_be_left(self, request: Request) -> bool:  # noqa: ARG002 - all go on by starting steps
         return True
 
+    def has_begun(self, request: Request) -> bool:
+        session = self._sessions.get(request.id)
+        return session is not None and session.name in self._schedule.running
+
     def has(self, request: bytes) -> bool:
         return request in self._sessions
 

@@ -73,6 +73,9 @@ class Runs(Protocol):
     def may_be_left(self, request: Request) -> bool:
         """Whether it ends nowhere without starting something: the next door may have it."""
 
+    def has_begun(self, request: Request) -> bool:
+        """Whether something of it has been in the chain, which another door would do again."""
+
     # --- what is there ------------------------------------------------------------------------
 
     def spec_changed(self, spec: Deployment) -> None:

@@ -100,6 +100,9 @@ class TwoModels(Runs):
     def may_be_left(self, request: Request) -> bool:
         return self._of(request.id).may_be_left(request)
 
+    def has_begun(self, request: Request) -> bool:
+        return self._of(request.id).has_begun(request)
+
     # --- what is there ------------------------------------------------------------------------
 
     def spec_changed(self, spec: Deployment) -> None:

@@ -100,13 +100,10 @@ class FreeBroker(Broker):
         super().__init__(clock, journal)
         self.passed_on: set[int] = set()
         self._left: dict[tuple[str, str], dict[int, Delivery]] = {}
-        self._open: set[tuple[str, str]] = set()
+        self._open: set[tuple[str, str]] = set()  # doors that have not closed theirs
 
     def publish_status(self, status: NodeStatus) -> None:
         """Nobody waits for a door to let go: what others hear is that it has."""
-        for door in status.doors:
-            key = door.deployment, status.node
-            (self._open.add if door.ingress_open else self._open.discard)(key)
         doors = tuple(replace(door, ingress_open=False) for door in status.doors)
         super().publish_status(replace(status, doors=doors))
 
@@ -132,6 +129,11 @@ class FreeBroker(Broker):
         if before is not None and before is not node:
             self._leave(deployment, session, before)
         super().open_session(deployment, name, node, hold_count)
+        self._open.add((deployment, node.name))
+
+    def close_session(self, deployment: str, node: Node) -> None:
+        self._open.discard((deployment, node.name))
+        super().close_session(deployment, node)
 
     def _leave(self, deployment: str, session: Session, before: Node) -> None:
         """What has come to a door stays there; what is on its way goes to the next one."""

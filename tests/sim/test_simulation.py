@@ -321,9 +321,10 @@ def test_statuses_without_news_for_other_nodes_change_nothing(
 
 
 def test_a_node_that_stands_still_loses_that_time_and_no_work() -> None:
+    """For less than it takes until its silence counts."""
     calm = written(scenario(memory_mib=70.0, nodes=1, duration_s=30.0))
     still = written(
-        scenario(Fault(20.0, 2.0, freeze="gw"), memory_mib=70.0, nodes=1, duration_s=30.0)
+        scenario(Fault(20.0, 1.2, freeze="gw"), memory_mib=70.0, nodes=1, duration_s=30.0)
     )
     before, after = (
         {
@@ -336,8 +337,8 @@ def test_a_node_that_stands_still_loses_that_time_and_no_work() -> None:
     assert before.keys() == after.keys()
     late = {number: after[number] - at for number, at in before.items()}
     assert all(late[number] == 0 for number, at in before.items() if at < 20.0)
-    assert all(0 <= seconds <= 2.2 for seconds in late.values())
-    assert max(late.values()) > 0.5
+    assert 0.5 < max(late.values()) <= 1.4
+    assert min(late.values()) >= 0
 
 
 def test_a_fallback_serves_while_the_model_itself_fits_nowhere() -> None:
