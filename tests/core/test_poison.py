@@ -68,7 +68,8 @@ def test_what_a_living_door_has_let_go_of_is_no_suspect(state: NodeState) -> Non
 def test_what_is_taken_from_a_living_door_that_was_too_slow_is_no_suspect(said: str) -> None:
     """It still has the ingress open, by its own word; a table or a will may know better."""
     desk, table = Desk(table=None), ON_B
-    oldest, state = table.stamp, "offline" if said == "offline" else "online"
+    oldest = table.stamp
+    state: NodeState = "offline" if said == "offline" else "online"
     desk.peers.heard(make_status(C, "online", oldest=oldest, ingress_open=True))
     desk.peers.heard(make_status(C, state, oldest=oldest, ingress_open=True))
     assert table.door is not None
