@@ -39,6 +39,8 @@ from dsi_mqtt.errors import one_sentence
 LONG_S: Final = 0.02
 # For so long a long look at one deployment waits for what another has just had prepared.
 READY_S: Final = 0.3
+# A chain that is broken waits no longer than that for where others would go.
+FORESIGHT_S: Final = 0.1
 # How often deployments that move at once are asked for their best answers to each other.
 ROUNDS: Final = 3
 
@@ -286,11 +288,15 @@ class Orchestrator:
         """Deployments that are about to leave their chains at once first find out where they would
         go beside each other, or they would answer each other by one table after another.
         """
-        moving = [s for _, s in sorted(self._served.items()) if s.is_about_to_move(now)]
-        if len(moving) > 1:
-            for _ in range(ROUNDS):
-                if not sum(_foresees(served, now) for served in moving):
-                    break
+        moving = {n: s for n, s in sorted(self._served.items()) if s.is_about_to_move(now)}
+        if len(moving) < 2:  # noqa: PLR2004 - nobody else
+            return
+        takes_s = ROUNDS * sum(self._took_s.get(name, 0.0) for name in moving)
+        if takes_s > FORESIGHT_S and any(served.is_broken for served in moving.values()):
+            return
+        for _ in range(ROUNDS):
+            if not sum(_foresees(served, now) for served in moving.values()):
+                break
 
     def _looked(
         self, name: str, served: Served, authority: Authority, moment: Moment

@@ -181,6 +181,11 @@ class Served:
             return False
         return not self._must_wait(now) and self._placing.is_about_to_move(spec)
 
+    @property
+    def is_broken(self) -> bool:
+        """Whether somebody that the serving chain needs is gone."""
+        return self._known.serves and self._known.intact is None
+
     def foresees(self, now: float) -> bool:
         """What it is about to take of the nodes is known to the others from here on; says whether
         that is news.

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from dsi_mqtt.core.deployment import Deployment, Policy, Sla
+from dsi_mqtt.core.orchestrator import FORESIGHT_S
 from dsi_mqtt.core.placing import Placing
 from dsi_mqtt.core.sharing import DIFFERENCE, Sharing
 from tests.core.orchestra import NAME, SPEC, Node, Site, placed
@@ -59,6 +60,25 @@ def test_each_moves_once_though_the_best_place_is_taken_by_the_other(
     assert where(made) == {NAME: {"c"}, "other": {"b"}}
     told = sorted(d.deployment for d in made.decided if d.kind != "keep")
     assert told == [NAME, "other"]
+
+
+@pytest.mark.parametrize(("befalls", "waits"), [(drain, True), (kill, False)])
+def test_a_broken_chain_waits_for_no_foresight_that_takes_long(
+    befalls: Callable[[Site], None], *, waits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = site()
+    asked: list[str] = []
+    foresees = Placing.foresees
+
+    def seen(placing: Placing, spec: Deployment, now: float) -> bool:
+        asked.append(spec.name)
+        return foresees(placing, spec, now)
+
+    monkeypatch.setattr(Placing, "foresees", seen)
+    made.orchestrator._took_s = dict.fromkeys((NAME, "other"), FORESIGHT_S)
+    befalls(made)
+    made.run(3.0)
+    assert bool(asked) is waits
 
 
 def test_a_fault_in_what_one_foresees_leaves_the_others_alone(
