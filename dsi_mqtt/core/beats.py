@@ -22,12 +22,12 @@ class Beats:
 
     def __init__(self) -> None:
         self._took: deque[float] = deque(maxlen=_BEATS)
-        # When it was sent, what it took, and all that others had sent by then.
-        self._newest = (-1.0, 0.0, 0)
+        # When it was sent, what it took, all that others had sent by then, and whether it met them.
+        self._newest = (-1.0, 0.0, 0, False)
 
-    def back(self, sent_at: float, seconds: float, received: int) -> None:
-        """received: bytes of others until now."""
-        self._newest = sent_at, seconds, received
+    def back(self, sent_at: float, seconds: float, received: int, met: int) -> None:
+        """received: bytes of others until now; met: those of them that came while it was out."""
+        self._newest = sent_at, seconds, received, met > 0
 
     def counts(self, seconds: float) -> None:
         """One that waited behind nothing that is known."""
@@ -65,17 +65,19 @@ class Beats:
 
     def beside(self, probe: Probe) -> float:
         """What the beat took that was sent with this probe, or what one usually takes."""
-        sent_at, seconds, _ = self._newest
+        sent_at, seconds, *_ = self._newest
         return seconds if sent_at == probe.sent_at else self.usual
 
     def between(self, probe: Probe, received: int) -> int | None:
-        """Others' bytes that came behind its beat and before it; None: it had none.
+        """Others' bytes that came behind its beat and before it; None: it had none, or one that may
+        have waited for others on its way back. Meanwhile the probe came up, and what it took for
+        that is hidden.
 
         Messages keep their order both ways, so that nothing else held up the one and not the other.
         received: bytes of others until now.
         """
-        sent_at, _, before = self._newest
-        return received - before if sent_at == probe.sent_at else None
+        sent_at, _, before, met = self._newest
+        return received - before if sent_at == probe.sent_at and not met else None
 
     def is_late(self, seconds: float) -> bool:
         return self.any and seconds >= max(LATE_S, _LATE * self.quickest)

@@ -208,7 +208,8 @@ class LinkMeter:
         if probe.number in self._marks:
             self._marked(probe.number, self._received - received, now)
         elif probe.kind == "beat":
-            self._beats.back(probe.sent_at, seconds, self._received)
+            met = self._received - received
+            self._beats.back(probe.sent_at, seconds, self._received, met)
             waits = probe.number in self._waiting and seconds > self._beats.quickest
             self._beat(
                 seconds, self._written - written, self._received - received, now, waits=waits

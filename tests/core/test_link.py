@@ -210,6 +210,21 @@ def test_a_probe_that_came_much_later_than_others_explain_tells_a_slow_link() ->
     assert (after.down_mbit_s or 0) < 8.0
 
 
+def test_a_probe_whose_beat_has_waited_for_others_says_nothing() -> None:
+    """Both are there at once then, whatever the way up takes."""
+    link = Link(up=12.0, down=12.0)
+    before = link.run(30)
+    meter = link.meter
+    for turn in range(20):
+        at = link.now + turn
+        probes = meter.due(at)
+        meter.arrived(25_000, at + 0.06, train="b", goes_on=False)
+        for place, probe in enumerate(probes):
+            meter.back(probe.number, at + 0.06 + 0.0001 * place)
+    after = meter.sample(link.now + 20)
+    assert (after.up_mbit_s, after.down_mbit_s) == (before.up_mbit_s, before.down_mbit_s)
+
+
 def passes(link: Link, sent: int, received: int, seconds: int, *, back: bool) -> LinkSample:
     """For so long, so much passes in a second, and each beat takes one, or none comes back."""
     meter = link.meter
