@@ -1,4 +1,4 @@
-"""Where nothing changes, nothing moves: what is measured of links that are used is what they are."""
+"""Where nothing changes, nothing moves: links that are used are measured as what they are."""
 
 from __future__ import annotations
 
