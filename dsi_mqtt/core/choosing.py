@@ -120,7 +120,7 @@ class Choice:
         """Another look, where `serve` was chosen by other figures than this node tells."""
         changed = None
         node = (telemetry.node, telemetry.incarnation)
-        if serve.door is not None and node == (serve.door.node, serve.door.incarnation):
+        if node == serve.keeper:
             for load in telemetry.doors:
                 if load.deployment == self._name:
                     self._offered.counted(node, load, now)

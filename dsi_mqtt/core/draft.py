@@ -152,7 +152,7 @@ def chain_of(table: Table) -> Chain | None:
 def same_chain(one: Table, other: Table) -> bool:
     """Whether they differ in who stands by at most."""
     bare = [tuple((s.units, s.replicas) for s in table.segments) for table in (one, other)]
-    doors = [t.door and (t.door.node, t.door.incarnation) for t in (one, other)]
+    doors = [t.keeper for t in (one, other)]
     return bare[0] == bare[1] and doors[0] == doors[1] and one.hops == other.hops
 
 

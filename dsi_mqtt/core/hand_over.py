@@ -88,7 +88,8 @@ class HandOver:
     @property
     def lends(self) -> bool:
         """Whether others than the next door run copies of what is held here."""
-        return bool(self.borrowers() - {_door_of(self.heir)})
+        heir = None if self.heir is None else self.heir.keeper
+        return bool(self.borrowers() - {heir})
 
     def pass_on(self, given: Input, receipts: Iterable[int], deaths: int | None) -> Effects:
         """It is for the next door, and where there is room for that a copy goes ahead. deaths:
@@ -97,7 +98,7 @@ class HandOver:
         if self.heir is None or not self._may_copy(given):
             self.leaves(given, receipts)
             return []
-        self.leaves(given, receipts, _door_of(self.heir))
+        self.leaves(given, receipts, self.heir.keeper)
         return passed_on(given, self._deployment, self.heir, self._me[0], deaths)
 
     def _may_copy(self, given: Input) -> bool:
@@ -250,10 +251,3 @@ def _another_name(request: bytes, number: int) -> bytes:
     """For attempts that are not those of before. number: unlike any other in this incarnation."""
     told = _SECOND | number % _SECOND
     return told.to_bytes(_SECOND_BYTES, "big") + request[_SECOND_BYTES:]
-
-
-def _door_of(table: Table | None) -> Member | None:
-    """Who keeps the door, by this table."""
-    if table is None or table.door is None:
-        return None
-    return table.door.node, table.door.incarnation

@@ -117,9 +117,7 @@ class Peers:
 
     def keeps_door(self, deployment: str, table: Table) -> bool:
         """Whether the door that `table` names says that it is this deployment's."""
-        place = table.door
-        named = None if place is None else (place.node, place.incarnation)
-        return named in self.doors(deployment)
+        return table.keeper in self.doors(deployment)
 
     def doors(self, deployment: str) -> set[Member]:
         """Living nodes that say that they have a door of this deployment."""

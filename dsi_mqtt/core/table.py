@@ -210,6 +210,11 @@ class Table:
     def stamp(self) -> Stamp:
         return Stamp(self.term, self.leader, self.epoch)
 
+    @property
+    def keeper(self) -> tuple[str, str] | None:
+        """(node, incarnation) that has the door."""
+        return None if self.door is None else (self.door.node, self.door.incarnation)
+
     def segment(self, segment_id: str) -> Segment | None:
         return next((s for s in self.segments if s.id == segment_id), None)
 
@@ -231,9 +236,7 @@ class Table:
     def members(self) -> frozenset[tuple[str, str]]:
         """(node, incarnation) of everyone on whom the chain depends."""
         named = {(r.node, r.incarnation) for s in self.segments for r in s.replicas}
-        if self.door is not None:
-            named.add((self.door.node, self.door.incarnation))
-        return frozenset(named)
+        return frozenset(named if self.keeper is None else {*named, self.keeper})
 
     def leaves(self, before: Table) -> bool:
         """Whether somebody on whom an older table depends has no part in this one."""

@@ -328,9 +328,7 @@ class Worker:
     def _keeper(self, name: str) -> Member | None:
         """Who keeps the door, by the serving table."""
         table = self._serving(name)
-        if table is None or table.door is None:
-            return None
-        return table.door.node, table.door.incarnation
+        return None if table is None else table.keeper
 
     def _serving(self, name: str) -> Table | None:
         document = self._holdings.document(name)
