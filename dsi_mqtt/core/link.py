@@ -211,9 +211,7 @@ class LinkMeter:
             met = self._received - received
             self._beats.back(probe.sent_at, seconds, self._received, met)
             waits = probe.number in self._waiting and seconds > self._beats.quickest
-            self._beat(
-                seconds, self._written - written, self._received - received, now, waits=waits
-            )
+            self._beat(seconds, self._written - written, met, now, waits=waits)
         elif self._beats.known:
             between = self._beats.between(probe, self._received)
             if alone or between is not None:

@@ -68,7 +68,7 @@ class Suspects:
 
     def found(self, record: Redelivery, now: float) -> Effects:
         """A record from before this door."""
-        return self._written(self._deaths.found(record, now))
+        return self._cleared(self._deaths.found(record, now))
 
     def retain(self, request: Request, now: float) -> Effects:
         """It runs here from now on, so that the next door shall know if this one dies of it. The
@@ -78,7 +78,7 @@ class Suspects:
         record = Redelivery(
             request.key, request.deaths, self._incarnation, position=request.suspect_to
         )
-        return self._written(self._deaths.put(record, now))
+        return self._cleared(self._deaths.put(record, now))
 
     def settle(self, request: Request, now: float) -> Effects:
         """It does not run any more, and this door lives."""
@@ -88,22 +88,22 @@ class Suspects:
             return []
         record = Redelivery(request.key, request.deaths, position=request.suspect_to)
         gone = self._deaths.put(record, now)
-        return [*self._written(gone), WriteRecord(self._deployment, record)]
+        return [*self._cleared(gone), WriteRecord(self._deployment, record)]
 
     def clear(self, key: str) -> Effects:
         """It has a result."""
         self._deaths.cleared(key)
-        return self._written([key])
+        return self._cleared([key])
 
     def forget(self) -> Effects:
         """Nobody will ask: what is retained goes with the deployment."""
-        return self._written(self._deaths.clear())
+        return self._cleared(self._deaths.clear())
 
     def tidy(self, now: float, age_s: float, held: Container[str]) -> Effects:
         """What nobody has repeated for so long, and is not held, is forgotten."""
         unused = [key for key in self._deaths.unused(now, age_s) if key not in held]
         return [effect for key in unused for effect in self.clear(key)]
 
-    def _written(self, keys: Iterable[str]) -> Effects:
+    def _cleared(self, keys: Iterable[str]) -> Effects:
         """Nothing is retained of these any more."""
         return [WriteRecord(self._deployment, Redelivery(key, 0)) for key in keys]
