@@ -30,6 +30,7 @@ FLOORS = (
 # lots, or talks to the outside.
 PURE = {
     "__future__",
+    "array",
     "bisect",
     "collections",
     "copy",

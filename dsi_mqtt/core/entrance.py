@@ -12,7 +12,7 @@ from dsi_mqtt.core.effects import Effects
 from dsi_mqtt.core.generation import Ask
 from dsi_mqtt.core.line import Request
 from dsi_mqtt.core.message import Failure
-from dsi_mqtt.core.model import Vocabulary
+from dsi_mqtt.core.model import ModelGraph
 from dsi_mqtt.core.overload import Pace
 from dsi_mqtt.core.promises import Promises
 from dsi_mqtt.core.runs import Calls
@@ -54,18 +54,17 @@ class Entrance:
         session: Session,
         ask: Ask,
         tokens: tuple[int, ...],
-        vocabulary: Vocabulary | None,
+        graph: ModelGraph,
         now: float,
     ) -> Effects:
-        """It is lined up, or refused."""
-        refusal = session.begins(ask, tokens, vocabulary, self.limits.context)
+        """It may run when there is room, or is refused."""
+        refusal = session.begins(ask, tokens, graph, self.limits.context)
         refusal = refusal or self._comes_too_late(session, now)
         request = session.request
         if refusal is not None:
             return self._calls.give_up(request, refusal, now)
         if ask.alive_s is not None:
             self._promises.made(request.id, request.given.device, ask.alive_s, now)
-        self._schedule.wait(session)
         return []
 
     def begun(self, request: Request) -> None:

@@ -16,13 +16,15 @@ class Sampling:
 
     temperature: 0 takes the likeliest. top_k: of so many likeliest, 0: of all. top_p: of the
     likeliest that make up this share. seed: with the token's position, all that the noise
-    depends on.
+    depends on. text: which one it is drawn for, the same whoever tells it (`drawn`); none: nobody
+    will ask.
     """
 
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
     seed: int = 0
+    text: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +52,10 @@ class Ask:
     stream: bool = False
     alive_s: float | None = None
 
-    def sampling(self, seed: int) -> Sampling:
+    def sampling(self, seed: int, text: bytes = b"") -> Sampling:
         """seed: the one to use where none was given."""
-        return Sampling(
-            self.temperature, self.top_k, self.top_p, seed if self.seed is None else self.seed
-        )
+        used = seed if self.seed is None else self.seed
+        return Sampling(self.temperature, self.top_k, self.top_p, used, text)
 
 
 @dataclass(frozen=True, slots=True)

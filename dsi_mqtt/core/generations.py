@@ -42,6 +42,7 @@ from dsi_mqtt.core.model import ModelGraph
 from dsi_mqtt.core.peers import Member, Peers
 from dsi_mqtt.core.places import Places
 from dsi_mqtt.core.promises import Promises
+from dsi_mqtt.core.recalls import Recalls
 from dsi_mqtt.core.recovery import Recovery
 from dsi_mqtt.core.request import Reply
 from dsi_mqtt.core.runs import Calls, Runs, TextEvent
@@ -90,6 +91,7 @@ class Generations(Runs):
         self._places = Places(spec.limits, self._schedule, self._roll, self._entrance, calls)
         self._copies = Copies(door, numbers, self._schedule)
         self._recovery = Recovery(self._schedule, self._copies, calls)
+        self._recalls = Recalls(self._model, door, numbers, self._schedule, self._places)
         self.starting = True
 
     # --- questions ----------------------------------------------------------------------------
@@ -221,7 +223,10 @@ class Generations(Runs):
         if session.state != "reading" or graph is None:
             return []
         ask, tokens = event.ask, event.tokens
-        effects = self._entrance.prompt_read(session, ask, tokens, graph.vocabulary, now)
+        effects = self._entrance.prompt_read(session, ask, tokens, graph, now)
+        if session.state == "reading":  # it has not been refused
+            begun = session.redelivered or session.request.given.duplicate
+            (self._recalls.wants if begun else self._schedule.wait)(session)
         return [*effects, *self.pump(now)]
 
     def retained(self, request: Request, now: float) -> Effects:
@@ -254,7 +259,7 @@ class Generations(Runs):
         left: list[Request] = []
         for session in list(self._sessions.values()):
             request = session.request
-            unbegun = session.state in ("reading", "waiting")
+            unbegun = session.state in ("reading", "recalling", "waiting")
             if session.state == "ended" or not (running or unbegun):
                 continue
             if session.is_told:
@@ -324,7 +329,7 @@ class Generations(Runs):
 
     def done(self, activation: Activation, now: float) -> Effects:
         """A step has come through the chain, or failed in it; or a copy has been made."""
-        if self._copies.came(activation.header, now):
+        if self._copies.came(activation.header, now) or self._recalls.came(activation):
             return self.pump(now)
         step = self._steps.ended(activation.header)
         if step is None:
@@ -393,7 +398,7 @@ class Generations(Runs):
         if self._peers.lacks(table):
             self._entrance.pace.interrupted()
             return []  # it will be replaced, or its node will speak again
-        effects: Effects = []
+        effects = self._recalls.pump(table, graph, now)
         effects += self._places.let_in_all(table, graph, now)
         if any(session.state == "recording" for session in self._sessions.values()):
             return effects

@@ -76,7 +76,7 @@ class Roll:
         self.held = {name: most for name, most in self.held.items() if name in live}
         return [
             Transmit(replica.node, Activation(self._header(table, segment, replica, rows)))
-            for table, segment, replica in _one_each(tables)
+            for table, segment, replica in one_each(tables)
         ]
 
     def _header(
@@ -95,7 +95,7 @@ class Roll:
         )
 
 
-def _one_each(tables: Collection[Table]) -> list[tuple[Table, str, Replica]]:
+def one_each(tables: Collection[Table]) -> list[tuple[Table, str, Replica]]:
     """Each node once: what it holds of a session belongs to no segment."""
     found = {}
     for table in sorted(tables, key=lambda table: table.stamp):

@@ -10,6 +10,7 @@
 | credit | receiver → sender | how much may be on this edge; also asks, and tells, of life |
 | input | door → next door | this came while I hold the ingress: run it (`core.hand_over`) |
 | state | door → every segment | which sessions live; with `copy`, to one: copy this of a cache |
+| | | with `recall`: what have you drawn of this text? `done` answers |
 | | segment → segment | with `copy`: that copy |
 """
 
@@ -120,6 +121,7 @@ class Header:
     request: 16 bytes, the same through all attempts. budget_ms: time left at sending; a wall
     clock never travels. door: the node that waits for the answer. sampling: one for each row of a
     step, None where nothing is drawn. lane: by which replicas are chosen (`Segment.replica`).
+    recall: a text, as `Sampling` names it.
     """
 
     kind: MessageKind
@@ -141,6 +143,7 @@ class Header:
     lane: int = 0
     copy: Copy | None = None
     passed: Passed | None = None
+    recall: bytes = b""
 
     @property
     def try_key(self) -> tuple[bytes, int]:
@@ -202,6 +205,7 @@ class Header:
             self.lane,
             self.copy,
             self.passed,
+            self.recall,
         )
 
     def on_edge(self, edge: EdgeMark, budget_ms: int) -> Header:
@@ -226,6 +230,7 @@ class Header:
             self.lane,
             self.copy,
             self.passed,
+            self.recall,
         )
 
 

@@ -47,6 +47,10 @@ class Places:
         self._takes = count(1)
         self._lanes = count()
 
+    def next_take(self, table: Table) -> int:
+        """Of a text that begins while `table` serves."""
+        return table.epoch * TAKES + next(self._takes) % TAKES
+
     def rows(self) -> list[Row]:
         """What is kept of sessions that have ended."""
         return self._idle.rows()
@@ -127,7 +131,7 @@ class Places:
             session.recomputes = table.stamp  # where it was, nobody waited for it
         self._roll.held[session.name] = session.most
         self._entrance.begun(session.request)
-        session.take = table.epoch * TAKES + next(self._takes) % TAKES
+        session.take = session.take or self.next_take(table)
         self._schedule.start(session)
 
 

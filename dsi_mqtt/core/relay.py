@@ -26,6 +26,7 @@ from typing import Final
 
 from dsi_mqtt.core.activation import RAW, Row
 from dsi_mqtt.core.caches import Caches, room_for
+from dsi_mqtt.core.drawn import DrawnTexts, as_tensor
 from dsi_mqtt.core.edges import Edges, IncomingEdge
 from dsi_mqtt.core.effects import Compute, Effects, Transmit
 from dsi_mqtt.core.events import Computed
@@ -60,6 +61,7 @@ class Relay:
         self._computing: dict[str, Job] = {}
         self._totals: dict[tuple[str, str, UnitRange], Totals] = {}
         self._sessions = HeldSessions()
+        self._drawn = DrawnTexts()
         self.caches = Caches(incarnation, holdings, self._sessions)
 
     # --- questions ----------------------------------------------------------------------------
@@ -162,9 +164,24 @@ class Relay:
             effects.append(_to_door(header, "stale", rows=rows))
         return effects + self._next(header.deployment, now)
 
-    def roll_called(self, header: Header, now: float) -> Effects:
-        """A door says which of its sessions live."""
-        return self._sessions.called(header, now) if self._addressed(header) else []
+    def state_arrived(self, activation: Activation, now: float) -> Effects:
+        """Of sessions: a copy, a question about a text, or a door's roll of those that live."""
+        header = activation.header
+        if header.copy is not None:
+            return self.caches.asked(activation, now)
+        if not self._addressed(header):
+            return []
+        return self._recalled(header) if header.recall else self._sessions.called(header, now)
+
+    def _recalled(self, header: Header) -> Effects:
+        """A new door asks what was drawn of a text; only the one that its table names may."""
+        table = self._holdings.table(header.deployment, header.stamp)
+        if table is None or table.door is None or table.door.node != header.door:
+            return []
+        text = self._drawn.of(header.deployment, header.recall)
+        rows = (Row("", text.first, len(text.tokens), text.take),) if text is not None else ()
+        tensors = (as_tensor(text.tokens),) if text is not None else ()
+        return [Transmit(header.door, Activation(header.told_door("done", rows), tensors))]
 
     def cancelled(self, header: Header, now: float) -> Effects:
         """The door wants no more of this attempt, be it here, on its way, or gone on."""
@@ -194,6 +211,7 @@ class Relay:
         self._computing.pop(deployment, None)
         self._queues.pop(deployment, None)
         self._sessions.forget(deployment)
+        self._drawn.forget(deployment)
         self._totals = {key: kept for key, kept in self._totals.items() if key[0] != deployment}
         return effects
 
@@ -226,6 +244,7 @@ class Relay:
             effects.append(_to_door(activation.header, "done", _TOO_LATE))
         for activation in self._edges.forget_gone():
             effects.append(_to_door(activation.header, "stale"))
+        self._drawn.expire(now)
         return effects + self._sessions.tick(now)
 
     def next_tick(self, now: float) -> float:
@@ -322,6 +341,7 @@ class Relay:
         job.totals.bytes_out += sum(tensor.nbytes for tensor in tensors)
         following = table.after(header.target)
         if following is None:
+            self._drawn.drew(header, tensors, now)
             told = header.handed_on("done", DOOR, budget_ms=budget_ms, stamp=stamp, sampling=())
             done = Activation(told, tensors)
             self._jobs.end(job, "answered")

@@ -1,24 +1,25 @@
 """One generation in a door's hands: what it was asked, what is committed, what has been fed.
 
 reading ──(prompt read)──► waiting ──(its turn, and room)──► ready ◄──► stepping ──► ended
-                                                              ▲         only its text is
-                                 recording: its deaths ◄──────┤         still waited for
-                                 are being retained           │
-                                 moving: the last piece ◄─────┘
+   │                          ▲                               ▲         only its text is
+   └──► recalling: what an ───┘  recording: its deaths ◄──────┤         still waited for
+        earlier door told        are being retained           │
+        is asked for             moving: the last piece ◄─────┘
                                  of its caches is copied
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from dsi_mqtt.core.activation import Row
 from dsi_mqtt.core.generation import Ask, Completion, FinishReason, Partial, Sampling, rolling_hash
 from dsi_mqtt.core.line import Request
 from dsi_mqtt.core.message import Failure
-from dsi_mqtt.core.model import Vocabulary
+from dsi_mqtt.core.model import ModelGraph
 from dsi_mqtt.core.request import Input
 from dsi_mqtt.core.stops import StopFinder
 from dsi_mqtt.core.table import Stamp, Table
@@ -30,8 +31,11 @@ SLICE_TOKENS: Final = 256
 ASK_S: Final = 1.0
 # A device that has lost its connection may be back by then.
 UNHEARD_S: Final = 2.0
+_TEXT_ID_BYTES: Final = 16
 
-State = Literal["reading", "waiting", "recording", "moving", "ready", "stepping", "ended"]
+State = Literal[
+    "reading", "recalling", "waiting", "recording", "moving", "ready", "stepping", "ended"
+]
 
 
 @dataclass(slots=True, eq=False)
@@ -93,11 +97,12 @@ class Session:
         return self.text is not None and self.text.shown > 0
 
     def begins(
-        self, ask: Ask, tokens: tuple[int, ...], vocabulary: Vocabulary | None, context: int
+        self, ask: Ask, tokens: tuple[int, ...], graph: ModelGraph, context: int
     ) -> Failure | None:
         """Its prompt is read, into `tokens`; or why it cannot run. context: positions that the
         deployment lets a session have; the model may have less.
         """
+        vocabulary = graph.vocabulary
         context = min(context, vocabulary.context if vocabulary else 0)
         if len(tokens) >= context:
             return self._too_long(len(tokens), context)
@@ -105,11 +110,21 @@ class Session:
         self.prompt_tokens = len(tokens)
         self.ends = vocabulary.ends if vocabulary else ()
         self.max_tokens = min(ask.max_tokens, context - len(tokens))
-        self.sampling = ask.sampling(noise_seed(self.request.given))
+        sampling = ask.sampling(noise_seed(self.request.given))
+        self.sampling = replace(
+            sampling, text=text_id(self.request.key, graph.digest, tokens, sampling)
+        )
         if self.request.suspect:
             self.request.suspect_to = max(self.request.suspect_to, len(tokens))
         self.text = Text(self, StopFinder(ask.stop))
         return None
+
+    def resumes(self, told: Iterable[int], take: int) -> tuple[int, ...]:
+        """An earlier door had drawn `told` of it. What of that is text; may end the session."""
+        self.take = take
+        text = tuple(token for token in told if self.finish is None and self.commit(token))
+        self.request.suspect_to = max(self.request.suspect_to, len(self.tokens))
+        return text
 
     def _too_long(self, tokens: int, context: int) -> Failure:
         sentence = f"the prompt has {tokens} tokens; with room for one more the context"
@@ -163,6 +178,12 @@ def noise_seed(given: Input) -> int:
     """The same whenever one input is told, so that the text is, too."""
     told = given.request if given.anonymous else given.key.encode()
     return int.from_bytes(hashlib.sha256(told).digest()[:6], "big")
+
+
+def text_id(key: str, model: str, prompt: tuple[int, ...], sampling: Sampling) -> bytes:
+    """The same for each telling of one input by one model, and not to be guessed without it."""
+    told = repr((key, model, prompt, sampling))
+    return hashlib.sha256(told.encode()).digest()[:_TEXT_ID_BYTES]
 
 
 @dataclass(slots=True)

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-import numpy as np
-
-from dsi_mqtt.core.activation import TOKENS, Row
+from dsi_mqtt.core.activation import Row
 from dsi_mqtt.core.attempt import Attempt
 from dsi_mqtt.core.attempts import PROBE_AFTER_S, PROBES_UNANSWERED_MAX, probe_after_s
+from dsi_mqtt.core.drawn import tokens_of
 from dsi_mqtt.core.effects import Effects, Transmit
 from dsi_mqtt.core.message import Activation, Header
 from dsi_mqtt.core.peers import Member
@@ -65,12 +64,8 @@ class Step:
         return probe_after_s(self.table, decodes=self.is_decode)
 
     def drawn(self, done: Activation) -> list[int] | None:
-        """One token id for each row, negative where none was drawn; None: these are no such."""
-        tensors = done.tensors
-        if len(tensors) != 1 or (tensors[0].name, tensors[0].dtype) != (TOKENS, "int64"):
-            return None
-        drawn: list[int] = np.frombuffer(tensors[0].data, "<i8").tolist()
-        return drawn if len(drawn) == len(self.rows) else None
+        """See `tokens_of`."""
+        return tokens_of(done.tensors, len(self.rows))
 
 
 @lru_cache(maxsize=64)

@@ -472,11 +472,9 @@ class Worker:
             return self._relay.cancelled(header, now)
         if header.kind == "credit":
             return self._relay.credit_arrived(header, now)
-        if header.kind != "state":
-            return []
-        if header.copy is not None:
-            return self._relay.caches.asked(activation, now)
-        return self._relay.roll_called(header, now)
+        if header.kind == "state":
+            return self._relay.state_arrived(activation, now)
+        return []
 
     def _data_reconnected(self, _event: ev.DataReconnected, now: float) -> Effects:
         effects = self._relay.reconnected(now)

@@ -57,6 +57,9 @@ _COUNT_MAX: Final = 2**53
 NAME_MAX: Final = 128
 _LEVEL: Final = frozenset("/+#\0")
 Count = Annotated[int, msgspec.Meta(ge=0)]
+# What names a text: nothing, or the first bytes of a digest.
+TEXT_ID_MAX: Final = 16
+TextId = Annotated[bytes, msgspec.Meta(max_length=TEXT_ID_MAX)]
 RequestId = Annotated[bytes, msgspec.Meta(min_length=REQUEST_ID_BYTES, max_length=REQUEST_ID_BYTES)]
 
 
@@ -146,6 +149,7 @@ class Fields(
     lane: Count = 0
     copy: CopyFields | None = None
     passed: PassedFields | None = None
+    recall: TextId = b""
 
 
 class _Version(msgspec.Struct):
@@ -172,6 +176,7 @@ def first_fields(header: Header, chunk: Chunk, specs: list[TensorSpec]) -> Field
     fields.stamps = header.stamps
     fields.failure = header.failure
     fields.lane = header.lane
+    fields.recall = header.recall
     if header.copy is not None:
         copy = header.copy
         fields.copy = CopyFields(copy.units, *copy.stamp, copy.segment)
@@ -288,6 +293,7 @@ def header_of(fields: Fields) -> Header:
         fields.lane,
         None if fields.copy is None else _copy(fields.copy),
         None if fields.passed is None else _passed(fields.passed),
+        fields.recall,
     )
 
 
@@ -380,6 +386,8 @@ def _check_sampling(how: Sampling | None) -> None:
     # Not a number is in no range.
     if not (0 <= how.temperature <= TEMPERATURE_MAX and 0 < how.top_p <= 1):
         raise WireError("activation header field sampling is out of range")
+    if len(how.text) > TEXT_ID_MAX:
+        raise WireError(f"activation header names a text by more than {TEXT_ID_MAX} bytes")
 
 
 def _checksum(*parts: bytes | bytearray | memoryview) -> bytes:

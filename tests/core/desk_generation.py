@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from dsi_mqtt.core.activation import JSON, TOKENS, Row, Tensor
 from dsi_mqtt.core.deployment import Deployment, Generation
+from dsi_mqtt.core.drawn import as_tensor
 from dsi_mqtt.core.effects import (
     EchoHearing,
     Effects,
@@ -54,7 +56,13 @@ def asking(number: int, *, device: str = "cam", duplicate: bool = False, **ask: 
 
 
 class Desk2(Desk):
-    """A door of generations, whose prompts are token ids and whose tokens read " 7"."""
+    """A door of generations, whose prompts are token ids and whose tokens read " 7".
+
+    remembered: what nodes say when they are asked for a text: its first position and its tokens;
+    None: nobody answers.
+    """
+
+    remembered: tuple[int, Sequence[int]] | None = (0, ())
 
     def __init__(self, table: Table | None = ON_B, *, door: Member = A, **limits: object) -> None:
         super().__init__(table, spec(**limits), door)
@@ -71,7 +79,16 @@ class Desk2(Desk):
                 self.do(self.door.text_event(read, self.now))
             elif isinstance(effect, EchoHearing):
                 self.do(self.door.hearing_proven(effect.asked_at, self.now))
+            elif isinstance(effect, Transmit) and effect.activation.header.recall:
+                self._remember(effect.activation.header)
         return self
+
+    def _remember(self, question: Header) -> None:
+        if self.remembered is not None:
+            first, tokens = self.remembered
+            told = question.told_door("done", (Row("", first, len(tokens)),))
+            tensor = as_tensor(array("q", tokens))
+            self.do(self.door.done(Activation(told, (tensor,)), self.now))
 
     def write(self) -> Desk2:
         """Every text that is to be written is."""

@@ -46,7 +46,7 @@ class Bench:
         """The door a.1 calls out its roll."""
         edge = EdgeMark("a1", "a1", 0, 0)
         roll = Header("state", NAME, OLD.stamp, DOOR, "s0", attempt=newest, rows=rows, edge=edge)
-        return self.relay.roll_called(roll, 0.0)
+        return self.relay.state_arrived(Activation(roll), 0.0)
 
 
 def order(position: int = 0, tokens: int = 5, take: int = 1) -> Header:

@@ -30,6 +30,7 @@ FULL = Header(
     copy=Copy(UnitRange(0, 1), Stamp(1, "n", 2), "s1"),
     lane=5,
     passed=Passed("cam", "d1", 9),
+    recall=b"text",
 )
 
 

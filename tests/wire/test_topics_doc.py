@@ -107,6 +107,7 @@ def test_the_header_is_told_field_by_field() -> None:
         lane=1,
         copy=Copy(UnitRange(0, 1), Stamp(1, "n", 2), "s1"),
         passed=Passed("cam", "d1", 9),
+        recall=b"text",
     )
     activation = Activation(header, (Tensor("x", "uint8", (4,), b"abcd"),))
     headers = []
