@@ -169,25 +169,30 @@ class Ledger:
         if newest is not None and newest.over_at is None:
             newest.over_at = at
 
-    def table(self, stamp: Stamp, at: float, serving: frozenset[str]) -> None:
-        """A table was retained. stamp: the newest in it. serving: the nodes of what serves."""
+    def table(
+        self, stamp: Stamp, at: float, serving: frozenset[str], computing: frozenset[str]
+    ) -> None:
+        """A table was retained. stamp: the newest in it. serving: the nodes of what serves;
+        computing: those without one that is no more than the door.
+        """
         if stamp < self.stamp:
             self.regressions += 1
             return
         self.stamp = stamp
         newest = self.newest
-        if newest is None or newest.proof != "table" or stamp <= newest.before:
+        if newest is None or newest.proof == "end" or stamp <= newest.before:
             return
         self.detected(at)
-        if newest.table_at is None and serving and newest.node not in serving:
+        there = serving if newest.proof == "table" else computing
+        if newest.table_at is None and there and newest.node not in there:
             newest.table_at = at
 
     def _recovered(self, sent_at: float, at: float) -> None:
         newest = self.newest
         if newest is None or newest.recovered_at is not None:
             return
-        since = newest.table_at if newest.proof == "table" else newest.over_at
+        since = newest.over_at if newest.proof == "end" else newest.table_at
         if since is None or at < since:
             return
-        if newest.proof == "table" or self.kind == "generation" or sent_at >= newest.at:
+        if newest.proof != "end" or self.kind == "generation" or sent_at >= newest.at:
             newest.recovered_at = at

@@ -186,13 +186,12 @@ class Run:
         document = self.watcher.documents.get(ONE_PASS)
         table = document.serve if document is not None else None
         if table is None or not table.segments or table.door is None:
-            return {"door": "city", "middle": "north", "last": "south"}.get(place, "")
+            usual = {"door": "city", "first": "city", "middle": "north", "last": "south"}
+            return usual.get(place, "")
         if place == "door":
             return table.door.node
-        if place in ("middle", "last"):
-            index = len(table.segments) // 2 if place == "middle" else -1
-            return table.segments[index].replicas[0].node
-        return ""
+        index = {"first": 0, "middle": len(table.segments) // 2, "last": -1}.get(place)
+        return "" if index is None else table.segments[index].replicas[0].node
 
     async def _settled(self) -> None:
         """Waits until all is as usual: whose chain, who leads, who is there."""

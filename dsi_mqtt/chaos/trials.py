@@ -13,14 +13,16 @@ Kind = Literal["one-pass", "generation"]
 # On which site it is tried (`layouts`): where spares take over, where they hold their parts warm
 # already, or where each node has an equal.
 SiteName = Literal["spares", "warm", "equals"]
-# Who is hit: the node of the door (which computes the first segment too), of a later segment, any
-# of these, or what the name of the fault says.
-Target = Literal["door", "middle", "last", "any", "broker", "orchestrator", "all"]
-# After which a fault counts as recovered from: a table without its victim, or its own end.
-Proof = Literal["table", "end"]
+# Who is hit: the node of the door, of the first segment (mostly the same), of a later one, any of
+# three places, or what the name of the fault says.
+Target = Literal["door", "first", "middle", "last", "any", "broker", "orchestrator", "all"]
+# After which a fault counts as recovered from: a table without its victim, one on which the victim
+# computes nothing (what a door alone sends and receives is little), or its own end.
+Proof = Literal["table", "chain", "end"]
 
 KINDS: Final[tuple[Kind, ...]] = ("one-pass", "generation")
 PLACES: Final[tuple[Target, ...]] = ("door", "middle", "last")
+COMPUTING: Final[tuple[Target, ...]] = ("first", "middle", "last")
 
 # What makes a row whole.
 INJECTIONS: Final = 20
@@ -109,7 +111,7 @@ TRIALS: Final[tuple[Trial, ...]] = (
     Trial("worker_kill", "any", "table", 7, _KILLED, site="warm"),
     Trial("door_kill", "door", "table", 8, _KILLED, site="warm"),
     Trial("worker_freeze", "any", "table", 10, _SILENT, site="warm"),
-    Trial("link_degrade", "any", "table", 10, _SLOWER, site="equals"),
+    Trial("link_degrade", "any", "chain", 10, _SLOWER, site="equals"),
     Trial("cannot_load", "middle", "table", 10, site="equals"),
 )
 
@@ -147,8 +149,9 @@ def is_whole(injections: int, inputs: int, kind: Kind, enough: int = INJECTIONS)
 def victims(trial: Trial, seed: int) -> Iterator[Target]:
     """On which place each injection falls, without end."""
     random = Random(f"{seed}/{trial.fault}/{trial.target}")  # noqa: S311 - it must be repeatable
+    places = COMPUTING if trial.proof == "chain" else PLACES
     while True:
-        yield random.choice(PLACES) if trial.target == "any" else trial.target
+        yield random.choice(places) if trial.target == "any" else trial.target
 
 
 def mixture(seed: int) -> Iterator[tuple[Trial, Target]]:

@@ -196,7 +196,8 @@ class Watcher:
             reason=serve.reason if serve else None,
         )
         if kind in self.ledgers:
-            self.ledgers[kind].table(document.order[0], time.monotonic(), serving(document))
+            now, nodes = time.monotonic(), (serving(document), computing(document))
+            self.ledgers[kind].table(document.order[0], now, *nodes)
 
     def _answer(self, name: str, message: Message) -> None:
         kind = KIND_OF.get(name)
@@ -223,6 +224,12 @@ def serving(document: TableDocument) -> frozenset[str]:
     if table is None or table.state != "serving":
         return frozenset()
     return frozenset(node for node, _ in table.members())
+
+
+def computing(document: TableDocument) -> frozenset[str]:
+    """Those of them that compute a part."""
+    parts = document.serve.segments if document.serve is not None else ()
+    return serving(document) & frozenset(r.node for part in parts for r in part.replicas)
 
 
 def newest(document: TableDocument | None) -> Stamp:

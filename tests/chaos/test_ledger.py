@@ -37,15 +37,26 @@ def told(ledger: Ledger, number: int, sent: float, at: float) -> None:
 def test_a_kill_is_recovered_from_by_the_first_result_on_a_table_without_the_victim() -> None:
     ledger = struck()
     told(ledger, 1, 9.0, 10.1)
-    ledger.table(Stamp(1, "a", 2), 10.2, frozenset({"city", "north"}))
+    ledger.table(Stamp(1, "a", 2), 10.2, frozenset({"city", "north"}), frozenset({"city", "north"}))
     told(ledger, 2, 9.9, 10.3)
     assert recovered(ledger) is None, "the victim has a part in that table"
-    ledger.table(Stamp(1, "a", 3), 10.4, frozenset({"city", "spare"}))
+    ledger.table(Stamp(1, "a", 3), 10.4, frozenset({"city", "spare"}), frozenset({"city", "spare"}))
     told(ledger, 3, 9.9, 10.5)
     told(ledger, 4, 10.0, 10.6)
     assert recovered(ledger) == 10.5
     assert ledger.newest is not None
     assert (ledger.newest.detected_at, ledger.newest.table_at) == (10.2, 10.4)
+
+
+def test_a_link_that_is_worse_is_left_where_nothing_is_computed_behind_it() -> None:
+    """What a door alone sends and receives is little, so it may stay."""
+    ledger = struck(proof="chain")
+    ledger.table(Stamp(1, "a", 2), 10.2, frozenset({"north"}), frozenset({"north"}))
+    ledger.table(Stamp(1, "a", 3), 10.4, frozenset({"north", "spare"}), frozenset({"spare"}))
+    told(ledger, 1, 9.9, 10.5)
+    assert recovered(ledger) == 10.5
+    assert ledger.newest is not None
+    assert ledger.newest.table_at == 10.4
 
 
 def test_a_broker_s_end_is_recovered_from_by_an_input_sent_since() -> None:
@@ -71,7 +82,7 @@ def test_of_a_generation_the_first_token_counts() -> None:
 @pytest.mark.parametrize("outcome", ["wrong", "error", "lost"])
 def test_what_is_no_right_result_recovers_nothing_and_fails_the_row(outcome: Outcome) -> None:
     ledger = struck()
-    ledger.table(Stamp(1, "a", 3), 10.4, frozenset({"spare"}))
+    ledger.table(Stamp(1, "a", 3), 10.4, frozenset({"spare"}), frozenset({"spare"}))
     ledger.sent(1, 10.0)
     ledger.answered(1, outcome, 10.5, "why")
     assert recovered(ledger) is None
@@ -80,9 +91,9 @@ def test_what_is_no_right_result_recovers_nothing_and_fails_the_row(outcome: Out
 
 def test_epochs_that_fall_back_are_counted_and_not_followed() -> None:
     ledger = struck()
-    ledger.table(Stamp(1, "a", 5), 11.0, frozenset({"spare"}))
-    ledger.table(Stamp(1, "a", 4), 11.1, frozenset({"north"}))
-    ledger.table(Stamp(1, "a", 5), 11.2, frozenset({"spare"}))
+    ledger.table(Stamp(1, "a", 5), 11.0, frozenset({"spare"}), frozenset({"spare"}))
+    ledger.table(Stamp(1, "a", 4), 11.1, frozenset({"north"}), frozenset({"north"}))
+    ledger.table(Stamp(1, "a", 5), 11.2, frozenset({"spare"}), frozenset({"spare"}))
     assert ledger.regressions == 1
     assert ledger.stamp == Stamp(1, "a", 5)
 
