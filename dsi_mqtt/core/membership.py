@@ -5,8 +5,9 @@ So a will counts after a moment in which the node does not speak again, silence 
 several beats, and nothing counts for a while after one's own connection was away.
 
 Silence of everybody is one's own deafness: a node is silent only as long as others, or one's own
-messages, are heard. Of a time in which nobody is heard, however long, one second counts, and of
-one in which oneself was busy nothing: what was said meanwhile has yet to be read.
+messages, are heard. Of a time in which nobody is heard, however long, one second counts. Of one in
+which oneself was busy nothing does at first: what was said meanwhile has yet to be read. A quarter
+of a second behind it that has been, and who was silent then was silent all the time.
 
 An incarnation that was replaced does not come back by its status alone, whatever a broker that lost
 its newest state may still retain: it has to be heard by its telemetry, which nobody retains, while
@@ -38,6 +39,8 @@ SILENT_S: Final = 2.5
 PAUSES: Final = 24
 # Beats of the leader, which it hears itself, come no more often.
 DEAF_S: Final = 1.0
+# What came while oneself was busy is read by so long behind it.
+READ_S: Final = 0.25
 # For how long it is remembered that somebody was missed too soon.
 CALM_S: Final = 300.0
 GRACE_S: Final = 4.0
@@ -48,12 +51,13 @@ FORMER_MAX: Final = 64
 
 @dataclass(slots=True)
 class _Voice:
-    """How evenly an incarnation speaks. heard: when last, by the clock of `_listened`. pauses: the
-    newest between two words.
+    """How evenly an incarnation speaks. heard, last: when it spoke last, by the clocks `_listened`
+    and `_passed`. pauses: the newest between two words, without what oneself was busy.
     """
 
     incarnation: str
     heard: float
+    last: float
     pauses: deque[float] = field(default_factory=lambda: deque(maxlen=PAUSES))
 
     @property
@@ -62,9 +66,9 @@ class _Voice:
             return SILENT_S
         return min(max(WORDS * max(self.pauses), SILENT_LEAST_S), SILENT_S)
 
-    def spoke(self, listened: float) -> None:
+    def spoke(self, listened: float, passed: float) -> None:
         self.pauses.append(listened - self.heard)
-        self.heard = listened
+        self.heard, self.last = listened, passed
 
 
 @dataclass(slots=True)
@@ -111,14 +115,17 @@ class Membership:
         self._hasty_until = -math.inf
         self._connected_at: float | None = None
         self._heard = 0.0
-        self._listened = 0.0  # seconds in which somebody was heard
+        # Seconds in which somebody was heard, with those in which oneself was busy, and without.
+        self._passed = self._listened = 0.0
         self._busy_s = 0.0  # since somebody was heard last
+        self._unread_s, self._read_at = 0.0, -math.inf
 
     def connected(self, now: float) -> None:
         self._connected_at = self._heard = now
         self._busy_s = 0.0
         for member in self._members.values():
-            member.voice.heard, member.will_at = self._listened, None
+            member.voice.heard, member.voice.last = self._listened, self._passed
+            member.will_at = None
 
     def disconnected(self) -> None:
         self._connected_at = None
@@ -133,8 +140,18 @@ class Membership:
 
     def heard(self, now: float) -> None:
         """Something came in over the own connection, whoever said it."""
-        self._listened += min(max(0.0, now - self._heard - self._busy_s), DEAF_S)
+        passed = max(0.0, now - self._heard)
+        self._passed += min(passed, DEAF_S)
+        self._listened += min(max(0.0, passed - self._busy_s), DEAF_S)
+        if self._busy_s:
+            before = self._unread_s if now - self._busy_s < self._read_at else 0.0
+            self._unread_s, self._read_at = before + self._busy_s, now + READ_S
         self._heard, self._busy_s = now, 0.0
+
+    def _silent_s(self, voice: _Voice) -> float:
+        """For how long it has not spoken, as far as what came has been read."""
+        unread_s = self._unread_s if self._heard < self._read_at else 0.0
+        return self._passed - voice.last - unread_s
 
     def was_busy(self, seconds: float) -> None:
         """Whoever listens thought about something else for so long, and heard nobody."""
@@ -160,17 +177,17 @@ class Membership:
         changed = _planning_part(member.status) != _planning_part(status)
         revived = member.will_at is not None
         member.status, member.will_at = status, None
-        member.voice.spoke(self._listened)
+        member.voice.spoke(self._listened, self._passed)
         return changed or revived
 
     def _voice_of(self, status: NodeStatus, now: float) -> _Voice:
         """Of a node that was not there; known, where it was missed as this incarnation."""
         missed = self._missed.pop(status.node, None)
         if missed is None or missed.incarnation != status.incarnation:
-            return _Voice(status.incarnation, self._listened)
-        if self._listened - missed.heard <= SILENT_S:
+            return _Voice(status.incarnation, self._listened, self._passed)
+        if self._silent_s(missed) <= SILENT_S:
             self._hasty_until = now + CALM_S
-        missed.heard = self._listened
+        missed.heard, missed.last = self._listened, self._passed
         return missed
 
     def beat_arrived(self, node: str, incarnation: str, now: float) -> None:
@@ -178,7 +195,7 @@ class Membership:
         self.heard(now)
         member = self._members.get(node)
         if member is not None and member.status.incarnation == incarnation:
-            member.voice.spoke(self._listened)
+            member.voice.spoke(self._listened, self._passed)
 
     def returned(self, telemetry: Telemetry) -> NodeStatus | None:
         """The status of a node that was taken for replaced and is heard after all, while nobody
@@ -196,7 +213,7 @@ class Membership:
         if member is None or member.status.incarnation != telemetry.incarnation:
             return False
         member.telemetry = telemetry
-        member.voice.spoke(self._listened)
+        member.voice.spoke(self._listened, self._passed)
         return True
 
     def _replaced(self, status: NodeStatus) -> None:
@@ -222,7 +239,7 @@ class Membership:
         return dead
 
     def _is_silent(self, voice: _Voice, now: float) -> bool:
-        silent_s = self._listened - voice.heard
+        silent_s = self._silent_s(voice)
         if silent_s <= SILENT_LEAST_S:
             return False
         return silent_s > (SILENT_S if now < self._hasty_until else voice.patience_s)

@@ -3,8 +3,9 @@
     wanted ──(a table serves: its nodes are asked)──► asked ──(all answer, or time is up)──► waiting
 
 The head of the chain knows (`drawn`). It may be another by now, so all nodes are asked, and the
-longest answer counts; who knows nothing says so. What is known is committed, so the text goes on
-behind it. Without an answer it is drawn from the start: a recall costs a moment at worst.
+longest answer counts; who knows nothing says so. Who does not answer may not have the table yet,
+and is asked again. What is known is committed, so the text goes on behind it. Without an answer it
+is drawn from the start: a recall costs a moment at worst.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from dsi_mqtt.core.steps import attempt_id
 from dsi_mqtt.core.table import DOOR, Replica, Table
 
 PATIENCE_S: Final = 1.0
+AGAIN_S: Final = 0.1
 
 
 @dataclass(slots=True, eq=False)
@@ -36,7 +38,8 @@ class _Recall:
 
     session: Session
     until: float
-    awaited: set[bytes] = field(default_factory=set)
+    again_at: float
+    awaited: dict[bytes, Transmit] = field(default_factory=dict)
     told: tuple[int, ...] = ()
 
     def is_over(self, now: float) -> bool:
@@ -71,8 +74,7 @@ class Recalls:
         """Whether this is an answer."""
         id_ = activation.header.request
         for recall in self._asked:
-            if id_ in recall.awaited:
-                recall.awaited.discard(id_)
+            if recall.awaited.pop(id_, None) is not None:
                 told = _told(activation, recall.session.prompt_tokens)
                 recall.told = max(recall.told, told, key=len)
                 return True
@@ -85,22 +87,25 @@ class Recalls:
             if session.state == "recalling":
                 effects += self._ask(session, table, now)
         self._wanted.clear()
-        for recall in [recall for recall in self._asked if recall.is_over(now)]:
-            self._asked.remove(recall)
-            if recall.session.state == "recalling":
+        for recall in list(self._asked):
+            if recall.session.state != "recalling":
+                self._asked.remove(recall)
+            elif recall.is_over(now):
+                self._asked.remove(recall)
                 effects += self._resume(recall, table, graph)
+            elif recall.again_at <= now:
+                recall.again_at = now + AGAIN_S
+                effects += recall.awaited.values()
         return effects
 
     def _ask(self, session: Session, table: Table, now: float) -> Effects:
-        recall = _Recall(session, now + PATIENCE_S)
+        recall = _Recall(session, now + PATIENCE_S, now + AGAIN_S)
         self._asked.append(recall)
-        effects: Effects = []
         for used, segment, replica in one_each([table]):
             id_ = attempt_id(self._door, next(self._numbers))
-            recall.awaited.add(id_)
             header = self._question(id_, used, segment, replica, session.sampling.text)
-            effects.append(Transmit(replica.node, Activation(header)))
-        return effects
+            recall.awaited[id_] = Transmit(replica.node, Activation(header))
+        return list(recall.awaited.values())
 
     def _resume(self, recall: _Recall, table: Table, graph: ModelGraph) -> Effects:
         """It goes on behind what was told, if it can be: token ids of no model end nothing."""

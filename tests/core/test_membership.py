@@ -11,6 +11,7 @@ from dsi_mqtt.core.membership import (
     FORMER_MAX,
     GRACE_S,
     PAUSES,
+    READ_S,
     SILENT_LEAST_S,
     SILENT_S,
     WILL_CONFIRMED_S,
@@ -113,23 +114,51 @@ def test_what_was_said_while_nobody_was_heard_has_yet_to_be_read() -> None:
     assert known.tick(back + SILENT_LEAST_S - 0.1) == []
 
 
-def test_a_time_in_which_oneself_was_busy_is_nobody_s_silence() -> None:
-    """And no pause of anybody's, by which patience would grow."""
+def test_a_time_in_which_oneself_was_busy_is_no_pause_of_anybody_s() -> None:
+    """By which patience would grow."""
     known = members(A)
     now = START
     for _ in range(2 * PAUSES):
         known.was_busy(0.6)
         now = speaks(known, now + 0.5, 0.3)
-    listens(known, now, now + 1.0)
-    for second in range(1, 10):
-        known.was_busy(0.8)
-        known.heard(now + 1.0 + 0.8 * second)
-    now += 0.8 * 9
-    assert known.tick(now + 1.0) == []
-    listens(known, now + 1.0, now + SILENT_LEAST_S - 0.1)
+    listens(known, now, now + SILENT_LEAST_S)
     assert known.tick(now + SILENT_LEAST_S) == []
     known.heard(now + SILENT_LEAST_S + 0.1)
     assert known.tick(now + SILENT_LEAST_S + 0.1) == [A]
+
+
+@pytest.mark.parametrize("times", [1, 9])
+def test_what_came_while_oneself_was_busy_has_yet_to_be_read(times: int) -> None:
+    """One time behind the other, nothing of it may have been."""
+    known = members(A)
+    now = speaks(known, START, *[0.25] * 2 * PAUSES)
+    listens(known, now, now + 1.0)
+    now += 1.0
+    for _ in range(times):
+        known.was_busy(0.8)
+        now += 0.8
+        known.heard(now)
+        assert known.tick(now) == []
+    listens(known, now, now + READ_S - 0.01)
+    assert known.tick(now + READ_S - 0.01) == []
+    known.heard(now + READ_S)
+    assert known.tick(now + READ_S) == [A], "it was silent while oneself was busy, too"
+
+
+def test_whoever_speaks_when_its_time_is_over_was_not_missed_too_soon() -> None:
+    """Be it that oneself was busy meanwhile."""
+    known = members(A, B)
+    now = speaks(known, START, *[0.25] * 2 * PAUSES)
+    listens(known, now, now + SILENT_LEAST_S + 0.25)
+    now += SILENT_LEAST_S + 0.25
+    assert known.tick(now) == [A, B]
+    known.was_busy(0.8)
+    listens(known, now + 0.8, now + 1.3)
+    now += 1.3
+    assert known.status_arrived(A, now)
+    now = speaks(known, now, *[0.25] * 2 * PAUSES)
+    listens(known, now, now + SILENT_LEAST_S + 0.25)
+    assert known.tick(now + SILENT_LEAST_S + 0.25) == [A]
 
 
 def test_who_speaks_often_is_missed_soon() -> None:

@@ -13,7 +13,7 @@ from dsi_mqtt.core.activation import Row
 from dsi_mqtt.core.effects import Transmit
 from dsi_mqtt.core.generation import rolling_hash
 from dsi_mqtt.core.message import Activation, Header
-from dsi_mqtt.core.recalls import PATIENCE_S
+from dsi_mqtt.core.recalls import AGAIN_S, PATIENCE_S
 from dsi_mqtt.core.table import DOOR
 from tests.core.build import NAME, A, C, make_table
 from tests.core.desk_generation import (
@@ -133,6 +133,20 @@ def test_the_longest_answer_counts_and_none_is_waited_for_longer_than_a_moment()
     silent.wait(PATIENCE_S / 2)
     silent.retain()
     assert fed(silent.step()) == [7, 8, 9]
+
+
+def test_who_does_not_answer_may_not_have_the_table_yet_and_is_asked_again() -> None:
+    made = Desk2(ON_C)
+    made.remembered = None
+    (of_a, _) = (header for _, header in questions(give(made)))
+    made.remembered = 3, ()
+    made._remember(of_a)
+    made.effects.clear()
+    made.remembered = 3, (40,)
+    made.wait(AGAIN_S)
+    assert [node for node, _ in questions(made)] == ["c"]
+    made.retain()
+    assert fed(made.step()) == [7, 8, 9, 40]
 
 
 def test_an_answer_behind_its_time_or_its_end_changes_nothing() -> None:
