@@ -373,8 +373,10 @@ class Door:
         return life if given.expiry_s is None else min(life, float(given.expiry_s))
 
     def _take_back(self, now: float) -> Effects:
-        """What nobody runs. Copies stay with whoever says that it is a door."""
-        return self._admit_left({None, *self._hand_over.gone()}, now)
+        """What nobody runs. Copies stay with whoever says that it is a door, and is not gone."""
+        table = self._runs.table
+        silent = table.gone if table is not None else ()
+        return self._admit_left({None, *self._hand_over.gone(), *silent}, now)
 
     def _admit_left(self, gone: set[Member | None], now: float) -> Effects:
         left = self._hand_over.take_back(gone, self._numbers)

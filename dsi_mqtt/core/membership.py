@@ -6,8 +6,8 @@ several beats, and nothing counts for a while after one's own connection was awa
 
 Silence of everybody is one's own deafness: a node is silent only as long as others, or one's own
 messages, are heard. Of a time in which nobody is heard, however long, one second counts. Of one in
-which oneself was busy nothing does at first: what was said meanwhile has yet to be read. A quarter
-of a second behind it that has been, and who was silent then was silent all the time.
+which oneself was busy nothing does at first, for what was said meanwhile has yet to be read; that
+takes a quarter of the time, and who is silent behind it was so all the while.
 
 An incarnation that was replaced does not come back by its status alone, whatever a broker that lost
 its newest state may still retain: it has to be heard by its telemetry, which nobody retains, while
@@ -39,8 +39,8 @@ SILENT_S: Final = 2.5
 PAUSES: Final = 24
 # Beats of the leader, which it hears itself, come no more often.
 DEAF_S: Final = 1.0
-# What came while oneself was busy is read by so long behind it.
-READ_S: Final = 0.25
+# Seconds of what came while oneself was busy that are read in one.
+READ_RATE: Final = 4.0
 # For how long it is remembered that somebody was missed too soon.
 CALM_S: Final = 300.0
 GRACE_S: Final = 4.0
@@ -118,7 +118,7 @@ class Membership:
         # Seconds in which somebody was heard, with those in which oneself was busy, and without.
         self._passed = self._listened = 0.0
         self._busy_s = 0.0  # since somebody was heard last
-        self._unread_s, self._read_at = 0.0, -math.inf
+        self._unread_s = 0.0  # of what came while oneself was busy
 
     def connected(self, now: float) -> None:
         self._connected_at = self._heard = now
@@ -141,17 +141,15 @@ class Membership:
     def heard(self, now: float) -> None:
         """Something came in over the own connection, whoever said it."""
         passed = max(0.0, now - self._heard)
+        listened = max(0.0, passed - self._busy_s)
         self._passed += min(passed, DEAF_S)
-        self._listened += min(max(0.0, passed - self._busy_s), DEAF_S)
-        if self._busy_s:
-            before = self._unread_s if now - self._busy_s < self._read_at else 0.0
-            self._unread_s, self._read_at = before + self._busy_s, now + READ_S
+        self._listened += min(listened, DEAF_S)
+        self._unread_s = max(0.0, self._unread_s - READ_RATE * listened) + self._busy_s
         self._heard, self._busy_s = now, 0.0
 
     def _silent_s(self, voice: _Voice) -> float:
         """For how long it has not spoken, as far as what came has been read."""
-        unread_s = self._unread_s if self._heard < self._read_at else 0.0
-        return self._passed - voice.last - unread_s
+        return self._passed - voice.last - self._unread_s
 
     def was_busy(self, seconds: float) -> None:
         """Whoever listens thought about something else for so long, and heard nobody."""

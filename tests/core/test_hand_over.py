@@ -15,7 +15,7 @@ from dsi_mqtt.core.hand_over import CHOSEN_MAX, KNOWN_MAX, HandOver, as_input, p
 from dsi_mqtt.core.message import Activation, Passed
 from dsi_mqtt.core.peers import Peers
 from dsi_mqtt.core.request import Input, Reply
-from dsi_mqtt.core.table import Stamp, Table
+from dsi_mqtt.core.table import Gone, Stamp, Table
 from tests.core.build import NAME, A, B, C, make_input, make_status, make_table
 from tests.core.desk import Desk
 from tests.core.harness import Site
@@ -129,6 +129,15 @@ def test_named_again_it_runs_what_another_has_had_as_what_that_may_have_died_of(
     desk.peers.heard(make_status(C, "offline"))
     desk.do(desk.door.named(replace(ON_A, epoch=3), desk.now, before=C)).retain()
     assert desk.records() == ["0+"], "it runs alone"
+    assert len(desk.sent()) == 1
+
+
+def test_named_again_it_runs_what_one_has_had_that_fell_silent() -> None:
+    """Its status, which is retained, goes on saying that it has the door."""
+    desk = leaving().give(make_input(1), make_input(2, duplicate=True))
+    back = replace(ON_A, epoch=3, gone=(Gone(*C),))
+    desk.do(desk.door.named(back, desk.now, before=C)).retain()
+    assert desk.records() == ["0+"], "it may have died of that, so it runs alone"
     assert len(desk.sent()) == 1
 
 

@@ -11,7 +11,7 @@ from dsi_mqtt.core.membership import (
     FORMER_MAX,
     GRACE_S,
     PAUSES,
-    READ_S,
+    READ_RATE,
     SILENT_LEAST_S,
     SILENT_S,
     WILL_CONFIRMED_S,
@@ -139,10 +139,24 @@ def test_what_came_while_oneself_was_busy_has_yet_to_be_read(times: int) -> None
         now += 0.8
         known.heard(now)
         assert known.tick(now) == []
-    listens(known, now, now + READ_S - 0.01)
-    assert known.tick(now + READ_S - 0.01) == []
-    known.heard(now + READ_S)
-    assert known.tick(now + READ_S) == [A], "it was silent while oneself was busy, too"
+    known.heard(now + 0.05)
+    assert known.tick(now + 0.05) == []
+    read_s = 0.8 * times / READ_RATE
+    listens(known, now + 0.05, now + read_s)
+    assert known.tick(now + read_s) == [A], "it was silent while oneself was busy, too"
+
+
+def test_moments_in_which_oneself_is_busy_all_the_time_make_nobody_more_patient() -> None:
+    known = members(A)
+    now = speaks(known, START, *[0.25] * 2 * PAUSES)
+    for _ in range(1000):
+        known.was_busy(0.001)
+        now = speaks(known, now, 0.05)
+    for _ in range(round(SILENT_LEAST_S / 0.05) + 1):
+        known.was_busy(0.001)
+        now += 0.05
+        known.heard(now)
+    assert known.tick(now) == [A]
 
 
 def test_whoever_speaks_when_its_time_is_over_was_not_missed_too_soon() -> None:
