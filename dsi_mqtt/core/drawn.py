@@ -2,8 +2,9 @@
 
 A door commits tokens, and alone has them all. When it dies, the next one tells each text from the
 start; but what the head drew it has sent nowhere else, and it lives. So it keeps the tokens for a
-while, by text, and tells them to the door that its table names: that feeds them, as committed ones,
-in one step, where it would have to draw each of them again.
+while, by text, and tells them to the door that asks: that feeds them, as committed ones, in one
+step, where it would have to draw each of them again. A node that becomes the head of a text
+later is told by its door what was drawn before.
 
 Positions count from the first token of the prompt. A token is drawn from all those before it, so
 what a *take* draws at a position says that whatever was drawn from there on is void.
@@ -18,7 +19,7 @@ from typing import Final
 
 import numpy as np
 
-from dsi_mqtt.core.activation import TOKENS, Tensor, Tensors
+from dsi_mqtt.core.activation import TOKENS, Row, Tensor, Tensors
 from dsi_mqtt.core.message import Header
 
 # Behind the last token: longer than it takes until another door is named and has the input.
@@ -38,6 +39,13 @@ def tokens_of(tensors: Tensors, rows: int) -> list[int] | None:
         return None
     drawn: list[int] = np.frombuffer(tensors[0].data, "<i8").tolist()
     return drawn if len(drawn) == rows else None
+
+
+def first_and_tokens(rows: tuple[Row, ...], tensors: Tensors) -> tuple[int, list[int]] | None:
+    """Of a message about a text: tokens, and the position of the first; None: it tells of none."""
+    if len(rows) != 1 or not is_of_tokens(tensors):
+        return None
+    return rows[0].position, np.frombuffer(tensors[0].data, "<i8").tolist()
 
 
 def as_tensor(tokens: array[int]) -> Tensor:
@@ -62,6 +70,16 @@ class DrawnText:
         self.tokens.append(token)
         self.take = take
 
+    def known(self, take: int, first: int, tokens: list[int]) -> None:
+        """A door tells what was drawn, elsewhere, before what is drawn here next, or just was."""
+        if take < self.take:
+            return
+        drawn_since = self.tokens if take == self.take else ()
+        fits = first <= self.first <= first + len(tokens)
+        before = tokens[: self.first - first] if drawn_since and fits else tokens
+        self.tokens = array("q", [*before, *(drawn_since if fits else ())])
+        self.take, self.first = take, first
+
 
 class DrawnTexts:
     """By deployment and text, as `Sampling.text` names it; those drawn for last come last."""
@@ -79,13 +97,29 @@ class DrawnTexts:
         for row, how, token in zip(header.rows, header.sampling, tokens or (), strict=False):
             if how is None or not how.text or token < 0:
                 continue
-            key, position = (header.deployment, how.text), row.position + row.tokens
-            text = self._texts.pop(key, None) or DrawnText(row.take, position)
-            self._tokens -= len(text.tokens)
+            position = row.position + row.tokens
+            text = self._taken((header.deployment, how.text), row.take, position)
             text.drew(row.take, position, token)
-            text.at = now
-            self._texts[key] = text
-            self._tokens += len(text.tokens)
+            self._put((header.deployment, how.text), text, now)
+
+    def known(self, header: Header, tensors: Tensors, now: float) -> None:
+        """A door tells what was drawn of a text before this node became its head."""
+        told = first_and_tokens(header.rows, tensors)
+        if told is not None:
+            take, key = header.rows[0].take, (header.deployment, header.recall)
+            text = self._taken(key, take, told[0])
+            text.known(take, *told)
+            self._put(key, text, now)
+
+    def _taken(self, key: tuple[str, bytes], take: int, first: int) -> DrawnText:
+        text = self._texts.pop(key, None) or DrawnText(take, first)
+        self._tokens -= len(text.tokens)
+        return text
+
+    def _put(self, key: tuple[str, bytes], text: DrawnText, now: float) -> None:
+        text.at = now
+        self._texts[key] = text
+        self._tokens += len(text.tokens)
         while len(self._texts) > TEXTS_MAX or self._tokens > TOKENS_MAX:
             self._drop(next(iter(self._texts)))
 

@@ -407,7 +407,9 @@ class Generations(Runs):
             if chosen[0].request.suspect and not chosen[0].request.recorded:
                 self._entrance.pace.interrupted()  # what comes is of a chain that it has to itself
                 return effects + self._recovery.record(chosen[0], now)
-            effects.append(self._steps.start(chosen[0].table or table, chosen, now))
+            used = chosen[0].table or table
+            effects += [told for session in chosen for told in self._recalls.tell(session, used)]
+            effects.append(self._steps.start(used, chosen, now))
         return effects
 
     # --- parts --------------------------------------------------------------------------------

@@ -10,13 +10,13 @@ is drawn from the start: a recall costs a moment at worst.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
-import numpy as np
-
-from dsi_mqtt.core.drawn import is_of_tokens
+from dsi_mqtt.core.activation import Row
+from dsi_mqtt.core.drawn import as_tensor, first_and_tokens
 from dsi_mqtt.core.effects import Effects, Transmit, WriteText
 from dsi_mqtt.core.leases import one_each
 from dsi_mqtt.core.message import Activation, EdgeMark, Header
@@ -103,7 +103,7 @@ class Recalls:
         self._asked.append(recall)
         for used, segment, replica in one_each([table]):
             id_ = attempt_id(self._door, next(self._numbers))
-            header = self._question(id_, used, segment, replica, session.sampling.text)
+            header = self._header(used, segment, replica, session.sampling.text, id_)
             recall.awaited[id_] = Transmit(replica.node, Activation(header))
         return list(recall.awaited.values())
 
@@ -121,8 +121,20 @@ class Recalls:
             self._schedule.wait(session)
         return [WriteText(self._model, session.request.id, text, over)] if told else []
 
-    def _question(
-        self, id_: bytes, table: Table, segment: str, replica: Replica, text: bytes
+    def tell(self, session: Session, table: Table) -> Effects:
+        """A step of it starts: a head that is new to it is told what was drawn before."""
+        last = table.segments[-1]
+        head = last.replica(session.lane)
+        before, session.head = session.head, (head.node, head.incarnation)
+        if session.head == before or not session.generated:
+            return []
+        header = self._header(table, last.id, head, session.sampling.text)
+        row = Row("", session.prompt_tokens, session.generated, session.take)
+        tokens = as_tensor(array("q", session.tokens[session.prompt_tokens :]))
+        return [Transmit(head.node, Activation(replace(header, rows=(row,)), (tokens,)))]
+
+    def _header(
+        self, table: Table, segment: str, replica: Replica, text: bytes, id_: bytes = bytes(16)
     ) -> Header:
         return Header(
             "state",
@@ -139,7 +151,5 @@ class Recalls:
 
 def _told(activation: Activation, first: int) -> tuple[int, ...]:
     """The tokens of an answer, where they are from position `first` on."""
-    rows, tensors = activation.header.rows, activation.tensors
-    if len(rows) != 1 or rows[0].position != first or not is_of_tokens(tensors):
-        return ()
-    return tuple(np.frombuffer(tensors[0].data, "<i8").tolist())
+    told = first_and_tokens(activation.header.rows, activation.tensors)
+    return tuple(told[1]) if told is not None and told[0] == first else ()

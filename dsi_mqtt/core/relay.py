@@ -171,12 +171,17 @@ class Relay:
             return self.caches.asked(activation, now)
         if not self._addressed(header):
             return []
-        return self._recalled(header) if header.recall else self._sessions.called(header, now)
+        if header.recall:
+            return self._recalled(activation, now)
+        return self._sessions.called(header, now)
 
-    def _recalled(self, header: Header) -> Effects:
-        """A new door asks what was drawn of a text; only the one that its table names may."""
-        table = self._holdings.table(header.deployment, header.stamp)
-        if table is None or table.door is None or table.door.node != header.door:
+    def _recalled(self, activation: Activation, now: float) -> Effects:
+        """A door tells what was drawn of a text, or asks: the one that is named, or one that was
+        and goes on with what it has. Who has no part in a text cannot name it.
+        """
+        header = activation.header
+        if activation.tensors:
+            self._drawn.known(header, activation.tensors, now)
             return []
         text = self._drawn.of(header.deployment, header.recall)
         rows = (Row("", text.first, len(text.tokens), text.take),) if text is not None else ()

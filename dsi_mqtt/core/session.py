@@ -20,6 +20,7 @@ from dsi_mqtt.core.generation import Ask, Completion, FinishReason, Partial, Sam
 from dsi_mqtt.core.line import Request
 from dsi_mqtt.core.message import Failure
 from dsi_mqtt.core.model import ModelGraph
+from dsi_mqtt.core.peers import Member
 from dsi_mqtt.core.request import Input
 from dsi_mqtt.core.stops import StopFinder
 from dsi_mqtt.core.table import Stamp, Table
@@ -41,8 +42,8 @@ State = Literal[
 @dataclass(slots=True, eq=False)
 class Session:
     """name: what segments know it by, once it runs. table: whose nodes have its caches. lane: by
-    which replicas serve it. take: see docs/generation.md. recomputes: the table for which its
-    caches are not to be copied.
+    which replicas serve it. head: who knows what was drawn of it. take: see docs/generation.md.
+    recomputes: the table for which its caches are not to be copied.
 
     tokens: the prompt, then what is committed. ends: token ids that end the text. fed: positions
     that every segment is thought to hold; most: that it may ever have held. broken: steps in a row
@@ -56,6 +57,7 @@ class Session:
     ask: Ask | None = None
     name: str = ""
     table: Table | None = None
+    head: Member | None = None
     recomputes: Stamp | None = None
     lane: int = 0
     take: int = 0

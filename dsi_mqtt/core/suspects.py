@@ -50,11 +50,11 @@ class Suspects:
         """Whether the door before lives, be it that its ingress was taken as it took too long: then
         it has not died of what it leaves.
         """
-        if self.before is None:
+        if self.before is None or (table is not None and self.before in table.gone):
             return False
         if self._peers.has_let_go(self._deployment, self.before[1]):
             return True
-        if table is None or table.door is None or table.door.orphaned or self.before in table.gone:
+        if table is None or table.door is None or table.door.orphaned:
             return False
         return self.before in self._peers.doors(self._deployment)
 

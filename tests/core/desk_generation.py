@@ -55,6 +55,10 @@ def asking(number: int, *, device: str = "cam", duplicate: bool = False, **ask: 
     return replace(given, parsed=ParsedInput(None, JSON, body), nbytes=len(body))
 
 
+def is_question(activation: Activation) -> bool:
+    return bool(activation.header.recall) and not activation.tensors
+
+
 class Desk2(Desk):
     """A door of generations, whose prompts are token ids and whose tokens read " 7".
 
@@ -79,7 +83,7 @@ class Desk2(Desk):
                 self.do(self.door.text_event(read, self.now))
             elif isinstance(effect, EchoHearing):
                 self.do(self.door.hearing_proven(effect.asked_at, self.now))
-            elif isinstance(effect, Transmit) and effect.activation.header.recall:
+            elif isinstance(effect, Transmit) and is_question(effect.activation):
                 self._remember(effect.activation.header)
         return self
 

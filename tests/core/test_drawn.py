@@ -70,6 +70,44 @@ def test_a_head_that_came_later_knows_where_its_tokens_begin() -> None:
     assert told(texts) == (10, [47])
 
 
+def tell(texts: DrawnTexts, first: int, *tokens: int, take: int = 0, now: float = 0.0) -> None:
+    header = Header(
+        "state", NAME, Stamp(1, "n", 1), DOOR, "s0", recall=b"one",
+        rows=(Row("", first, len(tokens), take),),
+    )  # fmt: skip
+    texts.known(header, (as_tensor(array("q", tokens)),), now)
+
+
+def test_a_head_that_came_later_is_told_what_was_drawn_before() -> None:
+    texts = DrawnTexts()
+    tell(texts, 3, 40, 41)
+    draw(texts, step(Row("s", 4, 1)), 42)
+    assert told(texts) == (3, [40, 41, 42])
+
+
+def test_what_it_is_told_may_come_behind_what_it_draws() -> None:
+    texts = DrawnTexts()
+    draw(texts, step(Row("s", 4, 1)), 42)
+    tell(texts, 3, 40, 41)
+    assert told(texts) == (3, [40, 41, 42])
+
+
+def test_what_another_take_had_drawn_is_no_part_of_what_is_told() -> None:
+    texts = DrawnTexts()
+    draw(texts, step(Row("s", 4, 1, take=1)), 99)
+    tell(texts, 3, 40, 41, take=2)
+    assert told(texts) == (3, [40, 41])
+    tell(texts, 3, 50, take=1)
+    assert told(texts) == (3, [40, 41]), "a door of before knows no better"
+
+
+def test_what_leaves_a_gap_begins_anew() -> None:
+    texts = DrawnTexts()
+    draw(texts, step(Row("s", 8, 1)), 46)
+    tell(texts, 3, 40, 41)
+    assert told(texts) == (3, [40, 41])
+
+
 def test_a_head_that_draws_nothing_or_nonsense_keeps_nothing() -> None:
     texts = DrawnTexts()
     draw(texts, step(Row("s", 0, 3)), -1)
