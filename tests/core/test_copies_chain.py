@@ -81,13 +81,13 @@ def counted(site: Site) -> tuple[int, int]:
 def test_moved_caches_spare_computing_and_change_no_text() -> None:
     computed: dict[TransferMode, int] = {"copy": 0, "recompute": 0}
     copies = dict(computed)
-    for seed in range(4):
+    for seed in range(6):
         for mode in computed:
             positions, imported = counted(play(seed, mode))
             computed[mode] += positions
             copies[mode] += imported
     assert copies["copy"] > 0 == copies["recompute"]
-    assert computed["copy"] < 0.8 * computed["recompute"]
+    assert computed["copy"] < 0.85 * computed["recompute"]
 
 
 @pytest.mark.parametrize("fate", FATES[1:])
