@@ -74,11 +74,10 @@ class DrawnText:
         """A door tells what was drawn, elsewhere, before what is drawn here next, or just was."""
         if take < self.take:
             return
-        drawn_since = self.tokens if take == self.take else ()
-        fits = first <= self.first <= first + len(tokens)
-        before = tokens[: self.first - first] if drawn_since and fits else tokens
-        self.tokens = array("q", [*before, *(drawn_since if fits else ())])
-        self.take, self.first = take, first
+        follows = take == self.take and first <= self.first <= first + len(tokens)
+        since = self.tokens if follows else array("q")
+        before = tokens[: self.first - first] if since else tokens
+        self.take, self.first, self.tokens = take, first, array("q", before) + since
 
 
 class DrawnTexts:
