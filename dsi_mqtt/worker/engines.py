@@ -179,7 +179,7 @@ class EngineHost:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(self._emit, event)
 
-        self._threads.of(deployment).submit(run)
+        self._threads.submit(deployment, run)
 
     def shut_down(self) -> None:
         for task in self._tasks:

@@ -157,7 +157,7 @@ class TextHost:
             if event is not None and not loop.is_closed():
                 loop.call_soon_threadsafe(self._emit, event)
 
-        self._threads.of(deployment).submit(on_thread)
+        self._threads.submit(deployment, on_thread)
 
     def _end_unused(self, deployment: str) -> None:
         """Of a model that is closed, once no text is left to write."""
