@@ -13,6 +13,10 @@ The newest leader counts: what an older one still says, its will above all, chan
 lost the connection tries again sooner than who gave way, or two could hinder each other for ever.
 So they could where beats take longer than the patience there is with them: who took the lead while
 another had it, and finds that out, takes twice as long the next time.
+
+What ended the leader's connection may have cut off the observing one, which does not know it yet:
+then another leads meanwhile, unheard. So who has lost the lead takes it only when something has
+come over that connection since, or when it has stood for longer than a dead one does.
 """
 
 from __future__ import annotations
@@ -32,6 +36,8 @@ CALM_S: Final = 300.0
 SETTLE_S: Final = 0.3
 LOST_S: Final = 1.0  # before another try, after the connection was lost
 GAVE_WAY_S: Final = 2.0  # … and after somebody newer was seen
+# By when a connection has ended that nothing comes over any more, be it an answer to a ping.
+DEAD_S: Final = 10.0
 GONE: Final = 0  # the beat of a leader that has left
 
 State = Literal["observing", "taking", "settling", "leading"]
@@ -80,6 +86,8 @@ class Leadership:
         # Above which term a living leader shows that the lead was taken from it; of this nonce.
         self._taken_above: tuple[int, str | None] | None = None
         self._lost: int | None = None  # the term that was ended by the broker, until one is heard
+        self._word_at = -math.inf  # something came over the observing connection
+        self._lost_at = -math.inf
 
     @property
     def leading(self) -> bool:
@@ -101,8 +109,12 @@ class Leadership:
     def observing_since(self, now: float) -> None:
         """All that was retained has arrived; nothing is concluded from silence before."""
         self._connected = True
-        self._heard = now
+        self._heard = self._word_at = now
         self._due = max(self._due, now + SETTLE_S)
+
+    def word(self, now: float) -> None:
+        """Something has come over the observing connection, whoever said it."""
+        self._word_at = now
 
     def connection_lost(self) -> None:
         """Without it nobody can tell who leads."""
@@ -122,6 +134,7 @@ class Leadership:
 
     def leader_seen(self, leader: Leader, now: float) -> list[LeadershipEffect]:
         """A leader's beat, its will (beat `GONE`), or the echo of one's own."""
+        self.word(now)
         if leader.term >= TERM_MAX:
             return []
         self._found = leader
@@ -151,7 +164,7 @@ class Leadership:
         if self.state == "observing":
             return []
         if self.state != "taking":
-            self._lost = self.term
+            self._lost, self._lost_at = self.term, now
         self.state = "observing"
         self._heard = now
         self._due = now + LOST_S * self._slower
@@ -170,7 +183,7 @@ class Leadership:
         return []
 
     def _maybe_take(self, now: float, unix_s: int) -> list[LeadershipEffect]:
-        if not self._connected or now < self._due:
+        if not self._connected or now < self._due or self._may_be_deaf(now):
             return []
         record = self._record
         living = record is not None and record.beat != GONE
@@ -184,6 +197,10 @@ class Leadership:
         self.state = "taking"
         self.term = max(self._highest + 1, unix_s)
         return [TakeLead(self.term, self.nonce)]
+
+    def _may_be_deaf(self, now: float) -> bool:
+        """Whether the observing connection may have ended with the leader's."""
+        return self._word_at < self._lost_at and now < self._lost_at + DEAD_S
 
     def _learns(self, leader: Leader, now: float) -> None:
         """Whether it led, or takes the lead back, where it was taken for gone."""

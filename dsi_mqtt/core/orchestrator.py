@@ -196,6 +196,7 @@ class Orchestrator:
 
     def status_arrived(self, status: NodeStatus, now: float) -> OrchestratorEffects:
         effects: OrchestratorEffects = []
+        self._leadership.word(now)
         for stamp in status.seen.values():
             effects += self._leadership.term_seen(stamp, now)
         before = self._members.status(status.node)
@@ -208,6 +209,7 @@ class Orchestrator:
         return effects
 
     def telemetry_arrived(self, telemetry: Telemetry, now: float) -> OrchestratorEffects:
+        self._leadership.word(now)
         back = self._members.returned(telemetry)
         effects = self.status_arrived(back, now) if back is not None else []
         if self._members.telemetry_arrived(telemetry, now):
@@ -219,6 +221,7 @@ class Orchestrator:
 
     def beat_arrived(self, node: str, incarnation: str, now: float) -> None:
         """A node says that it lives, and nothing else."""
+        self._leadership.word(now)
         self._members.beat_arrived(node, incarnation, now)
 
     def tick(self, now: float, unix_s: int) -> OrchestratorEffects:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from dsi_mqtt.core.leadership import (
     BEAT_S,
     CALM_S,
+    DEAD_S,
     GAVE_WAY_S,
     GONE,
     LOST_S,
@@ -141,9 +142,30 @@ def test_after_a_broker_forgot_everything_the_term_still_grows() -> None:
 def test_a_lost_lead_is_not_taken_again_at_once() -> None:
     machine = leading()
     machine.lead_lost(2.0)
+    machine.word(2.1)
     assert not machine.leading
     assert machine.tick(2.0 + LOST_S - 0.01, UNIX_S) == []
     assert taking(machine.tick(2.0 + LOST_S, UNIX_S))
+
+
+def test_a_lost_lead_is_not_taken_again_by_one_that_may_be_deaf() -> None:
+    """What ended the one connection may have cut off the other, and another leads, unheard."""
+    machine = leading()
+    machine.lead_lost(2.0)
+    assert machine.tick(2.0 + DEAD_S - 0.1, UNIX_S) == []
+    machine.connection_lost()
+    machine.connected()
+    machine.leader_seen(Leader(UNIX_S + 7, "b", 4), 2.0 + DEAD_S)
+    machine.observing_since(2.0 + DEAD_S)
+    assert machine.tick(3.0 + DEAD_S, UNIX_S) == []
+    (take,) = machine.tick(3.0 + DEAD_S + BEAT_S * MISSED_BEATS, UNIX_S)
+    assert take == TakeLead(UNIX_S + 8, "a")
+
+
+def test_where_nobody_speaks_at_all_a_connection_that_stands_is_believed() -> None:
+    machine = leading()
+    machine.lead_lost(2.0)
+    assert taking(machine.tick(2.0 + DEAD_S, UNIX_S))
 
 
 @pytest.mark.parametrize("newer", [Leader(UNIX_S + 1, "0", 1), Leader(UNIX_S, "b", 1)])
