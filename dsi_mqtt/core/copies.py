@@ -14,20 +14,20 @@ be left of it on its new nodes, from before it went elsewhere, counts for nothin
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Final
 
 from dsi_mqtt.core.activation import Row
 from dsi_mqtt.core.effects import Effects, Transmit
-from dsi_mqtt.core.message import Activation, Copy, EdgeMark, Header
+from dsi_mqtt.core.message import Activation, Copy, Header, of_state
 from dsi_mqtt.core.model import ModelGraph
 from dsi_mqtt.core.peers import Member
 from dsi_mqtt.core.schedule import Schedule
 from dsi_mqtt.core.session import Session
 from dsi_mqtt.core.sizes import KIB
 from dsi_mqtt.core.steps import attempt_id
-from dsi_mqtt.core.table import DOOR, Stamp, Table
+from dsi_mqtt.core.table import Stamp, Table
 from dsi_mqtt.core.transfers import COPYING_MAX_S, TAIL_POSITIONS, Haul, hauls
 
 # Of one order, and how many are under way at once, so that steps pass between them on a slow link.
@@ -232,17 +232,11 @@ class Copies:
         used = session.table
         assert used is not None  # noqa: S101 - who is copied comes from somewhere
         segment, source = haul.source
-        header = Header(
-            "state",
-            used.model_name,
-            used.stamp,
-            DOOR,
-            segment,
-            order.id,
-            1,
-            door=self._door[0],
+        header = replace(
+            of_state(used.model_name, used.stamp, segment, self._door, source.incarnation),
+            request=order.id,
+            attempt=1,
             rows=(Row(session.name, hauling.copied, last - hauling.copied, session.take),),
-            edge=EdgeMark(self._door[1], source.incarnation, 0, 0),
             lane=session.lane,
             copy=Copy(haul.units, copying.table.stamp, haul.target[0]),
         )

@@ -29,23 +29,24 @@ TEXTS_MAX: Final = 1024
 TOKENS_MAX: Final = 1 << 18
 
 
-def is_of_tokens(tensors: Tensors) -> bool:
-    return len(tensors) == 1 and (tensors[0].name, tensors[0].dtype) == (TOKENS, "int64")
+def _ids(tensors: Tensors) -> list[int] | None:
+    """Token ids; None: these are none."""
+    if len(tensors) != 1 or (tensors[0].name, tensors[0].dtype) != (TOKENS, "int64"):
+        return None
+    ids: list[int] = np.frombuffer(tensors[0].data, "<i8").tolist()
+    return ids
 
 
 def tokens_of(tensors: Tensors, rows: int) -> list[int] | None:
     """One token id for each row, negative where none was drawn; None: these are no such."""
-    if not is_of_tokens(tensors):
-        return None
-    drawn: list[int] = np.frombuffer(tensors[0].data, "<i8").tolist()
-    return drawn if len(drawn) == rows else None
+    drawn = _ids(tensors)
+    return drawn if drawn is not None and len(drawn) == rows else None
 
 
 def first_and_tokens(rows: tuple[Row, ...], tensors: Tensors) -> tuple[int, list[int]] | None:
     """Of a message about a text: tokens, and the position of the first; None: it tells of none."""
-    if len(rows) != 1 or not is_of_tokens(tensors):
-        return None
-    return rows[0].position, np.frombuffer(tensors[0].data, "<i8").tolist()
+    told = _ids(tensors) if len(rows) == 1 else None
+    return None if told is None else (rows[0].position, told)
 
 
 def as_tensor(tokens: array[int]) -> Tensor:

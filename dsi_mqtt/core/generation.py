@@ -52,10 +52,11 @@ class Ask:
     stream: bool = False
     alive_s: float | None = None
 
-    def sampling(self, seed: int, text: bytes = b"") -> Sampling:
+    def sampling(self, seed: int) -> Sampling:
         """seed: the one to use where none was given."""
-        used = seed if self.seed is None else self.seed
-        return Sampling(self.temperature, self.top_k, self.top_p, used, text)
+        return Sampling(
+            self.temperature, self.top_k, self.top_p, seed if self.seed is None else self.seed
+        )
 
 
 @dataclass(frozen=True, slots=True)

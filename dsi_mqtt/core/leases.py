@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from dsi_mqtt.core.activation import Row
 from dsi_mqtt.core.effects import CloseSessions, Effects, Transmit
-from dsi_mqtt.core.message import Activation, EdgeMark, Header
+from dsi_mqtt.core.message import Activation, Header, of_state
 from dsi_mqtt.core.model import UnitRange
 from dsi_mqtt.core.peers import Member
 from dsi_mqtt.core.room import HeldRoom, Tally, allotted
-from dsi_mqtt.core.table import DOOR, Replica, Table
+from dsi_mqtt.core.table import Replica, Table
 
 CALL_S: Final = 1.0
 CALL_SOON_S: Final = 0.5
@@ -82,17 +82,8 @@ class Roll:
     def _header(
         self, table: Table, segment: str, replica: Replica, rows: tuple[Row, ...]
     ) -> Header:
-        return Header(
-            "state",
-            self._deployment,
-            table.stamp,
-            DOOR,
-            segment,
-            attempt=self.newest,
-            door=self._door[0],
-            rows=rows,
-            edge=EdgeMark(self._door[1], replica.incarnation, 0, 0),
-        )
+        header = of_state(self._deployment, table.stamp, segment, self._door, replica.incarnation)
+        return replace(header, attempt=self.newest, rows=rows)
 
 
 def one_each(tables: Collection[Table]) -> list[tuple[Table, str, Replica]]:

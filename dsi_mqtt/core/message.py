@@ -234,6 +234,21 @@ class Header:
         )
 
 
+def of_state(
+    deployment: str, stamp: Stamp, segment: str, door: tuple[str, str], incarnation: str
+) -> Header:
+    """From a door (node, incarnation) to that of a replica; what it is about is yet to be said."""
+    return Header(
+        "state",
+        deployment,
+        stamp,
+        DOOR,
+        segment,
+        door=door[0],
+        edge=EdgeMark(door[1], incarnation, 0, 0),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Activation:
     header: Header

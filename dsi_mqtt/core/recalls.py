@@ -19,14 +19,14 @@ from dsi_mqtt.core.activation import Row
 from dsi_mqtt.core.drawn import as_tensor, first_and_tokens
 from dsi_mqtt.core.effects import Effects, Transmit, WriteText
 from dsi_mqtt.core.leases import one_each
-from dsi_mqtt.core.message import Activation, EdgeMark, Header
+from dsi_mqtt.core.message import Activation, Header, of_state
 from dsi_mqtt.core.model import ModelGraph
 from dsi_mqtt.core.peers import Member
 from dsi_mqtt.core.places import Places
 from dsi_mqtt.core.schedule import Schedule
 from dsi_mqtt.core.session import Session
 from dsi_mqtt.core.steps import attempt_id
-from dsi_mqtt.core.table import DOOR, Replica, Table
+from dsi_mqtt.core.table import Replica, Table
 
 PATIENCE_S: Final = 1.0
 AGAIN_S: Final = 0.1
@@ -103,8 +103,8 @@ class Recalls:
         self._asked.append(recall)
         for used, segment, replica in one_each([table]):
             id_ = attempt_id(self._door, next(self._numbers))
-            header = self._header(used, segment, replica, session.sampling.text, id_)
-            recall.awaited[id_] = Transmit(replica.node, Activation(header))
+            header = self._header(used, segment, replica, session.sampling.text)
+            recall.awaited[id_] = Transmit(replica.node, Activation(replace(header, request=id_)))
         return list(recall.awaited.values())
 
     def _resume(self, recall: _Recall, table: Table, graph: ModelGraph) -> Effects:
@@ -133,20 +133,9 @@ class Recalls:
         tokens = as_tensor(array("q", session.tokens[session.prompt_tokens :]))
         return [Transmit(head.node, Activation(replace(header, rows=(row,)), (tokens,)))]
 
-    def _header(
-        self, table: Table, segment: str, replica: Replica, text: bytes, id_: bytes = bytes(16)
-    ) -> Header:
-        return Header(
-            "state",
-            self._model,
-            table.stamp,
-            DOOR,
-            segment,
-            id_,
-            door=self._door[0],
-            edge=EdgeMark(self._door[1], replica.incarnation, 0, 0),
-            recall=text,
-        )
+    def _header(self, table: Table, segment: str, replica: Replica, text: bytes) -> Header:
+        header = of_state(self._model, table.stamp, segment, self._door, replica.incarnation)
+        return replace(header, recall=text)
 
 
 def _told(activation: Activation, first: int) -> tuple[int, ...]:
